@@ -66,8 +66,7 @@ def pixel_to_patient(affine: NDArray[np.float64], points_xy: ArrayLike) -> NDArr
 def patient_to_pixel(affine: NDArray[np.float64], points_mm: ArrayLike) -> NDArray[np.float64]:
     """LPS mm to (x, y, distance in slices) of a slice, shape (N, 3): the inverse of `pixel_to_patient`."""
     points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3)
-    solved: NDArray[np.float64] = np.linalg.solve(affine[:3, :3], (points - affine[:3, 3]).T).T
-    return solved
+    return np.asarray(np.linalg.solve(affine[:3, :3], (points - affine[:3, 3]).T).T, dtype=np.float64)
 
 
 def affine_from_dicom(
