@@ -16,6 +16,8 @@ from ctai_sam2.core.phantom.psoas import Psoas
 from ctai_sam2.core.phantom.vertebrae import paint_posterior_elements, paint_vertebrae
 
 _FAR = 1e6
+_STREAK_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+_STREAK_SCORES = (1.2, 0.55, 0.35, 0.15, -0.1, -0.3, -0.65)
 
 
 class Body:
@@ -42,7 +44,12 @@ class Body:
         self._phases = rng.uniform(0, 2 * math.pi, size=(2, 3))
         self._drifts = rng.uniform(-0.015, 0.015, size=(2, 3))
         self._amplitudes_mm = parameters.warp_mm * rng.uniform(0.2, 1.0, size=(2, 3)) / 1.5
-        self._streak_phases = rng.uniform(0, 2 * math.pi, size=12)
+        self._table = (rng.uniform(0.0, 0.0016), rng.uniform(0.8, 2.0), rng.uniform(25, 75))
+        self._layer_line_mm = rng.uniform(0.1, 0.55)
+        # Streaks run mostly from front to back, bent and branching.
+        self._streak_waves = rng.normal(0, 1, size=(6, 3)) * (0.32, 0.16, 0.05)
+        self._patch_waves = rng.normal(0, 1, size=(4, 3)) * (0.09, 0.09, 0.05)
+        self._streak_phases = rng.uniform(0, 2 * math.pi, size=10)
 
     def label_at(
         self, x_mm: npt.ArrayLike, y_mm: npt.ArrayLike, z_mm: npt.ArrayLike
@@ -108,16 +115,18 @@ class Body:
         widening = 1 + np.float32(p.waist) * (np.clip(z, -200, 200) / 120) ** 2
         shift = self.spine.y_at(z)
         side, front, back = p.wall_half_width_mm, p.wall_front_mm, p.wall_back_mm
+        back_mm = np.full_like(shift, back)
         # The front of the belly stays where it is while the spine bends away from it.
         front_mm = np.maximum(front + shift * 0.7, 30.0).astype(np.float32)
         y = y - np.float32(p.wall_centre_y_mm)
         if skin:
             side += p.sat_side_mm
             front_mm = front_mm + np.float32(p.sat_front_mm)
-            back = 20.0 + 2 * p.erector_half_depth_mm + 8.0 + p.sat_back_mm - p.wall_centre_y_mm
+            # The back's skin bends less than the spine: fat fills the hollow of the loin.
+            back_mm = back_depth_mm(p) - p.wall_centre_y_mm - np.float32(0.35) * shift
             notch = np.float32(p.back_notch_mm) * np.exp(-((x / 16.0) ** 2))
             y = np.where(y > 0, y + notch, y)
-        scale_y = np.where(y < 0, 1 / front_mm, np.float32(1 / back))
+        scale_y = np.where(y < 0, 1 / front_mm, 1 / back_mm)
         u, v = x / (np.float32(side) * widening), y * scale_y
         n = p.outline_exponent
         level = (power(u, n) + power(v, n)) ** np.float32(1 / n)
@@ -156,7 +165,7 @@ class Body:
         labels[cavity & ~outside] = Label.VAT
         is_rectus = in_front & (np.abs(offset) < 1) & (wall > 0.3) & (wall < rectus_mm)
         share = wall / np.maximum(wall_mm, 0.1)
-        line = np.minimum(np.abs(share - 0.36), np.abs(share - 0.72)) * p.wall_muscle_mm < 0.45
+        line = np.minimum(np.abs(share - 0.36), np.abs(share - 0.72)) * p.wall_muscle_mm < self._layer_line_mm
         is_wall = (wall > 0.3) & (share < 1) & (wall_mm > 1.5) & ~line
         left = x > 0
         for where, on_left, on_right in (
@@ -165,12 +174,30 @@ class Body:
         ):
             labels[where & left] = on_left
             labels[where & ~left] = on_right
+        if float(frame.coordinates[2].max()) > 0:
+            self._paint_ribs(frame, wall)
         return outside
+
+    def _paint_ribs(self, frame: Frame, wall: Floats) -> None:
+        """Paint the lowest ribs, which run forward and down within the wall."""
+        p = self.parameters
+        x, y, z = frame.coordinates
+        pitch = p.vertebra_height_mm + p.disc_height_mm
+        depth = wall - 0.55 * p.wall_muscle_mm
+        bone = np.zeros(frame.labels.shape, dtype=bool)
+        for number, front_y in ((3.0, 8.0), (4.0, -35.0), (5.0, -75.0), (6.0, -110.0)):
+            height = z - pitch * np.float32(number) - np.float32(1.15) * (y - 30)
+            bone |= ((height / 8.5) ** 2 + (depth / 3.8) ** 2 < 1) & (y > front_y)
+        bone &= (np.abs(x) > 50) & (frame.labels != Label.AIR) & (frame.labels != Label.SKIN)
+        inner = bone & (np.abs(depth) < 2.0)
+        frame.labels[bone] = Label.BONE
+        frame.labels[inner] = Label.BONE_MARROW
 
     def _paint_back_muscles(self, frame: Frame) -> None:
         p = self.parameters
         half_width, half_depth = p.erector_half_width_mm, p.erector_half_depth_mm
         centre_y = 24.0 + half_depth
+        pitch = np.float32(p.vertebra_height_mm + p.disc_height_mm)
         for side, erector, quadratus in (
             (1, Label.ERECTOR_LEFT, Label.QUADRATUS_LEFT),
             (-1, Label.ERECTOR_RIGHT, Label.QUADRATUS_RIGHT),
@@ -181,7 +208,10 @@ class Body:
 
             def sheath(x: Floats, y: Floats, z: Floats, grow: float = 0.0) -> Bools:
                 u = side * (x - centre_x) / (a + grow)  # noqa: B023
-                v = (y - centre_y) / (b + grow)  # noqa: B023
+                # Thinner over the sacrum and the ribs; the front stays in place.
+                thick = np.interp(z / pitch, (-3.5, -2.4, -1.2, 1.5, 5.0), (0.4, 0.75, 1.0, 1.0, 0.7))
+                thick = thick.astype(np.float32)
+                v = (y - centre_y + (1 - thick) * b) / (b * thick + grow)  # noqa: B023
                 # The lateral end stands further forward than the medial one.
                 v = v + np.float32(0.28) * u * np.abs(u)
                 return power(u, 2.6) + power(v, 2.3) < 1
@@ -223,20 +253,17 @@ class Body:
         if found[0].size == 0:
             return
         x, y, z = (np.broadcast_to(c, labels.shape)[found] for c in frame.coordinates)
-        phase = self._streak_phases.astype(np.float32)
-        bend = 1.6 * np.sin(0.11 * x + 0.05 * z + phase[0]) + 1.6 * np.sin(0.13 * y - 0.04 * z + phase[1])
-        sheets = np.sin(0.42 * x * np.sign(x) - 0.18 * y + 0.05 * z + bend + phase[2])
-        patches = np.sin(0.09 * x + 0.16 * y + phase[3] + 0.06 * z) + np.sin(
-            0.21 * x - 0.07 * y + phase[4] - 0.05 * z
-        )
-        grain = np.sin(0.9 * x + 0.5 * y + phase[5]) * np.sin(0.8 * y - 0.4 * x + 0.3 * z + phase[6])
-        score = 1 - np.abs(sheets) + 0.22 * patches + 0.18 * grain
         kind = labels[found]
         back = (kind >= Label.ERECTOR_LEFT) & (kind <= Label.QUADRATUS_RIGHT)
-        score = score + np.where(back, 0.12, np.where(kind >= Label.PSOAS_LEFT, -0.12, -0.05))
-        # The score's upper quantiles, measured once over many seeds, turn a share into a threshold.
-        threshold = np.interp(share, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5), (1.7, 1.2, 1.05, 0.9, 0.7, 0.55, 0.32))
-        hit = score > threshold
+        flat = (kind >= Label.RECTUS_LEFT) & (kind <= Label.WALL_RIGHT)
+        streaks = _waves(self._streak_waves, self._streak_phases[:6], x, y, z)
+        patches = _waves(self._patch_waves, self._streak_phases[6:], x, y, z)
+        # The septum between multifidus and longissimus.
+        septum = np.abs(x) - np.float32(0.8 * self.parameters.erector_half_width_mm) - 0.25 * (y - 45)
+        score = 0.3 * patches - np.abs(streaks) + np.where(back, 0.25, 0.0) - np.where(flat, 0.35, 0.0)
+        score = score + np.where(back, 0.9 * np.exp(-((septum / 1.4) ** 2)), 0.0)
+        # The score's quantiles, measured over many seeds, turn a share into a threshold.
+        hit = score > np.interp(share, _STREAK_SHARES, _STREAK_SCORES)
         labels[tuple(index[hit] for index in found)] |= FAT_STREAK
 
     def _paint_table(self, frame: Frame, x: Floats, y: Floats, z: Floats) -> None:
@@ -244,16 +271,29 @@ class Body:
         if not p.table:
             return
         if p.position == "supine":
-            surface = 20.0 + 2 * p.erector_half_depth_mm + 8.0 + p.sat_back_mm + 2.0
-            surface += max(0.0, float(self.spine.y_at(np.float32(100.0))) * 0.5)
-            below = y - np.float32(surface)
+            below = y - np.float32(back_depth_mm(p) + 3.0)
         else:
             surface = p.wall_centre_y_mm - p.wall_front_mm - p.sat_front_mm - 2.0
             below = np.float32(surface) - y
-        below = below + (x * x) * np.float32(0.0011)
+        below = below + (x * x) * np.float32(self._table[0])
         empty = frame.labels == Label.AIR
         reach = np.abs(x) < 215
-        shell = (np.abs(below) < 1.2) | (np.abs(below - 62) < 1.2)
-        foam = (below > 0) & (below < 62)
+        shell = (np.abs(below) < self._table[1]) | (np.abs(below - self._table[2]) < 1.0)
+        foam = (below > 0) & (below < self._table[2])
         frame.labels[empty & reach & foam] = Label.TABLE_FOAM
         frame.labels[empty & reach & shell] = Label.TABLE_SHELL
+
+
+def back_depth_mm(parameters: PhantomParameters) -> float:
+    """Return the y of the skin of the back at L3, beside the furrow."""
+    return 28.0 + 2 * parameters.erector_half_depth_mm + parameters.sat_back_mm
+
+
+def _waves(
+    waves: npt.NDArray[np.float64], phases: npt.NDArray[np.float64], x: Floats, y: Floats, z: Floats
+) -> Floats:
+    """Return a sum of plane waves, about of unit variance."""
+    total = np.zeros_like(x)
+    for (kx, ky, kz), phase in zip(waves.astype(np.float32), phases.astype(np.float32), strict=True):
+        total += np.sin(kx * x + ky * y + kz * z + phase)
+    return np.asarray(total * np.float32(math.sqrt(2 / len(waves))))

@@ -16,7 +16,7 @@ Position = Literal["supine", "prone"]
 PHASES: Final[tuple[Phase, ...]] = ("unenhanced", "arterial", "portal_venous")
 POSITIONS: Final[tuple[Position, ...]] = ("supine", "prone")
 
-LEVEL_NAMES: Final[tuple[str, ...]] = ("T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
+LEVEL_NAMES: Final[tuple[str, ...]] = ("T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
 
 # field -> (lowest, highest) value accepted.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
@@ -117,8 +117,8 @@ class PhantomParameters:
     disc_height_mm, cortex_mm : float
         Height of the discs; thickness of the bright bony shell.
     lordosis_per_mm, lordosis_apex_mm : float
-        The spine's centre line is ``y = lordosis_per_mm * (z - lordosis_apex_mm)**2``, shifted
-        so that it passes through the origin.
+        The spine's centre line near the apex is ``y = lordosis_per_mm * (z - lordosis_apex_mm)**2``,
+        shifted so that it passes through the origin; farther off it swings back (see `Spine`).
     sacral_tilt_deg, scoliosis_mm, rotation_deg, warp_mm : float
         Tilt of S1, lateral bow of the spine, rotation about z, amplitude of a smooth
         area-preserving irregularity of the whole trunk.
@@ -230,7 +230,8 @@ class PhantomParameters:
         0.0
         """
         pitch_mm = self.vertebra_height_mm + self.disc_height_mm
-        return {name: (4 - index) * pitch_mm for index, name in enumerate(LEVEL_NAMES)}
+        third = LEVEL_NAMES.index("L3")
+        return {name: (third - index) * pitch_mm for index, name in enumerate(LEVEL_NAMES)}
 
 
 def reference_parameters() -> PhantomParameters:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom.body import Body
+from ctai_sam2.core.phantom.body import Body, back_depth_mm
 from ctai_sam2.core.phantom.labels import Label, masks_from_labels
 from ctai_sam2.core.phantom.parameters import PhantomParameters
 from ctai_sam2.core.phantom.texture import render_hu
@@ -264,7 +264,7 @@ def _axial_axes(
     p: PhantomParameters, shape_hw: tuple[int, int], spacing_mm: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     front = p.wall_front_mm + p.sat_front_mm - p.wall_centre_y_mm
-    back = 28.0 + 2 * p.erector_half_depth_mm + p.sat_back_mm
+    back = back_depth_mm(p)
     # A scanner is centred on the patient, give or take the table below.
     centre_y = (back - front) / 2 + (8.0 if p.position == "supine" else -8.0)
     rows, columns = shape_hw

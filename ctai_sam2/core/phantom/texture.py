@@ -31,12 +31,12 @@ _ENHANCED: Final[dict[int, tuple[float, float, float]]] = {
 }
 _FIXED: Final[dict[int, float]] = {
     Label.AIR: AIR_HU,
-    Label.FASCIA: 5,
+    Label.FASCIA: 22,
     Label.BOWEL_FLUID: 28,
     Label.BOWEL_GAS: -940,
     Label.BOWEL_CONTRAST: 260,
     Label.BOWEL_STOOL: 45,
-    Label.TABLE_SHELL: 60,
+    Label.TABLE_SHELL: 150,
     Label.TABLE_FOAM: -985,
     Label.CANAL: 24,
     Label.EPIDURAL_FAT: -60,
@@ -119,10 +119,15 @@ def render_hu(
     soft = image > -200
     coarse = _smooth_noise(rng, labels.shape, (6.0 / rows_mm, 6.0 / columns_mm))
     image[soft] += 4.0 * coarse[soft]
+    # Septa: the zero lines of a smooth field make a net of thin strands in the fat.
+    fat = (labels == Label.SAT) | (labels == Label.VAT)
+    strands = fat & (np.abs(coarse) < 0.07)
+    image[strands] += 34.0
+    image[labels == Label.VAT] += 7.0 * np.abs(coarse[labels == Label.VAT])
     bone = image > 0.6 * p.trabecular_hu
     bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
-    grain = _smooth_noise(rng, labels.shape, (0.9 / rows_mm, 0.9 / columns_mm))
-    image[bone] *= 1 + 0.22 * grain[bone]
+    grain = _smooth_noise(rng, labels.shape, (0.7 / rows_mm, 0.7 / columns_mm))
+    image[bone] *= 1 + 0.11 * grain[bone]
     if p.blur_mm > 0:
         image = ndimage.gaussian_filter(
             image, (p.blur_mm / rows_mm, p.blur_mm / columns_mm), mode="nearest", truncate=3.0

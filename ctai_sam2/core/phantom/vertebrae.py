@@ -15,6 +15,7 @@ _FRONT_EXPONENT = 2.3
 _BACK_EXPONENT = 3.6
 _L3 = LEVEL_NAMES.index("L3")
 _SACRUM = LEVEL_NAMES.index("S1")
+_FIRST_LUMBAR = LEVEL_NAMES.index("L1")
 
 
 def body_area_mm2(parameters: PhantomParameters, spine: Spine, z_mm: float) -> float:
@@ -94,7 +95,7 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
     p = parameters
     depth = p.vertebra_half_depth_mm
     pitch = p.vertebra_height_mm + p.disc_height_mm
-    low, high = -2.75 * pitch, 3.8 * pitch
+    low, high = -2.75 * pitch, 6.45 * pitch
     block = frame.cut((-62.0, 62.0, depth - 6, depth + 62, low, high))
     if block is None:
         return
@@ -126,7 +127,7 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
     marrow |= transverse & (np.abs(back - droop - 1.5) < 1.8) & (span < transverse_end - 2)
     marrow |= joint & (power((across - 18) / 5.5, 2.0) + power((back - 13) / 5.0, 2.0) < 1)
     view = frame.labels[block]
-    ligament = (across < 1.6) & (back > 19) & (back < tip - 2)
+    ligament = (across < 2.6) & (back > 19) & (back < tip - 2)
     view[np.broadcast_to(ligament & (view != Label.SAT) & (view != Label.SKIN), view.shape)] = Label.FASCIA
     view[np.broadcast_to(bone, view.shape)] = Label.BONE
     view[np.broadcast_to(marrow & bone, view.shape)] = Label.BONE_MARROW
@@ -134,8 +135,9 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
 
 def _middle_and_height_mm(p: PhantomParameters, index: int) -> tuple[float, float]:
     pitch = p.vertebra_height_mm + p.disc_height_mm
-    thoracic = 0.85 if index < 2 else 1.0
-    return (_L3 - index) * pitch, p.vertebra_height_mm + (1 - thoracic) * p.disc_height_mm
+    # Thoracic discs are thinner.
+    extra = 0.3 * p.disc_height_mm if index < _FIRST_LUMBAR else 0.0
+    return (_L3 - index) * pitch, p.vertebra_height_mm + extra
 
 
 def _half_axes_mm(p: PhantomParameters, index: int, from_middle_mm: Floats) -> tuple[Floats, Floats]:
@@ -178,8 +180,8 @@ def _paint_sacrum(frame: Frame, p: PhantomParameters, spine: Spine) -> None:
     down = -above
     # Bending backward and tapering downward, as five fused segments.
     bend = 0.0022 * down * down
-    front = -depth + 0.10 * down + bend * 0.6
-    back = depth * 1.0 - 0.12 * down + bend * 0.6
+    front = -depth + 0.08 * down + bend * 0.6
+    back = front + 2 * depth * np.exp(-np.maximum(down, 0) / 62.0)
     width = 52.0 - 0.32 * down
     length = 100.0
     inside = (down >= 0) & (down < length) & (across > front) & (across < back) & (np.abs(x) < width)
