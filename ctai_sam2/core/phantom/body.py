@@ -14,10 +14,11 @@ from ctai_sam2.core.phantom.organs import paint_organs
 from ctai_sam2.core.phantom.parameters import PhantomParameters
 from ctai_sam2.core.phantom.psoas import Psoas
 from ctai_sam2.core.phantom.vertebrae import paint_posterior_elements, paint_vertebrae
+from ctai_sam2.errors import InputError
 
 _FAR = 1e6
 _STREAK_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-_STREAK_SCORES = (1.2, 0.55, 0.35, 0.15, -0.1, -0.3, -0.65)
+_STREAK_SCORES = (1.2, 0.47, 0.25, 0.05, -0.2, -0.42, -0.8)
 
 
 class Body:
@@ -44,7 +45,8 @@ class Body:
         self._phases = rng.uniform(0, 2 * math.pi, size=(2, 3))
         self._drifts = rng.uniform(-0.015, 0.015, size=(2, 3))
         self._amplitudes_mm = parameters.warp_mm * rng.uniform(0.2, 1.0, size=(2, 3)) / 1.5
-        self._table = (rng.uniform(0.0, 0.0016), rng.uniform(0.8, 2.0), rng.uniform(25, 75))
+        self._table = (rng.uniform(0.0, 0.0016), rng.uniform(1.1, 2.2), rng.uniform(25, 75))
+        self._belly_mm = rng.uniform(0.0, 12.0)
         self._layer_line_mm = rng.uniform(0.1, 0.55)
         # Streaks run mostly from front to back, bent and branching.
         self._streak_waves = rng.normal(0, 1, size=(6, 3)) * (0.32, 0.16, 0.05)
@@ -67,9 +69,23 @@ class Body:
         numpy.ndarray
             uint8, the broadcast shape; values of `Label`, muscle with `FAT_STREAK` where a
             fat streak runs.
+
+        Raises
+        ------
+        InputError
+            Where coordinates are not finite, do not broadcast, or have over three dimensions.
         """
         x, y, z = (np.asarray(values, dtype=np.float32) for values in (x_mm, y_mm, z_mm))
-        shape = np.broadcast_shapes(x.shape, y.shape, z.shape)
+        if max(x.ndim, y.ndim, z.ndim) > 3:
+            raise InputError("coordinates have at most three dimensions", received=(x.ndim, y.ndim, z.ndim))
+        if not all(np.isfinite(values).all() for values in (x, y, z)):
+            raise InputError("coordinates must be finite")
+        try:
+            shape = np.broadcast_shapes(x.shape, y.shape, z.shape)
+        except ValueError:
+            raise InputError(
+                "coordinates do not broadcast together", received=(x.shape, y.shape, z.shape)
+            ) from None
         x, y, z = (values.reshape((1,) * (3 - values.ndim) + values.shape) for values in (x, y, z))
         frame = self._straighten(x, y, z)
         outside = self._paint_trunk(frame)
@@ -117,7 +133,8 @@ class Body:
         side, front, back = p.wall_half_width_mm, p.wall_front_mm, p.wall_back_mm
         back_mm = np.full_like(shift, back)
         # The front of the belly stays where it is while the spine bends away from it.
-        front_mm = np.maximum(front + shift * 0.7, 30.0).astype(np.float32)
+        bulge = np.cos((z + 25) / np.float32(75)) - np.float32(math.cos(25 / 75))
+        front_mm = np.maximum(front + shift * 0.7 + np.float32(self._belly_mm) * bulge, 30.0)
         y = y - np.float32(p.wall_centre_y_mm)
         if skin:
             side += p.sat_side_mm
@@ -176,6 +193,8 @@ class Body:
             labels[where & ~left] = on_right
         if float(frame.coordinates[2].max()) > 0:
             self._paint_ribs(frame, wall)
+        if float(frame.coordinates[2].min()) < -30:
+            self._paint_iliac_wings(frame, wall)
         return outside
 
     def _paint_ribs(self, frame: Frame, wall: Floats) -> None:
@@ -190,6 +209,20 @@ class Body:
             bone |= ((height / 8.5) ** 2 + (depth / 3.8) ** 2 < 1) & (y > front_y)
         bone &= (np.abs(x) > 50) & (frame.labels != Label.AIR) & (frame.labels != Label.SKIN)
         inner = bone & (np.abs(depth) < 2.0)
+        frame.labels[bone] = Label.BONE
+        frame.labels[inner] = Label.BONE_MARROW
+
+    def _paint_iliac_wings(self, frame: Frame, wall: Floats) -> None:
+        """Paint the iliac wings, thin plates within the wall from L4/5 down."""
+        p = self.parameters
+        x, y, z = frame.coordinates
+        crest = -1.3 * (p.vertebra_height_mm + p.disc_height_mm) - 0.008 * (y - 5) ** 2
+        below = crest - z
+        half_thick = 2.5 + 2.5 * np.exp(-np.maximum(below, 0) / 15)
+        depth = np.abs(wall - 0.8 * p.wall_muscle_mm)
+        bone = (below > 0) & (depth < half_thick) & (np.abs(x) > 48) & (y < 60)
+        bone &= (frame.labels != Label.AIR) & (frame.labels != Label.SKIN)
+        inner = bone & (depth < half_thick - 1.5) & (below > 2)
         frame.labels[bone] = Label.BONE
         frame.labels[inner] = Label.BONE_MARROW
 

@@ -63,7 +63,8 @@ def paint_bowel(frame: Frame, parameters: PhantomParameters) -> None:
     half_axes = radius[:, None] * rng.uniform((1.0, 0.8, 1.0), (2.6, 1.3, 2.6), size=(count, 3))
     angle = rng.uniform(-1.0, 1.0, size=count)
     waves = rng.uniform(0, 2 * math.pi, size=(count, 3))
-    wall = rng.uniform(1.5, 3.0, size=count)
+    # Part of the small bowel is collapsed: wall all through.
+    wall = np.where(rng.uniform(size=count) < 0.35, 0.6 * radius, rng.uniform(1.5, 3.0, size=count))
     # Contrast medium and gas fill stretches of bowel, not loops at random.
     filled = 0.5 + 0.35 * np.sin(centre[:, 0] / 45 + waves[0, 0]) + rng.uniform(-0.25, 0.25, size=count)
     gas = rng.uniform(size=count) < p.bowel_gas_share * 0.6
@@ -102,13 +103,16 @@ def _paint_loop(frame: Frame, loop: _Loop, up: float) -> None:
     fold = 1 + np.float32(0.06) * np.sin(0.45 * u + 0.4 * z + wave[2])
     room = np.sqrt(np.maximum(1 - dz * dz, 0))
     outer = ((u / a) ** 2 + (v / (b * fold)) ** 2 < room * room) & free
-    core = np.maximum(room - loop.wall_mm / b, 0)
-    lumen = (u / (a - loop.wall_mm)) ** 2 + (v / (b * fold - loop.wall_mm)) ** 2 < core * core
+    thin = min(loop.wall_mm, 0.75 * min(a, b))
+    core = np.maximum(room - thin / b, 0)
+    lumen = (u / (a - thin)) ** 2 + (v / (b * fold - thin)) ** 2 < core * core
     lumen = lumen & outer
     view[outer] = Label.BOWEL_WALL
     view[lumen] = loop.content
     if loop.content == Label.BOWEL_STOOL:
-        speck = np.sin(0.75 * x + wave[0]) * np.sin(0.8 * y + wave[1]) * np.cos(0.5 * z + wave[2]) > 0.72
+        mix = np.sin(0.9 * x + 0.35 * y + wave[0] + 1.3 * np.sin(0.31 * y + wave[2]))
+        mix = mix * np.sin(0.95 * y - 0.4 * x + wave[1] + 1.3 * np.sin(0.37 * x + wave[0]) + 0.5 * z)
+        speck = mix + 0.35 * np.sin(0.23 * x + 0.19 * y + wave[2]) > 0.85
         view[lumen & speck] = Label.BOWEL_GAS
     if loop.gas_level is not None:
         # The level is horizontal for the lying patient: gas rises away from the table.

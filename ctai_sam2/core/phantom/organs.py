@@ -23,7 +23,7 @@ def paint_organs(frame: Frame, parameters: PhantomParameters) -> None:
 
 
 def _paint_small_vessels(frame: Frame, rng: np.random.Generator) -> None:
-    """Tubes where two smooth fields vanish together: dots and short branches in any plane."""
+    """Paint tubes where two smooth fields vanish together: dots and short branches in any plane."""
     waves = rng.normal(0.0, 0.1, size=(2, 4, 3)).astype(np.float32)
     phases = rng.uniform(0, 2 * math.pi, size=(2, 4)).astype(np.float32)
 
@@ -51,6 +51,15 @@ def _paint_liver_and_spleen(frame: Frame, p: PhantomParameters, rng: np.random.G
         Label.LIVER,
         exponent=2.2,
     )
+    low = rng.uniform(1.6, 3.2) * pitch
+    front = p.wall_centre_y_mm - p.wall_front_mm
+    _paint_ellipsoid(
+        frame, (0.0, front + 52.0, low + 55.0), (0.55 * inner, 42.0, 55.0), Label.LIVER, exponent=2.2
+    )
+    # The pancreas bends over the spine.
+    height, middle = rng.uniform(0.9, 1.9) * pitch, -p.vertebra_half_depth_mm - rng.uniform(32, 42)
+    _paint_ellipsoid(frame, (-18.0, middle, height - 8), (24.0, 13.0, 20.0), Label.PANCREAS)
+    _paint_ellipsoid(frame, (28.0, middle + 4, height + 6), (46.0, 9.0, 14.0), Label.PANCREAS)
     tip = rng.uniform(0.7, 2.2) * pitch
     _paint_ellipsoid(frame, (0.74 * inner, 0.0, tip + 60.0), (0.24 * inner, 42.0, 60.0), Label.SPLEEN)
 

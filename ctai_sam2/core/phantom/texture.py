@@ -117,12 +117,12 @@ def render_hu(
     rows_mm, columns_mm = spacing_mm
     image = mean_hu(p)[labels]
     soft = image > -200
-    coarse = _smooth_noise(rng, labels.shape, (6.0 / rows_mm, 6.0 / columns_mm))
+    coarse = _smooth_noise(rng, labels.shape, (4.5 / rows_mm, 4.5 / columns_mm))
     image[soft] += 4.0 * coarse[soft]
     # Septa: the zero lines of a smooth field make a net of thin strands in the fat.
     fat = (labels == Label.SAT) | (labels == Label.VAT)
     strands = fat & (np.abs(coarse) < 0.07)
-    image[strands] += 34.0
+    image[strands] += 24.0
     image[labels == Label.VAT] += 7.0 * np.abs(coarse[labels == Label.VAT])
     bone = image > 0.6 * p.trabecular_hu
     bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)

@@ -111,7 +111,7 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
     joint = (power((across - 18) / 7.5, 2.0) + power((back - 13) / 7.0, 2.0) < 1) & (np.abs(rise) < 17)
     tip = 50.0 - 10.0 * (np.abs(turn) > 1)
     spinous_half = 2.4 + 1.6 * np.clip((back - 32) / 12, 0, 1)
-    spinous_rise = np.abs(rise + 7 + 0.22 * (back - 20))
+    spinous_rise = np.abs(rise + 5.5 + 0.17 * (back - 20))
     spinous = (across < spinous_half) & (back > 17) & (back < tip) & (spinous_rise < 8 + 0.12 * (back - 18))
     span = across - 14
     droop = 6.0 + 0.16 * span
