@@ -71,13 +71,13 @@ class Frame:
         points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
         stretch = np.array(self.stretch_yx[::-1])
         # Pixel edges coincide, not pixel centres: the first pixel of both begins at -0.5.
-        return (points + 0.5) * stretch - 0.5 - np.array(self.offset_xy)
+        return np.asarray((points + 0.5) * stretch - 0.5 - np.array(self.offset_xy), dtype=np.float64)
 
     def points_to_slice(self, points_xy: ArrayLike) -> NDArray[np.float64]:
         """Points (x, y) on the frame to points on the slice: the inverse of `points_to_frame`."""
         points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
         stretch = np.array(self.stretch_yx[::-1])
-        return (points + np.array(self.offset_xy) + 0.5) / stretch - 0.5
+        return np.asarray((points + np.array(self.offset_xy) + 0.5) / stretch - 0.5, dtype=np.float64)
 
     def prompt_to_frame(self, prompt: Prompt) -> Prompt:
         """Move a prompt from slice to frame; a box that leaves the frame is clipped to it.
@@ -101,7 +101,7 @@ class Frame:
             corners = np.clip(self.points_to_frame(np.reshape(prompt.box_xyxy, (2, 2))), -0.5, last)
             box = (float(corners[0, 0]), float(corners[0, 1]), float(corners[1, 0]), float(corners[1, 1]))
         mask = None if prompt.mask is None else self.mask_to_frame(prompt.mask)
-        return Prompt(points_xy=points, labels=prompt.labels, box_xyxy=box, mask=mask)
+        return Prompt(points_xy=points.astype(np.float32), labels=prompt.labels, box_xyxy=box, mask=mask)
 
     def mask_to_frame(self, mask: Mask) -> Mask:
         """Move a mask from slice, shape (H, W), to frame, shape (N, N), by nearest pixel.
