@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     )
     models_url: str | None = Field(
         None,
-        description="Mirror to download checkpoints from: an http(s) folder with files of the original names.",
+        description="Mirror to download checkpoints from: an http(s) folder of the original file names.",
     )
     device: str = Field(
         "auto",
