@@ -35,7 +35,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON docum
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
 Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
-Height = Annotated[float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")]
+Height = Annotated[
+    float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")
+]
 
 SHOWN = (
     "structure",
@@ -54,7 +56,9 @@ def root(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
 
 
 @app.command()
@@ -62,7 +66,8 @@ def root(
 def demo(
     out: Out = Path("demo-output"),
     study: Annotated[
-        Path | None, typer.Option("--study", help="DICOM folder or NIfTI; without it a phantom study is made.")
+        Path | None,
+        typer.Option("--study", help="DICOM folder or NIfTI; without it a phantom study is made."),
     ] = None,
     model: Model = None,
     series: Series = None,
@@ -93,21 +98,28 @@ def segment(
         typer.Option("--structure", "-s", help="Segment only this on one slice: psoas_left, muscle, l3, …"),
     ] = None,
     point: Annotated[
-        list[str] | None, typer.Option("--point", help="x,y or x,y,label (1 foreground, 0 background); repeatable.")
+        list[str] | None,
+        typer.Option("--point", help="x,y or x,y,label (1 foreground, 0 background); repeatable."),
     ] = None,
     box: Annotated[str | None, typer.Option("--box", help="x0,y0,x1,y1 in pixels.")] = None,
-    spacing_mm: Annotated[str | None, typer.Option("--spacing-mm", help="row,column; PNG and JPEG only.")] = None,
+    spacing_mm: Annotated[
+        str | None, typer.Option("--spacing-mm", help="row,column; PNG and JPEG only.")
+    ] = None,
     window: Annotated[str | None, typer.Option("--window", help="level,width of a PNG or JPEG.")] = None,
     model: Model = None,
     series: Series = None,
-    axial_index: Annotated[int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")] = None,
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")
+    ] = None,
     height_m: Height = None,
     as_json: AsJson = False,
 ) -> None:
     """Segment a study (all structures), or one structure on one slice."""
     if structure is None:
         if point or box:
-            raise InputError("points and boxes need a structure", hint="Add --structure, for example psoas_left.")
+            raise InputError(
+                "points and boxes need a structure", hint="Add --structure, for example psoas_left."
+            )
         _segment_and_report(path, out, model, series, axial_index, height_m, as_json)
         return
 
@@ -151,7 +163,9 @@ def segment(
 def measure(
     image: Annotated[Path, typer.Argument(help="Slice or volume the mask was drawn on (DICOM or NIfTI).")],
     masks: Annotated[list[str], typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")],
-    axial_index: Annotated[int | None, typer.Option("--axial-index", help="Slice of a volume (0 = lowest).")] = None,
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Slice of a volume (0 = lowest).")
+    ] = None,
     series: Series = None,
     height_m: Height = None,
     definitions: Annotated[Path | None, typer.Option("--definitions", help="HU ranges as JSON.")] = None,
@@ -234,7 +248,15 @@ def _print_study(result: Any, row: dict[str, Any], files: StudyFiles) -> None:
     print_line()
     print_table(summarise(result), SHOWN)
     print_line()
-    indices = ("axial_index", "sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2", "psoas_asymmetry", "definitions")
+    indices = (
+        "axial_index",
+        "sma_cm2",
+        "smi_cm2_m2",
+        "smd_hu",
+        "pmi_cm2_m2",
+        "psoas_asymmetry",
+        "definitions",
+    )
     print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
     _print_warnings(result.warnings)
     _print_files(vars(files))
@@ -287,6 +309,8 @@ def _named_paths(entries: Sequence[str]) -> dict[str, Path]:
     for entry in entries:
         name, separator, path = entry.partition("=")
         if not separator or not name or not path:
-            raise InputError("a mask is given as name=file", received=entry, hint="For example psoas_left=left.png.")
+            raise InputError(
+                "a mask is given as name=file", received=entry, hint="For example psoas_left=left.png."
+            )
         named[name] = Path(path)
     return named

@@ -89,7 +89,17 @@ def _check_python() -> Check:
 
 
 def _check_packages() -> Check:
-    names = ("numpy", "scipy", "scikit-image", "pydicom", "pylibjpeg", "nibabel", "joblib", "requests", "pandas")
+    names = (
+        "numpy",
+        "scipy",
+        "scikit-image",
+        "pydicom",
+        "pylibjpeg",
+        "nibabel",
+        "joblib",
+        "requests",
+        "pandas",
+    )
     found, missing = [], []
     for name in names:
         try:
@@ -152,7 +162,9 @@ def _check_weights(settings: Settings) -> Check:
     path = weights.locate(settings.model, settings=settings)
     weights.verify(settings.model, settings=settings)
     return Check(
-        layer="weights", status="ok", detail=f"{settings.model}: {path.name}, {path.stat().st_size / 1e6:.1f} MB"
+        layer="weights",
+        status="ok",
+        detail=f"{settings.model}: {path.name}, {path.stat().st_size / 1e6:.1f} MB",
     )
 
 
@@ -170,7 +182,9 @@ def _check_segmentation() -> Check:
         result = segment_structure(ct, "psoas_left", segmenter)
     found, truth = result.mask, phantom.masks["psoas_left"]
     dice = 2 * int((found & truth).sum()) / max(1, int(found.sum()) + int(truth.sum()))
-    detail = f"one click on a phantom's left psoas: Dice {dice:.2f}, {result.prediction.processing_time_ms:.0f} ms"
+    detail = (
+        f"one click on a phantom's left psoas: Dice {dice:.2f}, {result.prediction.processing_time_ms:.0f} ms"
+    )
     if dice < 0.5:
         return Check(
             layer="segmentation",
@@ -193,7 +207,9 @@ def _check_cache(settings: Settings) -> Check:
     free_gb = shutil.disk_usage(folder).free / 1e9
     detail = f"writable, {free_gb:.0f} GB free, entries live {settings.cache_expire_hours:g} h"
     if free_gb < 1:
-        return Check(layer="cache", status="warn", detail=detail, hint="Free some room or set SAM2_CACHE_DIR.")
+        return Check(
+            layer="cache", status="warn", detail=detail, hint="Free some room or set SAM2_CACHE_DIR."
+        )
     return Check(layer="cache", status="ok", detail=detail)
 
 
@@ -209,7 +225,9 @@ def _check_service(settings: Settings) -> Check:
         answer.raise_for_status()
         status = answer.json().get("status")
     except (requests.RequestException, ValueError) as error:
-        return Check(layer="service", status="warn", detail=f"no healthy answer: {type(error).__name__}", hint=hint)
+        return Check(
+            layer="service", status="warn", detail=f"no healthy answer: {type(error).__name__}", hint=hint
+        )
     return Check(
         layer="service", status="ok" if status == "healthy" else "warn", detail=f"answers '{status}'", hint=""
     )
@@ -226,7 +244,9 @@ def _check_widgets() -> Check:
         )
     from jupyter_core.paths import jupyter_path
 
-    absent = [n for n in LAB_EXTENSIONS if not any(Path(p, n).is_dir() for p in jupyter_path("labextensions"))]
+    absent = [
+        n for n in LAB_EXTENSIONS if not any(Path(p, n).is_dir() for p in jupyter_path("labextensions"))
+    ]
     if absent:
         return Check(
             layer="widgets",

@@ -202,7 +202,12 @@ class Body:
                 v = (y - qy) / (qb + grow) - np.float32(0.35) * u  # noqa: B023
                 return (power(u, 2.0) + power(v, 2.0) < 1) & (z > -85) & (z < 110)
 
-            loin_box = (min(qx - qa, qx + qa) - 2, max(qx - qa, qx + qa) + 2, qy - 2 * qb - 3, qy + 2 * qb + 3)
+            loin_box = (
+                min(qx - qa, qx + qa) - 2,
+                max(qx - qa, qx + qa) + 2,
+                qy - 2 * qb - 3,
+                qy + 2 * qb + 3,
+            )
             frame.paint(
                 (*loin_box, -85.0, 110.0),
                 lambda x, y, z, f=loin: f(x, y, z, 1.2),
@@ -235,7 +240,9 @@ class Body:
         back = (kind >= Label.ERECTOR_LEFT) & (kind <= Label.QUADRATUS_RIGHT)
         score = score + np.where(back, 0.12, np.where(kind >= Label.PSOAS_LEFT, -0.12, -0.05))
         # The score's upper quantiles, measured once over many seeds, turn a share into a threshold.
-        threshold = np.interp(share, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5), (1.7, 1.2, 1.05, 0.9, 0.7, 0.55, 0.32))
+        threshold = np.interp(
+            share, (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5), (1.7, 1.2, 1.05, 0.9, 0.7, 0.55, 0.32)
+        )
         hit = score > threshold
         labels[tuple(index[hit] for index in found)] |= FAT_STREAK
 

@@ -44,7 +44,11 @@ def paint_bowel(frame: Frame, parameters: PhantomParameters) -> None:
             rng.uniform(-170, 130),
         )
         radius = rng.uniform(8, 15)
-        half_axes = (radius * rng.uniform(0.9, 2.4), radius * rng.uniform(0.8, 1.3), radius * rng.uniform(1.2, 2.6))
+        half_axes = (
+            radius * rng.uniform(0.9, 2.4),
+            radius * rng.uniform(0.8, 1.3),
+            radius * rng.uniform(1.2, 2.6),
+        )
         drawn = rng.uniform()
         content = Label.BOWEL_CONTRAST if drawn < p.bowel_contrast_share else Label.BOWEL_FLUID
         _paint_tube(
@@ -92,7 +96,9 @@ def _paint_tube(
     view = frame.labels[block]
     free = (view == _FREE[0]) | (view == _FREE[1])
     outer = outer & free
-    lumen = (u / (a - wall_mm)) ** 2 + (v / (b * fold - wall_mm)) ** 2 < np.maximum(room - wall_mm / b, 0) ** 2
+    lumen = (u / (a - wall_mm)) ** 2 + (v / (b * fold - wall_mm)) ** 2 < np.maximum(
+        room - wall_mm / b, 0
+    ) ** 2
     view[outer] = Label.BOWEL_WALL
     view[outer & lumen] = content
     if gas:

@@ -87,7 +87,9 @@ class Psoas:
         a, b = self._half_width_mm * scale, self._half_depth_mm * scale
         # Vertebral bodies grow by 3 % a level towards the sacrum.
         bone = self._vertebra_mm * (1 - 0.03 * level)
-        centre_x = bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        centre_x = (
+            bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        )
         centre_y = self._centre_y_mm + np.interp(level, _LEVEL, _POSTERIOR_MM).astype(np.float32)
         return (np.asarray(a), np.asarray(b), np.asarray(centre_x), np.asarray(centre_y))
 

@@ -120,7 +120,12 @@ def render_hu(
     coarse = _smooth_noise(rng, labels.shape, (6.0 / rows_mm, 6.0 / columns_mm))
     image[soft] += 4.0 * coarse[soft]
     bone = image > 0.6 * p.trabecular_hu
-    bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
+    bone &= (
+        (labels >= Label.BONE)
+        & (labels < Label.DISC)
+        & (labels != Label.CANAL)
+        & (labels != Label.EPIDURAL_FAT)
+    )
     grain = _smooth_noise(rng, labels.shape, (0.9 / rows_mm, 0.9 / columns_mm))
     image[bone] *= 1 + 0.22 * grain[bone]
     if p.blur_mm > 0:

@@ -184,7 +184,8 @@ def _paint_sacrum(frame: Frame, p: PhantomParameters, spine: Spine) -> None:
     length = 100.0
     inside = (down >= 0) & (down < length) & (across > front) & (across < back) & (np.abs(x) < width)
     margin = np.minimum(
-        np.minimum(across - front, back - across), np.minimum(np.minimum(down, length - down), width - np.abs(x))
+        np.minimum(across - front, back - across),
+        np.minimum(np.minimum(down, length - down), width - np.abs(x)),
     )
     segment = down / 26.0
     scar = (np.abs(segment - np.round(segment)) * 26.0 < 1.2) & (segment > 0.5)
