@@ -21,24 +21,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ctai_sam2.segmenters.sam2_model import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.segmenters.local import LocalSegmenter
-from ctai_sam2.segmenters.sam2_model import build_sam2
 from ctai_sam2.types import Prompt
 
 
 def time_ms(action: Callable[[], object]) -> float:
-    """Wall time of one call in ms."""
+    """Return the wall time of one call in ms."""
     started = time.perf_counter()
     action()
     return (time.perf_counter() - started) * 1000
 
 
 def measure_import(runs: int) -> dict[str, float]:
-    """Importing the package, against an interpreter that imports nothing."""
+    """Time the import of the package in fresh interpreters."""
     code = "import time; t = time.perf_counter(); import ctai_sam2; print((time.perf_counter() - t) * 1000)"
     times = [
         float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
@@ -48,7 +48,7 @@ def measure_import(runs: int) -> dict[str, float]:
 
 
 def measure_local(segmenter: LocalSegmenter, images: list[np.ndarray], prompt: Prompt) -> dict[str, float]:
-    """First mask of unseen slices, and further clicks on a slice already embedded."""
+    """Time the first mask of unseen slices, and further clicks on a slice already embedded."""
     segmenter.predict(images[0], prompt)
     first = [time_ms(lambda image=image: segmenter.predict(image, prompt)) for image in images[1:]]
     click = [time_ms(lambda: segmenter.predict(images[-1], prompt)) for _ in range(10)]
@@ -56,7 +56,7 @@ def measure_local(segmenter: LocalSegmenter, images: list[np.ndarray], prompt: P
 
 
 def compare_with_upstream(weights: Path, images: list[np.ndarray], prompt: Prompt) -> dict[str, float]:
-    """SAM2.1-tiny with the same random weights, here and through upstream's predictor, in turn."""
+    """Run SAM2.1-tiny with the same random weights here and through upstream's predictor, in turn."""
     ours = LocalSegmenter(weights, config="sam2.1_hiera_tiny")
     model = build_sam2("sam2.1_hiera_tiny")
     model.load_state_dict(torch.load(weights, weights_only=True)["model"])

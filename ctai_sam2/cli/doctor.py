@@ -11,7 +11,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -82,10 +81,9 @@ def _guarded(layer: str, check: Callable[[], Check]) -> Check:
 
 
 def _check_python() -> Check:
-    found = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}, ctai_sam2 {__version__}"
-    if sys.version_info < (3, 10):
-        return Check(layer="python", status="fail", detail=found, hint="Use Python 3.10 or newer.")
-    return Check(layer="python", status="ok", detail=found)
+    system = f"{platform.system()} {platform.machine()}"
+    detail = f"Python {platform.python_version()} on {system}, ctai_sam2 {__version__}"
+    return Check(layer="python", status="ok", detail=detail)
 
 
 def _check_packages() -> Check:
@@ -252,7 +250,7 @@ def _check_widgets() -> Check:
             layer="widgets",
             status="warn",
             detail=f"JupyterLab of this environment lacks the extension {', '.join(absent)}",
-            hint="Install ipywidgets and ipycanvas into the environment that runs JupyterLab, not only the kernel's.",
+            hint="Install ipywidgets and ipycanvas where JupyterLab itself runs, not only in the kernel.",
         )
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in WIDGET_PACKAGES)
     return Check(layer="widgets", status="ok", detail=versions)

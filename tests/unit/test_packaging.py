@@ -52,7 +52,7 @@ def test_conda_and_pip_ask_for_the_same() -> None:
     for requirement in wanted:
         name, version = re.fullmatch(r"([A-Za-z0-9_.-]+?)(>=.*)", requirement).groups()
         expected[CONDA_NAMES.get(name, name)] = version
-    found = dict((spec.split(" ", 1) + [""])[:2] for spec in conda_specs())
+    found = {spec.partition(" ")[0]: spec.partition(" ")[2] for spec in conda_specs()}
     assert found == expected
 
 
