@@ -25,7 +25,7 @@ $(BASE): pyproject.toml Makefile
 	@echo "Installing into $(VENV): PyTorch first, then SAM2, then ctai_sam2 (some minutes the first time)."
 	$(PIP) $(TORCH)
 	$(PIP) setuptools wheel
-	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation "sam2>=1.1"
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation "sam2>=1.0"
 	$(PIP) --editable .
 	@touch $@
 

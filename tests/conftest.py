@@ -16,5 +16,7 @@ def real_data() -> Path:
     named = os.environ.get("CTAI_SAM2_REAL_DATA")
     folder = Path(named) if named else PROJECT.parent / "shared" / "data"
     if not (folder / "dev").is_dir():
-        pytest.skip(f"real CT data is not on this machine (looked in {folder.name}/dev; set CTAI_SAM2_REAL_DATA)")
+        pytest.skip(
+            f"real CT data is not on this machine (looked in {folder.name}/dev; set CTAI_SAM2_REAL_DATA)"
+        )
     return folder

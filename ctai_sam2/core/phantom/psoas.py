@@ -1,0 +1,103 @@
+"""The psoas: a sheared superellipse at every z, so that its area is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ctai_sam2.core.phantom.frame import Bools, Box, Floats, power
+from ctai_sam2.core.phantom.parameters import PhantomParameters
+
+# Linear scale of the cross-section, and shifts (mm), along the level's number (T12 = 3 … S1 = -3).
+_LEVEL = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 2.45)
+_SCALE = (0.95, 1.0, 1.08, 1.10, 1.0, 0.74, 0.42, 0.25)
+_LATERAL_MM = (30.0, 24.0, 14.0, 5.0, 0.0, -1.0, -1.0, -1.0)
+_POSTERIOR_MM = (-34.0, -24.0, -12.0, -3.0, 0.0, 1.0, 2.0, 2.0)
+
+
+class Psoas:
+    """One psoas muscle in coordinates relative to the spine's centre line.
+
+    Parameters
+    ----------
+    parameters : PhantomParameters
+        The patient.
+    side : {1, -1}
+        1 is the patient's left.
+    """
+
+    def __init__(self, parameters: PhantomParameters, *, side: int) -> None:
+        p = parameters
+        self._side = side
+        self._pitch_mm = p.vertebra_height_mm + p.disc_height_mm
+        gain = math.sqrt(1 + side * p.asymmetry)
+        self._half_width_mm = p.psoas_half_width_mm * gain
+        self._half_depth_mm = p.psoas_half_depth_mm * gain
+        self._exponent = p.psoas_exponent
+        self._bend = p.psoas_bend
+        self._tilt = p.psoas_tilt
+        self._centre_y_mm = p.psoas_y_mm
+        self._vertebra_mm = p.vertebra_half_width_mm
+        self._gap_mm = p.psoas_gap_mm
+        t = np.linspace(-1, 1, 201)
+        medial = (1 - np.abs(t) ** self._exponent) ** (1 / self._exponent) - self._shear(t)
+        self._reach = float(medial.max())
+        widest = self._half_width_mm * 1.10
+        reach = self._vertebra_mm * 1.1 + self._gap_mm + 30 + widest * (self._reach + 2.2)
+        deep = self._half_depth_mm * 1.10
+        self.box_mm: Box = (
+            0.0 if side > 0 else -reach,
+            reach if side > 0 else 0.0,
+            self._centre_y_mm - 34 - deep,
+            self._centre_y_mm + 2 + deep,
+            _LEVEL[0] * self._pitch_mm,
+            _LEVEL[-1] * self._pitch_mm,
+        )
+
+    def _shear(self, t: Floats) -> Floats:
+        # Lateral shift in half-widths along t (-1 front … 1 back): moves points of equal t
+        # together, which keeps the area.
+        return np.asarray(self._bend * (1 - t * t) + self._tilt * t)
+
+    def contains(self, x_mm: Floats, y_mm: Floats, z_mm: Floats) -> Bools:
+        """Return whether points (mm, relative to the spine) lie in the muscle."""
+        a, b, centre_x, centre_y = self._section(z_mm)
+        t = (y_mm - centre_y) / b
+        u = (self._side * x_mm - centre_x) / a - self._shear(np.clip(t, -1, 1))
+        level = np.asarray(z_mm / self._pitch_mm)
+        inside = power(u, self._exponent) + power(t, self._exponent) <= 1
+        return np.asarray(inside & (level >= _LEVEL[0]) & (level <= _LEVEL[-1]))
+
+    def area_mm2(self, z_mm: float) -> float:
+        """Return the exact area of the axial cross-section.
+
+        The superellipse ``|x/a|^n + |y/b|^n <= 1`` has the area
+        ``4 a b Γ(1 + 1/n)² / Γ(1 + 2/n)``.
+        """
+        level = z_mm / self._pitch_mm
+        if not _LEVEL[0] <= level <= _LEVEL[-1]:
+            return 0.0
+        a, b, _, _ = self._section(np.asarray(z_mm, dtype=np.float32))
+        return float(a) * float(b) * superellipse_factor(self._exponent)
+
+    def _section(self, z_mm: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        level = z_mm / np.float32(self._pitch_mm)
+        scale = np.interp(level, _LEVEL, _SCALE).astype(np.float32)
+        a, b = self._half_width_mm * scale, self._half_depth_mm * scale
+        # Vertebral bodies grow by 3 % a level towards the sacrum.
+        bone = self._vertebra_mm * (1 - 0.03 * level)
+        centre_x = bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        centre_y = self._centre_y_mm + np.interp(level, _LEVEL, _POSTERIOR_MM).astype(np.float32)
+        return (np.asarray(a), np.asarray(b), np.asarray(centre_x), np.asarray(centre_y))
+
+
+def superellipse_factor(exponent: float) -> float:
+    """Return the area of ``|x|^n + |y|^n <= 1``.
+
+    Examples
+    --------
+    >>> round(superellipse_factor(2.0), 6)
+    3.141593
+    """
+    return 4 * math.gamma(1 + 1 / exponent) ** 2 / math.gamma(1 + 2 / exponent)

@@ -1,0 +1,168 @@
+"""From labels to Hounsfield units: means, texture within tissues, blur, noise."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from ctai_sam2.core.phantom.labels import FAT_STREAK, MUSCLES, Label
+from ctai_sam2.core.phantom.parameters import LEVEL_NAMES, PhantomParameters
+
+AIR_HU: Final = -1000
+FLOOR_HU: Final = -1024
+
+# Label -> HU for unenhanced, arterial and portal-venous phase.
+_ENHANCED: Final[dict[int, tuple[float, float, float]]] = {
+    Label.AORTA: (42, 320, 165),
+    Label.CAVA: (40, 70, 150),
+    Label.KIDNEY_LEFT: (34, 190, 190),
+    Label.KIDNEY_RIGHT: (34, 190, 190),
+    Label.KIDNEY_MEDULLA_LEFT: (32, 80, 160),
+    Label.KIDNEY_MEDULLA_RIGHT: (32, 80, 160),
+    Label.LIVER: (57, 70, 112),
+    Label.SPLEEN: (48, 120, 120),
+    Label.BOWEL_WALL: (38, 75, 85),
+    Label.VESSEL: (35, 120, 120),
+    Label.PANCREAS: (40, 100, 90),
+    Label.SKIN: (10, 20, 25),
+}
+_FIXED: Final[dict[int, float]] = {
+    Label.AIR: AIR_HU,
+    Label.FASCIA: 5,
+    Label.BOWEL_FLUID: 28,
+    Label.BOWEL_GAS: -940,
+    Label.BOWEL_CONTRAST: 260,
+    Label.BOWEL_STOOL: 45,
+    Label.TABLE_SHELL: 60,
+    Label.TABLE_FOAM: -985,
+    Label.CANAL: 24,
+    Label.EPIDURAL_FAT: -60,
+}
+
+
+def mean_hu(parameters: PhantomParameters) -> npt.NDArray[np.float32]:
+    """Return the mean HU of every label.
+
+    Parameters
+    ----------
+    parameters : PhantomParameters
+        Gives phase and tissue means.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (256,), indexed by label.
+
+    Examples
+    --------
+    >>> from ctai_sam2.core.phantom.parameters import reference_parameters
+    >>> float(mean_hu(reference_parameters())[Label.AORTA])
+    165.0
+    """
+    p = parameters
+    rng = np.random.default_rng([p.detail_seed, 4])
+    column = ("unenhanced", "arterial", "portal_venous").index(p.phase)
+    table = np.full(256, p.fat_hu, dtype=np.float32)
+    for label, by_phase in _ENHANCED.items():
+        table[label] = by_phase[column]
+    for label, value in _FIXED.items():
+        table[label] = value
+    table[[int(label) for label in MUSCLES.values()]] = p.muscle_hu
+    for label in MUSCLES.values():
+        table[label] += rng.normal(0, 2.5)
+        table[label | FAT_STREAK] = 0.25 * p.muscle_hu + 0.75 * p.fat_hu + 12
+    table[[Label.ERECTOR_LEFT, Label.ERECTOR_RIGHT]] -= 2
+    for index in range(len(LEVEL_NAMES)):
+        table[Label.BODY_CORTEX + index] = p.cortex_hu
+        table[Label.BODY_TRABECULAR + index] = p.trabecular_hu + rng.normal(0, 8)
+        table[Label.DISC + index] = 82 + rng.normal(0, 6)
+    table[Label.BONE] = 0.95 * p.cortex_hu
+    table[Label.BONE_MARROW] = 1.25 * p.trabecular_hu
+    table[Label.SACRUM_CORTEX] = 0.75 * p.cortex_hu
+    table[Label.SACRUM] = 0.85 * p.trabecular_hu
+    table[Label.VAT] = p.fat_hu + 4
+    table[Label.INTERMUSCULAR_FAT] = p.fat_hu + 14
+    return table
+
+
+def render_hu(
+    labels: npt.NDArray[np.uint8],
+    parameters: PhantomParameters,
+    *,
+    spacing_mm: tuple[float, float],
+    rng: np.random.Generator,
+) -> npt.NDArray[np.int16]:
+    """Render one plane of labels as a CT image.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray
+        uint8 (H, W) from `Body.label_at`.
+    parameters : PhantomParameters
+        Gives intensities, blur and noise.
+    spacing_mm : tuple of float
+        Distance between rows and between columns.
+    rng : numpy.random.Generator
+        Source of texture and noise.
+
+    Returns
+    -------
+    numpy.ndarray
+        int16 (H, W) in HU, at least -1024.
+    """
+    p = parameters
+    rows_mm, columns_mm = spacing_mm
+    image = mean_hu(p)[labels]
+    soft = image > -200
+    coarse = _smooth_noise(rng, labels.shape, (6.0 / rows_mm, 6.0 / columns_mm))
+    image[soft] += 4.0 * coarse[soft]
+    bone = image > 0.6 * p.trabecular_hu
+    bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
+    grain = _smooth_noise(rng, labels.shape, (0.9 / rows_mm, 0.9 / columns_mm))
+    image[bone] *= 1 + 0.22 * grain[bone]
+    if p.blur_mm > 0:
+        image = ndimage.gaussian_filter(
+            image, (p.blur_mm / rows_mm, p.blur_mm / columns_mm), mode="nearest", truncate=3.0
+        )
+    if p.noise_hu > 0:
+        sigma = (0.45 * p.noise_grain_mm / rows_mm, 0.45 * p.noise_grain_mm / columns_mm)
+        image += p.noise_hu * _smooth_noise(rng, labels.shape, sigma, low_cut=True)
+    if p.streak_hu > 0:
+        image += p.streak_hu * _smooth_noise(rng, labels.shape, (0.8 / rows_mm, 40.0 / columns_mm))
+    return np.clip(np.rint(image), FLOOR_HU, 3071).astype(np.int16)
+
+
+def _smooth_noise(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    sigma_px: tuple[float, float],
+    *,
+    low_cut: bool = False,
+) -> npt.NDArray[np.float32]:
+    """Return Gaussian-filtered white noise of unit standard deviation."""
+    # Coarse noise is drawn on a coarse grid: same look, a fraction of the time.
+    factors = tuple(max(1, int(sigma // 2)) for sigma in sigma_px)
+    small = tuple(-(-size // factor) + 2 for size, factor in zip(shape, factors, strict=True))
+    noise = rng.standard_normal(small, dtype=np.float32)
+    reduced = tuple(sigma / factor for sigma, factor in zip(sigma_px, factors, strict=True))
+    smooth = ndimage.gaussian_filter(noise, reduced, mode="wrap", truncate=3.0)
+    if low_cut:
+        smooth -= 0.75 * ndimage.uniform_filter(smooth, 7, mode="wrap")
+    for axis, factor in enumerate(factors):
+        if factor > 1:
+            smooth = _stretch(smooth, axis, factor, shape[axis])
+    smooth = smooth[: shape[0], : shape[1]]
+    return np.asarray(smooth / max(float(smooth.std()), 1e-6), dtype=np.float32)
+
+
+def _stretch(image: npt.NDArray[np.float32], axis: int, factor: int, size: int) -> npt.NDArray[np.float32]:
+    """Return the image linearly interpolated to `size` samples along one axis."""
+    position = np.arange(size, dtype=np.float32) / np.float32(factor)
+    index = position.astype(np.intp)
+    share = (position - index).reshape((-1, 1) if axis == 0 else (1, -1))
+    return np.asarray(
+        np.take(image, index, axis=axis) * (1 - share) + np.take(image, index + 1, axis=axis) * share
+    )
