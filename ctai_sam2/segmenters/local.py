@@ -72,8 +72,13 @@ class LocalSegmenter:
     weights : str or Path
         A name from the registry (``sam2-ct-nano``, ``sam2.1_hiera_tiny``, ``medsam2``, ...), or a checkpoint
         file: safetensors, or Meta's format ``{"model": state}``.
+    architecture : str, optional
+        Name of the registered checkpoint that a file shares configuration and image size with; told from
+        the file's name when omitted.
     config : str or Path, optional
-        SAM2 model configuration. Needed for a file whose name is not that of a registered checkpoint.
+        SAM2 model configuration, by name or as a YAML file, instead of the registered one.
+    image_size : int, optional
+        Side in pixels of the network's input; as registered or configured when omitted.
     device : str
         ``auto`` (CUDA, else MPS, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
     dtype : {"auto", "float32", "bfloat16"}
@@ -100,7 +105,9 @@ class LocalSegmenter:
         self,
         weights: str | Path = EMBEDDED,
         *,
+        architecture: str | None = None,
         config: str | Path | None = None,
+        image_size: int | None = None,
         device: str = "auto",
         dtype: DType = "auto",
         max_embeddings: int = 16,
@@ -122,14 +129,20 @@ class LocalSegmenter:
         else:
             self._file = _require_path(weights, self._store)
             self._checkpoint = self._store.find_file_name(self._file.name)
-            self._name = self._checkpoint.name if self._checkpoint else self._file.stem
-        if config is None and self._checkpoint is None:
-            raise InputError(
-                "a checkpoint of one's own needs a model configuration",
-                received=self._name,
-                hint="Give config=, for example the YAML it was trained with.",
-            )
-        self._config: str | Path = config if config is not None else _config_of(self._checkpoint)
+            if self._checkpoint is None and architecture is not None:
+                self._checkpoint = self._store.get(architecture)
+            self._name = self._file.stem
+        if config is None:
+            if self._checkpoint is None:
+                raise InputError(
+                    "a checkpoint of one's own needs an architecture or a model configuration",
+                    received=self._name,
+                    hint="Set SAM2_MODEL to the model it derives from, or SAM2_MODEL_CONFIG_FILE.",
+                )
+            config = self._checkpoint.config
+            image_size = image_size or self._checkpoint.image_size
+        self._config = config
+        self._image_size = image_size
         self._expected = require_sha256(sha256) if sha256 else None
         self._device_name = device
         self._dtype: DType = dtype
@@ -284,7 +297,7 @@ class LocalSegmenter:
         if expected is not None:
             require_digest(digest, expected, self._name)
         with self._translated_errors(None):
-            model = build_sam2(self._config)
+            model: Any = build_sam2(self._config, image_size=self._image_size)
             load_weights(model, read_state_dict(path))
             model.requires_grad_(False).eval().to(device)
             with torch.inference_mode():
@@ -511,7 +524,3 @@ def _require_path(weights: str | Path, store: ModelStore) -> Path:
             hint=f"Known are {', '.join(store.names)}; or give a file.",
         )
     return path
-
-
-def _config_of(checkpoint: Checkpoint | None) -> str:
-    return checkpoint.config if checkpoint is not None else ""

@@ -38,10 +38,10 @@ class Checkpoint:
         Name of its file, wherever it lies.
     config : str
         Model configuration, as `ctai_sam2.segmenters.sam2_model.build_sam2` takes it.
-    image_size : int
-        Side in pixels at which the encoder runs.
     licence, source : str
         Terms of the weights, and where they come from.
+    image_size : int, optional
+        Side in pixels at which the encoder runs, where it differs from the configuration's.
     url : str, optional
         Address to download from; None for the embedded model.
     sha256 : str, optional
@@ -53,9 +53,9 @@ class Checkpoint:
     name: str
     file_name: str
     config: str
-    image_size: int
     licence: str
     source: str
+    image_size: int | None = None
     url: str | None = None
     sha256: str | None = None
     size_bytes: int | None = None
@@ -88,16 +88,15 @@ class ModelStatus:
     detail: str
 
 
-def _meta(size: str, config: str, sha256: str, size_bytes: int) -> Checkpoint:
-    file_name = f"sam2.1_hiera_{size}.pt"
+def _meta(size: str, sha256: str, size_bytes: int) -> Checkpoint:
+    name = f"sam2.1_hiera_{size}"
     return Checkpoint(
-        name=f"sam2.1_hiera_{size}",
-        file_name=file_name,
-        config=config,
-        image_size=1024,
+        name=name,
+        file_name=f"{name}.pt",
+        config=name,
         licence="Apache-2.0",
         source="https://github.com/facebookresearch/sam2",
-        url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{file_name}",
+        url=f"https://dl.fbaipublicfiles.com/segment_anything_2/092824/{name}.pt",
         sha256=sha256,
         size_bytes=size_bytes,
     )
@@ -114,18 +113,17 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         name=EMBEDDED,
         file_name="sam2_ct_nano.safetensors",
         config="sam2_ct_nano",
-        image_size=512,
         licence="Apache-2.0",
         source="trained by this project; see its model card",
     ),
-    _meta("tiny", "sam2.1_hiera_t", _TINY, 156_008_466),
-    _meta("small", "sam2.1_hiera_s", _SMALL, 184_416_285),
-    _meta("base_plus", "sam2.1_hiera_b+", _BASE_PLUS, 323_606_802),
-    _meta("large", "sam2.1_hiera_l", _LARGE, 898_083_611),
+    _meta("tiny", _TINY, 156_008_466),
+    _meta("small", _SMALL, 184_416_285),
+    _meta("base_plus", _BASE_PLUS, 323_606_802),
+    _meta("large", _LARGE, 898_083_611),
     Checkpoint(
         name="medsam2",
         file_name="MedSAM2_latest.pt",
-        config="sam2.1_hiera_t512",
+        config="sam2.1_hiera_tiny",
         image_size=512,
         licence="Research and education only, as its model page says; read it before use",
         source="https://huggingface.co/wanglab/MedSAM2",
