@@ -47,7 +47,7 @@ class ReferenceCase:
 
 
 def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
-    """Read an ``.npz`` file with ``image`` (HU), ``spacing`` (row, column mm), ``meta`` (JSON), ``mask_<name>``.
+    """Read an ``.npz`` file: ``image`` (HU), ``spacing`` (row, column mm), ``meta`` (JSON), ``mask_<name>``.
 
     Values below -1024 become -1024, as when a CT is read.
 

@@ -153,7 +153,7 @@ class FrameHeader:
 
 
 def looks_like_dicom(path: Path) -> bool:
-    """True where the first bytes are those of a DICOM file, with or without its preamble.
+    """Tell whether the first bytes are those of a DICOM file, with or without its preamble.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def looks_like_dicom(path: Path) -> bool:
 
 
 def is_dicom_named(path: Path) -> bool:
-    """True where the file's name lets one expect DICOM."""
+    """Tell whether the file's name lets one expect DICOM."""
     suffix = path.suffix.lower()
     # UIDs as names end in digits after a dot.
     return suffix in _DICOM_SUFFIXES or suffix[1:].isdigit()
@@ -247,7 +247,7 @@ def read_headers(path: Path) -> list[FrameHeader]:
 
 
 def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> Any:
-    """A value from the per-frame functional groups, else the shared ones, else the top level."""
+    """Get a value from the per-frame functional groups, else the shared ones, else the top level."""
     for groups, index in (
         ("PerFrameFunctionalGroupsSequence", frame),
         ("SharedFunctionalGroupsSequence", 0),
@@ -263,7 +263,7 @@ def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> A
 
 
 def value_of(dataset: Any, keyword: str) -> Any:
-    """A value, or None where the element is missing, empty or malformed."""
+    """Get a value, or None where the element is missing, empty or malformed."""
     try:
         value = dataset.get(keyword)
     except Exception:  # a malformed element is as good as a missing one
@@ -281,7 +281,7 @@ def number_of(value: Any) -> float | None:
 
 
 def damaged(path: Path, cause: str) -> DicomError:
-    """The error for a file whose content cannot be used; it carries ``cause`` for lists of skipped files."""
+    """Make the error for a file whose content cannot be used."""
     return DicomError(f"{path.name} cannot be read: {cause}", hint="Export the file again.")
 
 
@@ -302,7 +302,7 @@ def _headers_of(path: Path, dataset: Any) -> list[FrameHeader]:
     sop_class = str(value_of(dataset, "SOPClassUID") or "")
     if not sop_class:
         sop_class = str(value_of(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID") or "")
-    common = {
+    common: dict[str, Any] = {
         "path": path,
         "series_uid": str(value_of(dataset, "SeriesInstanceUID") or ""),
         "instance_uid": str(value_of(dataset, "SOPInstanceUID") or ""),

@@ -97,7 +97,7 @@ def read_hu_frames(path: Path, frames: Sequence[int]) -> DecodedFile:
 
 
 def implausible_values(hu: NDArray[Any]) -> list[str]:
-    """A warning where no body could have these values: no fat below -50 HU, or nothing above 0 HU.
+    """Warn where no body could have these values: no fat below -50 HU, or nothing above 0 HU.
 
     Examples
     --------
@@ -152,7 +152,7 @@ def _codestream_is_signed(dataset: Any) -> bool:
 
 
 def _decode(dataset: Any, frames: Sequence[int]) -> list[NDArray[Any]]:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     shape = (int(dataset.Rows), int(dataset.Columns))
     arrays = [np.array(array) for array in iter_pixels(dataset, indices=list(frames))]
@@ -176,7 +176,7 @@ def _to_hu(
 
 def _rescale(path: Path, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]) -> NDArray[Any]:
     if value_of(dataset, "ModalityLUTSequence"):
-        from pydicom.pixels import apply_modality_lut
+        from pydicom.pixels.processing import apply_modality_lut
 
         return np.rint(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64))
     group = "PixelValueTransformationSequence"

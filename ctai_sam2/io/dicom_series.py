@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -245,7 +245,7 @@ def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def cause_of(error: CtaiError, path: Path) -> str:
-    """The cause an error names, without the file name in front."""
+    """Get the cause an error names, without the file name in front."""
     text = error.problem
     for start in (f"{path.name} cannot be read: ", f"{path.name} cannot be opened: ", f"{path.name} "):
         if text.startswith(start):

@@ -270,8 +270,10 @@ def _write(
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError("a NIfTI file's name ends in .nii or .nii.gz", received=path.suffix or "no ending")
     affine = _RAS_FROM_LPS @ affine_lps
-    image: Any = nibabel.Nifti1Image(array_zyx.transpose(2, 1, 0), None)
-    header = image.header
+    header_class: Any = nibabel.Nifti1Header
+    header = header_class()
+    header.set_data_dtype(array_zyx.dtype)
+    header.set_data_shape(array_zyx.shape[::-1])
     header.set_xyzt_units("mm")
     header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
     if placed:
@@ -280,8 +282,8 @@ def _write(
         # A tilted stack is sheared, which the quaternion form cannot say.
         if np.abs(unit.T @ unit - np.eye(3)).max() < _SHEAR_TOLERANCE:
             header.set_qform(affine, code="scanner")
-    image = nibabel.Nifti1Image(array_zyx.transpose(2, 1, 0), None, header)
-    content = image.to_bytes()
+    image_class: Any = nibabel.Nifti1Image
+    content: bytes = image_class(array_zyx.transpose(2, 1, 0), None, header).to_bytes()
     if path.name.lower().endswith(".gz"):
         # Without a time stamp, equal volumes give equal files.
         content = gzip.compress(content, compresslevel=5, mtime=0)

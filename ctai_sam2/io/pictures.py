@@ -53,8 +53,10 @@ def read_picture(
             name for name, value in (("window", window), ("spacing_mm", spacing_mm)) if value is None
         )
         raise InputError(
-            f"a picture says neither what its grey values mean in HU nor how large a pixel is: {missing} is missing",
-            hint="For example window=Window(level=40, width=400), spacing_mm=(0.8, 0.8); better give the DICOM file.",
+            f"{missing} is missing: a picture says neither what its grey values mean in HU"
+            " nor how large a pixel is",
+            hint="For example window=Window(level=40, width=400), spacing_mm=(0.8, 0.8);"
+            " better give the DICOM file.",
         )
     grey, largest = _grey_values(path)
     hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
