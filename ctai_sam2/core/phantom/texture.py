@@ -36,7 +36,7 @@ _FIXED: Final[dict[int, float]] = {
     Label.BOWEL_GAS: -940,
     Label.BOWEL_CONTRAST: 260,
     Label.BOWEL_STOOL: 45,
-    Label.TABLE_SHELL: 150,
+    Label.TABLE_SHELL: 350,
     Label.TABLE_FOAM: -985,
     Label.CANAL: 24,
     Label.EPIDURAL_FAT: -60,
@@ -124,6 +124,10 @@ def render_hu(
     strands = fat & (np.abs(coarse) < 0.07)
     image[strands] += 24.0
     image[labels == Label.VAT] += 7.0 * np.abs(coarse[labels == Label.VAT])
+    muscle = (labels >= Label.RECTUS_LEFT) & (labels <= Label.PSOAS_RIGHT)
+    fibres = _smooth_noise(rng, labels.shape, (1.3 / rows_mm, 1.3 / columns_mm))[muscle]
+    # Marbling too fine to be a streak of its own darkens more than it brightens.
+    image[muscle] += (3.0 + 45.0 * p.imat_share) * np.where(fibres < 0, 1.4, 0.6) * fibres
     bone = image > 0.6 * p.trabecular_hu
     bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
     grain = _smooth_noise(rng, labels.shape, (0.7 / rows_mm, 0.7 / columns_mm))
