@@ -102,7 +102,9 @@ _REGIONS: Final[dict[str, tuple[int, ...]]] = {
         Label.BODY_TRABECULAR + len(LEVEL_NAMES) - 1,
     ),
     "vertebra": tuple(
-        base + index for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR) for index in range(len(LEVEL_NAMES))
+        base + index
+        for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR)
+        for index in range(len(LEVEL_NAMES))
     ),
     "disc": tuple(Label.DISC + index for index in range(len(LEVEL_NAMES))),
     **{

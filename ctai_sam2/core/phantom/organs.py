@@ -142,9 +142,7 @@ def _paint_great_vessels(frame: Frame, p: PhantomParameters, rng: np.random.Gene
             narrow = np.where(below > 0, np.float32(0.68), np.float32(1.0))
             spread = np.minimum(below * 0.45, 60.0)
             off = np.where(below > 0, np.abs(x - x0) - spread, x - x0)
-            return np.asarray(
-                (off / (a * narrow)) ** 2 + ((y - y0 + 0.05 * below) / (b * narrow)) ** 2 < 1
-            )
+            return np.asarray((off / (a * narrow)) ** 2 + ((y - y0 + 0.05 * below) / (b * narrow)) ** 2 < 1)
 
         frame.paint(
             (x0 - a - 60, x0 + a + 60, y0 - b - 8, y0 + b + 1, -1e6, 1e6),
@@ -172,4 +170,6 @@ def _paint_ellipsoid(
             power((x - cx) / a, exponent) + power((y - cy) / b, exponent) + power((z - cz) / c, exponent) < 1
         )
 
-    frame.paint((cx - a, cx + a, cy - b, cy + b, cz - c, cz + c), inside, label, over=(Label.VAT, Label.VESSEL))
+    frame.paint(
+        (cx - a, cx + a, cy - b, cy + b, cz - c, cz + c), inside, label, over=(Label.VAT, Label.VESSEL)
+    )

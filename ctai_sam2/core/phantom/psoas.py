@@ -107,7 +107,9 @@ class Psoas:
         within = (level - np.round(level)) * np.float32(2 * self._pitch_mm / self._height_mm)
         waist = 1 - self._waist * np.maximum(1 - within * within, 0)
         bone = self._vertebra_mm * (1 - 0.03 * level) * waist + 0.3
-        centre_x = bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        centre_x = (
+            bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        )
         centre_y = self._centre_y_mm + np.interp(level, _LEVEL, _POSTERIOR_MM).astype(np.float32)
         return (np.asarray(a), np.asarray(b), np.asarray(centre_x), np.asarray(centre_y))
 

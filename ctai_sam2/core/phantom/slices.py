@@ -213,7 +213,9 @@ def make_volume(
         Where shape or spacing cannot be used.
     """
     if len(shape_zyx) != 3 or len(spacing_zyx_mm) != 3:
-        raise InputError("a volume needs three sizes and three spacings", received=(shape_zyx, spacing_zyx_mm))
+        raise InputError(
+            "a volume needs three sizes and three spacings", received=(shape_zyx, spacing_zyx_mm)
+        )
     depth, height, width = shape_zyx
     _check_grid((height, width), spacing_zyx_mm[1:])
     if not (1 <= depth <= _LARGEST_PX and 0.05 <= spacing_zyx_mm[0] <= 50):
@@ -256,7 +258,9 @@ def level_z_mm(parameters: PhantomParameters, level: str) -> float:
     """
     levels = parameters.levels_mm
     if level not in levels:
-        raise InputError("the phantom has no such level", received=level, hint=f"Use one of {', '.join(levels)}.")
+        raise InputError(
+            "the phantom has no such level", received=level, hint=f"Use one of {', '.join(levels)}."
+        )
     return levels[level]
 
 

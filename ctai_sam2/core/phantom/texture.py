@@ -129,7 +129,12 @@ def render_hu(
     # Marbling too fine to be a streak of its own darkens more than it brightens.
     image[muscle] += (3.0 + 45.0 * p.imat_share) * np.where(fibres < 0, 1.4, 0.6) * fibres
     bone = image > 0.6 * p.trabecular_hu
-    bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
+    bone &= (
+        (labels >= Label.BONE)
+        & (labels < Label.DISC)
+        & (labels != Label.CANAL)
+        & (labels != Label.EPIDURAL_FAT)
+    )
     grain = _smooth_noise(rng, labels.shape, (0.7 / rows_mm, 0.7 / columns_mm))
     image[bone] *= 1 + 0.11 * grain[bone]
     if p.blur_mm > 0:

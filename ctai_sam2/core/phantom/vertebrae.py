@@ -21,8 +21,8 @@ _FIRST_LUMBAR = LEVEL_NAMES.index("L1")
 def body_area_mm2(parameters: PhantomParameters, spine: Spine, z_mm: float) -> float:
     """Return the area of vertebral body in the axial plane at z.
 
-    Neighbouring bodies are taken not to touch. Closed form where the plane cuts no endplate, else integrated over 4,001 strips of equal
-    y (relative error below 0.1 %). S1 is not counted.
+    Closed form where the plane cuts no endplate, else integrated over 4,001 strips of equal y
+    (relative error below 0.1 %). Neighbouring bodies are taken not to touch; S1 is not counted.
     """
     total = 0.0
     for index in range(_SACRUM):
@@ -170,7 +170,7 @@ def _sacral(p: PhantomParameters, spine: Spine, y: Floats, z: Floats) -> tuple[F
     top = -2.5 * pitch - p.disc_height_mm * 0.1
     angle = math.radians(p.sacral_tilt_deg)
     # The frame's y is relative to the spine's line; undo that to have a straight bone.
-    y = y + spine.y_at(z) - spine.y_at(np.float32(top))
+    y = y + spine.y_at(z) - spine.y_at(np.asarray(top, dtype=np.float32))
     z = z - np.float32(top)
     return (
         np.asarray(y * np.float32(math.cos(angle)) + z * np.float32(math.sin(angle))),
@@ -195,7 +195,8 @@ def _paint_sacrum(frame: Frame, p: PhantomParameters, spine: Spine) -> None:
     length = 100.0
     inside = (down >= 0) & (down < length) & (across > front) & (across < back) & (np.abs(x) < width)
     margin = np.minimum(
-        np.minimum(across - front, back - across), np.minimum(np.minimum(down, length - down), width - np.abs(x))
+        np.minimum(across - front, back - across),
+        np.minimum(np.minimum(down, length - down), width - np.abs(x)),
     )
     segment = down / 26.0
     scar = (np.abs(segment - np.round(segment)) * 26.0 < 1.2) & (segment > 0.5)
