@@ -20,6 +20,21 @@ def paint_organs(frame: Frame, parameters: PhantomParameters) -> None:
     for side in (1, -1):
         _paint_kidney(frame, p, rng, side)
     _paint_great_vessels(frame, p, rng)
+    _paint_psoas_neighbours(frame, p, rng)
+
+
+def _paint_psoas_neighbours(frame: Frame, p: PhantomParameters, rng: np.random.Generator) -> None:
+    """Paint what lies on the psoas and looks like it: crura, ureters, gonadal vessels."""
+    pitch = p.vertebra_height_mm + p.disc_height_mm
+    end = rng.uniform(-0.1, 0.9) * pitch
+    for side in (1, -1):
+        out, thick = side * rng.uniform(13, 20), rng.uniform(2.5, 5.0)
+        middle = -p.vertebra_half_depth_mm - 7.0
+        _paint_ellipsoid(frame, (out, middle, end + 120), (thick, 17.0, 120.0), Label.CRUS)
+        for _ in range(2):
+            x0 = side * (p.vertebra_half_width_mm + rng.uniform(6, 30))
+            y0, radius = p.psoas_y_mm - p.psoas_half_depth_mm - rng.uniform(0, 6), rng.uniform(1.5, 3.0)
+            _paint_ellipsoid(frame, (x0, y0, -60.0), (radius, radius, 170.0), Label.VESSEL)
 
 
 def _paint_small_vessels(frame: Frame, rng: np.random.Generator) -> None:

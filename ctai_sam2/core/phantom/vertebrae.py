@@ -102,6 +102,7 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
     block = frame.cut((-62.0, 62.0, depth - 6, depth + 62, low, high))
     if block is None:
         return
+    rng = np.random.default_rng([p.detail_seed, 6])
     x, y, z = frame.points(block)
     turn = np.round(z / np.float32(pitch))
     rise = z - turn * np.float32(pitch)
@@ -117,7 +118,8 @@ def paint_posterior_elements(frame: Frame, parameters: PhantomParameters) -> Non
     spinous_rise = np.abs(rise + 5.5 + 0.17 * (back - 20))
     spinous = (across < spinous_half) & (back > 17) & (back < tip) & (spinous_rise < 8 + 0.12 * (back - 18))
     span = across - 14
-    droop = 6.0 + 0.16 * span
+    # Transverse processes sweep back, more in some patients than in others.
+    droop = 5.0 + np.float32(rng.uniform(0.1, 0.4)) * span
     transverse_end = 33 - 6 * (turn > 1) - 4 * (turn < -1)
     transverse = (
         (span > 0) & (span < transverse_end) & (np.abs(back - droop - 1.5) < 3.2) & (np.abs(rise - 2) < 5.5)
