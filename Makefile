@@ -1,0 +1,56 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv first.
+
+PYTHON ?= python3
+VENV   ?= .venv
+OUT    ?= demo-output
+# The pair the tests run with. Another build: make setup TORCH="torch torchvision --index-url URL"
+TORCH  ?= torch==2.14.1 torchvision==0.29.1
+
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet
+BASE := $(VENV)/.installed-base
+DEV  := $(VENV)/.installed-dev
+
+.PHONY: help setup demo test lint lab bench clean
+.DEFAULT_GOAL := help
+
+help:  ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+
+# sam2 is a source distribution that builds against torch: torch goes first, and build
+# isolation is off so that a second torch is not downloaded. Its CUDA extension is optional.
+$(BASE): pyproject.toml Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+	  echo "Could not make $(VENV). Python 3.10 or newer with its venv module is needed (Debian: apt install python3-venv)."; exit 1; }
+	@echo "Installing into $(VENV): PyTorch first, then SAM2, then ctai_sam2 (some minutes the first time)."
+	$(PIP) $(TORCH)
+	$(PIP) setuptools wheel
+	SAM2_BUILD_CUDA=0 $(PIP) --no-build-isolation "sam2>=1.0"
+	$(PIP) --editable .
+	@touch $@
+
+$(DEV): $(BASE)
+	$(PIP) --editable ".[all,dev]"
+	@touch $@
+
+setup: $(DEV)  ## install everything into .venv
+
+demo: $(BASE)  ## one click on a CT study: make demo [STUDY=folder-or-file] [OUT=demo-output]
+	$(BIN)/ctai-sam2 demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
+
+test: $(DEV)  ## run all tests
+	$(BIN)/python -m pytest
+
+lint: $(DEV)  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+
+lab: $(DEV)  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+bench: $(DEV)  ## timings as ratios in one run
+	$(BIN)/python -m benchmarks
+
+clean:  ## remove what make made
+	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis

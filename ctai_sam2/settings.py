@@ -1,0 +1,207 @@
+"""Settings from the environment: one class, prefix ``SAM2_``, ``.env`` read.
+
+Every field's description is its documentation; `settings_table` turns the class
+into the table that the manual shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ctai_sam2.errors import InputError
+
+PREFIX = "SAM2_"
+
+
+class Settings(BaseSettings):
+    """What a user or an administrator may set; every field is the variable ``SAM2_<NAME>``.
+
+    Read from keyword arguments, then the environment, then ``.env`` in the working directory.
+    The names of the original system are kept.
+
+    Raises
+    ------
+    InputError
+        If a value cannot be used; names the variable, and never shows a secret.
+
+    Examples
+    --------
+    >>> Settings(_env_file=None, device="cpu").device
+    'cpu'
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        env_ignore_empty=True,
+    )
+
+    enabled: bool = Field(True, description="Whether one-click segmentation is offered at all.")
+    model: str = Field(
+        "sam2-ct-nano",
+        description="Named checkpoint, as `ctai-sam2 models list` shows it; "
+        "with a checkpoint file of one's own, the model it derives from.",
+    )
+    model_path: Path | None = Field(
+        None,
+        description="A checkpoint file to use for the model, or the folder that holds checkpoints. "
+        "Default: the user's data folder.",
+    )
+    model_sha256: str | None = Field(
+        None,
+        description="Expected SHA-256 of the checkpoint; needed to download one whose hash is unknown here.",
+    )
+    model_config_file: Path | None = Field(
+        None, description="A SAM2 model configuration (YAML) for a checkpoint of one's own."
+    )
+    models_url: str | None = Field(
+        None,
+        description="Mirror to download checkpoints from: an http(s) folder of the original file names.",
+    )
+    device: str = Field(
+        "auto",
+        description="auto (CUDA, else Apple MPS, else CPU), cpu, cuda, cuda:N or mps.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Precision of the image encoder; auto is bfloat16 on CUDA that has it, else float32.",
+    )
+    num_threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="CPU threads of torch in this process; unset leaves torch's own choice.",
+    )
+    max_embeddings: int = Field(
+        16, ge=1, le=4096, description="Image embeddings kept in memory (about 16 MB each at 1024 pixels)."
+    )
+    confidence_threshold: float = Field(
+        0.5, ge=0, le=1, description="Predicted IoU below which a mask is flagged for review."
+    )
+    cache_dir: Path | None = Field(
+        None, description="Folder of the answer cache. Default: the user's cache folder."
+    )
+    cache_expire_hours: float = Field(
+        24, gt=0, le=24 * 365, description="Age in hours after which a cached answer is computed again."
+    )
+    cache_max_mb: float = Field(512, gt=0, description="Size in MB that the answer cache is kept below.")
+    service_url: str | None = Field(
+        None, description="Address of a segmentation service; unset means none is used."
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Key the service asks for; required when it listens beyond this machine."
+    )
+    request_timeout: float = Field(
+        30,
+        gt=0,
+        le=3600,
+        description="Seconds the service may take for an answer; the client waits 5 s more.",
+    )
+    max_concurrency: int = Field(
+        2, ge=1, le=256, description="Predictions the service runs at the same time."
+    )
+    batch_size: int = Field(
+        1, ge=1, le=64, description="Slices embedded together by the service where a GPU is used."
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise _explain(error) from None
+        except (UnicodeDecodeError, OSError) as error:
+            raise InputError(
+                "the .env file cannot be read", received=type(error).__name__, hint="Save it as UTF-8 text."
+            ) from None
+
+    @field_validator("service_url", "models_url")
+    @classmethod
+    def _require_plain_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address beginning with http:// or https://")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError(
+                "must not hold a user name or password; use SAM2_API_KEY, or ~/.netrc for a mirror"
+            )
+        return value.rstrip("/")
+
+    @field_validator("device")
+    @classmethod
+    def _require_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", value.strip().lower()):
+            raise ValueError(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps")
+        return value.strip().lower()
+
+    @field_validator("model")
+    @classmethod
+    def _require_name(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("must name a model")
+        return value.strip()
+
+    @field_validator("model_sha256")
+    @classmethod
+    def _require_sha256(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch("[0-9a-fA-F]{64}", value.strip()):
+            raise ValueError("a SHA-256 is 64 hexadecimal digits")
+        return None if value is None else value.strip().lower()
+
+
+def list_settings() -> list[tuple[str, str, str, str]]:
+    """Every setting as (variable, values, default, description), in the order of the class.
+
+    Examples
+    --------
+    >>> list_settings()[0][:3]
+    ('SAM2_ENABLED', 'true or false', 'true')
+    """
+    rows = []
+    for name, info in Settings.model_fields.items():
+        default = "" if info.default is None else str(info.default)
+        if isinstance(info.default, bool):
+            default = default.lower()
+        rows.append((PREFIX + name.upper(), _describe_type(info.annotation), default, info.description or ""))
+    return rows
+
+
+def settings_table() -> str:
+    """Write the settings as a Markdown table, for the manual."""
+    lines = ["| variable | value | default | meaning |", "|---|---|---|---|"]
+    for variable, kind, default, description in list_settings():
+        lines.append(f"| `{variable}` | {kind} | {f'`{default}`' if default else 'unset'} | {description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _explain(error: ValidationError) -> InputError:
+    first = error.errors(include_url=False, include_input=False)[0]
+    name = str(first["loc"][0]) if first["loc"] else "settings"
+    problem = str(first["msg"]).removeprefix("Value error, ")
+    described = {variable: description for variable, _, _, description in list_settings()}
+    variable = PREFIX + name.upper()
+    return InputError(
+        f"the setting {variable} cannot be used: {problem[:1].lower()}{problem[1:]}",
+        hint=f"Meaning of {variable}: {described.get(variable, 'see the table of settings')}",
+    )
+
+
+def _describe_type(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(str(value) for value in get_args(annotation))
+    names = {bool: "true or false", int: "whole number", float: "number", Path: "path", SecretStr: "secret"}
+    inner: Iterable[Any] = get_args(annotation) or (annotation,)
+    return next((names.get(kind, "text") for kind in inner if kind is not type(None)), "text")

@@ -1,0 +1,598 @@
+"""Values that travel between rooms: slices, volumes, prompts, predictions.
+
+All are frozen, keyword-only and valid once constructed. Arrays are stored as
+read-only views or copies, so a value never changes behind its holder's back.
+
+Coordinates: ``x`` is the column, ``y`` the row, pixel (0, 0) is the first one
+and integer coordinates are pixel centres. Patient coordinates are DICOM LPS in
+mm: +x to the patient's left, +y posterior, +z towards the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ctai_sam2.errors import GeometryError, InputError
+
+Mask: TypeAlias = NDArray[np.bool_]
+Plane: TypeAlias = Literal["axial", "sagittal", "coronal", "oblique", "unknown"]
+PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown")
+
+MAX_POINTS = 1024
+"""More points than any person or rule places; beyond it a request is a mistake."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A linear grey window: ``level`` is its centre and ``width`` its span, both in HU.
+
+    Raises
+    ------
+    InputError
+        If a value is not finite or the width is not positive.
+
+    Examples
+    --------
+    >>> Window(level=40, width=400).low_hu, Window(level=40, width=400).high_hu
+    (-160.0, 240.0)
+    """
+
+    level: float = 40.0
+    width: float = 400.0
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.level) and np.isfinite(self.width) and self.width > 0):
+            raise InputError(
+                "a window needs a finite level and a positive width in HU",
+                received=(self.level, self.width),
+                hint="The soft-tissue window is level 40, width 400.",
+            )
+
+    @property
+    def low_hu(self) -> float:
+        """HU shown black."""
+        return float(self.level - self.width / 2)
+
+    @property
+    def high_hu(self) -> float:
+        """HU shown white."""
+        return float(self.level + self.width / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """What the header says of how a CT was made; nothing that names a patient.
+
+    Every field is None where the header is silent.
+
+    Parameters
+    ----------
+    kvp : float, optional
+        Peak tube voltage in kV.
+    contrast : bool, optional
+        True where a contrast agent is recorded.
+    slice_thickness_mm : float, optional
+        Nominal thickness; volumes are never computed from it.
+    kernel : str, optional
+        Reconstruction kernel.
+    gantry_tilt_deg : float, optional
+        Gantry tilt in degrees.
+    patient_sex : {"M", "F"}, optional
+        As recorded.
+    patient_height_m, patient_weight_kg : float, optional
+        As recorded, where plausible.
+    """
+
+    kvp: float | None = None
+    contrast: bool | None = None
+    slice_thickness_mm: float | None = None
+    kernel: str | None = None
+    gantry_tilt_deg: float | None = None
+    patient_sex: str | None = None
+    patient_height_m: float | None = None
+    patient_weight_kg: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CTSlice:
+    """One CT slice in Hounsfield units, in display orientation.
+
+    Axial slices have anterior up and the patient's right on image left;
+    sagittal slices have superior up and anterior on image left.
+
+    Parameters
+    ----------
+    hu : array_like, shape (H, W)
+        int16 or float; must be finite. Stored int16 where it came as integers, else float32.
+    spacing_mm : tuple of float
+        (row spacing, column spacing): distance between rows, then between columns.
+    plane : {"axial", "sagittal", "coronal", "oblique", "unknown"}
+        Anatomical plane.
+    affine : array_like, shape (4, 4), optional
+        Maps (x, y, 0, 1) in pixels to LPS mm; None where position is unknown.
+    thickness_mm : float, optional
+        The extent the slice stands for along its normal.
+    index : int, optional
+        Its index in the volume it was taken from.
+    acquisition : Acquisition
+        Facts from the header.
+    warnings : tuple of str
+        What a reader should know before trusting measurements.
+
+    Raises
+    ------
+    InputError
+        If the array is not two-dimensional, is empty or is not finite, or the plane is unknown.
+    GeometryError
+        If the spacing is not positive.
+    """
+
+    hu: NDArray[Any]
+    spacing_mm: tuple[float, float]
+    plane: Plane = "axial"
+    affine: NDArray[np.float64] | None = None
+    thickness_mm: float | None = None
+    index: int | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, "hu", _checked_hu(self.hu, ndim=2))
+        _set(self, "spacing_mm", _checked_spacing(self.spacing_mm, 2))
+        if self.plane not in PLANES:
+            raise InputError("no such plane", received=self.plane, hint=f"One of {', '.join(PLANES)}.")
+        if self.affine is not None:
+            _set(self, "affine", _checked_affine(self.affine))
+        _set(self, "warnings", tuple(self.warnings))
+
+    @property
+    def shape_hw(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return int(self.hu.shape[0]), int(self.hu.shape[1])
+
+    @property
+    def pixel_area_mm2(self) -> float:
+        """Row spacing times column spacing."""
+        return self.spacing_mm[0] * self.spacing_mm[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CTVolume:
+    """A CT volume in canonical orientation.
+
+    ``hu_zyx[z, y, x]``: z grows towards the head, y to posterior, x to the
+    patient's left, along the nearest axes of the acquired grid; nothing is resampled.
+
+    Parameters
+    ----------
+    hu_zyx : array_like, shape (D, H, W)
+        Hounsfield units.
+    affine : array_like, shape (4, 4)
+        Maps (x, y, z, 1) in voxel indices to LPS mm, with the median slice step.
+    slice_positions_mm : array_like, shape (D,), optional
+        Real positions of the slices along the slice direction, increasing; shows gaps.
+        Made from the affine when omitted.
+    acquisition : Acquisition
+        Facts from the header.
+    warnings : tuple of str
+        Gaps, tilt, obliquity and other reasons for caution.
+
+    Raises
+    ------
+    InputError
+        If the array is not three-dimensional, is empty or is not finite.
+    GeometryError
+        If the affine is singular or positions do not increase.
+    """
+
+    hu_zyx: NDArray[Any]
+    affine: NDArray[np.float64]
+    slice_positions_mm: NDArray[np.float64] | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, "hu_zyx", _checked_hu(self.hu_zyx, ndim=3))
+        _set(self, "affine", _checked_affine(self.affine))
+        depth = self.hu_zyx.shape[0]
+        if self.slice_positions_mm is None:
+            positions = np.arange(depth, dtype=np.float64) * self.spacing_zyx_mm[0]
+        else:
+            positions = np.array(self.slice_positions_mm, dtype=np.float64)
+        if positions.shape != (depth,) or not np.isfinite(positions).all() or (np.diff(positions) <= 0).any():
+            raise GeometryError(
+                "slice positions must be one increasing number per slice",
+                received=f"{positions.shape[0] if positions.ndim else 0} positions for {depth} slices",
+                hint="Sort the slices along their normal and drop duplicates first.",
+            )
+        positions.setflags(write=False)
+        _set(self, "slice_positions_mm", positions)
+        _set(self, "warnings", tuple(self.warnings))
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        d, h, w = self.hu_zyx.shape
+        return int(d), int(h), int(w)
+
+    @property
+    def spacing_zyx_mm(self) -> tuple[float, float, float]:
+        """Distance between neighbours along z, y and x."""
+        steps = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(steps[2]), float(steps[1]), float(steps[0])
+
+    @property
+    def slice_extents_mm(self) -> NDArray[np.float64]:
+        """Extent each slice stands for, shape (D,): half-way to its neighbours on both sides."""
+        positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
+        if positions.size == 1:
+            return np.array([self.spacing_zyx_mm[0]])
+        gaps = np.diff(positions)
+        padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
+        extents: NDArray[np.float64] = (padded[:-1] + padded[1:]) / 2
+        return extents
+
+    def axial(self, z: int) -> CTSlice:
+        """Axial slice ``z`` (0 is the most inferior), anterior up, patient's right on image left."""
+        z = self._checked_index(z, 0, "axial")
+        columns = np.column_stack([self.affine[:, 0], self.affine[:, 1], self.affine[:, 2]])
+        origin = self.affine @ np.array([0.0, 0.0, z, 1.0])
+        _, sy, sx = self.spacing_zyx_mm
+        return self._slice(
+            self.hu_zyx[z], "axial", (sy, sx), columns, origin, float(self.slice_extents_mm[z]), z
+        )
+
+    def sagittal(self, x: int) -> CTSlice:
+        """Sagittal slice at column ``x``, superior up, anterior on image left."""
+        x = self._checked_index(x, 2, "sagittal")
+        columns = np.column_stack([self.affine[:, 1], -self.affine[:, 2], self.affine[:, 0]])
+        origin = self.affine @ np.array([x, 0.0, self.shape_zyx[0] - 1.0, 1.0])
+        sz, sy, sx = self.spacing_zyx_mm
+        return self._slice(self.hu_zyx[::-1, :, x], "sagittal", (sz, sy), columns, origin, sx, x)
+
+    def coronal(self, y: int) -> CTSlice:
+        """Coronal slice at row ``y``, superior up, patient's right on image left."""
+        y = self._checked_index(y, 1, "coronal")
+        columns = np.column_stack([self.affine[:, 0], -self.affine[:, 2], self.affine[:, 1]])
+        origin = self.affine @ np.array([0.0, y, self.shape_zyx[0] - 1.0, 1.0])
+        sz, sy, sx = self.spacing_zyx_mm
+        return self._slice(self.hu_zyx[::-1, y, :], "coronal", (sz, sx), columns, origin, sy, y)
+
+    def axial_index_of_row(self, row: int) -> int:
+        """Axial index shown by a row of a sagittal or coronal slice (row 0 is the most superior)."""
+        return self._checked_index(self.shape_zyx[0] - 1 - int(row), 0, "axial")
+
+    def _checked_index(self, index: int, axis: int, plane: str) -> int:
+        size = self.hu_zyx.shape[axis]
+        if not 0 <= int(index) < size:
+            raise InputError(f"no {plane} slice {index}", received=index, hint=f"Give 0 to {size - 1}.")
+        return int(index)
+
+    def _slice(
+        self,
+        hu: NDArray[Any],
+        plane: Plane,
+        spacing_mm: tuple[float, float],
+        columns: NDArray[np.float64],
+        origin: NDArray[np.float64],
+        thickness_mm: float,
+        index: int,
+    ) -> CTSlice:
+        return CTSlice(
+            hu=hu,
+            spacing_mm=spacing_mm,
+            plane=plane,
+            affine=np.column_stack([columns, origin]),
+            thickness_mm=thickness_mm,
+            index=index,
+            acquisition=self.acquisition,
+            warnings=self.warnings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompt:
+    """What a person or a rule points at, in pixel coordinates of the slice.
+
+    Parameters
+    ----------
+    points_xy : array_like, shape (N, 2), optional
+        Points as (column, row).
+    labels : array_like, shape (N,), optional
+        1 for foreground, 0 for background; all foreground when omitted.
+    box_xyxy : sequence of 4 floats, optional
+        (x0, y0, x1, y1) with x0 < x1 and y0 < y1.
+    mask : array_like, shape (H, W), optional
+        A previous boolean mask to refine.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree, a number is not finite, a label is not 0 or 1, or the box has no area.
+    """
+
+    points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
+    labels: NDArray[np.int32] | None = None
+    box_xyxy: tuple[float, float, float, float] | None = None
+    mask: Mask | None = None
+
+    def __post_init__(self) -> None:
+        points = _as_float(self.points_xy, "points")
+        if points.size == 0:
+            points = points.reshape(0, 2)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise InputError(
+                "points must be pairs (x, y)",
+                received=f"an array of shape {points.shape}",
+                hint="Give an array of shape (N, 2).",
+            )
+        if len(points) > MAX_POINTS:
+            raise InputError("too many points", received=len(points), hint=f"At most {MAX_POINTS}.")
+        if not np.isfinite(points).all():
+            raise InputError(
+                "a point is not a finite number", hint="Drop the points that are NaN or infinite."
+            )
+        labels = np.ones(len(points), np.int32) if self.labels is None else np.array(self.labels)
+        if labels.shape != (len(points),):
+            raise InputError(
+                "one label per point is needed",
+                received=f"{labels.size} labels for {len(points)} points",
+            )
+        if not np.isin(labels, (0, 1)).all():
+            raise InputError(
+                "labels are 1 (foreground) or 0 (background)",
+                received=", ".join(sorted({str(v) for v in labels.tolist()})),
+            )
+        _set(self, "points_xy", _frozen(points))
+        _set(self, "labels", _frozen(labels.astype(np.int32)))
+        if self.box_xyxy is not None:
+            _set(self, "box_xyxy", _checked_box(self.box_xyxy))
+        if self.mask is not None:
+            mask = np.asarray(self.mask)
+            if mask.ndim != 2 or mask.dtype != np.bool_:
+                raise InputError(
+                    "a mask prompt is a boolean array (H, W)",
+                    received=f"{mask.dtype} of shape {mask.shape}",
+                    hint="Compare with a threshold first, for example mask > 0.",
+                )
+            _set(self, "mask", _frozen(np.array(mask)))
+
+    @classmethod
+    def point(cls, x: float, y: float, *, label: int = 1) -> Prompt:
+        """One point at column ``x``, row ``y``."""
+        return cls(points_xy=np.array([[x, y]], np.float32), labels=np.array([label], np.int32))
+
+    @property
+    def is_empty(self) -> bool:
+        """True where there is neither a point, nor a box, nor a mask."""
+        return len(self.points_xy) == 0 and self.box_xyxy is None and self.mask is None
+
+    def require_within(self, shape_hw: tuple[int, int]) -> None:
+        """Check the prompt against the slice it is meant for.
+
+        Raises
+        ------
+        InputError
+            If the prompt is empty, a point or the box lies outside the slice, or the mask has another shape.
+        """
+        height, width = shape_hw
+        if self.is_empty:
+            raise InputError("the prompt is empty", hint="Give at least a point, a box or a mask.")
+        x, y = self.points_xy[:, 0], self.points_xy[:, 1]
+        outside = (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
+        if outside.any():
+            first = tuple(round(float(v), 1) for v in self.points_xy[int(np.argmax(outside))])
+            raise InputError(
+                f"{int(outside.sum())} of {len(x)} points lie outside the slice of {width} x {height} pixels",
+                received=f"first (x, y) = {first}",
+                hint="Points are (column, row) from (0, 0) at the top left.",
+            )
+        if self.box_xyxy is not None:
+            x0, y0, x1, y1 = self.box_xyxy
+            if x0 < -0.5 or y0 < -0.5 or x1 > width - 0.5 or y1 > height - 0.5:
+                raise InputError(
+                    f"the box leaves the slice of {width} x {height} pixels",
+                    received=self.box_xyxy,
+                    hint="Clip it to the slice.",
+                )
+        if self.mask is not None and self.mask.shape != (height, width):
+            raise InputError(
+                "the mask prompt has another shape than the slice",
+                received=f"{self.mask.shape} for a slice of {(height, width)}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """Which model answered: enough to reproduce a mask or to notice that it changed.
+
+    Parameters
+    ----------
+    name : str
+        Registry name, for example ``sam2-ct-nano``.
+    weights_sha256 : str
+        Hex digest of the weights file.
+    image_size : int
+        Side in pixels at which the encoder runs.
+    device, dtype : str
+        For example ``cpu``, ``float32``.
+    code_version : str
+        Version of this package.
+    """
+
+    name: str
+    weights_sha256: str
+    image_size: int
+    device: str
+    dtype: str
+    code_version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """Whether a segmenter can answer, and why not.
+
+    Parameters
+    ----------
+    available : bool
+        True if a prediction can be asked for now.
+    backend : str
+        ``local``, ``remote``, ``cached``, ``fallback`` or a test's name.
+    detail : str
+        One sentence for a person.
+    identity : ModelIdentity, optional
+        The model that would answer.
+    """
+
+    available: bool
+    backend: str
+    detail: str
+    identity: ModelIdentity | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction:
+    """Candidate masks, best first, and where they came from.
+
+    Parameters
+    ----------
+    masks : array_like of bool, shape (K, H, W)
+        One to three candidates.
+    scores : array_like, shape (K,)
+        Predicted IoU of each, 0 to 1, decreasing.
+    identity : ModelIdentity
+        The model that made them.
+    processing_time_ms : float
+        Time the model took; for a cached answer, the time of the original run.
+    cached : bool
+        True where nothing was computed.
+    backend : str
+        The segmenter that answered.
+    window : Window, optional
+        The window the image was made with, where known.
+
+    Raises
+    ------
+    InputError
+        If shapes disagree or scores are not sorted.
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    identity: ModelIdentity
+    processing_time_ms: float
+    cached: bool = False
+    backend: str = "local"
+    window: Window | None = None
+
+    def __post_init__(self) -> None:
+        masks = np.asarray(self.masks)
+        scores = np.array(self.scores, dtype=np.float32)
+        if masks.ndim != 3 or masks.dtype != np.bool_ or len(masks) == 0 or scores.shape != (len(masks),):
+            raise InputError(
+                "a prediction is boolean masks (K, H, W) with K scores",
+                received=f"{masks.dtype} {masks.shape} and {scores.shape}",
+            )
+        if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
+            raise InputError("scores must be finite and sorted best first", received=scores.tolist())
+        _set(self, "masks", _frozen(masks.view()))
+        _set(self, "scores", _frozen(scores))
+
+    @property
+    def mask(self) -> Mask:
+        """The best candidate, shape (H, W)."""
+        best: Mask = self.masks[0]
+        return best
+
+    @property
+    def confidence_score(self) -> float:
+        """Predicted IoU of the best candidate, 0 to 1."""
+        return float(self.scores[0])
+
+    def with_candidate_first(self, index: int) -> Prediction:
+        """Only candidate ``index``, as a prediction of its own."""
+        if not 0 <= index < len(self.masks):
+            raise InputError("no such candidate", received=index, hint=f"Give 0 to {len(self.masks) - 1}.")
+        return replace(self, masks=self.masks[index : index + 1], scores=self.scores[index : index + 1])
+
+
+def _set(instance: object, name: str, value: object) -> None:
+    object.__setattr__(instance, name, value)
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array
+
+
+def _as_float(value: ArrayLike, what: str) -> NDArray[np.float32]:
+    try:
+        return np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} must be numbers", received=type(value).__name__) from error
+
+
+def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
+    values = _as_float(box, "box corners")
+    if values.shape != (4,) or not np.isfinite(values).all():
+        raise InputError("a box is four finite numbers (x0, y0, x1, y1)", received=f"shape {values.shape}")
+    x0, y0, x1, y1 = (float(v) for v in values)
+    if x1 <= x0 or y1 <= y0:
+        raise InputError(
+            "the box has no area", received=(x0, y0, x1, y1), hint="Give x0 < x1 and y0 < y1, in pixels."
+        )
+    return x0, y0, x1, y1
+
+
+def _checked_hu(hu: ArrayLike, *, ndim: int) -> NDArray[Any]:
+    array = np.asarray(hu)
+    if array.ndim != ndim or array.size == 0:
+        raise InputError(
+            f"Hounsfield units must be a non-empty {ndim}-dimensional array",
+            received=f"shape {array.shape}",
+        )
+    if array.dtype == np.bool_ or not (
+        np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)
+    ):
+        raise InputError("Hounsfield units must be real numbers", received=str(array.dtype))
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            bad = int(array.size - np.isfinite(array).sum())
+            raise InputError(
+                "the image holds values that are not finite",
+                received=f"{bad} of {array.size} pixels are NaN or infinite",
+                hint="Replace them by air (-1024 HU) if they are padding.",
+            )
+        array = array.astype(np.float32, copy=False)
+    elif array.dtype != np.int16:
+        low, high = int(array.min()), int(array.max())
+        if low < -32768 or high > 32767:
+            raise InputError("values outside the range of Hounsfield units", received=(low, high))
+        array = array.astype(np.int16)
+    return _frozen(array.view())
+
+
+def _checked_spacing(spacing_mm: Sequence[float], count: int) -> tuple[float, ...]:
+    values = _as_float(spacing_mm, "spacing").astype(np.float64)
+    if values.shape != (count,) or not np.isfinite(values).all() or (values <= 0).any():
+        raise GeometryError(
+            f"spacing must be {count} positive numbers in mm",
+            received=str(spacing_mm),
+            hint="Give (row spacing, column spacing).",
+        )
+    return tuple(float(v) for v in spacing_mm)
+
+
+def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
+    matrix = np.array(affine, dtype=np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
+        raise GeometryError(
+            "the affine must be a finite, invertible 4 x 4 matrix", received=f"shape {matrix.shape}"
+        )
+    matrix.setflags(write=False)
+    return matrix

@@ -1,0 +1,101 @@
+"""The direction of imports, and how little importing the package loads."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ctai_sam2
+
+PACKAGE = Path(ctai_sam2.__file__).parent
+
+# Lower may not import higher; rooms of one tier do not import each other.
+TIERS: dict[str, int] = {
+    "_version": 0,
+    "errors": 0,
+    "types": 1,
+    "core": 2,
+    "settings": 2,
+    "io": 3,
+    "segmenters": 3,
+    "oneclick": 3,
+    "results": 4,
+    "training": 4,
+    "cli": 5,
+}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path.name} uses a relative import; absolute ones can be checked")
+    return {name.split(".")[1] for name in names if name.startswith("ctai_sam2.") and name.count(".") >= 1}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in PACKAGE.rglob("*.py") if p.name != "__init__.py" or p.parent != PACKAGE)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    room = room_of(path)
+    assert room in TIERS, f"{room} is new: give it a tier here and in the architecture page"
+    for other in imported_rooms(path) - {room, "__version__"}:
+        assert TIERS[other] < TIERS[room], f"{path.name} ({room}) must not import {other}"
+
+
+def test_only_few_modules_import_torch() -> None:
+    allowed = {"segmenters/local.py", "segmenters/sam2_model.py"}
+    found = set()
+    for path in modules():
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        for node in ast.walk(tree):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] in {"torch", "sam2", "torchvision"} for name in names):
+                found.add(path.relative_to(PACKAGE).as_posix())
+    rest = {name for name in found if not name.startswith("training/")} - allowed
+    assert rest <= {"cli/doctor.py"}, "torch is the business of segmenters/local.py"
+
+
+def run_python(code: str) -> str:
+    env = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
+@pytest.mark.parametrize("module", ["ctai_sam2", "ctai_sam2.segmenters", "ctai_sam2.io", "ctai_sam2.cli"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    heavy = ["torch", "sam2", "torchvision", "ipywidgets", "ipycanvas", "matplotlib", "pydicom", "pandas"]
+    code = f"import {module}, sys, json; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
+    assert json.loads(run_python(code)) == []
+
+
+def test_public_names_are_sorted_and_load() -> None:
+    assert list(ctai_sam2.__all__) == sorted(ctai_sam2.__all__)
+    assert set(ctai_sam2._HOME) | {"__version__"} == set(ctai_sam2.__all__)
+    for name in ctai_sam2.__all__:
+        assert getattr(ctai_sam2, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        ctai_sam2.nothing  # noqa: B018
