@@ -155,15 +155,12 @@ def _check_sam2() -> Check:
 
 
 def _check_weights(settings: Settings) -> Check:
-    from ctai_sam2.segmenters import weights
+    from ctai_sam2.segmenters.opening import open_store
 
-    path = weights.locate(settings.model, settings=settings)
-    weights.verify(settings.model, settings=settings)
-    return Check(
-        layer="weights",
-        status="ok",
-        detail=f"{settings.model}: {path.name}, {path.stat().st_size / 1e6:.1f} MB",
-    )
+    if settings.model_path is not None and settings.model_path.is_file():
+        return Check(layer="weights", status="ok", detail=f"own checkpoint {settings.model_path.name}")
+    status = open_store(settings).verify(settings.model)
+    return Check(layer="weights", status="ok", detail=f"{settings.model}: {status.detail}")
 
 
 def _check_segmentation() -> Check:
@@ -194,7 +191,9 @@ def _check_segmentation() -> Check:
 
 
 def _check_cache(settings: Settings) -> Check:
-    folder = Path(settings.cache_dir)
+    from ctai_sam2.segmenters.opening import cache_folder
+
+    folder = cache_folder(settings)
     hint = "Set SAM2_CACHE_DIR to a folder you may write to."
     try:
         folder.mkdir(parents=True, exist_ok=True)

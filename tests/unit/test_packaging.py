@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import rattler
 import yaml
+from rattler.exceptions import InvalidMatchSpecError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +40,7 @@ def conda_specs() -> list[str]:
 def test_every_conda_line_is_a_match_spec() -> None:
     for spec in conda_specs():
         rattler.MatchSpec(spec)
-    with pytest.raises(rattler.exceptions.InvalidMatchSpecError):
+    with pytest.raises(InvalidMatchSpecError):
         rattler.MatchSpec("numpy >=>1")
 
 
