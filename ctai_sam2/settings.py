@@ -49,7 +49,11 @@ class Settings(BaseSettings):
     )
 
     enabled: bool = Field(True, description="Whether one-click segmentation is offered at all.")
-    model: str = Field("sam2-ct-nano", description="Named checkpoint, as `ctai-sam2 models list` shows it.")
+    model: str = Field(
+        "sam2-ct-nano",
+        description="Named checkpoint, as `ctai-sam2 models list` shows it; "
+        "with a checkpoint file of one's own, the model it derives from.",
+    )
     model_path: Path | None = Field(
         None,
         description="A checkpoint file to use for the model, or the folder that holds checkpoints. "
@@ -64,7 +68,7 @@ class Settings(BaseSettings):
     )
     models_url: str | None = Field(
         None,
-        description="Mirror to download checkpoints from: an http(s) folder with files of the original names.",
+        description="Mirror to download checkpoints from: an http(s) folder of the original file names.",
     )
     device: str = Field(
         "auto",

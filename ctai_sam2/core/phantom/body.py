@@ -7,6 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from ctai_sam2.core.phantom.back_muscles import paint_back_muscles
 from ctai_sam2.core.phantom.bowel import paint_bowel
 from ctai_sam2.core.phantom.frame import Bools, Floats, Frame, Spine, power
 from ctai_sam2.core.phantom.labels import FAT_STREAK, Label
@@ -16,7 +17,6 @@ from ctai_sam2.core.phantom.psoas import Psoas
 from ctai_sam2.core.phantom.vertebrae import paint_posterior_elements, paint_vertebrae
 from ctai_sam2.errors import InputError
 
-_FAR = 1e6
 _STREAK_SHARES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 _STREAK_SCORES = (1.2, 0.47, 0.25, 0.05, -0.2, -0.42, -0.8)
 
@@ -32,8 +32,9 @@ class Body:
     Examples
     --------
     >>> from ctai_sam2.core.phantom.parameters import reference_parameters
-    >>> int(Body(reference_parameters()).label_at(0.0, 0.0, 0.0)) == Label.BODY_TRABECULAR + 4
-    True
+    >>> from ctai_sam2.core.phantom.labels import masks_from_labels
+    >>> sorted(masks_from_labels(Body(reference_parameters()).label_at(0.0, 0.0, 0.0)))
+    ['L3', 'body', 'vertebra']
     """
 
     def __init__(self, parameters: PhantomParameters) -> None:
@@ -91,7 +92,7 @@ class Body:
         outside = self._paint_trunk(frame)
         paint_organs(frame, self.parameters)
         paint_bowel(frame, self.parameters)
-        self._paint_back_muscles(frame)
+        paint_back_muscles(frame, self.parameters)
         paint_posterior_elements(frame, self.parameters)
         paint_vertebrae(frame, self.parameters, self.spine)
         for side, label in (("left", Label.PSOAS_LEFT), ("right", Label.PSOAS_RIGHT)):
@@ -117,7 +118,7 @@ class Body:
         return Frame(x - self.spine.x_at(z), y - self.spine.y_at(z), z)
 
     def _wave(self, axis: int, along: Floats, z: Floats) -> Floats:
-        total = np.float32(0.0)
+        total: Floats = np.zeros((1, 1, 1), dtype=np.float32)
         for index in range(3):
             frequency = np.float32(2 * math.pi / self._wavelengths_mm[axis, index])
             phase = z * np.float32(self._drifts[axis, index]) + np.float32(self._phases[axis, index])
@@ -226,57 +227,8 @@ class Body:
         frame.labels[bone] = Label.BONE
         frame.labels[inner] = Label.BONE_MARROW
 
-    def _paint_back_muscles(self, frame: Frame) -> None:
-        p = self.parameters
-        half_width, half_depth = p.erector_half_width_mm, p.erector_half_depth_mm
-        centre_y = 24.0 + half_depth
-        pitch = np.float32(p.vertebra_height_mm + p.disc_height_mm)
-        for side, erector, quadratus in (
-            (1, Label.ERECTOR_LEFT, Label.QUADRATUS_LEFT),
-            (-1, Label.ERECTOR_RIGHT, Label.QUADRATUS_RIGHT),
-        ):
-            gain = math.sqrt(1 + side * p.asymmetry)
-            a, b = half_width * gain, half_depth * gain
-            centre_x = side * (a + 2.0)
-
-            def sheath(x: Floats, y: Floats, z: Floats, grow: float = 0.0) -> Bools:
-                u = side * (x - centre_x) / (a + grow)  # noqa: B023
-                # Thinner over the sacrum and the ribs; the front stays in place.
-                thick = np.interp(z / pitch, (-3.5, -2.4, -1.2, 1.5, 5.0), (0.4, 0.75, 1.0, 1.0, 0.7))
-                thick = thick.astype(np.float32)
-                v = (y - centre_y + (1 - thick) * b) / (b * thick + grow)  # noqa: B023
-                # The lateral end stands further forward than the medial one.
-                v = v + np.float32(0.28) * u * np.abs(u)
-                return power(u, 2.6) + power(v, 2.3) < 1
-
-            box = (
-                min(centre_x - a, centre_x + a) - 3,
-                max(centre_x - a, centre_x + a) + 3,
-                centre_y - 1.4 * b - 3,
-                centre_y + 1.4 * b + 3,
-                -_FAR,
-                _FAR,
-            )
-            qa, qb = p.quadratus_half_width_mm * gain, p.quadratus_half_depth_mm * gain
-            qx, qy = side * (44.0 + qa), 19.0
-
-            def loin(x: Floats, y: Floats, z: Floats, grow: float = 0.0) -> Bools:
-                u = side * (x - qx) / (qa + grow)  # noqa: B023
-                v = (y - qy) / (qb + grow) - np.float32(0.35) * u  # noqa: B023
-                return (power(u, 2.0) + power(v, 2.0) < 1) & (z > -85) & (z < 110)
-
-            loin_box = (min(qx - qa, qx + qa) - 2, max(qx - qa, qx + qa) + 2, qy - 2 * qb - 3, qy + 2 * qb + 3)
-            frame.paint(
-                (*loin_box, -85.0, 110.0),
-                lambda x, y, z, f=loin: f(x, y, z, 1.2),
-                Label.INTERMUSCULAR_FAT,
-            )
-            frame.paint((*loin_box, -85.0, 110.0), loin, quadratus)
-            frame.paint(box, lambda x, y, z, f=sheath: f(x, y, z, 1.5), Label.INTERMUSCULAR_FAT)
-            frame.paint(box, sheath, erector)
-
     def _paint_streaks(self, frame: Frame) -> None:
-        """Mark fat streaks in muscle: warped sheets, denser near the spine of the back muscles."""
+        """Mark fat streaks in muscle: the zero lines of a smooth field, more of them in the back."""
         share = self.parameters.imat_share
         if share <= 0.0:
             return

@@ -51,7 +51,7 @@ def paint_bowel(frame: Frame, parameters: PhantomParameters) -> None:
     count = round(_FULL * (1 - 0.85 * p.visceral_share) * (inner / 125) * (depth / 110))
     turn = rng.uniform(0, 2 * math.pi, size=count)
     spread = np.sqrt(rng.uniform(size=count))
-    radius = rng.uniform(7, 15, size=count)
+    radii = rng.uniform(7, 15, size=count)
     centre = np.stack(
         (
             0.87 * inner * spread * np.cos(turn),
@@ -60,11 +60,11 @@ def paint_bowel(frame: Frame, parameters: PhantomParameters) -> None:
         ),
         axis=1,
     )
-    half_axes = radius[:, None] * rng.uniform((1.0, 0.8, 1.0), (2.6, 1.3, 2.6), size=(count, 3))
+    half_axes = radii[:, None] * rng.uniform((1.0, 0.8, 1.0), (2.6, 1.3, 2.6), size=(count, 3))
     angle = rng.uniform(-1.0, 1.0, size=count)
     waves = rng.uniform(0, 2 * math.pi, size=(count, 3))
     # Part of the small bowel is collapsed: wall all through.
-    wall = np.where(rng.uniform(size=count) < 0.35, 0.6 * radius, rng.uniform(1.5, 3.0, size=count))
+    wall = np.where(rng.uniform(size=count) < 0.35, 0.6 * radii, rng.uniform(1.5, 3.0, size=count))
     # Contrast medium and gas fill stretches of bowel, not loops at random.
     filled = 0.5 + 0.35 * np.sin(centre[:, 0] / 45 + waves[0, 0]) + rng.uniform(-0.25, 0.25, size=count)
     gas = rng.uniform(size=count) < p.bowel_gas_share * 0.6

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ctai_sam2.core.phantom.parameters import PhantomParameters
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float, float, float]
 
@@ -34,14 +35,14 @@ class Spine:
 
     def x_at(self, z_mm: Floats) -> Floats:
         """Return the lateral offset (mm); 0 at L3."""
-        return np.float32(self._bow_mm) * (np.cos(z_mm * np.float32(math.pi / 160.0)) - 1) * np.float32(0.5)
+        swing = np.cos(z_mm * np.float32(math.pi / 160.0)) - 1
+        return np.asarray(np.float32(self._bow_mm / 2) * swing)
 
     def y_at(self, z_mm: Floats) -> Floats:
         """Return the posterior offset (mm); 0 at L3."""
         swing = np.cos((z_mm - np.float32(self._apex_mm)) / np.float32(_SWING_MM))
-        return np.float32(2 * self._bend * _SWING_MM**2) * (
-            np.float32(math.cos(self._apex_mm / _SWING_MM)) - swing
-        )
+        swing = np.float32(math.cos(self._apex_mm / _SWING_MM)) - swing
+        return np.asarray(np.float32(2 * self._bend * _SWING_MM**2) * swing)
 
     def slope_at(self, z_mm: float) -> float:
         """Return dy/dz."""

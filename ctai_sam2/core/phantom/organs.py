@@ -20,6 +20,21 @@ def paint_organs(frame: Frame, parameters: PhantomParameters) -> None:
     for side in (1, -1):
         _paint_kidney(frame, p, rng, side)
     _paint_great_vessels(frame, p, rng)
+    _paint_psoas_neighbours(frame, p, rng)
+
+
+def _paint_psoas_neighbours(frame: Frame, p: PhantomParameters, rng: np.random.Generator) -> None:
+    """Paint what lies on the psoas and looks like it: crura, ureters, gonadal vessels."""
+    pitch = p.vertebra_height_mm + p.disc_height_mm
+    end = rng.uniform(-0.1, 0.9) * pitch
+    for side in (1, -1):
+        out, thick = side * rng.uniform(13, 20), rng.uniform(2.5, 5.0)
+        middle = -p.vertebra_half_depth_mm - 7.0
+        _paint_ellipsoid(frame, (out, middle, end + 120), (thick, 17.0, 120.0), Label.CRUS)
+        for _ in range(2):
+            x0 = side * (p.vertebra_half_width_mm + rng.uniform(6, 30))
+            y0, radius = p.psoas_y_mm - p.psoas_half_depth_mm - rng.uniform(0, 6), rng.uniform(1.5, 3.0)
+            _paint_ellipsoid(frame, (x0, y0, -60.0), (radius, radius, 170.0), Label.VESSEL)
 
 
 def _paint_small_vessels(frame: Frame, rng: np.random.Generator) -> None:
@@ -142,9 +157,7 @@ def _paint_great_vessels(frame: Frame, p: PhantomParameters, rng: np.random.Gene
             narrow = np.where(below > 0, np.float32(0.68), np.float32(1.0))
             spread = np.minimum(below * 0.45, 60.0)
             off = np.where(below > 0, np.abs(x - x0) - spread, x - x0)
-            return np.asarray(
-                (off / (a * narrow)) ** 2 + ((y - y0 + 0.05 * below) / (b * narrow)) ** 2 < 1
-            )
+            return np.asarray((off / (a * narrow)) ** 2 + ((y - y0 + 0.05 * below) / (b * narrow)) ** 2 < 1)
 
         frame.paint(
             (x0 - a - 60, x0 + a + 60, y0 - b - 8, y0 + b + 1, -1e6, 1e6),
@@ -172,4 +185,6 @@ def _paint_ellipsoid(
             power((x - cx) / a, exponent) + power((y - cy) / b, exponent) + power((z - cz) / c, exponent) < 1
         )
 
-    frame.paint((cx - a, cx + a, cy - b, cy + b, cz - c, cz + c), inside, label, over=(Label.VAT, Label.VESSEL))
+    frame.paint(
+        (cx - a, cx + a, cy - b, cy + b, cz - c, cz + c), inside, label, over=(Label.VAT, Label.VESSEL)
+    )

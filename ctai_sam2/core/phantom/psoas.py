@@ -39,6 +39,8 @@ class Psoas:
         self._tilt = p.psoas_tilt
         self._centre_y_mm = p.psoas_y_mm
         self._vertebra_mm = p.vertebra_half_width_mm
+        self._waist = p.vertebra_waist
+        self._height_mm = p.vertebra_height_mm
         self._gap_mm = p.psoas_gap_mm
         rng = np.random.default_rng([p.detail_seed, 5, 1 + side])
         self._ripple = rng.uniform(0.0, 0.14, size=2) * min(1.0, p.warp_mm / 1.5)
@@ -100,9 +102,14 @@ class Psoas:
         level = z_mm / np.float32(self._pitch_mm)
         scale = np.interp(level, _LEVEL, _SCALE).astype(np.float32)
         a, b = self._half_width_mm * scale, self._half_depth_mm * scale
-        # Vertebral bodies grow by 3 % a level towards the sacrum.
-        bone = self._vertebra_mm * (1 - 0.03 * level)
-        centre_x = bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        # Vertebral bodies grow by 3 % a level towards the sacrum and are waisted; the margin
+        # covers their growing in steps.
+        within = (level - np.round(level)) * np.float32(2 * self._pitch_mm / self._height_mm)
+        waist = 1 - self._waist * np.maximum(1 - within * within, 0)
+        bone = self._vertebra_mm * (1 - 0.03 * level) * waist + 0.3
+        centre_x = (
+            bone + self._gap_mm + a * self._reach + np.interp(level, _LEVEL, _LATERAL_MM).astype(np.float32)
+        )
         centre_y = self._centre_y_mm + np.interp(level, _LEVEL, _POSTERIOR_MM).astype(np.float32)
         return (np.asarray(a), np.asarray(b), np.asarray(centre_x), np.asarray(centre_y))
 

@@ -1,0 +1,98 @@
+"""Build the segmenter that the settings ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+import platformdirs
+
+from ctai_sam2.errors import InputError, Unavailable
+from ctai_sam2.segmenters.base import Segmenter
+from ctai_sam2.segmenters.cached import CachedSegmenter
+from ctai_sam2.segmenters.fallback import FallbackSegmenter
+from ctai_sam2.segmenters.local import LocalSegmenter
+from ctai_sam2.segmenters.weights import ModelStore
+from ctai_sam2.settings import Settings
+
+SegmenterKind = Literal["auto", "local"]
+"""``auto`` is every backend there is, first available first, with a cache in front; or one backend bare."""
+
+
+def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = None) -> Segmenter:
+    """Open the segmenter that the settings ask for; close it, or use it in a ``with`` block.
+
+    Cheap: the model is loaded with the first prediction, or by ``warm_up``.
+
+    Parameters
+    ----------
+    kind : {"auto", "local"}
+        ``auto``: the backends in order of preference, with the answer cache in front. ``local``: SAM2 in this
+        process without a cache.
+    settings : Settings, optional
+        Read from the environment when omitted.
+
+    Returns
+    -------
+    Segmenter
+        Ready to be asked.
+
+    Raises
+    ------
+    InputError
+        If the kind or a setting cannot be used.
+    Unavailable
+        If segmentation is switched off.
+    """
+    if kind not in get_args(SegmenterKind):
+        raise InputError(
+            "there is no such kind of segmenter",
+            received=kind,
+            hint=f"Use one of {', '.join(get_args(SegmenterKind))}.",
+        )
+    settings = settings or Settings()
+    if not settings.enabled:
+        raise Unavailable("one-click segmentation is switched off", hint="Set SAM2_ENABLED=true.")
+    backends = _BACKENDS if kind == "auto" else {kind: _BACKENDS[kind]}
+    opened = {name: open_backend(settings) for name, open_backend in backends.items()}
+    if kind != "auto":
+        return opened[kind]
+    return CachedSegmenter(
+        FallbackSegmenter(opened),
+        settings.cache_dir or _default_cache_folder(),
+        expires_hours=settings.cache_expire_hours,
+        max_bytes=int(settings.cache_max_mb * 1e6),
+    )
+
+
+def open_store(settings: Settings | None = None) -> ModelStore:
+    """Open the store of checkpoints that the settings name."""
+    path = (settings or Settings()).model_path
+    return ModelStore(None if path is None or _is_checkpoint_file(path) else path)
+
+
+def _open_local(settings: Settings) -> Segmenter:
+    path = settings.model_path
+    return LocalSegmenter(
+        path if path is not None and _is_checkpoint_file(path) else settings.model,
+        architecture=settings.model,
+        config=settings.model_config_file,
+        device=settings.device,
+        dtype=settings.dtype,
+        max_embeddings=settings.max_embeddings,
+        num_threads=settings.num_threads,
+        sha256=settings.model_sha256,
+        store=open_store(settings),
+    )
+
+
+_BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local}
+
+
+def _is_checkpoint_file(path: Path) -> bool:
+    return path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir()
+
+
+def _default_cache_folder() -> Path:
+    return Path(platformdirs.user_cache_dir("ctai_sam2", appauthor=False)) / "answers"
