@@ -1,0 +1,319 @@
+"""One click on an axial slice: prompts from anatomy, masks from the model, limits from HU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.core.framing import Frame
+from ctai_sam2.core.windowing import SOFT_TISSUE
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.oneclick.anatomy_axial import AxialAnatomy, find_axial_anatomy
+from ctai_sam2.oneclick.cleanup import clean_mask
+from ctai_sam2.oneclick.predicting import agreement, frame_for, predict_on_slice, prefer_agreeing, unite
+from ctai_sam2.oneclick.prompts import make_axial_prompt, make_compartment_prompts
+from ctai_sam2.oneclick.results import AxialResult, PredictsMasks, Structure, StructureResult
+from ctai_sam2.oneclick.tissues import Fat, find_fat
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+
+MuscleStrategy: TypeAlias = Literal["union", "compartments"]
+"""All muscle in one question to the model, or one question per group of muscles."""
+
+MUSCLE_STRATEGY: MuscleStrategy = "union"
+
+_DOUBTFUL_CONFIDENCE = 0.5
+_DOUBTFUL_AGREEMENT = 0.6
+_OUTLINE_ERROR_MM = 6.0
+_FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AxialSession:
+    """A slice with its frame and anatomy, ready to be asked about; frame and anatomy are found once.
+
+    Parameters
+    ----------
+    slice_ : CTSlice
+        The slice.
+    frame : Frame
+        What the model sees of it.
+    anatomy : AxialAnatomy or AnatomyNotFound
+        Its layers, or why they were not found.
+    segmenter : PredictsMasks
+        The model.
+    definitions : TissueDefinitions
+        HU limits.
+    """
+
+    slice_: CTSlice
+    frame: Frame
+    anatomy: AxialAnatomy | AnatomyNotFound
+    segmenter: PredictsMasks
+    definitions: TissueDefinitions
+
+    @classmethod
+    def open(
+        cls,
+        slice_: CTSlice,
+        segmenter: PredictsMasks,
+        *,
+        window: Window = SOFT_TISSUE,
+        definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    ) -> AxialSession:
+        """Frame a slice and find its anatomy; anatomy that is not there is an error only once needed."""
+        anatomy: AxialAnatomy | AnatomyNotFound
+        try:
+            anatomy = find_axial_anatomy(slice_)
+        except AnatomyNotFound as error:
+            anatomy = error
+        return cls(
+            slice_=slice_,
+            frame=frame_for(slice_, window),
+            anatomy=anatomy,
+            segmenter=segmenter,
+            definitions=definitions,
+        )
+
+    def segment(
+        self,
+        structure: Structure,
+        *,
+        prompt: Prompt | None = None,
+        muscle_strategy: MuscleStrategy | None = None,
+    ) -> StructureResult:
+        """Segment one structure; see `segment_structure`.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If there is no prompt and the anatomy to make one from is not visible.
+        InputError
+            If the prompt does not fit the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if prompt is not None:
+            return self._segment_by_user(structure, prompt)
+        if structure == "psoas":
+            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+        if structure in _FATS:
+            return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
+        anatomy = self._require_anatomy()
+        strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
+        rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
+        if structure == "muscle" and strategy == "compartments":
+            prompts = make_compartment_prompts(anatomy)
+            answers = [predict_on_slice(self.segmenter, self.frame, p) for p in prompts]
+            prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in zip(answers, prompts, strict=True)])
+        else:
+            prompts = (make_axial_prompt(anatomy, structure),)
+            answer = predict_on_slice(self.segmenter, self.frame, prompts[0])
+            prediction = prefer_agreeing(answer, rough)
+        mask = self._clean(structure, prediction.mask, near=rough)
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=prompts,
+            prompted_by="anatomy",
+            confidence=prediction.confidence_score,
+            warnings=_doubts(structure, mask, prediction, agreement(mask, rough)),
+        )
+
+    def find_fat_of(self, muscle: StructureResult) -> dict[Structure, StructureResult]:
+        """Find fat by rule around a muscle mask.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the layers of the trunk are not visible.
+        """
+        found = find_fat(self.slice_, self._require_anatomy(), muscle.mask, self.definitions)
+        return {
+            name: StructureResult(
+                structure=name,
+                mask=mask,
+                prediction=None,
+                prompts=(),
+                prompted_by="rule",
+                confidence=None,
+                warnings=() if mask.any() else (f"{name}: no such fat was found",),
+            )
+            for name, mask in found.items()
+        }
+
+    def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
+        prompt.require_within(self.slice_.shape_hw)
+        prediction = predict_on_slice(self.segmenter, self.frame, prompt)
+        mask = self._clean(structure, prediction.mask, prompt=prompt)
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="user",
+            confidence=prediction.confidence_score,
+            warnings=_doubts(structure, mask, prediction, None),
+        )
+
+    def _clean(
+        self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
+    ) -> Mask:
+        tissue = "muscle" if structure.startswith("psoas") else structure
+        limits = getattr(self.definitions, tissue, None)
+        forbidden = None
+        if prompt is None and isinstance(self.anatomy, AxialAnatomy) and structure != "vertebra":
+            forbidden = self._forbidden(self.anatomy, structure)
+        return clean_mask(
+            mask,
+            self.slice_.hu,
+            pixel_area_mm2=self.slice_.pixel_area_mm2,
+            limits=limits,
+            forbidden=forbidden,
+            near=near,
+            smallest_island_mm2=20.0 if prompt is None else 3.0,
+            # A vertebra is one piece; veins and gaps in its marrow belong to it.
+            largest_hole_mm2=400.0 if structure == "vertebra" else 10.0,
+            prompt=prompt,
+        )
+
+    def _forbidden(self, anatomy: AxialAnatomy, structure: Structure) -> Mask:
+        """Where the structure cannot be whatever the model says: spine, other side, deep in the belly."""
+        trunk = anatomy.trunk
+        wrong = anatomy.spine.copy()
+        if structure == "muscle":
+            deep = _depth_mm(trunk.cavity) > _OUTLINE_ERROR_MM
+            for psoas in anatomy.psoas.values():
+                deep &= ~psoas
+            wrong |= deep | ~trunk.fascia
+        else:
+            columns = np.arange(wrong.shape[1])[None, :]
+            middle = trunk.vertebra.centre_xy[0]
+            wrong |= (columns < middle) if structure == "psoas_left" else (columns > middle)
+        return anatomy.grid.mask_to_slice(wrong)
+
+    def _rough(self, anatomy: AxialAnatomy, structure: Structure) -> Mask:
+        if structure == "vertebra":
+            return anatomy.trunk.vertebra.mask
+        if structure == "muscle":
+            return anatomy.muscle
+        side: Literal["left", "right"] = "left" if structure == "psoas_left" else "right"
+        if side not in anatomy.psoas:
+            raise anatomy.missing[side]
+        return anatomy.psoas[side]
+
+    def _require_anatomy(self) -> AxialAnatomy:
+        if isinstance(self.anatomy, AnatomyNotFound):
+            raise self.anatomy
+        return self.anatomy
+
+
+def segment_axial(
+    slice_: CTSlice,
+    segmenter: PredictsMasks,
+    *,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+) -> AxialResult:
+    """Segment psoas, muscle and vertebra with the model and fat by rule, all on one framed image.
+
+    Parameters
+    ----------
+    slice_ : CTSlice
+        An axial slice.
+    segmenter : PredictsMasks
+        Any segmenter; it sees the same image each time, so its embedding is made once.
+    window : Window
+        Window of the image.
+    definitions : TissueDefinitions
+        HU limits.
+    muscle_strategy : {"union", "compartments"}, optional
+        `MUSCLE_STRATEGY` when omitted.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If body, spine or muscle wall is not visible. A missing psoas is a warning.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    session = AxialSession.open(slice_, segmenter, window=window, definitions=definitions)
+    if isinstance(session.anatomy, AnatomyNotFound):
+        raise session.anatomy
+    found: dict[Structure, StructureResult] = {}
+    missing: list[str] = []
+    singles: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
+    for structure in singles:
+        try:
+            found[structure] = session.segment(structure, muscle_strategy=muscle_strategy)
+        except AnatomyNotFound as error:
+            missing.append(str(error))
+    if "psoas_left" in found and "psoas_right" in found:
+        found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
+    if "muscle" in found:
+        found.update(session.find_fat_of(found["muscle"]))
+    told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
+    return AxialResult(slice_=slice_, structures=found, warnings=(*missing, *told))
+
+
+def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
+    """Unite left and right psoas; the lower confidence of the two is the whole's."""
+    predictions = [result.prediction for result in (left, right) if result.prediction is not None]
+    united = unite(predictions) if predictions else None
+    return StructureResult(
+        structure="psoas",
+        mask=left.mask | right.mask,
+        prediction=united,
+        prompts=(*left.prompts, *right.prompts),
+        prompted_by=left.prompted_by,
+        confidence=None if united is None else united.confidence_score,
+        warnings=(*left.warnings, *right.warnings),
+    )
+
+
+def require_axial(slice_: CTSlice) -> None:
+    """Check that a slice can be axial.
+
+    Raises
+    ------
+    InputError
+        If it is known to be of another plane.
+    """
+    if slice_.plane in ("sagittal", "coronal"):
+        raise InputError(
+            "psoas, muscle and fat are segmented on an axial slice",
+            received=slice_.plane,
+            hint="Give an axial slice, or ask for l3 on a sagittal one.",
+        )
+
+
+def _doubts(
+    structure: Structure, mask: Mask, prediction: Prediction, agreeing: float | None
+) -> tuple[str, ...]:
+    doubts = []
+    if not mask.any():
+        doubts.append(f"{structure}: nothing is left after the HU limits; place points or a box yourself")
+    elif prediction.confidence_score < _DOUBTFUL_CONFIDENCE:
+        doubts.append(f"{structure}: the model is not sure (predicted IoU {prediction.confidence_score:.2f})")
+    if agreeing is not None and mask.any() and agreeing < _DOUBTFUL_AGREEMENT:
+        doubts.append(f"{structure}: the mask lies elsewhere than anatomy suggests; look at it")
+    return tuple(doubts)
+
+
+def _box_of(prompt: Prompt, like: Mask) -> Mask:
+    inside = np.zeros_like(like)
+    if prompt.box_xyxy is not None:
+        x0, y0, x1, y1 = (max(round(v), 0) for v in prompt.box_xyxy)
+        inside[y0 : y1 + 1, x0 : x1 + 1] = True
+    return inside
+
+
+def _depth_mm(mask: Mask) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    from scipy import ndimage
+
+    depth: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = ndimage.distance_transform_edt(mask)
+    return depth

@@ -1,0 +1,86 @@
+"""Asking a segmenter about a slice: frame it, ask, bring the answer back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from ctai_sam2.core.framing import Frame, frame_slice
+from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.oneclick.results import PredictsMasks
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+
+WEIGHT_OF_AGREEMENT = 0.5
+"""How much a candidate's overlap with the rough outline counts beside the model's own score."""
+
+
+def frame_for(slice_: CTSlice, window: Window) -> Frame:
+    """Frame the body of a slice, or all of it where there is no body to see."""
+    try:
+        return frame_slice(slice_, window=window)
+    except AnatomyNotFound:
+        height, width = slice_.shape_hw
+        whole = (-0.5, -0.5, width - 0.5, height - 0.5)
+        return frame_slice(slice_, window=window, margin=0.0, focus_box_xyxy=whole)
+
+
+def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> Prediction:
+    """Ask with a prompt in pixels of the slice; the answer's masks have the slice's shape.
+
+    Raises
+    ------
+    InputError
+        If a point lies outside the frame.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    answer = segmenter.predict(frame.image, frame.prompt_to_frame(prompt), window=frame.window)
+    return _with_masks(answer, np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
+
+
+def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
+    """The candidate that scores best once overlap with a rough outline counts too, as a prediction."""
+    overlap = np.array([_dice(mask, rough) for mask in prediction.masks])
+    worth = np.asarray(prediction.scores, dtype=np.float64) + WEIGHT_OF_AGREEMENT * overlap
+    return prediction.with_candidate_first(int(np.argmax(worth)))
+
+
+def unite(predictions: Sequence[Prediction]) -> Prediction:
+    """One prediction whose mask is the union of the best masks; its score is the worst of theirs."""
+    first = predictions[0]
+    return Prediction(
+        masks=np.any([p.mask for p in predictions], axis=0)[None],
+        scores=np.array([min(p.confidence_score for p in predictions)], np.float32),
+        identity=first.identity,
+        processing_time_ms=float(sum(p.processing_time_ms for p in predictions)),
+        cached=all(p.cached for p in predictions),
+        backend=first.backend,
+        window=first.window,
+    )
+
+
+def agreement(mask: Mask, rough: Mask, slack_px: int = 1) -> float:
+    """Dice of a mask with a rough outline, forgiving a border of some pixels, 0 to 1."""
+    if not mask.any() or not rough.any():
+        return 0.0
+    wide = ndimage.binary_dilation(rough, iterations=slack_px)
+    wide_mask = ndimage.binary_dilation(mask, iterations=slack_px)
+    return float((mask & wide).sum() + (rough & wide_mask).sum()) / float(mask.sum() + rough.sum())
+
+
+def _with_masks(prediction: Prediction, masks: Mask) -> Prediction:
+    return Prediction(
+        masks=masks,
+        scores=prediction.scores,
+        identity=prediction.identity,
+        processing_time_ms=prediction.processing_time_ms,
+        cached=prediction.cached,
+        backend=prediction.backend,
+        window=prediction.window,
+    )
+
+
+def _dice(a: Mask, b: Mask) -> float:
+    return float(2 * (a & b).sum()) / max(float(a.sum() + b.sum()), 1.0)
