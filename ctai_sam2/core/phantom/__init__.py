@@ -1,5 +1,6 @@
 """A parametric abdomen in HU with exact masks: for tests, demonstration and training."""
 
+from ctai_sam2.core.phantom.areas import analytic_areas_mm2, sample
 from ctai_sam2.core.phantom.body import Body
 from ctai_sam2.core.phantom.labels import FAT_STREAK, Label, masks_from_labels, region_names
 from ctai_sam2.core.phantom.parameters import (
@@ -26,6 +27,7 @@ __all__ = [
     "PhantomParameters",
     "PhantomSlice",
     "PhantomVolume",
+    "analytic_areas_mm2",
     "level_z_mm",
     "make_axial_slice",
     "make_sagittal_slice",
@@ -35,4 +37,5 @@ __all__ = [
     "reference_parameters",
     "region_names",
     "render_hu",
+    "sample",
 ]

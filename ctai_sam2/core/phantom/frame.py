@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ctai_sam2.core.phantom.parameters import PhantomParameters
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating[Any]]
 Bools = npt.NDArray[np.bool_]
 Box = tuple[float, float, float, float, float, float]
+
+# The S of the spine is a cosine of 420 mm: lordosis turns to kyphosis 105 mm from the apex.
+_SWING_MM = 420.0 / (2 * math.pi)
 
 
 class Spine:
@@ -31,16 +35,18 @@ class Spine:
 
     def x_at(self, z_mm: Floats) -> Floats:
         """Return the lateral offset (mm); 0 at L3."""
-        return np.float32(self._bow_mm) * (np.cos(z_mm * np.float32(math.pi / 160.0)) - 1) * np.float32(0.5)
+        swing = np.cos(z_mm * np.float32(math.pi / 160.0)) - 1
+        return np.asarray(np.float32(self._bow_mm / 2) * swing)
 
     def y_at(self, z_mm: Floats) -> Floats:
         """Return the posterior offset (mm); 0 at L3."""
-        z_mm = np.clip(z_mm, -170.0, 170.0)
-        return np.float32(self._bend) * ((z_mm - self._apex_mm) ** 2 - self._apex_mm**2)
+        swing = np.cos((z_mm - np.float32(self._apex_mm)) / np.float32(_SWING_MM))
+        swing = np.float32(math.cos(self._apex_mm / _SWING_MM)) - swing
+        return np.asarray(np.float32(2 * self._bend * _SWING_MM**2) * swing)
 
     def slope_at(self, z_mm: float) -> float:
         """Return dy/dz."""
-        return 2.0 * self._bend * (min(max(z_mm, -170.0), 170.0) - self._apex_mm)
+        return 2.0 * self._bend * _SWING_MM * math.sin((z_mm - self._apex_mm) / _SWING_MM)
 
 
 class Frame:
@@ -93,6 +99,13 @@ class Frame:
         if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
             return None
         return (slice(starts[0], stops[0]), slice(starts[1], stops[1]), slice(starts[2], stops[2]))
+
+    def near(self, centres_mm: npt.NDArray[np.float64], reach_mm: npt.NDArray[np.float64]) -> list[int]:
+        """Return the indices of those boxes (N, 3: centre, half-size) that may hold a sample point."""
+        low = np.asarray([extent[0] for extent in self._extent])
+        high = np.asarray([extent[1] for extent in self._extent])
+        hits = ((centres_mm + reach_mm >= low) & (centres_mm - reach_mm <= high)).all(axis=1)
+        return [int(index) for index in np.flatnonzero(hits)]
 
     def points(self, block: tuple[slice, slice, slice]) -> tuple[Floats, Floats, Floats]:
         """Return the coordinates of a block, still broadcastable."""

@@ -60,6 +60,7 @@ class Label(enum.IntEnum):
     BODY_CORTEX = 40
     BODY_TRABECULAR = 50
     DISC = 60
+    CRUS = 70
 
 
 MUSCLES: Final[dict[str, Label]] = {
@@ -87,6 +88,8 @@ _REGIONS: Final[dict[str, tuple[int, ...]]] = {
     "kidney_right": (Label.KIDNEY_RIGHT, Label.KIDNEY_MEDULLA_RIGHT),
     "liver": (Label.LIVER,),
     "spleen": (Label.SPLEEN,),
+    "pancreas": (Label.PANCREAS,),
+    "crus": (Label.CRUS,),
     "bowel": (
         Label.BOWEL_WALL,
         Label.BOWEL_FLUID,
@@ -102,7 +105,9 @@ _REGIONS: Final[dict[str, tuple[int, ...]]] = {
         Label.BODY_TRABECULAR + len(LEVEL_NAMES) - 1,
     ),
     "vertebra": tuple(
-        base + index for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR) for index in range(len(LEVEL_NAMES))
+        base + index
+        for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR)
+        for index in range(len(LEVEL_NAMES))
     ),
     "disc": tuple(Label.DISC + index for index in range(len(LEVEL_NAMES))),
     **{

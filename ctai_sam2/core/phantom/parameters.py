@@ -16,7 +16,7 @@ Position = Literal["supine", "prone"]
 PHASES: Final[tuple[Phase, ...]] = ("unenhanced", "arterial", "portal_venous")
 POSITIONS: Final[tuple[Position, ...]] = ("supine", "prone")
 
-LEVEL_NAMES: Final[tuple[str, ...]] = ("T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
+LEVEL_NAMES: Final[tuple[str, ...]] = ("T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
 
 # field -> (lowest, highest) value accepted.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
@@ -52,6 +52,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "vertebra_height_mm": (16, 40),
     "vertebra_waist": (0, 0.25),
     "disc_height_mm": (2, 18),
+    "endplate_hollow_mm": (0, 5),
     "cortex_mm": (0.4, 4),
     "lordosis_per_mm": (0, 0.005),
     "lordosis_apex_mm": (-60, 40),
@@ -114,11 +115,12 @@ class PhantomParameters:
         L3 vertebral body at its endplates; the other levels follow.
     vertebra_waist : float
         Share by which the middle of a body is narrower than its endplates.
-    disc_height_mm, cortex_mm : float
-        Height of the discs; thickness of the bright bony shell.
+    disc_height_mm, endplate_hollow_mm, cortex_mm : float
+        Height of the discs at their rim; depth to which they sink into the endplates;
+        thickness of the bright bony shell.
     lordosis_per_mm, lordosis_apex_mm : float
-        The spine's centre line is ``y = lordosis_per_mm * (z - lordosis_apex_mm)**2``, shifted
-        so that it passes through the origin.
+        The spine's centre line near the apex is ``y = lordosis_per_mm * (z - lordosis_apex_mm)**2``,
+        shifted so that it passes through the origin; farther off it swings back (see `Spine`).
     sacral_tilt_deg, scoliosis_mm, rotation_deg, warp_mm : float
         Tilt of S1, lateral bow of the spine, rotation about z, amplitude of a smooth
         area-preserving irregularity of the whole trunk.
@@ -177,6 +179,7 @@ class PhantomParameters:
     vertebra_height_mm: float = 27.0
     vertebra_waist: float = 0.09
     disc_height_mm: float = 10.0
+    endplate_hollow_mm: float = 1.0
     cortex_mm: float = 1.5
     lordosis_per_mm: float = 0.0020
     lordosis_apex_mm: float = -5.0
@@ -230,7 +233,8 @@ class PhantomParameters:
         0.0
         """
         pitch_mm = self.vertebra_height_mm + self.disc_height_mm
-        return {name: (4 - index) * pitch_mm for index, name in enumerate(LEVEL_NAMES)}
+        third = LEVEL_NAMES.index("L3")
+        return {name: (third - index) * pitch_mm for index, name in enumerate(LEVEL_NAMES)}
 
 
 def reference_parameters() -> PhantomParameters:
@@ -314,7 +318,7 @@ def random_parameters(
         psoas_half_depth_mm=scatter(20.5 * psoas_scale**0.85, 0.1, "psoas_half_depth_mm"),
         psoas_exponent=within("psoas_exponent", rng.normal(2.3, 0.25)),
         psoas_y_mm=within("psoas_y_mm", rng.normal(4, 3)),
-        psoas_gap_mm=within("psoas_gap_mm", rng.gamma(2.0, 0.8 + 0.8 * age)),
+        psoas_gap_mm=within("psoas_gap_mm", rng.gamma(1.6, 0.5 + 0.8 * age)),
         psoas_bend=float(rng.uniform(0, 0.45)),
         psoas_tilt=within("psoas_tilt", rng.normal(0.25, 0.2)),
         erector_half_width_mm=scatter(35 * muscle_scale**0.5, 0.08, "erector_half_width_mm"),
@@ -327,6 +331,7 @@ def random_parameters(
         vertebra_height_mm=scatter(27 * size, 0.05, "vertebra_height_mm"),
         vertebra_waist=float(rng.uniform(0.03, 0.14)),
         disc_height_mm=scatter(10.5 - 3.0 * age, 0.15, "disc_height_mm"),
+        endplate_hollow_mm=within("endplate_hollow_mm", rng.gamma(2.0, 0.4 + 0.4 * age)),
         cortex_mm=within("cortex_mm", rng.normal(1.5, 0.3)),
         lordosis_per_mm=within("lordosis_per_mm", rng.normal(0.0020, 0.0006)),
         lordosis_apex_mm=within("lordosis_apex_mm", rng.normal(-5, 12)),
@@ -337,7 +342,7 @@ def random_parameters(
         imat_share=within("imat_share", rng.gamma(1.5, 0.02 + 0.05 * age)),
         visceral_share=within("visceral_share", viscerality),
         phase=PHASES[int(rng.choice(3, p=(0.3, 0.15, 0.55)))] if phase is None else phase,
-        muscle_hu=within("muscle_hu", rng.normal(58 - 22 * age, 7)),
+        muscle_hu=within("muscle_hu", rng.normal(60 - 28 * age, 8)),
         fat_hu=within("fat_hu", rng.normal(-103, 5)),
         trabecular_hu=within("trabecular_hu", rng.normal(230 - 110 * age, 30)),
         cortex_hu=within("cortex_hu", rng.normal(560 - 120 * age, 70)),

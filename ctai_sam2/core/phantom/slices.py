@@ -9,7 +9,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom.body import Body
+from ctai_sam2.core.phantom.body import Body, back_depth_mm
 from ctai_sam2.core.phantom.labels import Label, masks_from_labels
 from ctai_sam2.core.phantom.parameters import PhantomParameters
 from ctai_sam2.core.phantom.texture import render_hu
@@ -17,6 +17,8 @@ from ctai_sam2.errors import InputError
 
 _SMALLEST_PX: Final = 8
 _LARGEST_PX: Final = 4096
+# Pixels larger than this average over tissue borders; smaller ones leave that to the blur.
+_COARSE_MM: Final = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +125,10 @@ def make_axial_slice(
         z_mm = level_z_mm(parameters, level)
     x, y = _axial_axes(parameters, shape_hw, spacing_mm)
     body = Body(parameters)
-    labels = body.label_at(x[None, :], y[:, None], z_mm)
-    hu = render_hu(labels, parameters, spacing_mm=spacing_mm, rng=rng)
+    (fine_y, by_rows), (fine_x, by_columns) = _refine(y, spacing_mm[0]), _refine(x, spacing_mm[1])
+    fine = body.label_at(fine_x[None, :], fine_y[:, None], z_mm)
+    labels = _centres(fine, by_rows, by_columns)
+    hu = render_hu(fine, parameters, spacing_mm=spacing_mm, rng=rng, oversampling=(by_rows, by_columns))
     _cut_field(hu, labels, parameters, x, y)
     return PhantomSlice(
         hu=hu,
@@ -169,8 +173,10 @@ def make_sagittal_slice(
     z = (-(np.arange(shape_hw[0]) - (shape_hw[0] - 1) / 2) * spacing_mm[0]).astype(np.float32)
     _, y = _axial_axes(parameters, (shape_hw[1], 8), (spacing_mm[1], 1.0))
     body = Body(parameters)
-    labels = body.label_at(x_mm, y[None, :], z[:, None])
-    hu = render_hu(labels, parameters, spacing_mm=spacing_mm, rng=rng)
+    (fine_z, by_rows), (fine_y, by_columns) = _refine(z, spacing_mm[0]), _refine(y, spacing_mm[1])
+    fine = body.label_at(x_mm, fine_y[None, :], fine_z[:, None])
+    labels = _centres(fine, by_rows, by_columns)
+    hu = render_hu(fine, parameters, spacing_mm=spacing_mm, rng=rng, oversampling=(by_rows, by_columns))
     _cut_field(hu, labels, parameters, np.asarray([x_mm], dtype=np.float32), y)
     return PhantomSlice(
         hu=hu,
@@ -213,7 +219,9 @@ def make_volume(
         Where shape or spacing cannot be used.
     """
     if len(shape_zyx) != 3 or len(spacing_zyx_mm) != 3:
-        raise InputError("a volume needs three sizes and three spacings", received=(shape_zyx, spacing_zyx_mm))
+        raise InputError(
+            "a volume needs three sizes and three spacings", received=(shape_zyx, spacing_zyx_mm)
+        )
     depth, height, width = shape_zyx
     _check_grid((height, width), spacing_zyx_mm[1:])
     if not (1 <= depth <= _LARGEST_PX and 0.05 <= spacing_zyx_mm[0] <= 50):
@@ -225,9 +233,13 @@ def make_volume(
     body = Body(parameters)
     hu = np.empty(shape_zyx, dtype=np.int16)
     labels = np.empty(shape_zyx, dtype=np.uint8)
+    (fine_y, by_rows), (fine_x, by_columns) = _refine(y, in_plane[0]), _refine(x, in_plane[1])
     for index in range(depth):
-        labels[index] = body.label_at(x[None, :], y[:, None], float(z[index]))
-        hu[index] = render_hu(labels[index], parameters, spacing_mm=in_plane, rng=rng)
+        fine = body.label_at(fine_x[None, :], fine_y[:, None], float(z[index]))
+        labels[index] = _centres(fine, by_rows, by_columns)
+        hu[index] = render_hu(
+            fine, parameters, spacing_mm=in_plane, rng=rng, oversampling=(by_rows, by_columns)
+        )
         _cut_field(hu[index], labels[index], parameters, x, y)
     affine = np.diag([in_plane[1], in_plane[0], step_mm, 1.0])
     affine[:3, 3] = x[0], y[0], z[0]
@@ -256,7 +268,9 @@ def level_z_mm(parameters: PhantomParameters, level: str) -> float:
     """
     levels = parameters.levels_mm
     if level not in levels:
-        raise InputError("the phantom has no such level", received=level, hint=f"Use one of {', '.join(levels)}.")
+        raise InputError(
+            "the phantom has no such level", received=level, hint=f"Use one of {', '.join(levels)}."
+        )
     return levels[level]
 
 
@@ -264,13 +278,26 @@ def _axial_axes(
     p: PhantomParameters, shape_hw: tuple[int, int], spacing_mm: tuple[float, float]
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     front = p.wall_front_mm + p.sat_front_mm - p.wall_centre_y_mm
-    back = 28.0 + 2 * p.erector_half_depth_mm + p.sat_back_mm
+    back = back_depth_mm(p)
     # A scanner is centred on the patient, give or take the table below.
     centre_y = (back - front) / 2 + (8.0 if p.position == "supine" else -8.0)
     rows, columns = shape_hw
     x = (np.arange(columns) - (columns - 1) / 2) * spacing_mm[1]
     y = (np.arange(rows) - (rows - 1) / 2) * spacing_mm[0] + centre_y
     return x.astype(np.float32), y.astype(np.float32)
+
+
+def _refine(axis_mm: npt.NDArray[np.float32], spacing_mm: float) -> tuple[npt.NDArray[np.float32], int]:
+    """Return three samples for every coarse one, the middle one unmoved, and their number."""
+    if spacing_mm <= _COARSE_MM:
+        return axis_mm, 1
+    offsets = np.asarray([-spacing_mm / 3, 0.0, spacing_mm / 3], dtype=np.float32)
+    return (axis_mm[:, None] + offsets).ravel(), 3
+
+
+def _centres(fine: npt.NDArray[np.uint8], by_rows: int, by_columns: int) -> npt.NDArray[np.uint8]:
+    """Return the labels at the pixel centres."""
+    return fine[by_rows // 2 :: by_rows, by_columns // 2 :: by_columns].copy()
 
 
 def _cut_field(

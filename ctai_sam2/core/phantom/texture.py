@@ -27,20 +27,34 @@ _ENHANCED: Final[dict[int, tuple[float, float, float]]] = {
     Label.BOWEL_WALL: (38, 75, 85),
     Label.VESSEL: (35, 120, 120),
     Label.PANCREAS: (40, 100, 90),
+    Label.CRUS: (50, 58, 62),
     Label.SKIN: (10, 20, 25),
 }
 _FIXED: Final[dict[int, float]] = {
     Label.AIR: AIR_HU,
-    Label.FASCIA: 5,
+    Label.FASCIA: 22,
     Label.BOWEL_FLUID: 28,
     Label.BOWEL_GAS: -940,
     Label.BOWEL_CONTRAST: 260,
     Label.BOWEL_STOOL: 45,
-    Label.TABLE_SHELL: 60,
+    Label.TABLE_SHELL: 350,
     Label.TABLE_FOAM: -985,
     Label.CANAL: 24,
     Label.EPIDURAL_FAT: -60,
 }
+
+
+_BONY: Final[npt.NDArray[np.bool_]] = np.isin(
+    np.arange(256),
+    (
+        Label.BONE,
+        Label.BONE_MARROW,
+        Label.SACRUM,
+        Label.SACRUM_CORTEX,
+        *range(Label.BODY_CORTEX, Label.BODY_CORTEX + len(LEVEL_NAMES)),
+        *range(Label.BODY_TRABECULAR, Label.BODY_TRABECULAR + len(LEVEL_NAMES)),
+    ),
+)
 
 
 def mean_hu(parameters: PhantomParameters) -> npt.NDArray[np.float32]:
@@ -94,6 +108,7 @@ def render_hu(
     *,
     spacing_mm: tuple[float, float],
     rng: np.random.Generator,
+    oversampling: tuple[int, int] = (1, 1),
 ) -> npt.NDArray[np.int16]:
     """Render one plane of labels as a CT image.
 
@@ -104,34 +119,49 @@ def render_hu(
     parameters : PhantomParameters
         Gives intensities, blur and noise.
     spacing_mm : tuple of float
-        Distance between rows and between columns.
+        Distance between the rows and between the columns of the image.
     rng : numpy.random.Generator
         Source of texture and noise.
+    oversampling : tuple of int, default (1, 1)
+        How many rows and columns of `labels` are averaged into one pixel, as partial volume.
 
     Returns
     -------
     numpy.ndarray
-        int16 (H, W) in HU, at least -1024.
+        int16 (H / oversampling, W / oversampling) in HU, at least -1024.
     """
     p = parameters
-    rows_mm, columns_mm = spacing_mm
+    rows_mm, columns_mm = spacing_mm[0] / oversampling[0], spacing_mm[1] / oversampling[1]
     image = mean_hu(p)[labels]
     soft = image > -200
-    coarse = _smooth_noise(rng, labels.shape, (6.0 / rows_mm, 6.0 / columns_mm))
+    coarse = _smooth_noise(rng, labels.shape, (4.5 / rows_mm, 4.5 / columns_mm))
     image[soft] += 4.0 * coarse[soft]
-    bone = image > 0.6 * p.trabecular_hu
-    bone &= (labels >= Label.BONE) & (labels < Label.DISC) & (labels != Label.CANAL) & (labels != Label.EPIDURAL_FAT)
-    grain = _smooth_noise(rng, labels.shape, (0.9 / rows_mm, 0.9 / columns_mm))
-    image[bone] *= 1 + 0.22 * grain[bone]
+    # Septa: the zero lines of a smooth field make a net of thin strands in the fat.
+    fat = (labels == Label.SAT) | (labels == Label.VAT)
+    strands = fat & (np.abs(coarse) < 0.07)
+    image[strands] += 24.0
+    image[labels == Label.VAT] += 7.0 * np.abs(coarse[labels == Label.VAT])
+    muscle = (labels >= Label.RECTUS_LEFT) & (labels <= Label.PSOAS_RIGHT)
+    fibres = _smooth_noise(rng, labels.shape, (1.3 / rows_mm, 1.3 / columns_mm))[muscle]
+    # Marbling too fine to be a streak of its own darkens more than it brightens.
+    image[muscle] += (3.0 + 45.0 * p.imat_share) * np.where(fibres < 0, 1.4, 0.6) * fibres
+    bone = _BONY[labels]
+    grain = _smooth_noise(rng, labels.shape, (0.7 / rows_mm, 0.7 / columns_mm))
+    image[bone] *= 1 + 0.11 * grain[bone]
     if p.blur_mm > 0:
         image = ndimage.gaussian_filter(
             image, (p.blur_mm / rows_mm, p.blur_mm / columns_mm), mode="nearest", truncate=3.0
         )
+    if oversampling != (1, 1):
+        (height, width), (by_rows, by_columns) = image.shape, oversampling
+        parts = image.reshape(height // by_rows, by_rows, width // by_columns, by_columns)
+        image = parts.mean(axis=(1, 3), dtype=np.float32)
+        rows_mm, columns_mm = spacing_mm
     if p.noise_hu > 0:
         sigma = (0.45 * p.noise_grain_mm / rows_mm, 0.45 * p.noise_grain_mm / columns_mm)
-        image += p.noise_hu * _smooth_noise(rng, labels.shape, sigma, low_cut=True)
+        image += p.noise_hu * _smooth_noise(rng, image.shape, sigma, low_cut=True)
     if p.streak_hu > 0:
-        image += p.streak_hu * _smooth_noise(rng, labels.shape, (0.8 / rows_mm, 40.0 / columns_mm))
+        image += p.streak_hu * _smooth_noise(rng, image.shape, (0.8 / rows_mm, 40.0 / columns_mm))
     return np.clip(np.rint(image), FLOOR_HU, 3071).astype(np.int16)
 
 

@@ -1,0 +1,316 @@
+"""The commands of ``ctai-sam2``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctai_sam2 import __version__
+from ctai_sam2.cli import models
+from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.errors import InputError
+
+if TYPE_CHECKING:
+    from ctai_sam2.results import StudyFiles
+    from ctai_sam2.types import Prompt
+
+app = typer.Typer(
+    name="ctai-sam2",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
+        "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "
+        "data, 5 nothing could be written."
+    ),
+)
+app.add_typer(models.app, name="models")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
+Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
+Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
+Height = Annotated[
+    float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")
+]
+
+SHOWN = (
+    "structure",
+    "area_cm2",
+    "hu_mean",
+    "confidence",
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and stop.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens to stderr.")] = False,
+) -> None:
+    """Set up logging; say the version."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+@app.command()
+@reporting_errors
+def demo(
+    out: Out = Path("demo-output"),
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", help="DICOM folder or NIfTI; without it a phantom study is made."),
+    ] = None,
+    model: Model = None,
+    series: Series = None,
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest), where you know it.")
+    ] = None,
+    height_m: Height = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job: study -> L3 -> mid-L3 slice -> psoas, muscle, fat -> table, masks, overlay."""
+    from ctai_sam2.cli.demo import make_demo_study
+
+    if study is None:
+        study = out / "study"
+        print_line(f"Making a phantom CT study (DICOM) in {study}", as_json=as_json)
+        make_demo_study(study)
+        height_m = height_m or 1.75
+    _segment_and_report(study, out, model, series, axial_index, height_m, as_json)
+
+
+@app.command()
+@reporting_errors
+def segment(
+    path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI volume, or one slice with --structure.")],
+    out: Out = Path("ctai-output"),
+    structure: Annotated[
+        str | None,
+        typer.Option("--structure", "-s", help="Segment only this on one slice: psoas_left, muscle, l3, …"),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option("--point", help="x,y or x,y,label (1 foreground, 0 background); repeatable."),
+    ] = None,
+    box: Annotated[str | None, typer.Option("--box", help="x0,y0,x1,y1 in pixels.")] = None,
+    spacing_mm: Annotated[
+        str | None, typer.Option("--spacing-mm", help="row,column; PNG and JPEG only.")
+    ] = None,
+    window: Annotated[str | None, typer.Option("--window", help="level,width of a PNG or JPEG.")] = None,
+    model: Model = None,
+    series: Series = None,
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")
+    ] = None,
+    height_m: Height = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment a study (all structures), or one structure on one slice."""
+    if structure is None:
+        if point or box:
+            raise InputError(
+                "points and boxes need a structure", hint="Add --structure, for example psoas_left."
+            )
+        _segment_and_report(path, out, model, series, axial_index, height_m, as_json)
+        return
+
+    from ctai_sam2.io import read_slice, read_study
+    from ctai_sam2.oneclick import segment_structure
+    from ctai_sam2.results import write_structure
+    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.types import Window
+
+    prompt = _prompt(point or [], box)
+    if axial_index is not None:
+        ct = read_study(path, series_uid=series).axial(axial_index)
+    elif path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
+        level_width = _numbers(window, 2, "--window level,width") if window else None
+        ct = read_slice(
+            path,
+            spacing_mm=_pair(_numbers(spacing_mm, 2, "--spacing-mm row,column")) if spacing_mm else None,
+            window=Window(level=level_width[0], width=level_width[1]) if level_width else None,
+        )
+    else:
+        ct = read_slice(path)
+    with open_segmenter(model=model) as segmenter:
+        result = segment_structure(ct, structure, segmenter, prompt=prompt)
+    files = write_structure(ct, result, out)
+    row = {
+        "structure": structure,
+        "area_cm2": float(result.mask.sum()) * ct.pixel_area_mm2 / 100,
+        "hu_mean": float(ct.hu[result.mask].mean()) if result.mask.any() else None,
+        "confidence": result.prediction.confidence_score if result.prediction else None,
+    }
+    if as_json:
+        print_json({**row, "warnings": list(result.warnings), "files": files})
+        return
+    print_table([row], SHOWN)
+    _print_warnings(result.warnings)
+    _print_files(files)
+
+
+@app.command()
+@reporting_errors
+def measure(
+    image: Annotated[Path, typer.Argument(help="Slice or volume the mask was drawn on (DICOM or NIfTI).")],
+    masks: Annotated[list[str], typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")],
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Slice of a volume (0 = lowest).")
+    ] = None,
+    series: Series = None,
+    height_m: Height = None,
+    definitions: Annotated[Path | None, typer.Option("--definitions", help="HU ranges as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the row to this CSV.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure areas and HU under masks drawn or corrected elsewhere."""
+    from ctai_sam2.results import measure_files, write_rows
+
+    row = measure_files(
+        image,
+        _named_paths(masks),
+        axial_index=axial_index,
+        series_uid=series,
+        height_m=height_m,
+        definitions_path=definitions,
+    )
+    if out is not None:
+        write_rows(out, [row])
+    if as_json:
+        print_json(row)
+        return
+    print_table([{"column": k, "value": v} for k, v in row.items() if v is not None], ("column", "value"))
+
+
+@app.command()
+@reporting_errors
+def doctor(as_json: AsJson = False) -> None:
+    """Check Python, torch, device, SAM2, weights, cache, service and widgets; name the failing layer."""
+    from ctai_sam2.cli.doctor import examine
+    from ctai_sam2.settings import Settings
+
+    checks = examine(Settings())
+    failed = [check.layer for check in checks if check.status == "fail"]
+    if as_json:
+        print_json({"ok": not failed, "failed": failed, "checks": [vars(check) for check in checks]})
+    else:
+        for check in checks:
+            colour = {"ok": "green", "warn": "yellow", "fail": "red"}[check.status]
+            print_line(f"{typer.style(check.status.rjust(4), fg=colour)}  {check.layer:<13} {check.detail}")
+            if check.hint:
+                print_line(f"{'':19} -> {check.hint}")
+        print_line(f"\nFailing: {', '.join(failed)}" if failed else "\nReady.")
+    if failed:
+        raise typer.Exit(3)
+
+
+def _segment_and_report(
+    study: Path,
+    out: Path,
+    model: str | None,
+    series: str | None,
+    axial_index: int | None,
+    height_m: float | None,
+    as_json: bool,
+) -> None:
+    from ctai_sam2.io import read_study
+    from ctai_sam2.oneclick import segment_study
+    from ctai_sam2.results import measure_study, write_study
+    from ctai_sam2.segmenters import open_segmenter
+
+    volume = read_study(study, series_uid=series)
+    depth, height, width = volume.shape_zyx
+    print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
+    with open_segmenter(model=model) as segmenter:
+        identity = segmenter.identity
+        print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
+        result = segment_study(volume, segmenter, axial_index=axial_index)
+    row = measure_study(result, height_m=height_m)
+    files = write_study(result, row, out)
+    if as_json:
+        print_json({"measurements": row, "warnings": list(result.warnings), "files": vars(files)})
+        return
+    _print_study(result, row, files)
+
+
+def _print_study(result: Any, row: dict[str, Any], files: StudyFiles) -> None:
+    from ctai_sam2.results import summarise
+
+    print_line()
+    print_table(summarise(result), SHOWN)
+    print_line()
+    indices = (
+        "axial_index",
+        "sma_cm2",
+        "smi_cm2_m2",
+        "smd_hu",
+        "pmi_cm2_m2",
+        "psoas_asymmetry",
+        "definitions",
+    )
+    print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
+    _print_warnings(result.warnings)
+    _print_files(vars(files))
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for text in warnings:
+        typer.secho(f"Note: {text}", fg="yellow")
+
+
+def _print_files(files: Any) -> None:
+    print_line("\nWritten:")
+    for name, value in files.items():
+        paths = value if isinstance(value, (list, tuple)) else [value]
+        for path in paths:
+            print_line(f"  {name:<13} {path}")
+
+
+def _prompt(points: Sequence[str], box: str | None) -> Prompt | None:
+    from ctai_sam2.types import Prompt
+
+    if not points and box is None:
+        return None
+    parsed = [_numbers(text, (2, 3), "--point x,y or x,y,label") for text in points]
+    corners = _numbers(box, 4, "--box x0,y0,x1,y1") if box else None
+    return Prompt(
+        points_xy=[values[:2] for values in parsed],  # type: ignore[arg-type]
+        labels=[values[2] if len(values) == 3 else 1 for values in parsed],  # type: ignore[arg-type]
+        box_xyxy=tuple(corners) if corners else None,  # type: ignore[arg-type]
+    )
+
+
+def _numbers(text: str | None, count: int | tuple[int, ...], form: str) -> list[float]:
+    counts = (count,) if isinstance(count, int) else count
+    try:
+        values = [float(part) for part in (text or "").split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in counts:
+        raise InputError("numbers separated by commas are needed", received=text, hint=f"Write {form}.")
+    return values
+
+
+def _pair(values: Sequence[float]) -> tuple[float, float]:
+    return values[0], values[1]
+
+
+def _named_paths(entries: Sequence[str]) -> dict[str, Path]:
+    named = {}
+    for entry in entries:
+        name, separator, path = entry.partition("=")
+        if not separator or not name or not path:
+            raise InputError(
+                "a mask is given as name=file", received=entry, hint="For example psoas_left=left.png."
+            )
+        named[name] = Path(path)
+    return named

@@ -1,0 +1,100 @@
+"""How commands answer: tables for people, JSON for programs, errors with exit codes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import typer
+
+from ctai_sam2.errors import (
+    CtaiError,
+    DicomError,
+    GeometryError,
+    InputError,
+    SegmenterError,
+    StorageError,
+    WeightsError,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXIT_CODES: tuple[tuple[type[CtaiError], int], ...] = (
+    (InputError, 2),
+    (WeightsError, 3),
+    (SegmenterError, 3),
+    (DicomError, 4),
+    (GeometryError, 4),
+    (StorageError, 5),
+    (CtaiError, 1),
+)
+"""First match counts; documented in the package's docstring and the README."""
+
+
+def exit_code_of(error: CtaiError) -> int:
+    """Exit code that stands for an error."""
+    return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
+
+
+def reporting_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn our errors into one sentence on stderr (or JSON on stdout) and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except CtaiError as error:
+            if kwargs.get("as_json"):
+                print_json({"error": type(error).__name__, "detail": str(error)})
+            else:
+                typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+            raise typer.Exit(exit_code_of(error)) from None
+
+    return run
+
+
+def print_json(value: object) -> None:
+    """Write one JSON document to stdout; NaN becomes null."""
+    json.dump(_plain(value), sys.stdout, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def print_line(text: str = "", *, as_json: bool = False) -> None:
+    """Write a line for a person: to stdout, or to stderr where stdout carries JSON."""
+    typer.echo(text, err=as_json)
+
+
+def print_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
+    """Write rows as aligned text."""
+    cells = [[_cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells), 0) for i, name in enumerate(columns)]
+    typer.secho("  ".join(name.ljust(w) for name, w in zip(columns, widths, strict=True)).rstrip(), bold=True)
+    for line in cells:
+        typer.echo("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)

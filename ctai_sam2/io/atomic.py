@@ -1,0 +1,196 @@
+"""Writing files whole or not at all.
+
+Everything the package writes goes through `atomic_write`: bytes go to a
+temporary file in the same folder, reach the disk, and only then take the
+place of the old file. A crash, a full disk or a killed process leaves either
+the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ctai_sam2.errors import InputError, StorageError
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces ``path`` only when the block ends without an error.
+
+    Parameters
+    ----------
+    path : path-like
+        Where the file shall lie; missing folders are made.
+
+    Yields
+    ------
+    binary file
+        A temporary file in the same folder.
+
+    Raises
+    ------
+    StorageError
+        If a folder cannot be made or the file cannot be written, flushed or moved. The old file is kept.
+    """
+    target = Path(path)
+    temporary: str | None = None
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, temporary = tempfile.mkstemp(prefix=".writing-", dir=target.parent)
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes private files; a result is as readable as any other new file.
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, target)
+            temporary = None
+        except StorageError:
+            raise
+        except OSError as error:
+            raise _storage_error(target, error) from error
+        _sync_folder(target.parent)
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                os.unlink(temporary)
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write bytes to a file at once; returns its path.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    with atomic_write(path) as file:
+        file.write(content)
+    return Path(path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write text as UTF-8 with the line ends it has; returns its path.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Write a value as indented JSON (UTF-8, no NaN); returns its path.
+
+    Raises
+    ------
+    InputError
+        If the value holds something JSON cannot say.
+    StorageError
+        If it cannot be written.
+    """
+    try:
+        text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the value cannot be written as JSON: {error}") from error
+    return write_text(path, text + "\n")
+
+
+def write_table_csv(
+    path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> Path:
+    """Write rows as comma-separated UTF-8 with a header line; returns the path.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write.
+    rows : sequence of mapping
+        One mapping per line. None and NaN become empty cells; a missing key too.
+    columns : sequence of str, optional
+        Their names and order; by default all keys in order of first appearance.
+
+    Raises
+    ------
+    InputError
+        If a row holds a key that is not among the columns.
+    StorageError
+        If it cannot be written.
+
+    Notes
+    -----
+    Text beginning with ``=``, ``+``, ``-`` or ``@`` gets an apostrophe in front,
+    since spreadsheets would run it as a formula. Numbers stay numbers.
+    """
+    names = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
+    unknown = sorted({str(key) for row in rows for key in row} - set(names))
+    if unknown:
+        raise InputError("a row has cells outside the table's columns", received=", ".join(unknown))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    return write_text(path, buffer.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def _umask() -> int:
+    # Reading the mask means setting it; done once, before threads can notice.
+    return _UMASK
+
+
+def _read_umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _read_umask()
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name itself must survive a power cut; not every file system lets a folder be synced.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_HINTS = {
+    errno.ENOSPC: "Free some space or choose another folder; nothing was half-written.",
+    errno.EDQUOT: "Your quota is used up: free some space; nothing was half-written.",
+    errno.EFBIG: "The file would be larger than allowed here; nothing was half-written.",
+    errno.EACCES: "Check the permissions of the folder, or choose another.",
+    errno.EPERM: "Check the permissions of the folder, or choose another.",
+    errno.EROFS: "The disk is read-only; choose another folder.",
+}
+
+
+def _storage_error(target: Path, error: OSError) -> StorageError:
+    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+    return StorageError(
+        f"{target.name} could not be written: {cause}",
+        hint=_HINTS.get(error.errno or 0, "Check that the folder exists and can be written to."),
+    )

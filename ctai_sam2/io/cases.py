@@ -1,0 +1,115 @@
+"""Slices with reference masks, as used for evaluation and training."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.io.dicom_pixels import AIR_HU
+from ctai_sam2.types import PLANES, CTSlice, Plane
+
+_MASK_PREFIX = "mask_"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReferenceCase:
+    """A CT slice and the masks drawn on it.
+
+    Parameters
+    ----------
+    name : str
+        The file's name without its ending.
+    slice : CTSlice
+        The image, in display orientation.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        By structure, for example ``psoas_left`` or ``L3``.
+    quality : mapping of str to str
+        ``high``, ``medium`` or ``low`` by structure, where stated.
+    meta : mapping
+        Everything else that was recorded: source, licence, level, notes.
+    """
+
+    name: str
+    slice: CTSlice
+    masks: Mapping[str, NDArray[np.bool_]]
+    quality: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
+    """Read an ``.npz`` file: ``image`` (HU), ``spacing`` (row, column mm), ``meta`` (JSON), ``mask_<name>``.
+
+    Values below -1024 become -1024, as when a CT is read.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged, lacks image or spacing, or a mask has another shape.
+    """
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path.name} is not a readable case file ({type(error).__name__})") from error
+    missing = [name for name in ("image", "spacing") if name not in arrays]
+    if missing:
+        raise InputError(f"{path.name} lacks {' and '.join(missing)}", received=", ".join(sorted(arrays)))
+    meta = _meta_of(path, arrays.get("meta"))
+    image = CTSlice(
+        hu=np.maximum(arrays["image"], AIR_HU),
+        spacing_mm=tuple(float(v) for v in np.ravel(arrays["spacing"])),  # type: ignore[arg-type]
+        plane=_plane_of(meta, path),
+    )
+    masks: dict[str, NDArray[np.bool_]] = {}
+    for name in sorted(arrays):
+        if name.startswith(_MASK_PREFIX):
+            mask = arrays[name] != 0
+            if mask.shape != image.shape_hw:
+                raise InputError(
+                    f"{name} in {path.name} has another shape than the image",
+                    received=f"{mask.shape} for {image.shape_hw}",
+                )
+            masks[name.removeprefix(_MASK_PREFIX)] = mask
+    stated = meta.get("ref_quality")
+    quality = {
+        str(name).removeprefix(_MASK_PREFIX): str(value)
+        for name, value in (stated.items() if isinstance(stated, dict) else ())
+    }
+    return ReferenceCase(
+        name=path.stem,
+        slice=image,
+        masks=MappingProxyType(masks),
+        quality=MappingProxyType(quality),
+        meta=MappingProxyType(meta),
+    )
+
+
+def _meta_of(path: Path, value: NDArray[Any] | None) -> dict[str, Any]:
+    if value is None:
+        return {}
+    try:
+        meta = json.loads(str(value))
+    except ValueError as error:
+        raise InputError(f"the notes in {path.name} are not JSON") from error
+    return meta if isinstance(meta, dict) else {}
+
+
+def _plane_of(meta: Mapping[str, Any], path: Path) -> Plane:
+    stated = str(meta.get("plane", ""))
+    for plane in PLANES:
+        if stated == plane:
+            return plane
+    return "sagittal" if "_sag" in path.stem else "axial"

@@ -1,0 +1,463 @@
+"""What a DICOM file says about its images, read without their pixels.
+
+Only the elements listed here are ever parsed, none of which names a patient.
+File names can carry one, so errors show the last part of a path and nothing
+above it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.types import Acquisition
+
+MAX_IMAGE_SIDE = 8192
+"""Rows or columns beyond this are a damaged header, not a CT."""
+
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+LEGACY_CONVERTED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.2"
+
+_CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_CT_IMAGE)
+
+_OTHER_CLASSES = {
+    "1.2.840.10008.1.3.10": "a DICOMDIR",
+    "1.2.840.10008.5.1.4.1.1.7": "a secondary capture",
+    "1.2.840.10008.5.1.4.1.1.88": "a structured report",
+    "1.2.840.10008.5.1.4.1.1.66": "a segmentation or registration",
+    "1.2.840.10008.5.1.4.1.1.481": "a radiotherapy object",
+    "1.2.840.10008.5.1.4.1.1.104": "an encapsulated document",
+    "1.2.840.10008.5.1.4.1.1.11": "a presentation state",
+}
+
+_REFUSED_IMAGE_TYPES = {
+    "LOCALIZER": "a localizer (scout view), not a cross-section",
+    "SCOUT": "a localizer (scout view), not a cross-section",
+    "PERFUSION": "a perfusion map, not Hounsfield units",
+    "SUBTRACTION": "a subtraction image, not Hounsfield units",
+    "MIP": "a maximum intensity projection, not a plain cross-section",
+    "MINIP": "a minimum intensity projection, not a plain cross-section",
+    "MAX_IP": "a maximum intensity projection, not a plain cross-section",
+    "MIN_IP": "a minimum intensity projection, not a plain cross-section",
+    "VOLREN": "a rendering, not Hounsfield units",
+    "SCREEN SAVE": "a screen shot, not Hounsfield units",
+    "DOSE_INFO": "a dose report, not a cross-section",
+    "MATERIAL": "a material map, not Hounsfield units",
+}
+
+HEADER_KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "ImageType",
+    "Modality",
+    "PatientSex",
+    "PatientSize",
+    "PatientWeight",
+    "ContrastBolusAgent",
+    "ContrastBolusAgentSequence",
+    "SliceThickness",
+    "KVP",
+    "GantryDetectorTilt",
+    "ConvolutionKernel",
+    "ImagerPixelSpacing",
+    "SeriesInstanceUID",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "PixelSpacing",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "RescaleType",
+    "LossyImageCompression",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+
+PIXEL_KEYWORDS = (
+    *HEADER_KEYWORDS,
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
+    "PixelData",
+)
+
+_DICOM_SUFFIXES = {".dcm", ".dicom", ".ima", ".dc3", ".ct", ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameHeader:
+    """One image of one DICOM file: where it lies and whether it can be used.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    frame : int
+        Index of the frame in the file, from 0.
+    series_uid, instance_uid, modality : str
+        As recorded; empty where missing.
+    shape_hw : tuple of int
+        (rows, columns).
+    orientation : tuple of 6 floats, optional
+        Direction cosines along a row, then along a column.
+    position_mm : tuple of 3 floats, optional
+        LPS position of the first pixel's centre.
+    spacing_mm : tuple of 2 floats, optional
+        Distance between rows, then between columns.
+    phase : tuple of str
+        What tells apart images at one place: acquisition number, temporal position, image type, kernel, kV.
+    refusal : str, optional
+        Why it cannot be used; None for a CT image in HU.
+    acquisition : Acquisition
+        Facts for the reader's record.
+    cautions : tuple of str
+        What a reader should know before measuring.
+    """
+
+    path: Path
+    frame: int = 0
+    series_uid: str = ""
+    instance_uid: str = ""
+    modality: str = ""
+    shape_hw: tuple[int, int] = (0, 0)
+    orientation: tuple[float, ...] | None = None
+    position_mm: tuple[float, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    phase: tuple[str, ...] = ()
+    refusal: str | None = None
+    acquisition: Acquisition = field(default_factory=Acquisition)
+    cautions: tuple[str, ...] = ()
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Tell whether the first bytes are those of a DICOM file, with or without its preamble.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if start[128:132] == b"DICM":
+        return True
+    # Old files begin with the data set itself: group 0002 or 0008, little endian, and a low element.
+    return len(start) >= 8 and start[0:2] in (b"\x02\x00", b"\x08\x00") and start[3] == 0 and start[2] < 0x20
+
+
+def is_dicom_named(path: Path) -> bool:
+    """Tell whether the file's name lets one expect DICOM."""
+    suffix = path.suffix.lower()
+    # UIDs as names end in digits after a dot.
+    return suffix in _DICOM_SUFFIXES or suffix[1:].isdigit()
+
+
+def read_dataset(path: Path, *, pixels: bool) -> Any:
+    """Parse the elements this package knows; nothing else is looked at.
+
+    Parameters
+    ----------
+    path : Path
+        A DICOM file.
+    pixels : bool
+        Whether to read the pixel data too.
+
+    Returns
+    -------
+    pydicom.FileDataset
+
+    Raises
+    ------
+    DicomError
+        If the file is not DICOM or is damaged.
+    InputError
+        If the file cannot be opened.
+    """
+    from pydicom import dcmread
+    from pydicom.errors import InvalidDicomError
+
+    if not looks_like_dicom(path):
+        raise DicomError(
+            f"{path.name} is not a DICOM file",
+            received="an empty file" if _size(path) == 0 else "other content",
+            hint="Give CT images as exported by the scanner or PACS.",
+        )
+    try:
+        with quiet_pydicom():
+            return dcmread(
+                path,
+                stop_before_pixels=not pixels,
+                force=True,
+                specific_tags=list(PIXEL_KEYWORDS if pixels else HEADER_KEYWORDS),
+            )
+    except OSError as error:
+        if isinstance(error, EOFError) or error.errno is None:
+            raise damaged(path, "the file ends too early") from error
+        raise _unreadable(path, error) from error
+    except (InvalidDicomError, EOFError) as error:
+        raise damaged(path, "the file ends too early") from error
+    except Exception as error:  # pydicom raises whatever its parser stumbles over
+        raise damaged(path, f"its header cannot be parsed ({type(error).__name__})") from error
+
+
+def read_headers(path: Path) -> list[FrameHeader]:
+    """Headers of all images in a DICOM file, one per frame.
+
+    Raises
+    ------
+    DicomError
+        If the file is not DICOM, is damaged or declares an impossible size.
+    InputError
+        If the file cannot be opened.
+    """
+    dataset = read_dataset(path, pixels=False)
+    try:
+        with quiet_pydicom():
+            return _headers_of(path, dataset)
+    except DicomError:
+        raise
+    except Exception as error:  # malformed sequences surface only when they are looked at
+        raise damaged(path, f"its header cannot be parsed ({type(error).__name__})") from error
+
+
+def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> Any:
+    """Get a value from the per-frame functional groups, else the shared ones, else the top level."""
+    for groups, index in (
+        ("PerFrameFunctionalGroupsSequence", frame),
+        ("SharedFunctionalGroupsSequence", 0),
+    ):
+        items = value_of(dataset, groups)
+        if items and index < len(items):
+            nested = value_of(items[index], sequence)
+            if nested:
+                value = value_of(nested[0], keyword)
+                if value is not None:
+                    return value
+    return value_of(dataset, keyword)
+
+
+def value_of(dataset: Any, keyword: str) -> Any:
+    """Get a value, or None where the element is missing, empty or malformed."""
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # a malformed element is as good as a missing one
+        return None
+    return None if value is None or (isinstance(value, str) and not value.strip()) else value
+
+
+def number_of(value: Any) -> float | None:
+    """One finite float, or None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def damaged(path: Path, cause: str) -> DicomError:
+    """Make the error for a file whose content cannot be used."""
+    return DicomError(f"{path.name} cannot be read: {cause}", hint="Export the file again.")
+
+
+_WARNING_LOCK = threading.RLock()
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[list[warnings.WarningMessage]]:
+    """Collect pydicom's warnings instead of showing them: they may quote what stands in a header."""
+    # Python's warning filters are global to the process, so only one thread may exchange them.
+    with _WARNING_LOCK, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield caught
+
+
+def _headers_of(path: Path, dataset: Any) -> list[FrameHeader]:
+    modality = str(value_of(dataset, "Modality") or "")
+    sop_class = str(value_of(dataset, "SOPClassUID") or "")
+    if not sop_class:
+        sop_class = str(value_of(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID") or "")
+    common: dict[str, Any] = {
+        "path": path,
+        "series_uid": str(value_of(dataset, "SeriesInstanceUID") or ""),
+        "instance_uid": str(value_of(dataset, "SOPInstanceUID") or ""),
+        "modality": modality,
+    }
+    refusal = _class_refusal(sop_class, modality)
+    if refusal:
+        return [FrameHeader(**common, refusal=refusal)]
+    rows, columns = value_of(dataset, "Rows"), value_of(dataset, "Columns")
+    if not rows or not columns:
+        raise damaged(path, f"it declares an image of {columns or 0} x {rows or 0} pixels")
+    if rows > MAX_IMAGE_SIDE or columns > MAX_IMAGE_SIDE:
+        raise damaged(path, f"it declares an impossible image of {columns} x {rows} pixels")
+    frame_count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
+    if not 1 <= frame_count <= 65536:
+        raise damaged(path, f"it declares {frame_count} frames")
+    return [
+        _frame_header(dataset, frame, common, (int(rows), int(columns)), frame_count)
+        for frame in range(frame_count)
+    ]
+
+
+def _frame_header(
+    dataset: Any, frame: int, common: dict[str, Any], shape_hw: tuple[int, int], frame_count: int
+) -> FrameHeader:
+    spacing = _numbers(functional_value(dataset, frame, "PixelMeasuresSequence", "PixelSpacing"), 2)
+    orientation = _numbers(
+        functional_value(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6
+    )
+    position = _numbers(functional_value(dataset, frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
+    image_type = _texts(functional_value(dataset, frame, "CTImageFrameTypeSequence", "FrameType"))
+    image_type += _texts(value_of(dataset, "ImageType"))
+    rescale_type = str(
+        functional_value(dataset, frame, "PixelValueTransformationSequence", "RescaleType") or ""
+    )
+    refusal = _image_refusal(dataset, image_type, rescale_type)
+    if refusal is None and frame_count > 1 and position is None and orientation is None:
+        refusal = "a multi-frame image without positions"
+    cautions = []
+    if rescale_type.strip().upper() in {"US", "HU_MOD"}:
+        cautions.append(f"the rescale type is {rescale_type.strip().upper()}, taken for Hounsfield units")
+    acquisition = _acquisition(dataset, frame)
+    return FrameHeader(
+        **common,
+        frame=frame,
+        shape_hw=shape_hw,
+        orientation=orientation,
+        position_mm=position,
+        spacing_mm=spacing if spacing is not None and min(spacing) > 0 else None,
+        phase=(
+            str(value_of(dataset, "AcquisitionNumber") or ""),
+            str(
+                functional_value(dataset, frame, "FrameContentSequence", "TemporalPositionIndex")
+                or value_of(dataset, "TemporalPositionIdentifier")
+                or ""
+            ),
+            "/".join(image_type),
+            str(acquisition.kernel),
+            str(acquisition.kvp),
+        ),
+        refusal=refusal,
+        acquisition=acquisition,
+        cautions=tuple(cautions),
+    )
+
+
+def _class_refusal(sop_class: str, modality: str) -> str | None:
+    if sop_class and sop_class not in _CT_CLASSES:
+        matches = [key for key in _OTHER_CLASSES if sop_class == key or sop_class.startswith(key + ".")]
+        if matches:
+            return f"{_OTHER_CLASSES[max(matches, key=len)]}, not a CT image"
+        if modality and modality != "CT":
+            return f"modality {modality}, not CT"
+        return "not a CT image object"
+    if modality and modality != "CT":
+        return f"modality {modality}, not CT"
+    if not sop_class and not modality:
+        return "its header names neither a modality nor an image class"
+    return None
+
+
+def _image_refusal(dataset: Any, image_type: list[str], rescale_type: str) -> str | None:
+    for word in image_type:
+        for key, reason in _REFUSED_IMAGE_TYPES.items():
+            if word == key or word.startswith(key + "_"):
+                return reason
+    samples = int(number_of(value_of(dataset, "SamplesPerPixel")) or 1)
+    if samples != 1 or not str(
+        value_of(dataset, "PhotometricInterpretation") or "MONOCHROME2"
+    ).strip().startswith("MONOCHROME"):
+        return "a colour picture, not Hounsfield units"
+    unit = rescale_type.strip().upper()
+    # Vendors write HU in many ways ("Houndsfield Unit"); silence means HU for CT (PS3.3 C.8.2.1.1.1).
+    if unit and unit not in {"HU", "US", "HU_MOD"} and not unit.startswith("HOU"):
+        return f"its values are in {unit[:16]}, not Hounsfield units"
+    return None
+
+
+def _acquisition(dataset: Any, frame: int) -> Acquisition:
+    sex = str(value_of(dataset, "PatientSex") or "").strip().upper()
+    height = number_of(value_of(dataset, "PatientSize"))
+    weight = number_of(value_of(dataset, "PatientWeight"))
+    thickness = number_of(functional_value(dataset, frame, "PixelMeasuresSequence", "SliceThickness"))
+    kvp = number_of(functional_value(dataset, frame, "CTXRayDetailsSequence", "KVP"))
+    kernel = " ".join(
+        _texts(functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel"))
+    )
+    return Acquisition(
+        kvp=kvp if kvp and kvp > 0 else None,
+        contrast=_contrast(dataset, frame),
+        slice_thickness_mm=thickness if thickness and thickness > 0 else None,
+        kernel=kernel or None,
+        gantry_tilt_deg=number_of(
+            functional_value(dataset, frame, "CTAcquisitionDetailsSequence", "GantryDetectorTilt")
+        ),
+        patient_sex=sex if sex in {"M", "F"} else None,
+        patient_height_m=height if height is not None and 0.4 <= height <= 2.6 else None,
+        patient_weight_kg=weight if weight is not None and 1.0 <= weight <= 500.0 else None,
+    )
+
+
+def _contrast(dataset: Any, frame: int) -> bool | None:
+    administered = functional_value(
+        dataset, frame, "ContrastBolusUsageSequence", "ContrastBolusAgentAdministered"
+    )
+    if administered is not None:
+        return str(administered).strip().upper() == "YES"
+    agent = value_of(dataset, "ContrastBolusAgent")
+    if agent is not None:
+        return str(agent).strip().upper() not in {"NONE", "NO", "N", "0", "WITHOUT"}
+    return True if value_of(dataset, "ContrastBolusAgentSequence") else None
+
+
+def _texts(value: Any) -> list[str]:
+    if value is None:
+        return []
+    items = [value] if isinstance(value, str) else list(value)
+    return [text for text in (str(item).strip() for item in items) if text]
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    try:
+        numbers = tuple(float(v) for v in value)
+    except (TypeError, ValueError):
+        return None
+    return numbers if len(numbers) == count and all(np.isfinite(numbers)) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+    return InputError(f"{path.name} cannot be opened: {cause}", hint="Check the path and its permissions.")

@@ -1,0 +1,525 @@
+"""DICOM folders: which series are there, and one of them as a volume."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.core.geometry import (
+    TILT_DEGREES,
+    affine_from_dicom,
+    axis_correspondence,
+    canonicalise,
+    examine_stacking,
+    plane_of,
+    tilt_deg,
+)
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.io.dicom_headers import FrameHeader, is_dicom_named, looks_like_dicom, read_headers
+from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
+from ctai_sam2.types import CTVolume, Plane
+
+MAX_VOXELS = 2**31
+"""Larger volumes (4 GiB of int16) are refused before anything is allocated."""
+
+_ORIENTATION_TOLERANCE = 1e-3
+_SPACING_TOLERANCE = 1e-3
+_SAME_PLACE_MM = 1e-4
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeriesInfo:
+    """One series of a folder, without anything that names a patient.
+
+    Parameters
+    ----------
+    uid : str
+        What to pass as ``series_uid``: the SeriesInstanceUID, with ``#2``, ``#3`` … behind it for further
+        parts of a series that holds images of several shapes, directions or phases; ``no-uid-1`` … where
+        the files give none.
+    modality : str
+        As recorded, ``CT`` for usable ones.
+    image_count : int
+        Images (frames), before repeats are dropped.
+    plane : {"axial", "sagittal", "coronal", "oblique", "unknown"}
+        Plane of its images.
+    spacing_mm : tuple of float, optional
+        (row spacing, column spacing).
+    step_mm : float, optional
+        Median distance between neighbouring images.
+    thickness_mm : float, optional
+        Nominal slice thickness.
+    shape_hw : tuple of int
+        (rows, columns).
+    kernel : str, optional
+        Reconstruction kernel.
+    contrast : bool, optional
+        Whether a contrast agent is recorded.
+    refusal : str, optional
+        Why it cannot be read as a CT volume; None where it can.
+    """
+
+    uid: str
+    modality: str
+    image_count: int
+    plane: Plane = "unknown"
+    spacing_mm: tuple[float, float] | None = None
+    step_mm: float | None = None
+    thickness_mm: float | None = None
+    shape_hw: tuple[int, int] = (0, 0)
+    kernel: str | None = None
+    contrast: bool | None = None
+    refusal: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """True where the series can be read as a CT volume."""
+        return self.refusal is None
+
+    def __str__(self) -> str:
+        facts = [f"{self.image_count} {self.plane} images of {self.shape_hw[1]} x {self.shape_hw[0]}"]
+        if self.thickness_mm is not None:
+            facts.append(f"{self.thickness_mm:g} mm thick")
+        if self.step_mm is not None:
+            facts.append(f"{self.step_mm:.4g} mm apart")
+        if self.kernel:
+            facts.append(f"kernel {self.kernel}")
+        return f"{self.uid}: {self.refusal or ', '.join(facts)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """A `SeriesInfo` and the images it describes."""
+
+    info: SeriesInfo
+    frames: tuple[FrameHeader, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """What a folder holds.
+
+    Parameters
+    ----------
+    series : tuple of Series
+        Usable ones first, larger before smaller.
+    skipped : tuple of (str, str)
+        File name and reason, for files that should have been readable and were not.
+    nifti_files, other_names : tuple
+        NIfTI files, and names of files of other kinds.
+    """
+
+    series: tuple[Series, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    nifti_files: tuple[Path, ...] = ()
+    other_names: tuple[str, ...] = ()
+
+
+def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None = None) -> Folder:
+    """Read the headers of all files below a folder and group them into series.
+
+    Parameters
+    ----------
+    folder : Path
+        Searched through all levels; hidden files are left out.
+    on_progress : callable, optional
+        Called with (files read, files in all).
+
+    Raises
+    ------
+    InputError
+        If the folder itself cannot be listed.
+    """
+    headers: list[FrameHeader] = []
+    skipped: list[tuple[str, str]] = []
+    nifti: list[Path] = []
+    others: list[str] = []
+    paths = list(_files_below(folder, skipped))
+    for done, path in enumerate(paths, start=1):
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            nifti.append(path)
+        else:
+            try:
+                if looks_like_dicom(path) and path.name.upper() != "DICOMDIR":
+                    headers += read_headers(path)
+                elif is_dicom_named(path) and path.suffix:
+                    skipped.append((path.name, "not a DICOM file"))
+                else:
+                    others.append(path.name)
+            except CtaiError as error:
+                skipped.append((path.name, cause_of(error, path)))
+        if on_progress is not None:
+            on_progress(done, len(paths))
+    return Folder(
+        series=tuple(group_series(headers)),
+        skipped=tuple(skipped),
+        nifti_files=tuple(nifti),
+        other_names=tuple(others),
+    )
+
+
+def group_series(headers: Sequence[FrameHeader]) -> list[Series]:
+    """Put images together that make one stack; usable stacks come first, larger before smaller.
+
+    Images of one SeriesInstanceUID are split where they differ in size,
+    direction or spacing, and, if several lie at the same place, by phase.
+    """
+    by_uid: dict[str, list[FrameHeader]] = {}
+    for header in headers:
+        by_uid.setdefault(header.series_uid or f"\0{header.path.parent}", []).append(header)
+    result: list[Series] = []
+    unnamed = 0
+    for uid, members in by_uid.items():
+        if uid.startswith("\0"):
+            unnamed += 1
+            uid = f"no-uid-{unnamed}"
+        parts = [piece for part in _split_by_grid(members) for piece in _split_by_phase(part)]
+        parts.sort(key=lambda part: (part[0].refusal is not None, -len(part)))
+        for number, part in enumerate(parts, start=1):
+            info = _describe(uid if number == 1 else f"{uid}#{number}", part)
+            result.append(Series(info=info, frames=tuple(part)))
+    return sorted(result, key=lambda s: (not s.info.usable, -s.info.image_count, s.info.uid))
+
+
+def read_series(series: Series, *, cautions: Sequence[str] = ()) -> CTVolume:
+    """Decode a series and stack it along its normal.
+
+    Parameters
+    ----------
+    series : Series
+        A usable one.
+    cautions : sequence of str
+        Put in front of the volume's warnings.
+
+    Raises
+    ------
+    DicomError
+        If the series is not usable or none of its files can be decoded.
+    GeometryError
+        If position, direction or spacing is missing, or different images lie at the same place.
+    """
+    info, frames = series.info, list(series.frames)
+    if info.refusal is not None:
+        where = frames[0].path.name if len({f.path for f in frames}) == 1 else "the series"
+        raise DicomError(f"{where} cannot be used: {info.refusal}", hint="Give axial CT images in HU.")
+    frames = _sorted_along_normal(frames)
+    height, width = info.shape_hw
+    if len(frames) * height * width > MAX_VOXELS:
+        raise InputError(
+            "the series is larger than this package reads",
+            received=f"{len(frames)} images of {width} x {height}",
+            hint="Give the part of the body that is needed.",
+        )
+    hu, decoded, found, failures = _decode_all(frames, (height, width))
+    warnings = [*cautions, *skipped_warning(failures), *found]
+    frames = [frame for frame, good in zip(frames, decoded, strict=True) if good]
+    if not all(decoded):
+        hu = hu[np.array(decoded)]
+    hu, frames, repeats = _without_repeats(hu, frames)
+    if repeats:
+        warnings.append(f"{repeats} repeated image{'s' * (repeats > 1)} left out")
+    warnings += list(dict.fromkeys(text for frame in frames for text in frame.cautions))
+    return _stack(hu, frames, warnings)
+
+
+def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
+    """One sentence on files that could not be read, or nothing.
+
+    Examples
+    --------
+    >>> skipped_warning([("a.dcm", "truncated pixel data")])
+    ['1 file could not be read: a.dcm (truncated pixel data)']
+    """
+    if not skipped:
+        return []
+    shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMES_SHOWN])
+    more = f" and {len(skipped) - _NAMES_SHOWN} more" if len(skipped) > _NAMES_SHOWN else ""
+    noun = "file" if len(skipped) == 1 else "files"
+    return [f"{len(skipped)} {noun} could not be read: {shown}{more}"]
+
+
+def cause_of(error: CtaiError, path: Path) -> str:
+    """Get the cause an error names, without the file name in front."""
+    text = error.problem
+    for start in (f"{path.name} cannot be read: ", f"{path.name} cannot be opened: ", f"{path.name} "):
+        if text.startswith(start):
+            return text[len(start) :].removeprefix("is ")
+    return text
+
+
+def _files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder.name} cannot be opened: {os.strerror(error.errno or 0).lower()}",
+            hint="Check the path and its permissions.",
+        ) from error
+
+    def note(error: OSError) -> None:
+        name = Path(str(error.filename)).name
+        skipped.append((name, os.strerror(error.errno or 0).lower()))
+
+    for parent, folders, names in os.walk(folder, onerror=note):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(parent, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
+
+
+def _split_by_grid(members: Sequence[FrameHeader]) -> list[list[FrameHeader]]:
+    parts: list[list[FrameHeader]] = []
+    for header in members:
+        for part in parts:
+            if _same_grid(part[0], header):
+                part.append(header)
+                break
+        else:
+            parts.append([header])
+    return parts
+
+
+def _same_grid(a: FrameHeader, b: FrameHeader) -> bool:
+    return (
+        a.refusal == b.refusal
+        and a.shape_hw == b.shape_hw
+        and _close(a.orientation, b.orientation, _ORIENTATION_TOLERANCE)
+        and _close(a.spacing_mm, b.spacing_mm, _SPACING_TOLERANCE)
+    )
+
+
+def _close(a: tuple[float, ...] | None, b: tuple[float, ...] | None, tolerance: float) -> bool:
+    if a is None or b is None:
+        return a is b
+    return max(abs(u - v) for u, v in zip(a, b, strict=True)) <= tolerance
+
+
+def _split_by_phase(members: list[FrameHeader]) -> list[list[FrameHeader]]:
+    """Split where several images lie at each place and one header value tells them apart."""
+    if members[0].refusal is not None or not _has_collisions(members):
+        return [members]
+    for which in range(len(members[0].phase)):
+        phases: dict[str, list[FrameHeader]] = {}
+        for header in members:
+            phases.setdefault(header.phase[which], []).append(header)
+        if len(phases) > 1 and not any(_has_collisions(part) for part in phases.values()):
+            return list(phases.values())
+    return [members]
+
+
+def _has_collisions(members: Sequence[FrameHeader]) -> bool:
+    distinct = {(header.instance_uid, header.frame): header for header in members if header.instance_uid}
+    places = [_place(header) for header in (distinct.values() if distinct else members)]
+    return len(set(places)) < len(places)
+
+
+def _place(header: FrameHeader) -> tuple[float, ...] | None:
+    return None if header.position_mm is None else tuple(round(v, 3) for v in header.position_mm)
+
+
+def _describe(uid: str, members: Sequence[FrameHeader]) -> SeriesInfo:
+    first = members[0]
+    info = SeriesInfo(
+        uid=uid,
+        modality=first.modality,
+        image_count=len(members),
+        shape_hw=first.shape_hw,
+        spacing_mm=None if first.spacing_mm is None else (first.spacing_mm[0], first.spacing_mm[1]),
+        thickness_mm=first.acquisition.slice_thickness_mm,
+        kernel=first.acquisition.kernel,
+        contrast=first.acquisition.contrast,
+        refusal=first.refusal,
+    )
+    if first.refusal is not None:
+        return info
+    missing = _missing_geometry(members)
+    if first.orientation is not None:
+        try:
+            affine = affine_from_dicom(first.orientation, (0.0, 0.0, 0.0), (1.0, 1.0))
+        except GeometryError as error:
+            return replace(info, refusal=error.problem)
+        info = replace(info, plane=plane_of(affine)[0])
+    if missing:
+        return replace(info, refusal=missing)
+    if len(members) > 1:
+        gaps = np.diff(np.sort(_projections(members)))
+        gaps = gaps[gaps > _SAME_PLACE_MM]
+        distinct = {(m.instance_uid, m.frame) for m in members}
+        if gaps.size == 0 and len(distinct) > 1:
+            return replace(
+                info, refusal=f"its {len(members)} images lie at one place: a time series, not a stack"
+            )
+        if gaps.size:
+            info = replace(info, step_mm=float(np.median(gaps)))
+    return info
+
+
+def _missing_geometry(members: Sequence[FrameHeader]) -> str | None:
+    if any(m.spacing_mm is None for m in members):
+        # ImagerPixelSpacing is measured at the detector, not in the patient: areas from it would be wrong.
+        return "no pixel spacing, so nothing can be measured in mm"
+    if any(m.orientation is None for m in members):
+        return "no image orientation, so left and right are unknown"
+    if any(m.position_mm is None for m in members):
+        return "no image position, so the order of the slices is unknown"
+    return None
+
+
+def _normal(header: FrameHeader) -> NDArray[np.float64]:
+    directions = np.asarray(header.orientation, dtype=np.float64)
+    normal = np.cross(directions[:3], directions[3:])
+    unit: NDArray[np.float64] = normal / np.linalg.norm(normal)
+    return unit
+
+
+def _projections(members: Sequence[FrameHeader]) -> NDArray[np.float64]:
+    normal = _normal(members[0])
+    return np.array([float(np.dot(normal, np.asarray(m.position_mm))) for m in members])
+
+
+def _sorted_along_normal(frames: list[FrameHeader]) -> list[FrameHeader]:
+    order = np.argsort(_projections(frames), kind="stable")
+    return [frames[int(i)] for i in order]
+
+
+def _decode_all(
+    frames: Sequence[FrameHeader], shape_hw: tuple[int, int]
+) -> tuple[NDArray[np.int16], list[bool], list[str], list[tuple[str, str]]]:
+    by_path: dict[Path, list[int]] = {}
+    for index, frame in enumerate(frames):
+        by_path.setdefault(frame.path, []).append(index)
+    hu = np.zeros((len(frames), *shape_hw), dtype=np.int16)
+    decoded = [False] * len(frames)
+    counts: dict[str, int] = {}
+    failures: list[tuple[str, str]] = []
+    first_error: CtaiError | None = None
+    for path, indices in by_path.items():
+        try:
+            content = read_hu_frames(path, [frames[i].frame for i in indices])
+        except CtaiError as error:
+            first_error = first_error or error
+            failures.append((path.name, cause_of(error, path)))
+            continue
+        for index, image in zip(indices, content.frames, strict=True):
+            hu[index] = image
+            decoded[index] = True
+        for text in content.cautions:
+            counts[text] = counts.get(text, 0) + 1
+    if not any(decoded):
+        if len(by_path) == 1 and first_error is not None:
+            raise first_error
+        raise DicomError(
+            f"none of the {len(by_path)} files of the series can be read",
+            received=", ".join(f"{name}: {cause}" for name, cause in failures[:_NAMES_SHOWN]),
+            hint="Export the series again.",
+        ) from first_error
+    total = len(by_path)
+    found = [
+        text if total == 1 or count == total else f"{text} ({count} of {total} files)"
+        for text, count in counts.items()
+    ]
+    return hu, decoded, found, failures
+
+
+def _without_repeats(
+    hu: NDArray[np.int16], frames: list[FrameHeader]
+) -> tuple[NDArray[np.int16], list[FrameHeader], int]:
+    positions = _projections(frames)
+    keep = [0]
+    for index in range(1, len(frames)):
+        if positions[index] - positions[keep[-1]] > _SAME_PLACE_MM:
+            keep.append(index)
+        elif not np.array_equal(hu[index], hu[keep[-1]]):
+            raise GeometryError(
+                "different images lie at the same place",
+                received=f"{frames[keep[-1]].path.name} and {frames[index].path.name}",
+                hint="The folder mixes phases or repeats of a scan: keep one of them.",
+            )
+    repeats = len(frames) - len(keep)
+    return (hu[keep] if repeats else hu), [frames[i] for i in keep], repeats
+
+
+def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[str]) -> CTVolume:
+    first = frames[0]
+    if first.orientation is None or first.position_mm is None or first.spacing_mm is None:
+        raise GeometryError("the images lack orientation, position or spacing")
+    origins = np.array([frame.position_mm for frame in frames], dtype=np.float64)
+    positions = _projections(frames)
+    if len(frames) == 1:
+        step = _normal(first) * (first.acquisition.slice_thickness_mm or 1.0)
+        if first.acquisition.slice_thickness_mm is None:
+            warnings.append("no slice thickness is recorded; 1 mm was assumed")
+    else:
+        step = _median_step(origins, positions)
+    affine = affine_from_dicom(first.orientation, first.position_mm, first.spacing_mm, step)
+    slice_axis = axis_correspondence(affine)[0].index(2)
+    warnings += _geometry_warnings(affine, origins, positions, slice_axis)
+    warnings += implausible_values(hu)
+    hu_zyx, canonical = canonicalise(hu, affine)
+    slice_positions: NDArray[np.float64] | None = None
+    if slice_axis == 2:
+        towards_head = axis_correspondence(affine)[1][2] > 0
+        slice_positions = positions if towards_head else -positions[::-1]
+    return CTVolume(
+        hu_zyx=np.ascontiguousarray(hu_zyx),
+        affine=canonical,
+        slice_positions_mm=slice_positions,
+        acquisition=first.acquisition,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+def _median_step(origins: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
+    step_mm = examine_stacking(positions).step_mm
+    # The direction comes from the whole stack, the length from typical neighbours, so gaps do not stretch it.
+    direction = (origins[-1] - origins[0]) / (positions[-1] - positions[0])
+    return np.asarray(direction * step_mm, dtype=np.float64)
+
+
+def _geometry_warnings(
+    affine: NDArray[np.float64],
+    origins: NDArray[np.float64],
+    positions: NDArray[np.float64],
+    slice_axis: int,
+) -> list[str]:
+    found: list[str] = []
+    plane, angle = plane_of(affine)
+    if plane == "oblique":
+        found.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
+    elif plane != "axial":
+        found.append(f"the images are {plane}; axial slices are taken across them")
+    if len(positions) == 1:
+        return found
+    tilt = tilt_deg(affine)
+    if tilt > TILT_DEGREES:
+        found.append(f"gantry tilt: slices lean {tilt:.1f} degrees against the stacking direction")
+    along = (positions - positions[0]) / (positions[-1] - positions[0])
+    expected = origins[0] + along[:, None] * (origins[-1] - origins[0])
+    drift = float(np.linalg.norm(origins - expected, axis=1).max())
+    if drift > min(np.linalg.norm(affine[:3, 0]), np.linalg.norm(affine[:3, 1])):
+        found.append(f"slices are shifted sideways against each other by up to {drift:.1f} mm")
+    stacking = examine_stacking(positions)
+    if slice_axis != 2 and stacking.irregular:
+        raise GeometryError(
+            f"the {plane} images are not evenly spaced, so axial slices cannot be taken across them",
+            received=f"steps of {np.diff(positions).min():.2f} to {np.diff(positions).max():.2f} mm",
+            hint="Give the axial series.",
+        )
+    if stacking.gaps:
+        widest = float(np.diff(positions).max())
+        noun = "gap" if len(stacking.gaps) == 1 else "gaps"
+        found.append(
+            f"{len(stacking.gaps)} {noun} in the stack: up to {widest:.4g} mm between slices"
+            f" instead of {stacking.step_mm:.4g} mm"
+        )
+    elif stacking.irregular:
+        steps = np.diff(positions)
+        found.append(f"slice distances vary from {steps.min():.4g} to {steps.max():.4g} mm")
+    return found

@@ -1,0 +1,290 @@
+"""NIfTI volumes and masks. NIfTI counts in RAS mm, this package in LPS; the change happens here."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ctai_sam2.core.geometry import canonicalise, plane_of
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
+from ctai_sam2.io.dicom_series import MAX_VOXELS
+from ctai_sam2.types import CTSlice, CTVolume
+
+_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
+_SHEAR_TOLERANCE = 1e-4
+
+
+def read_nifti(path: str | os.PathLike[str]) -> CTVolume:
+    """Read a NIfTI volume of HU in any orientation.
+
+    Values are rounded to whole HU; those below -1024 become -1024.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.nii`` or ``.nii.gz`` with three dimensions (a fourth of length 1 is allowed).
+
+    Returns
+    -------
+    CTVolume
+        Canonical; with a warning where values do not look like HU or the header states no orientation.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, too large, not a scalar volume or holds values that are not finite.
+    GeometryError
+        If its affine is singular.
+    """
+    import nibabel
+
+    path = Path(path)
+    try:
+        image: Any = nibabel.load(path)
+        stored, slope, intercept = _stored_values(path, image)
+    except (InputError, GeometryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
+        ) from error
+    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
+        raise InputError(
+            f"{path.name} is not a readable NIfTI file ({type(error).__name__})",
+            hint="It may be truncated, or something else under this name; export it again.",
+        ) from error
+    hu_xyz = _to_hu(path, stored, slope, intercept)
+    affine, warnings = _affine_lps(image)
+    warnings += implausible_values(hu_xyz)
+    array_zyx, canonical = canonicalise(hu_xyz.transpose(2, 1, 0), affine)
+    plane, angle = plane_of(canonical)
+    if plane == "oblique":
+        warnings.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
+    return CTVolume(hu_zyx=np.ascontiguousarray(array_zyx), affine=canonical, warnings=tuple(warnings))
+
+
+def write_volume_nifti(path: str | os.PathLike[str], volume: CTVolume) -> Path:
+    """Write a volume's HU as NIfTI (``.nii`` or ``.nii.gz``), lossless; returns the path.
+
+    Gaps between slices cannot be written in this format: the median step is.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    InputError
+        If the name does not end in ``.nii`` or ``.nii.gz``.
+    """
+    return _write(Path(path), volume.hu_zyx, volume.affine)
+
+
+def write_mask_nifti(path: str | os.PathLike[str], mask: ArrayLike, of: CTSlice | CTVolume) -> Path:
+    """Write a mask as a NIfTI label image (0 and 1) that lies on the image it was drawn on.
+
+    Parameters
+    ----------
+    path : path-like
+        Ending in ``.nii`` or ``.nii.gz``.
+    mask : array_like of bool, shape (H, W) or (D, H, W)
+        On the pixels of the slice, or the voxels of the volume. Integer labels up to 255 are kept.
+    of : CTSlice or CTVolume
+        What it was drawn on. A slice becomes a volume of one slice, as thick as the slice says.
+
+    Returns
+    -------
+    Path
+        Where it was written.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, the values are no labels or the name has another ending.
+    StorageError
+        If it cannot be written.
+    """
+    labels = _checked_labels(mask)
+    expected = of.shape_hw if isinstance(of, CTSlice) else of.shape_zyx
+    if labels.shape != expected:
+        raise InputError(
+            "the mask has another shape than its image", received=f"{labels.shape} for {expected}"
+        )
+    if isinstance(of, CTVolume):
+        return _write(Path(path), labels, of.affine)
+    return _write(Path(path), labels[None], _slice_affine(of), placed=of.affine is not None)
+
+
+def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDArray[np.uint8]:
+    """Read a label image and put it on the pixels of a slice or volume it was drawn on.
+
+    Parameters
+    ----------
+    path : path-like
+        A NIfTI file in any orientation.
+    of : CTSlice or CTVolume
+        What it belongs to.
+
+    Returns
+    -------
+    ndarray of uint8, shape (H, W) or (D, H, W)
+        Labels.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read or holds no labels.
+    GeometryError
+        If it lies on another grid.
+    """
+    import nibabel
+
+    path = Path(path)
+    try:
+        image: Any = nibabel.load(path)
+        stored, slope, intercept = _stored_values(path, image)
+        values = np.asarray(stored, dtype=np.float64) * slope + intercept
+    except (InputError, GeometryError):
+        raise
+    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
+        raise InputError(f"{path.name} is not a readable NIfTI file ({type(error).__name__})") from error
+    affine, _ = _affine_lps(image)
+    target = of.affine if isinstance(of, CTVolume) else _slice_affine(of)
+    target_shape = of.shape_zyx if isinstance(of, CTVolume) else (1, *of.shape_hw)
+    labels, canonical = canonicalise(values.transpose(2, 1, 0), affine)
+    # The target's own axes in canonical order tell how to turn the labels back.
+    index_zyx, target_canonical = canonicalise(np.arange(np.prod(target_shape)).reshape(target_shape), target)
+    place_matters = not (isinstance(of, CTSlice) and of.affine is None)
+    if labels.shape != index_zyx.shape or (
+        place_matters and not np.allclose(canonical, target_canonical, atol=1e-2)
+    ):
+        raise GeometryError(
+            f"{path.name} lies on another grid than the image",
+            received=f"shape {labels.shape} for {index_zyx.shape}",
+            hint="Export the labels on the CT's own grid.",
+        )
+    turned = np.empty(int(np.prod(target_shape)))
+    turned[index_zyx.ravel()] = labels.ravel()
+    result = _checked_labels(turned.reshape(target_shape).astype(np.int64))
+    return result if isinstance(of, CTVolume) else result[0]
+
+
+def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    if len(shape) != 3 or min(shape) == 0:
+        raise InputError(
+            f"{path.name} is not a three-dimensional volume", received=f"shape {tuple(image.shape)}"
+        )
+    if int(np.prod(shape, dtype=np.float64)) > MAX_VOXELS:
+        raise InputError(
+            f"{path.name} declares a volume larger than this package reads",
+            received=f"shape {shape}",
+            hint="The header may be damaged; else crop the volume.",
+        )
+    dtype = image.get_data_dtype()
+    if dtype.names is not None or np.issubdtype(dtype, np.complexfloating):
+        raise InputError(f"{path.name} holds colours or complex numbers, not HU", received=str(dtype))
+    slope, intercept = 1.0, 0.0
+    if hasattr(image.dataobj, "get_unscaled"):
+        stored = np.asanyarray(image.dataobj.get_unscaled())
+        slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    else:
+        stored = np.asanyarray(image.dataobj)
+    return stored.reshape(shape, order="F"), slope, intercept
+
+
+def _to_hu(path: Path, stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
+    hu = np.empty(stored.shape, dtype=np.int16, order="F")
+    bad = 0
+    for k in range(stored.shape[2]):
+        # One slice at a time: scaling makes doubles, four times the size of the result.
+        plane = stored[:, :, k].astype(np.float64) * slope + intercept
+        finite = np.isfinite(plane)
+        bad += int(plane.size - finite.sum())
+        hu[:, :, k] = np.clip(np.rint(np.where(finite, plane, 0.0)), AIR_HU, 32767).astype(np.int16)
+    if bad:
+        raise InputError(
+            f"{path.name} holds values that are not finite",
+            received=f"{bad} of {stored.size} voxels are NaN or infinite",
+            hint="Replace them by air (-1024 HU) if they are padding.",
+        )
+    return hu
+
+
+def _affine_lps(image: Any) -> tuple[NDArray[np.float64], list[str]]:
+    warnings: list[str] = []
+    affine = np.asarray(image.affine, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise GeometryError("the NIfTI header gives a singular affine", hint="Convert the images again.")
+    header = image.header
+    if hasattr(header, "get_xyzt_units"):
+        unit = str(header.get_xyzt_units()[0])
+        affine = np.diag([*[_MM_PER_UNIT.get(unit, 1.0)] * 3, 1.0]) @ affine
+        sform, qform = int(header["sform_code"]), int(header["qform_code"])
+        if sform == 0 and qform == 0:
+            warnings.append("the header states no orientation: left and right are assumed, check them")
+        elif sform > 0 and qform > 0:
+            difference = float(np.abs(header.get_sform() - header.get_qform()).max())
+            if difference > 0.1:
+                warnings.append("the header's two orientations (sform, qform) differ; sform was taken")
+    return _RAS_FROM_LPS @ affine, warnings
+
+
+def _checked_labels(mask: ArrayLike) -> NDArray[np.uint8]:
+    labels = np.asarray(mask)
+    if labels.dtype == np.bool_:
+        return labels.astype(np.uint8)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError("a mask holds booleans or whole-number labels", received=str(labels.dtype))
+    if labels.size and (labels.min() < 0 or labels.max() > 255):
+        raise InputError("labels go from 0 to 255", received=(int(labels.min()), int(labels.max())))
+    return labels.astype(np.uint8)
+
+
+def _slice_affine(of: CTSlice) -> NDArray[np.float64]:
+    if of.affine is None:
+        return np.diag([of.spacing_mm[1], of.spacing_mm[0], of.thickness_mm or 1.0, 1.0])
+    affine = np.array(of.affine)
+    if of.thickness_mm:
+        affine[:3, 2] *= of.thickness_mm / np.linalg.norm(affine[:3, 2])
+    return affine
+
+
+def _write(
+    path: Path, array_zyx: NDArray[Any], affine_lps: NDArray[np.float64], *, placed: bool = True
+) -> Path:
+    import nibabel
+
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise InputError("a NIfTI file's name ends in .nii or .nii.gz", received=path.suffix or "no ending")
+    affine = _RAS_FROM_LPS @ affine_lps
+    header_class: Any = nibabel.Nifti1Header
+    header = header_class()
+    header.set_data_dtype(array_zyx.dtype)
+    header.set_data_shape(array_zyx.shape[::-1])
+    header.set_xyzt_units("mm")
+    header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+    if placed:
+        header.set_sform(affine, code="scanner")
+        unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        # A tilted stack is sheared, which the quaternion form cannot say.
+        if np.abs(unit.T @ unit - np.eye(3)).max() < _SHEAR_TOLERANCE:
+            header.set_qform(affine, code="scanner")
+    image_class: Any = nibabel.Nifti1Image
+    content: bytes = image_class(array_zyx.transpose(2, 1, 0), None, header).to_bytes()
+    if path.name.lower().endswith(".gz"):
+        # Without a time stamp, equal volumes give equal files.
+        content = gzip.compress(content, compresslevel=5, mtime=0)
+    return write_bytes(path, content)

@@ -1,0 +1,139 @@
+"""PNG and JPEG slices: grey values with a stated window and spacing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE
+from ctai_sam2.types import CTSlice, Plane, Window
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def read_picture(
+    path: str | os.PathLike[str],
+    *,
+    window: Window | None,
+    spacing_mm: Sequence[float] | None,
+    plane: Plane = "axial",
+) -> CTSlice:
+    """Read a grey picture of a CT slice, in display orientation already.
+
+    Parameters
+    ----------
+    path : path-like
+        PNG or JPEG, 8 or 16 bit, grey; colour only if all channels are equal.
+    window : Window
+        What black and white stand for: 0 is ``low_hu``, the largest value (255 or 65535) ``high_hu``.
+    spacing_mm : sequence of 2 floats
+        (row spacing, column spacing).
+    plane : {"axial", "sagittal", "coronal"}
+        What the picture shows.
+
+    Returns
+    -------
+    CTSlice
+        float32 HU between the window's ends, with a warning that everything outside was cut off.
+
+    Raises
+    ------
+    InputError
+        If window or spacing is missing, or the picture is damaged, coloured or too large.
+    """
+    path = Path(path)
+    if window is None or spacing_mm is None:
+        missing = " and ".join(
+            name for name, value in (("window", window), ("spacing_mm", spacing_mm)) if value is None
+        )
+        raise InputError(
+            f"{missing} is missing: a picture says neither what its grey values mean in HU"
+            " nor how large a pixel is",
+            hint="For example window=Window(level=40, width=400), spacing_mm=(0.8, 0.8);"
+            " better give the DICOM file.",
+        )
+    grey, largest = _grey_values(path)
+    hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
+    warnings = [f"HU outside {window.low_hu:g} to {window.high_hu:g} were cut off by the picture's window"]
+    step = window.width / largest
+    if step > 1:
+        warnings.append(f"grey values are {step:.2g} HU apart")
+    if path.suffix.lower() != ".png":
+        warnings.append("the image was compressed with loss")
+    return CTSlice(
+        hu=hu,
+        spacing_mm=(float(spacing_mm[0]), float(spacing_mm[1])),
+        plane=plane,
+        warnings=tuple(warnings),
+    )
+
+
+def read_mask_png(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
+    """Read a mask picture: every pixel that is not black belongs to it.
+
+    Raises
+    ------
+    InputError
+        If the picture is damaged or coloured.
+    """
+    return _grey_values(Path(path))[0] > 0
+
+
+def _grey_values(path: Path) -> tuple[NDArray[Any], int]:
+    import warnings
+
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=("PNG", "JPEG")) as image:
+                if max(image.size) > MAX_IMAGE_SIDE:
+                    raise InputError(
+                        f"{path.name} is larger than a CT slice can be", received=f"{image.size} pixels"
+                    )
+                array = _array_of(image)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
+        ) from error
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise InputError(
+            f"{path.name} is not a readable PNG or JPEG picture ({type(error).__name__})",
+            hint="It may be truncated, or something else under this name.",
+        ) from error
+    if array.ndim == 3:
+        if array.shape[2] in (2, 4):  # an alpha channel says nothing of HU
+            array = array[..., :-1]
+        if not (array == array[..., :1]).all():
+            raise InputError(
+                f"{path.name} is coloured",
+                hint="Grey values can be turned into HU, colours cannot: export without overlays.",
+            )
+        array = array[..., 0]
+    largest = 65535 if array.dtype == np.uint16 else 255
+    return array, largest
+
+
+def _array_of(image: Any) -> NDArray[Any]:
+    if image.mode == "P":
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    array = np.asarray(image)
+    if array.dtype == np.uint8:
+        return array
+    # Pillow gives 16-bit PNG as 16- or, in older releases, as 32-bit integers.
+    if array.dtype.kind in "iu" and array.size and array.min() >= 0 and array.max() <= 65535:
+        return array.astype(np.uint16)
+    raise InputError("the picture holds neither 8- nor 16-bit grey values", received=str(image.mode))

@@ -1,0 +1,328 @@
+"""The readers people call: a study as a volume, one file as a slice, a folder's list of series."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.core.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
+from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
+from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
+from ctai_sam2.io.dicom_series import (
+    Folder,
+    Series,
+    SeriesInfo,
+    group_series,
+    read_series,
+    scan_folder,
+    skipped_warning,
+)
+from ctai_sam2.io.nifti import read_nifti
+from ctai_sam2.io.pictures import PICTURE_SUFFIXES, read_picture
+from ctai_sam2.types import CTSlice, CTVolume, Plane, Window
+
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_CHOICES_SHOWN = 20
+
+
+def read_study(
+    path: str | os.PathLike[str],
+    *,
+    series_uid: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> CTVolume:
+    """Read a CT study as a volume in canonical orientation.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder of DICOM files (searched through all levels), one DICOM file (a single slice, or an
+        enhanced multi-frame object), a NIfTI file, or a folder with one NIfTI file.
+    series_uid : str, optional
+        Which DICOM series, as `list_series` names it. Needed only where several fit.
+    on_progress : callable, optional
+        Called with (files looked at, files in all) while headers are read.
+
+    Returns
+    -------
+    CTVolume
+        With ``warnings`` for files that could not be read, gaps, tilt and the like.
+
+    Raises
+    ------
+    InputError
+        If nothing usable is there, or several series fit and none was chosen; the message lists them.
+    DicomError
+        If a file is damaged or is not a CT in HU, and no other makes up for it.
+    GeometryError
+        If positions, directions or spacings are missing or contradict each other.
+
+    Notes
+    -----
+    Slices are ordered by position along their normal, never by name or number.
+    Without pixel spacing a CT is refused: ``ImagerPixelSpacing`` holds at the
+    detector, not in the patient. Messages name files by the last part of
+    their path only.
+    """
+    path = Path(path)
+    _require_there(path)
+    if path.is_dir():
+        return _read_folder(path, series_uid, on_progress)
+    if path.name.lower().endswith(_NIFTI_SUFFIXES):
+        return read_nifti(path)
+    _refuse_other_kinds(path)
+    groups = group_series(read_headers(path))
+    return read_series(_require_geometry(_choose(groups, series_uid)))
+
+
+def list_series(
+    path: str | os.PathLike[str], *, on_progress: Callable[[int, int], None] | None = None
+) -> list[SeriesInfo]:
+    """List the DICOM series of a folder or file; usable ones first, larger before smaller.
+
+    Raises
+    ------
+    InputError
+        If there is nothing at the path.
+    DicomError
+        If a single file was given and it is damaged.
+    """
+    path = Path(path)
+    _require_there(path)
+    if path.is_dir():
+        return [series.info for series in scan_folder(path, on_progress=on_progress).series]
+    return [series.info for series in group_series(read_headers(path))]
+
+
+def read_slice(
+    path: str | os.PathLike[str],
+    *,
+    window: Window | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    plane: Plane = "axial",
+) -> CTSlice:
+    """Read one image as a slice in display orientation.
+
+    Axial slices come out with anterior up and the patient's right on image
+    left, sagittal ones with superior up and anterior on image left, coronal
+    ones with superior up and the patient's right on image left.
+
+    Parameters
+    ----------
+    path : path-like
+        A DICOM file with one image, or a PNG or JPEG picture.
+    window : Window
+        For pictures only, and needed there: which HU black and white stand for.
+    spacing_mm : sequence of 2 floats
+        (row spacing, column spacing): needed for pictures; for DICOM only where the file states none.
+    plane : {"axial", "sagittal", "coronal"}
+        For pictures only.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is a picture without window or spacing, or holds several images.
+    DicomError
+        If it is damaged or is not a CT in HU.
+    GeometryError
+        If it states no pixel spacing and none was given.
+    """
+    path = Path(path)
+    _require_there(path)
+    if path.is_dir():
+        raise InputError(
+            "a folder was given where one image is needed",
+            hint="Read it with read_study and take a slice of the volume.",
+        )
+    if path.suffix.lower() in PICTURE_SUFFIXES:
+        return read_picture(path, window=window, spacing_mm=spacing_mm, plane=plane)
+    if path.name.lower().endswith(_NIFTI_SUFFIXES):
+        raise InputError(
+            f"{path.name} is a volume",
+            hint="Read it with read_study and take a slice, for example .axial(40).",
+        )
+    _refuse_other_kinds(path)
+    headers = read_headers(path)
+    if len(headers) > 1:
+        raise InputError(
+            f"{path.name} holds several images",
+            received=f"{len(headers)} frames",
+            hint="Read it with read_study and take a slice, for example .axial(0).",
+        )
+    return _read_dicom_slice(headers[0], spacing_mm)
+
+
+def _read_dicom_slice(header: FrameHeader, spacing_mm: Sequence[float] | None) -> CTSlice:
+    name = header.path.name
+    if header.refusal is not None:
+        raise DicomError(f"{name} cannot be used: {header.refusal}", hint="Give a CT image in HU.")
+    warnings = list(header.cautions)
+    spacing = header.spacing_mm
+    if spacing is None:
+        if spacing_mm is None:
+            raise GeometryError(
+                f"{name} states no pixel spacing, so nothing can be measured in mm",
+                hint="Pass spacing_mm=(row, column) if it is known for certain.",
+            )
+        spacing = (float(spacing_mm[0]), float(spacing_mm[1]))
+        warnings.append("the pixel spacing is not the file's own but was given by hand")
+    content = read_hu_frames(header.path, [header.frame])
+    hu = content.frames[0]
+    warnings += [*content.cautions, *implausible_values(hu)]
+    thickness = header.acquisition.slice_thickness_mm
+    if header.orientation is None:
+        warnings.append("no image orientation: plane, left and right are unknown")
+        return CTSlice(
+            hu=hu,
+            spacing_mm=(spacing[0], spacing[1]),
+            plane="unknown",
+            thickness_mm=thickness,
+            acquisition=header.acquisition,
+            warnings=tuple(warnings),
+        )
+    if header.position_mm is None:
+        warnings.append("no image position: where the slice lies in the patient is unknown")
+    normal = np.cross(header.orientation[:3], header.orientation[3:])
+    affine = affine_from_dicom(
+        header.orientation, header.position_mm or (0.0, 0.0, 0.0), spacing, normal * (thickness or 1.0)
+    )
+    plane, angle = plane_of(affine)
+    if plane == "oblique":
+        warnings.append(f"the slice is oblique, {angle:.1f} degrees from the nearest anatomical plane")
+    shown = _display_oriented(hu, affine)
+    return replace(
+        shown,
+        plane=plane,
+        affine=shown.affine if header.position_mm is not None else None,
+        thickness_mm=thickness,
+        index=None,
+        acquisition=header.acquisition,
+        warnings=tuple(warnings),
+    )
+
+
+def _display_oriented(hu: NDArray[np.int16], affine: NDArray[np.float64]) -> CTSlice:
+    slice_axis = axis_correspondence(affine)[0].index(2)
+    hu_zyx, canonical = canonicalise(hu[None], affine)
+    volume = CTVolume(hu_zyx=hu_zyx, affine=canonical)
+    shown = (volume.sagittal, volume.coronal, volume.axial)[slice_axis](0)
+    return replace(shown, hu=np.ascontiguousarray(shown.hu))
+
+
+def _read_folder(
+    folder: Path, series_uid: str | None, on_progress: Callable[[int, int], None] | None
+) -> CTVolume:
+    found = scan_folder(folder, on_progress=on_progress)
+    if not found.series:
+        if series_uid is None and len(found.nifti_files) == 1:
+            return read_nifti(found.nifti_files[0])
+        _refuse_folder(found)
+    chosen = _choose(found.series, series_uid, found.skipped)
+    cautions = skipped_warning(found.skipped)
+    others = [s for s in found.series if s is not chosen]
+    if others and series_uid is None:
+        shown = [f"{s.info.image_count} images: {s.info.refusal or s.info.plane}" for s in others]
+        noun = "other series was" if len(others) == 1 else "other series were"
+        cautions.append(f"{len(others)} {noun} left aside ({'; '.join(shown[:_CHOICES_SHOWN])})")
+    return read_series(_require_geometry(chosen), cautions=cautions)
+
+
+def _choose(
+    groups: Sequence[Series], series_uid: str | None, skipped: Sequence[tuple[str, str]] = ()
+) -> Series:
+    if series_uid is not None:
+        for series in groups:
+            if series.info.uid == series_uid:
+                return series
+        raise InputError(
+            "there is no such series",
+            received=series_uid,
+            hint=f"There are: {_listed(groups)}",
+        )
+    if len(groups) == 1:
+        return groups[0]
+    usable = [series for series in groups if series.info.usable]
+    # A stack is what a study is read for; single images beside it are no rivals. Nor are
+    # sagittal and coronal reformats beside the axial stack.
+    stacks = [series for series in usable if series.info.image_count > 1] or usable
+    candidates = [series for series in stacks if series.info.plane == "axial"] or stacks
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise InputError(
+            f"{len(candidates)} series fit",
+            received=_listed(candidates),
+            hint="Pass series_uid= with the one you want.",
+        )
+    raise DicomError(
+        "no series can be read as a CT volume",
+        received=_listed(groups) + "; ".join(["", *skipped_warning(skipped)]),
+        hint="Give axial CT images in HU.",
+    )
+
+
+def _listed(groups: Sequence[Series]) -> str:
+    lines = [str(series.info) for series in groups[:_CHOICES_SHOWN]]
+    if len(groups) > _CHOICES_SHOWN:
+        lines.append(f"and {len(groups) - _CHOICES_SHOWN} more")
+    return "; ".join(lines)
+
+
+def _require_geometry(series: Series) -> Series:
+    info, first = series.info, series.frames[0]
+    if info.refusal is not None and first.refusal is None:
+        # The images are CT in HU; only what is known of their place is not enough.
+        raise GeometryError(
+            f"the images cannot be stacked: {info.refusal}",
+            hint="One image alone can be read with read_slice.",
+        )
+    return series
+
+
+def _require_there(path: Path) -> None:
+    try:
+        there = path.exists()
+    except OSError:
+        there = False
+    if not there:
+        raise InputError(f"there is nothing at {path.name or path}", hint="Check the path.")
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    suffix = path.suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        raise InputError(
+            f"{path.name} is a picture, not a study",
+            hint="Read it with read_slice(path, window=..., spacing_mm=...).",
+        )
+    if suffix == ".npz" and not looks_like_dicom(path):
+        raise InputError(f"{path.name} is a case file", hint="Read it with read_case_npz.")
+
+
+def _refuse_folder(found: Folder) -> NoReturn:
+    if len(found.nifti_files) > 1:
+        raise InputError(
+            f"the folder holds {len(found.nifti_files)} NIfTI files",
+            received=", ".join(sorted(path.name for path in found.nifti_files)[:_CHOICES_SHOWN]),
+            hint="Give the path of the CT itself.",
+        )
+    if found.skipped:
+        raise DicomError(
+            "the folder holds no readable DICOM image",
+            received=skipped_warning(found.skipped)[0],
+            hint="Export the study again.",
+        )
+    if found.other_names:
+        raise InputError(
+            "the folder holds neither DICOM nor NIfTI files",
+            received=f"{len(found.other_names)} files of other kinds",
+            hint="Give the folder of CT images as exported by the scanner or PACS.",
+        )
+    raise InputError("the folder is empty", hint="Give the folder of CT images.")

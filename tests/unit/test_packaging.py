@@ -1,0 +1,84 @@
+"""What is promised about installing: one list of packages, told twice, and files that exist."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import rattler
+import yaml
+from rattler.exceptions import InvalidMatchSpecError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the standard library reads TOML from 3.11 on; pip's own dependency does before
+    import tomli as tomllib
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+# Same software, another name on conda-forge.
+CONDA_NAMES = {
+    "matplotlib": "matplotlib-base",
+    "opencv-python-headless": "opencv",
+    "prometheus-client": "prometheus_client",
+    "torch": "pytorch",
+}
+USER_EXTRAS = ("jupyter", "service", "cohort", "export", "train")
+
+
+def pyproject() -> dict:
+    return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def conda_specs() -> list[str]:
+    listed = yaml.safe_load((PROJECT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    return [entry for entry in listed if isinstance(entry, str)]
+
+
+def test_every_conda_line_is_a_match_spec() -> None:
+    for spec in conda_specs():
+        rattler.MatchSpec(spec)
+    with pytest.raises(InvalidMatchSpecError):
+        rattler.MatchSpec("numpy >=>1")
+
+
+def test_conda_and_pip_ask_for_the_same() -> None:
+    project = pyproject()
+    wanted = list(project["dependencies"])
+    for extra in USER_EXTRAS:
+        wanted += project["optional-dependencies"][extra]
+    expected = {"pip": "", "python": project["requires-python"]}
+    for requirement in wanted:
+        name, version = re.fullmatch(r"([A-Za-z0-9_.-]+?)(>=.*)", requirement).groups()
+        expected[CONDA_NAMES.get(name, name)] = version
+    found = {spec.partition(" ")[0]: spec.partition(" ")[2] for spec in conda_specs()}
+    assert found == expected
+
+
+def test_extra_all_names_every_user_extra() -> None:
+    extras = pyproject()["optional-dependencies"]
+    assert extras["all"] == [f"ctai-sam2[{','.join(USER_EXTRAS)}]"]
+    assert set(extras) == {*USER_EXTRAS, "dev", "all"}
+
+
+@pytest.mark.parametrize("target", ["help", "setup", "demo", "test", "lint", "lab", "bench"])
+def test_make_has_the_promised_targets(target: str) -> None:
+    makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE)
+
+
+def test_links_in_the_readme_lead_somewhere() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    targets = [t for t in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in t]
+    assert targets
+    assert [t for t in targets if not (PROJECT / t).exists()] == []
+
+
+def test_example_environment_names_every_setting() -> None:
+    from ctai_sam2.settings import Settings
+
+    text = (PROJECT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"^#?\s*(SAM2_[A-Z0-9_]+)=", text, re.MULTILINE))
+    assert named == {f"SAM2_{name.upper()}" for name in Settings.model_fields}
