@@ -72,7 +72,9 @@ def ct_dataset(stored: np.ndarray[Any, Any] | None = None, **changes: Any) -> Da
     return dataset
 
 
-def enhanced_dataset(stored: np.ndarray[Any, Any], z_mm: list[float], rescales: list[tuple[float, float]]) -> Dataset:
+def enhanced_dataset(
+    stored: np.ndarray[Any, Any], z_mm: list[float], rescales: list[tuple[float, float]]
+) -> Dataset:
     """An enhanced CT with its own rescale for each frame; spacing and direction are shared."""
     dataset = ct_dataset(
         stored,

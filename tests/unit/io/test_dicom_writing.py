@@ -45,7 +45,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, orientation: str, storage:
     assert [w.split(";")[0] for w in read.warnings] == list(expected.get(orientation, ()))
 
 
-@pytest.mark.parametrize("spacing", [(5.0, 0.804688, 0.804688), (1.25, 0.9765625, 0.5), (0.7, 0.33333333, 1.1)])
+@pytest.mark.parametrize(
+    "spacing", [(5.0, 0.804688, 0.804688), (1.25, 0.9765625, 0.5), (0.7, 0.33333333, 1.1)]
+)
 def test_spacings_come_back(tmp_path: Path, spacing: tuple[float, float, float]) -> None:
     volume = make_volume(spacing_zyx_mm=spacing)
     write_series(tmp_path / "s", volume, orientation="negated both")
