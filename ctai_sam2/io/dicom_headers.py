@@ -291,7 +291,7 @@ _WARNING_LOCK = threading.RLock()
 
 @contextmanager
 def quiet_pydicom() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect pydicom's warnings instead of showing or logging them: they may quote what stands in a header."""
+    """Collect pydicom's warnings instead of showing or logging them: they may quote a header."""
     # Python's warning filters are global to the process, so only one thread may exchange them.
     with _WARNING_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -24,9 +24,14 @@ def test_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
 def test_a_failing_block_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     write_text(target, "old")
-    with pytest.raises(RuntimeError), atomic_write(target) as file:
-        file.write(b"half")
-        raise RuntimeError
+
+    def write_half() -> None:
+        with atomic_write(target) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 

@@ -12,7 +12,6 @@ from ctai_sam2.io.dicom_series import MAX_VOXELS, skipped_warning
 
 from .making import ct_dataset, edit, enhanced_dataset, make_volume, save, write_series
 
-
 BODY = np.array([[0, 900], [1060, 2000]], dtype=np.int16)
 
 
@@ -111,7 +110,7 @@ def test_phases_in_one_series_are_told_apart(tmp_path: Path) -> None:
     infos = list_series(tmp_path)
     assert [info.image_count for info in infos] == [4, 4]
     assert infos[1].uid == f"{infos[0].uid}#2"
-    with pytest.raises(InputError, match="2 series fit.*series_uid"):
+    with pytest.raises(InputError, match=r"2 series fit.*series_uid"):
         read_study(tmp_path)
     first, second = (read_study(tmp_path, series_uid=info.uid) for info in infos)
     # The smallest stored value is air in both; elsewhere the phases are 24 HU apart.
