@@ -7,6 +7,7 @@ above it.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -290,11 +291,20 @@ _WARNING_LOCK = threading.RLock()
 
 @contextmanager
 def quiet_pydicom() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect pydicom's warnings instead of showing them: they may quote what stands in a header."""
+    """Collect pydicom's warnings instead of showing or logging them: they may quote a header."""
     # Python's warning filters are global to the process, so only one thread may exchange them.
     with _WARNING_LOCK, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        yield caught
+        logger = logging.getLogger("pydicom")
+        logger.addFilter(_drop)
+        try:
+            yield caught
+        finally:
+            logger.removeFilter(_drop)
+
+
+def _drop(_: logging.LogRecord) -> bool:
+    return False
 
 
 def _headers_of(path: Path, dataset: Any) -> list[FrameHeader]:
