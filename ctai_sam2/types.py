@@ -228,7 +228,7 @@ class CTVolume:
 
     @property
     def slice_extents_mm(self) -> NDArray[np.float64]:
-        """Extent each slice stands for, shape (D,): half-way to its neighbours, outward at most half a step."""
+        """Extent each slice stands for, shape (D,): half-way to its neighbours, half a step outward."""
         positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
         if positions.size == 1:
             return np.array([self.spacing_zyx_mm[0]])
