@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ctai_sam2.errors import CtaiError
     from ctai_sam2.io import list_series, read_slice, read_study
     from ctai_sam2.oneclick import find_l3, segment_axial, segment_structure, segment_study
-    from ctai_sam2.results import measure_study, write_study
+    from ctai_sam2.outputs import measure_study, write_study
     from ctai_sam2.segmenters import open_segmenter
     from ctai_sam2.settings import Settings
     from ctai_sam2.types import CTSlice, CTVolume, Prediction, Prompt, Window
@@ -42,14 +42,14 @@ _HOME = {
     "find_l3": "ctai_sam2.oneclick",
     "list_series": "ctai_sam2.io",
     "measure_slice": "ctai_sam2.core.metrics",
-    "measure_study": "ctai_sam2.results",
+    "measure_study": "ctai_sam2.outputs",
     "open_segmenter": "ctai_sam2.segmenters",
     "read_slice": "ctai_sam2.io",
     "read_study": "ctai_sam2.io",
     "segment_axial": "ctai_sam2.oneclick",
     "segment_structure": "ctai_sam2.oneclick",
     "segment_study": "ctai_sam2.oneclick",
-    "write_study": "ctai_sam2.results",
+    "write_study": "ctai_sam2.outputs",
 }
 
 __all__ = [

@@ -228,12 +228,13 @@ class CTVolume:
 
     @property
     def slice_extents_mm(self) -> NDArray[np.float64]:
-        """Extent each slice stands for, shape (D,): half-way to its neighbours on both sides."""
+        """Extent each slice stands for, shape (D,): half-way to its neighbours, half a step outward."""
         positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
         if positions.size == 1:
             return np.array([self.spacing_zyx_mm[0]])
         gaps = np.diff(positions)
-        padded = np.concatenate([gaps[:1], gaps, gaps[-1:]])
+        outward = np.minimum(gaps[[0, -1]], np.median(gaps))
+        padded = np.concatenate([outward[:1], gaps, outward[1:]])
         extents: NDArray[np.float64] = (padded[:-1] + padded[1:]) / 2
         return extents
 

@@ -15,7 +15,9 @@ from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.results import StudyFiles
+    from ctai_sam2.oneclick import StudyResult
+    from ctai_sam2.outputs import StudyFiles, TableRow
+    from ctai_sam2.segmenters import Segmenter
     from ctai_sam2.types import Prompt
 
 app = typer.Typer(
@@ -125,8 +127,7 @@ def segment(
 
     from ctai_sam2.io import read_slice, read_study
     from ctai_sam2.oneclick import segment_structure
-    from ctai_sam2.results import write_structure
-    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.outputs import describe_structure, write_structure
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
@@ -141,15 +142,10 @@ def segment(
         )
     else:
         ct = read_slice(path)
-    with open_segmenter(model=model) as segmenter:
+    with _open_segmenter(model) as segmenter:
         result = segment_structure(ct, structure, segmenter, prompt=prompt)
     files = write_structure(ct, result, out)
-    row = {
-        "structure": structure,
-        "area_cm2": float(result.mask.sum()) * ct.pixel_area_mm2 / 100,
-        "hu_mean": float(ct.hu[result.mask].mean()) if result.mask.any() else None,
-        "confidence": result.prediction.confidence_score if result.prediction else None,
-    }
+    row = describe_structure(ct, result)
     if as_json:
         print_json({**row, "warnings": list(result.warnings), "files": files})
         return
@@ -168,12 +164,15 @@ def measure(
     ] = None,
     series: Series = None,
     height_m: Height = None,
-    definitions: Annotated[Path | None, typer.Option("--definitions", help="HU ranges as JSON.")] = None,
+    definitions: Annotated[
+        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the row to this CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure areas and HU under masks drawn or corrected elsewhere."""
-    from ctai_sam2.results import measure_files, write_rows
+    from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.outputs import measure_files, write_rows
 
     row = measure_files(
         image,
@@ -181,7 +180,7 @@ def measure(
         axial_index=axial_index,
         series_uid=series,
         height_m=height_m,
-        definitions_path=definitions,
+        definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
     )
     if out is not None:
         write_rows(out, [row])
@@ -224,13 +223,12 @@ def _segment_and_report(
 ) -> None:
     from ctai_sam2.io import read_study
     from ctai_sam2.oneclick import segment_study
-    from ctai_sam2.results import measure_study, write_study
-    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.outputs import measure_study, write_study
 
     volume = read_study(study, series_uid=series)
     depth, height, width = volume.shape_zyx
     print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
-    with open_segmenter(model=model) as segmenter:
+    with _open_segmenter(model) as segmenter:
         identity = segmenter.identity
         print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
         result = segment_study(volume, segmenter, axial_index=axial_index)
@@ -242,8 +240,8 @@ def _segment_and_report(
     _print_study(result, row, files)
 
 
-def _print_study(result: Any, row: dict[str, Any], files: StudyFiles) -> None:
-    from ctai_sam2.results import summarise
+def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
+    from ctai_sam2.outputs import summarise
 
     print_line()
     print_table(summarise(result), SHOWN)
@@ -273,6 +271,13 @@ def _print_files(files: Any) -> None:
         paths = value if isinstance(value, (list, tuple)) else [value]
         for path in paths:
             print_line(f"  {name:<13} {path}")
+
+
+def _open_segmenter(model: str | None) -> Segmenter:
+    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.settings import Settings
+
+    return open_segmenter(settings=Settings(model=model) if model else Settings())
 
 
 def _prompt(points: Sequence[str], box: str | None) -> Prompt | None:

@@ -16,13 +16,20 @@ SEED = 20
 
 
 def make_demo_study(folder: Path) -> Path:
-    """Write the phantom as an axial DICOM series from T12 to the sacrum; returns the folder.
+    """Write the phantom as an axial DICOM series from T12 to the sacrum, unless an earlier run did.
+
+    Returns
+    -------
+    Path
+        The folder.
 
     Raises
     ------
     StorageError
         If the folder cannot be written.
     """
+    if folder.is_dir() and any(folder.iterdir()):
+        return folder
     phantom = make_volume(
         reference_parameters(),
         shape_zyx=SHAPE_ZYX,

@@ -26,7 +26,9 @@ def list_models(as_json: AsJson = False) -> None:
     from ctai_sam2.settings import Settings
 
     chosen = Settings().model
-    rows = [_row(status) | {"chosen": status.checkpoint.name == chosen} for status in open_store().list_models()]
+    rows = [
+        _row(status) | {"chosen": status.checkpoint.name == chosen} for status in open_store().list_models()
+    ]
     if as_json:
         print_json(rows)
         return
@@ -109,7 +111,8 @@ def export_models(
 @app.command("import")
 @reporting_errors
 def import_models(
-    bundle: Annotated[Path, typer.Argument(help="A file that 'models export' wrote.")], as_json: AsJson = False
+    bundle: Annotated[Path, typer.Argument(help="A file that 'models export' wrote.")],
+    as_json: AsJson = False,
 ) -> None:
     """Unpack a bundle; every file is verified, or none is taken."""
     from ctai_sam2.segmenters.bundle import import_bundle

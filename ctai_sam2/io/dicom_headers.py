@@ -8,10 +8,6 @@ above it.
 from __future__ import annotations
 
 import os
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import Acquisition
 
 MAX_IMAGE_SIDE = 8192
@@ -209,7 +206,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
             hint="Give CT images as exported by the scanner or PACS.",
         )
     try:
-        with quiet_pydicom():
+        with quiet("pydicom"):
             return dcmread(
                 path,
                 stop_before_pixels=not pixels,
@@ -238,7 +235,7 @@ def read_headers(path: Path) -> list[FrameHeader]:
     """
     dataset = read_dataset(path, pixels=False)
     try:
-        with quiet_pydicom():
+        with quiet("pydicom"):
             return _headers_of(path, dataset)
     except DicomError:
         raise
@@ -283,18 +280,6 @@ def number_of(value: Any) -> float | None:
 def damaged(path: Path, cause: str) -> DicomError:
     """Make the error for a file whose content cannot be used."""
     return DicomError(f"{path.name} cannot be read: {cause}", hint="Export the file again.")
-
-
-_WARNING_LOCK = threading.RLock()
-
-
-@contextmanager
-def quiet_pydicom() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect pydicom's warnings instead of showing them: they may quote what stands in a header."""
-    # Python's warning filters are global to the process, so only one thread may exchange them.
-    with _WARNING_LOCK, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield caught
 
 
 def _headers_of(path: Path, dataset: Any) -> list[FrameHeader]:

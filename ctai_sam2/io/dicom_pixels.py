@@ -15,10 +15,10 @@ from ctai_sam2.io.dicom_headers import (
     damaged,
     functional_value,
     number_of,
-    quiet_pydicom,
     read_dataset,
     value_of,
 )
+from ctai_sam2.io.quiet import quiet
 
 AIR_HU = -1024
 """Padding and everything below become this: outside the scanned circle there is nothing to measure."""
@@ -71,7 +71,7 @@ def read_hu_frames(path: Path, frames: Sequence[int]) -> DecodedFile:
     if "PixelData" not in dataset:
         raise damaged(path, "it holds no pixel data")
     try:
-        with quiet_pydicom() as caught:
+        with quiet("pydicom") as caught:
             cautions = _mend_transfer_syntax(dataset)
             _require_enough_bytes(path, dataset)
             if _codestream_is_signed(dataset) and value_of(dataset, "PixelRepresentation") == 0:
@@ -90,7 +90,10 @@ def read_hu_frames(path: Path, frames: Sequence[int]) -> DecodedFile:
             ]
     except CtaiError:
         raise
-    except Exception as error:  # decoders raise whatever their libraries do
+    except BaseException as error:  # decoders raise whatever their libraries do
+        # One written in Rust panics outside the tree of ordinary exceptions.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise damaged(path, _cause(dataset, error)) from error
     cautions += _lossy_cautions(dataset)
     return DecodedFile(frames=converted, cautions=tuple(dict.fromkeys(cautions)))
@@ -243,7 +246,7 @@ def _lossy_cautions(dataset: Any) -> list[str]:
     )
 
 
-def _cause(dataset: Any, error: Exception) -> str:
+def _cause(dataset: Any, error: BaseException) -> str:
     syntax = value_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID")
     name = getattr(syntax, "name", str(syntax))
     if isinstance(error, NotImplementedError) or not getattr(syntax, "is_transfer_syntax", True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.core.geometry import canonicalise, plane_of
-from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
 from ctai_sam2.io.dicom_series import MAX_VOXELS
+from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import CTSlice, CTVolume
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -44,29 +46,12 @@ def read_nifti(path: str | os.PathLike[str]) -> CTVolume:
     GeometryError
         If its affine is singular.
     """
-    import nibabel
-
     path = Path(path)
-    try:
-        image: Any = nibabel.load(path)
-        stored, slope, intercept = _stored_values(path, image)
-    except (InputError, GeometryError):
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except PermissionError as error:
-        raise InputError(
-            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
-        ) from error
-    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
-        raise InputError(
-            f"{path.name} is not a readable NIfTI file ({type(error).__name__})",
-            hint="It may be truncated, or something else under this name; export it again.",
-        ) from error
-    hu_xyz = _to_hu(path, stored, slope, intercept)
-    affine, warnings = _affine_lps(image)
+    content = _load(path)
+    warnings = [*content.warnings]
+    hu_xyz = _to_hu(path, content)
     warnings += implausible_values(hu_xyz)
-    array_zyx, canonical = canonicalise(hu_xyz.transpose(2, 1, 0), affine)
+    array_zyx, canonical = canonicalise(hu_xyz.transpose(2, 1, 0), content.affine)
     plane, angle = plane_of(canonical)
     if plane == "oblique":
         warnings.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
@@ -145,21 +130,12 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     GeometryError
         If it lies on another grid.
     """
-    import nibabel
-
     path = Path(path)
-    try:
-        image: Any = nibabel.load(path)
-        stored, slope, intercept = _stored_values(path, image)
-        values = np.asarray(stored, dtype=np.float64) * slope + intercept
-    except (InputError, GeometryError):
-        raise
-    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
-        raise InputError(f"{path.name} is not a readable NIfTI file ({type(error).__name__})") from error
-    affine, _ = _affine_lps(image)
+    content = _load(path)
+    values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
     target = of.affine if isinstance(of, CTVolume) else _slice_affine(of)
     target_shape = of.shape_zyx if isinstance(of, CTVolume) else (1, *of.shape_hw)
-    labels, canonical = canonicalise(values.transpose(2, 1, 0), affine)
+    labels, canonical = canonicalise(values.transpose(2, 1, 0), content.affine)
     # The target's own axes in canonical order tell how to turn the labels back.
     index_zyx, target_canonical = canonicalise(np.arange(np.prod(target_shape)).reshape(target_shape), target)
     place_matters = not (isinstance(of, CTSlice) and of.affine is None)
@@ -175,6 +151,42 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     turned[index_zyx.ravel()] = labels.ravel()
     result = _checked_labels(turned.reshape(target_shape).astype(np.int64))
     return result if isinstance(of, CTVolume) else result[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Content:
+    """A NIfTI file's stored values (x, y, z), how to scale them, and its affine in LPS mm."""
+
+    stored: NDArray[Any]
+    slope: float
+    intercept: float
+    affine: NDArray[np.float64]
+    warnings: tuple[str, ...]
+
+
+def _load(path: Path) -> _Content:
+    import nibabel
+
+    try:
+        # nibabel would write its remarks on odd headers to the terminal.
+        with quiet("nibabel.global"):
+            image: Any = nibabel.load(path)
+            affine, warnings = _affine_lps(image)
+            stored, slope, intercept = _stored_values(path, image)
+    except CtaiError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+    except PermissionError as error:
+        raise InputError(
+            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
+        ) from error
+    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
+        raise InputError(
+            f"{path.name} is not a readable NIfTI file ({type(error).__name__})",
+            hint="It may be truncated, or something else under this name; export it again.",
+        ) from error
+    return _Content(stored=stored, slope=slope, intercept=intercept, affine=affine, warnings=tuple(warnings))
 
 
 def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
@@ -205,12 +217,13 @@ def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
     return stored.reshape(shape, order="F"), slope, intercept
 
 
-def _to_hu(path: Path, stored: NDArray[Any], slope: float, intercept: float) -> NDArray[np.int16]:
+def _to_hu(path: Path, content: _Content) -> NDArray[np.int16]:
+    stored = content.stored
     hu = np.empty(stored.shape, dtype=np.int16, order="F")
     bad = 0
     for k in range(stored.shape[2]):
         # One slice at a time: scaling makes doubles, four times the size of the result.
-        plane = stored[:, :, k].astype(np.float64) * slope + intercept
+        plane = stored[:, :, k].astype(np.float64) * content.slope + content.intercept
         finite = np.isfinite(plane)
         bad += int(plane.size - finite.sum())
         hu[:, :, k] = np.clip(np.rint(np.where(finite, plane, 0.0)), AIR_HU, 32767).astype(np.int16)

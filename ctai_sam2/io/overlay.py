@@ -211,7 +211,14 @@ def _draw_scale_bar(axes: Any, width_mm: float, height_mm: float) -> None:
     left, y = 0.03 * width_mm, height_mm - 0.04 * max(height_mm, 0.5 * width_mm)
     axes.plot([left, left + length], [y, y], color="white", linewidth=2.5, solid_capstyle="butt")
     axes.text(
-        left, y - 0.012 * width_mm, f"{length / 10:g} cm", color="white", fontsize=9, ha="left", va="bottom"
+        left,
+        y - 0.012 * width_mm,
+        f"{length / 10:g} cm",
+        color="white",
+        fontsize=9,
+        ha="left",
+        va="bottom",
+        path_effects=_halo(),
     )
 
 
@@ -239,7 +246,15 @@ def _draw_letters(axes: Any, slice: CTSlice) -> None:
             fontweight="bold",
             ha=horizontal,
             va=vertical,
+            path_effects=_halo(),
         )
+
+
+def _halo() -> list[Any]:
+    # White text stays legible over bone and contrast agent.
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="black")]
 
 
 def _rgb(colour: str) -> tuple[float, float, float]:

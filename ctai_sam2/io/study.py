@@ -150,7 +150,7 @@ def read_slice(
         )
     _refuse_other_kinds(path)
     headers = read_headers(path)
-    if len(headers) > 1:
+    if len(headers) > 1 and headers[0].refusal is None:
         raise InputError(
             f"{path.name} holds several images",
             received=f"{len(headers)} frames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -135,6 +136,8 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
     except StorageError:
         raise
     except OSError as error:
+        if error.errno == errno.EINVAL:  # the directory of a cut zip file points before its beginning
+            raise WeightsError(f"{source.name} is damaged", hint="Copy it again.") from error
         raise StorageError(
             f"the bundle {source.name} cannot be unpacked",
             received=error.strerror or type(error).__name__,

@@ -282,7 +282,7 @@ class LocalSegmenter:
             import torch
 
             from ctai_sam2.segmenters.sam2_model import build_sam2, load_weights, read_state_dict
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing
             raise Unavailable(
                 f"PyTorch or sam2 cannot be imported: {error}", hint="Run ctai-sam2 doctor."
             ) from error

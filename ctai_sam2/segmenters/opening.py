@@ -11,6 +11,7 @@ import platformdirs
 from ctai_sam2.errors import InputError, Unavailable
 from ctai_sam2.segmenters.base import Segmenter
 from ctai_sam2.segmenters.cached import CachedSegmenter
+from ctai_sam2.segmenters.download import Progress, download_checkpoint
 from ctai_sam2.segmenters.fallback import FallbackSegmenter
 from ctai_sam2.segmenters.local import LocalSegmenter
 from ctai_sam2.segmenters.weights import ModelStore
@@ -72,6 +73,39 @@ def open_store(settings: Settings | None = None) -> ModelStore:
     return ModelStore(None if path is None or _is_checkpoint_file(path) else path)
 
 
+def download_model(
+    name: str,
+    settings: Settings | None = None,
+    *,
+    sha256: str | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Download a checkpoint to where `open_segmenter` looks for it; see `download_checkpoint`.
+
+    Parameters
+    ----------
+    name : str
+        From the registry.
+    settings : Settings, optional
+        Give the folder, the mirror and, for the model they name, its digest.
+    sha256 : str, optional
+        Expected digest, instead of the settings'.
+    progress : callable, optional
+        Called after every piece with (bytes here, bytes in all or None).
+
+    Returns
+    -------
+    Path
+        The verified file.
+    """
+    settings = settings or Settings()
+    if sha256 is None and name == settings.model:
+        sha256 = settings.model_sha256
+    return download_checkpoint(
+        name, open_store(settings), sha256=sha256, mirror_url=settings.models_url, progress=progress
+    )
+
+
 def _open_local(settings: Settings) -> Segmenter:
     path = settings.model_path
     return LocalSegmenter(
@@ -91,7 +125,7 @@ _BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local}
 
 
 def _is_checkpoint_file(path: Path) -> bool:
-    return path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir()
+    return path.is_file() or (path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir())
 
 
 def _default_cache_folder() -> Path:

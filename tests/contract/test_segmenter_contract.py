@@ -35,6 +35,8 @@ PROMPTS = {
     "mask": Prompt(mask=BLOB),
 }
 
+QUESTIONS = [(make_image(SHAPE, seed), prompt) for seed in (11, 12) for prompt in PROMPTS.values()]
+
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -125,16 +127,21 @@ def test_same_question_gets_the_same_answer_whatever_came_between(
     assert_same(first, segmenter.predict(image, PROMPTS["point"]))
 
 
-def test_threads_get_the_results_of_serial_calls(segmenter: Segmenter, shared_local: LocalSegmenter) -> None:
-    images = [make_image(SHAPE, seed) for seed in (11, 12)]
-    questions = [(image, prompt) for image in images for prompt in PROMPTS.values()] * 2
+@pytest.fixture(scope="session")
+def serial_answers(checkpoint: Path) -> list[Prediction]:
+    with open_local(checkpoint) as alone:
+        return [alone.predict(*question) for question in QUESTIONS]
+
+
+def test_threads_get_the_results_of_serial_calls(
+    segmenter: Segmenter, serial_answers: list[Prediction]
+) -> None:
+    if isinstance(segmenter, FakeSegmenter):
+        serial_answers = [segmenter.predict(*question) for question in QUESTIONS]
     with ThreadPoolExecutor(8) as pool:
-        threaded = list(pool.map(lambda question: segmenter.predict(*question), questions))
-    serial: Segmenter = FakeSegmenter() if isinstance(segmenter, FakeSegmenter) else shared_local
-    for question, answer in zip(questions[: len(questions) // 2], threaded, strict=False):
-        assert_same(answer, serial.predict(*question))
-    for answer, again in zip(threaded, threaded[len(questions) // 2 :], strict=False):
-        assert_same(answer, again)
+        threaded = list(pool.map(lambda question: segmenter.predict(*question), QUESTIONS * 2))
+    for answer, expected in zip(threaded, serial_answers * 2, strict=True):
+        assert_same(answer, expected)
 
 
 def test_inputs_are_not_changed(segmenter: Segmenter, image: np.ndarray) -> None:

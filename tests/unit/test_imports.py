@@ -25,7 +25,7 @@ TIERS: dict[str, int] = {
     "io": 3,
     "segmenters": 3,
     "oneclick": 3,
-    "results": 4,
+    "outputs": 4,
     "training": 4,
     "cli": 5,
 }

@@ -82,3 +82,11 @@ def test_example_environment_names_every_setting() -> None:
     text = (PROJECT / ".env.example").read_text(encoding="utf-8")
     named = set(re.findall(r"^#?\s*(SAM2_[A-Z0-9_]+)=", text, re.MULTILINE))
     assert named == {f"SAM2_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_tables_in_the_manual_are_those_of_the_code() -> None:
+    from ctai_sam2.core.columns import describe_columns
+    from ctai_sam2.settings import settings_table
+
+    assert describe_columns() in (PROJECT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    assert settings_table() in (PROJECT / "docs" / "settings.md").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ctai_sam2.core.metrics import slice_extents_mm
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.types import CTSlice, CTVolume, ModelIdentity, Prediction, Prompt, Window
 
@@ -74,11 +75,15 @@ def test_slices_outside_the_volume_are_refused(index: int) -> None:
         make_volume().axial(index)
 
 
-def test_extents_come_from_positions() -> None:
-    volume = CTVolume(
-        hu_zyx=np.zeros((3, 2, 2), np.int16), affine=np.diag([1, 1, 5.0, 1]), slice_positions_mm=[0, 5, 15]
-    )
-    assert volume.slice_extents_mm.tolist() == [5.0, 7.5, 10.0]
+@pytest.mark.parametrize(
+    ("positions", "extents"),
+    [([0, 5, 10], [5, 5, 5]), ([0, 20, 25, 30], [12.5, 12.5, 5, 5]), ([0, 5, 10, 20], [5, 5, 7.5, 7.5])],
+)
+def test_extents_come_from_positions(positions: list[float], extents: list[float]) -> None:
+    hu = np.zeros((len(positions), 2, 2), np.int16)
+    volume = CTVolume(hu_zyx=hu, affine=np.diag([1, 1, 5.0, 1]), slice_positions_mm=positions)
+    assert volume.slice_extents_mm.tolist() == extents
+    assert slice_extents_mm(positions).tolist() == extents
 
 
 @pytest.mark.parametrize("positions", [[0, 0, 1], [2, 1, 0], [0, 1], [0, np.nan, 2]])

@@ -62,18 +62,18 @@ class TestAreas:
     def test_psoas_is_exact_at_every_height(self, z_mm: float) -> None:
         parameters = _drawn(3, rotation_deg=7.0, scoliosis_mm=10.0, warp_mm=3.0)
         body = Body(parameters)
-        fine = np.arange(-140, 140, 0.25)
+        fine = np.arange(-140, 140, 0.4)
         masks = masks_from_labels(body.label_at(fine[None, :], fine[:, None], z_mm))
         for side in ("left", "right"):
             area = body.psoas[side].area_mm2(z_mm)
-            assert masks[f"psoas_{side}"].sum() * 0.25**2 == pytest.approx(area, rel=2e-3)
+            assert masks[f"psoas_{side}"].sum() * 0.4**2 == pytest.approx(area, rel=5e-3)
 
     @pytest.mark.parametrize("z_mm", [0.0, 12.0, 13.5, 16.0, 18.5, 37.0, -74.0])
     def test_vertebra_is_integrated_across_endplates(self, z_mm: float) -> None:
         parameters = dataclasses.replace(reference_parameters(), lordosis_apex_mm=30.0)
-        fine = np.arange(-45, 45, 0.1)
+        fine = np.arange(-45, 45, 0.15)
         masks = masks_from_labels(Body(parameters).label_at(fine[None, :], fine[:, None], z_mm))
-        counted = masks["vertebra"].sum() * 0.1**2 if "vertebra" in masks else 0.0
+        counted = masks["vertebra"].sum() * 0.15**2 if "vertebra" in masks else 0.0
         area = analytic_areas_mm2(parameters, z_mm, sampling_mm=2.0)["vertebra"]
         assert counted == pytest.approx(area, rel=4e-3, abs=1.0)
 
@@ -97,7 +97,7 @@ class TestAreas:
             analytic_areas_mm2(reference_parameters(), z_mm, sampling_mm=sampling_mm)
 
     def test_drawn_patients_are_plausible(self) -> None:
-        areas = [analytic_areas_mm2(_drawn(seed), 0.0, sampling_mm=2.0) for seed in range(25)]
+        areas = [analytic_areas_mm2(_drawn(seed), 0.0, sampling_mm=2.0) for seed in range(16)]
         psoas = np.asarray([area["psoas_left"] for area in areas]) / 100
         muscle = np.asarray([area["muscle"] for area in areas]) / 100
         assert 5 < np.median(psoas) < 12
@@ -160,6 +160,16 @@ class TestMasks:
             shares.append(masks["imat"].sum() / masks["muscle"].sum())
         assert shares[0] < 0.15 < shares[1] < 0.5
 
+    @pytest.mark.parametrize(("spacing_mm", "mixed"), [(1.9, False), (3.0, True)])
+    def test_coarse_pixels_average_over_borders(self, spacing_mm: float, mixed: bool) -> None:
+        parameters = dataclasses.replace(
+            reference_parameters(), noise_hu=0.0, streak_hu=0.0, blur_mm=0.0, table=False
+        )
+        image = _axial(parameters, spacing_mm=spacing_mm)
+        # Nothing but bowel gas and its border is as dark as this inside the skin.
+        between = (image.hu > -900) & (image.hu < -250) & ~image.masks["bowel"]
+        assert bool(between.sum() > 20) == mixed
+
     def test_truncated_field_of_view_is_air_in_image_and_masks(self) -> None:
         image = _axial(_drawn(4, field_of_view_mm=200.0))
         assert (image.hu[:, 0] == -1024).all()
@@ -170,7 +180,7 @@ class TestPlanes:
     def test_sagittal_agrees_with_axial_where_they_cross(self) -> None:
         parameters = _drawn(8, imat_share=0.1, rotation_deg=4.0, scoliosis_mm=8.0)
         body = Body(parameters)
-        x = np.arange(-60, 61, 3.0)
+        x = np.arange(-60, 61, 6.0)
         y = np.arange(-150, 120, 3.0)
         z = np.arange(-120, 121, 8.0)
         axial = np.stack([body.label_at(x[None, :], y[:, None], height) for height in z])

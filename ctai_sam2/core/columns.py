@@ -1,0 +1,82 @@
+"""The columns of the measurement table: their order, unit and meaning, in one place."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    """One column: its name, its unit ("" where it has none) and what it means."""
+
+    name: str
+    unit: str
+    meaning: str
+
+
+def _of_tissue(name: str, what: str) -> tuple[Column, ...]:
+    return (
+        Column(f"{name}_pixels", "", f"Pixels of {what} within its HU range."),
+        Column(f"{name}_hu_mean", "HU", f"Mean over these pixels of {what}."),
+        Column(f"{name}_hu_min", "HU", f"Lowest value of {what}."),
+        Column(f"{name}_hu_max", "HU", f"Highest value of {what}."),
+        Column(f"{name}_hu_sum", "HU", f"Sum over the pixels of {what}."),
+        Column(f"{name}_area_mm2", "mm²", f"Area of {what}: pixels x row spacing x column spacing."),
+    )
+
+
+# The table of the system this toolkit follows, name by name; its readers must keep working.
+_ORIGINAL = (
+    *_of_tissue("psoas", "both psoas muscles"),
+    *_of_tissue("combo", "all skeletal muscle (psoas and the rest)"),
+    *_of_tissue("sat", "subcutaneous fat"),
+    *_of_tissue("vat", "visceral fat"),
+    Column("major_volume_mm3", "mm³", "Volume of both psoas muscles over the slices measured."),
+    Column("full_volume_mm3", "mm³", "Volume of all skeletal muscle over the slices measured."),
+    Column("mass_psoas_g", "g", "Mass of that psoas volume, by the definitions' density rule."),
+    Column("mass_combo_g", "g", "Mass of that muscle volume, by the definitions' density rule."),
+    Column("middle_slice", "", "Index of the slice measured (mid-L3) in its volume, 0 = lowest slice."),
+)
+
+_ADDED = (
+    Column("sma_cm2", "cm²", "Skeletal muscle area, combo_area_mm2 in cm²."),
+    Column("smi_cm2_m2", "cm²/m²", "Skeletal muscle index: sma_cm2 / height²."),
+    Column("smd_hu", "HU", "Skeletal muscle density: mean of muscle within its HU range (combo_hu_mean)."),
+    Column("smd_roi_hu", "HU", "Mean of the muscle mask as given, before the HU range is applied."),
+    *_of_tissue("imat", "intermuscular fat"),
+    *_of_tissue("psoas_left", "the left psoas muscle"),
+    *_of_tissue("psoas_right", "the right psoas muscle"),
+    Column(
+        "psoas_asymmetry", "", "(left - right) / mean of both areas: -2 to 2, positive if left is larger."
+    ),
+    Column("psoas_roi_hu", "HU", "Mean of the psoas mask as given, before the HU range is applied."),
+    Column("pmi_cm2_m2", "cm²/m²", "Psoas muscle index: area of both psoas muscles / height²."),
+    Column("adipose_cm2", "cm²", "Adipose tissue: SAT + VAT + IMAT, where all three were measured."),
+    Column("ffm_kg", "kg", "Whole-body fat-free mass, estimated from sma_cm2."),
+    Column("fm_kg", "kg", "Whole-body fat mass, estimated from adipose_cm2."),
+    Column("height_m", "m", "Body height used for the indices."),
+    Column("slices", "", "Slices the volumes were taken over."),
+    Column("slice_gaps", "", "Gaps among them (more than 1.5 times the usual step)."),
+    Column("definitions", "", "name@version#hash of the tissue definitions."),
+)
+
+COLUMN_TABLE: tuple[Column, ...] = _ORIGINAL + _ADDED
+"""Every column in order."""
+
+COLUMNS: tuple[str, ...] = tuple(column.name for column in COLUMN_TABLE)
+"""Every column's name in order: the original system's first, unchanged, then those added."""
+
+ORIGINAL_COLUMNS: tuple[str, ...] = tuple(column.name for column in _ORIGINAL)
+"""Names the original system's table had."""
+
+
+def describe_columns() -> str:
+    """Return the columns as a Markdown table of name, unit and meaning.
+
+    Examples
+    --------
+    >>> print(describe_columns().splitlines()[7])
+    | `psoas_area_mm2` | mm² | Area of both psoas muscles: pixels x row spacing x column spacing. |
+    """
+    lines = ["| column | unit | meaning |", "|---|---|---|"]
+    lines += [f"| `{name}` | {unit} | {meaning} |" for name, unit, meaning in COLUMN_TABLE]
+    return "\n".join(lines)

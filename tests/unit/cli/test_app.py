@@ -1,0 +1,190 @@
+"""The command line as a shell sees it: output, exit codes, and what it says of bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ctai_sam2 import __version__
+from ctai_sam2.cli.app import app
+from ctai_sam2.core.phantom import make_axial_slice, make_volume, reference_parameters
+from ctai_sam2.io import write_dicom_series, write_mask_png
+from ctai_sam2.types import CTVolume
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(autouse=True)
+def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM2_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("SAM2_MODEL_PATH", str(tmp_path / "models"))
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    phantom = make_volume(
+        reference_parameters(),
+        shape_zyx=(60, 256, 256),
+        spacing_zyx_mm=(5.0, 1.6, 1.6),
+        rng=np.random.default_rng(1),
+    )
+    folder = tmp_path_factory.mktemp("dicom") / "study"
+    write_dicom_series(folder, CTVolume(hu_zyx=phantom.hu_zyx, affine=phantom.affine))
+    return folder
+
+
+def test_version_and_help() -> None:
+    assert run("--version")[:2] == (0, f"{__version__}\n")
+    code, text, _ = run("--help")
+    assert code == 0
+    for command in ("demo", "segment", "measure", "models", "doctor"):
+        assert command in text
+
+
+def test_a_study_becomes_masks_a_picture_and_a_table(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "results"
+    code, text, _ = run("segment", study, "--out", out, "--height-m", "1.75", "--json")
+    assert code == 0
+    answer = json.loads(text)
+    row = answer["measurements"]
+    assert row["model"] == "sam2-ct-nano"
+    assert row["smi_cm2_m2"] == pytest.approx(row["sma_cm2"] / 1.75**2)
+    assert row["combo_area_mm2"] > row["psoas_area_mm2"] > 0
+    header = (out / "measurements.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header.startswith("psoas_pixels,")
+    for name in ("psoas_left", "psoas_right", "muscle", "l3"):
+        assert (out / "masks" / f"{name}.png").stat().st_size > 0
+        assert (out / "masks" / f"{name}.nii.gz").stat().st_size > 0
+    assert (out / "overlay.png").stat().st_size > 10_000
+
+
+def test_one_structure_with_a_click(study: Path, tmp_path: Path) -> None:
+    phantom = make_axial_slice(
+        reference_parameters(),
+        level="L3",
+        shape_hw=(256, 256),
+        spacing_mm=(1.6, 1.6),
+        rng=np.random.default_rng(1),
+    )
+    rows, columns = np.nonzero(phantom.masks["psoas_left"])
+    click = f"{columns.mean():.0f},{rows.mean():.0f}"
+    middle = json.loads(run("segment", study, "--json", "--out", tmp_path / "all")[1])["measurements"]
+    code, text, _ = run(
+        "segment",
+        study,
+        "-s",
+        "psoas_left",
+        "--axial-index",
+        middle["middle_slice"],
+        "--point",
+        click,
+        "--json",
+    )
+    answer = json.loads(text)
+    assert code == 0
+    assert answer["structure"] == "psoas_left"
+    assert 1 < answer["area_cm2"] < 40
+    assert Path(answer["files"]["mask"]).is_file()
+
+
+def test_masks_from_elsewhere_are_measured(study: Path, tmp_path: Path) -> None:
+    mask = np.zeros((256, 256), bool)
+    mask[100:110, 100:120] = True
+    write_mask_png(tmp_path / "left.png", mask)
+    code, text, _ = run(
+        "measure",
+        study,
+        "--axial-index",
+        28,
+        "-m",
+        "psoas_left=left.png",
+        "--json",
+        "-o",
+        tmp_path / "row.csv",
+    )
+    assert code == 0
+    # The psoas range of HU decides which of the 200 pixels count; the area can only be smaller.
+    assert 0 <= json.loads(text)["psoas_left_area_mm2"] <= 200 * 1.6**2 + 1e-6
+    assert (tmp_path / "row.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("segment", "nowhere"), 2, "nowhere"),
+        (("segment", "empty"), 2, "empty"),
+        (("segment", "text.dcm", "-s", "muscle"), 4, "text.dcm"),
+        (("segment", "STUDY", "-s", "spleen", "--axial-index", "28"), 2, "spleen"),
+        (("segment", "STUDY", "--point", "1,2"), 2, "structure"),
+        (("segment", "STUDY", "-s", "muscle", "--axial-index", "28", "--point", "1"), 2, "x,y"),
+        (("segment", "STUDY", "-s", "muscle", "--axial-index", "28", "--point", "999,1"), 2, "outside"),
+        (("segment", "STUDY", "-s", "muscle", "--axial-index", "28", "--box", "9,9,9,20"), 2, "no area"),
+        (("segment", "STUDY", "-s", "muscle", "--axial-index", "99"), 2, "Give 0 to 59"),
+        (("segment", "STUDY", "--model", "sam3"), 2, "sam3"),
+        (("segment", "STUDY", "--model", "sam2.1_hiera_tiny"), 3, "not on this machine"),
+        (("measure", "STUDY", "-m", "psoas=x.png"), 2, "axial index"),
+        (("measure", "STUDY", "-m", "psoas", "--axial-index", "28"), 2, "name=file"),
+        (("measure", "STUDY", "-m", "psoas=x.png", "--axial-index", "28"), 2, "x.png"),
+        (("models", "verify", "sam3"), 2, "sam3"),
+        (("models", "verify", "sam2.1_hiera_tiny"), 3, "download"),
+        (("models", "download", "sam2-ct-nano"), 2, "ships with the package"),
+    ],
+)
+def test_bad_input_gets_a_sentence_and_its_exit_code(
+    arguments: tuple[str, ...], code: int, message: str, study: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.dcm").write_text("this is not DICOM")
+    found, _, said = run(*(str(study) if a == "STUDY" else a for a in arguments))
+    assert (found, message in said) == (code, True), said
+
+
+def test_models_are_listed_and_the_embedded_one_verifies() -> None:
+    code, text, _ = run("models", "list", "--json")
+    models = {row["name"]: row for row in json.loads(text)}
+    assert code == 0
+    assert models["sam2-ct-nano"]["chosen"]
+    assert models["sam2.1_hiera_large"]["path"] is None
+    code, text, _ = run("models", "verify", "sam2-ct-nano", "--json")
+    assert (code, json.loads(text)["verified"]) == (0, True)
+
+
+def test_doctor_is_content_here() -> None:
+    code, text, _ = run("doctor", "--json")
+    report = json.loads(text)
+    assert (code, report["failed"]) == (0, []), report
+    layers = [check["layer"] for check in report["checks"]]
+    assert layers[0] == "python"
+    assert {"torch", "sam2", "weights", "segmentation", "cache", "service", "widgets"} <= set(layers)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "layer", "status"),
+    [
+        ("SAM2_MODEL", "sam2.1_hiera_tiny", "weights", "fail"),
+        ("SAM2_DEVICE", "cuda:7", "device", "fail"),
+        ("SAM2_SERVICE_URL", "http://127.0.0.1:9", "service", "warn"),
+        ("SAM2_CACHE_DIR", "/proc/none", "cache", "warn"),
+    ],
+)
+def test_doctor_names_the_failing_layer(
+    variable: str, value: str, layer: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    code, text, _ = run("doctor", "--json")
+    report = json.loads(text)
+    check = next(c for c in report["checks"] if c["layer"] == layer)
+    assert check["status"] == status
+    assert check["hint"]
+    assert (code == 3) == bool(report["failed"])
+    assert (layer in report["failed"]) == (status == "fail")
