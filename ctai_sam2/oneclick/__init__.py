@@ -1,1 +1,46 @@
-"""oneclick."""
+"""One click: prompts from anatomy, masks from the model, limits from HU."""
+
+from ctai_sam2.oneclick.anatomy_axial import AxialAnatomy, find_axial_anatomy
+from ctai_sam2.oneclick.axial import AxialSession, segment_axial
+from ctai_sam2.oneclick.prompts import make_axial_prompt
+from ctai_sam2.oneclick.results import (
+    AXIAL_STRUCTURES,
+    STRUCTURES,
+    AxialResult,
+    L3Result,
+    PredictsMasks,
+    Structure,
+    StructureResult,
+    StudyResult,
+    VertebraCandidate,
+)
+from ctai_sam2.oneclick.sagittal import find_candidates, find_l3
+from ctai_sam2.oneclick.study import (
+    choose_sagittal_index,
+    mid_l3_axial_index,
+    segment_structure,
+    segment_study,
+)
+
+__all__ = [
+    "AXIAL_STRUCTURES",
+    "STRUCTURES",
+    "AxialAnatomy",
+    "AxialResult",
+    "AxialSession",
+    "L3Result",
+    "PredictsMasks",
+    "Structure",
+    "StructureResult",
+    "StudyResult",
+    "VertebraCandidate",
+    "choose_sagittal_index",
+    "find_axial_anatomy",
+    "find_candidates",
+    "find_l3",
+    "make_axial_prompt",
+    "mid_l3_axial_index",
+    "segment_axial",
+    "segment_structure",
+    "segment_study",
+]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
+from scipy import ndimage
 
 from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.core.framing import Frame
@@ -107,7 +108,8 @@ class AxialSession:
         if structure == "muscle" and strategy == "compartments":
             prompts = make_compartment_prompts(anatomy)
             answers = [predict_on_slice(self.segmenter, self.frame, p) for p in prompts]
-            prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in zip(answers, prompts, strict=True)])
+            pairs = zip(answers, prompts, strict=True)
+            prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
         else:
             prompts = (make_axial_prompt(anatomy, structure),)
             answer = predict_on_slice(self.segmenter, self.frame, prompts[0])
@@ -185,7 +187,7 @@ class AxialSession:
         trunk = anatomy.trunk
         wrong = anatomy.spine.copy()
         if structure == "muscle":
-            deep = _depth_mm(trunk.cavity) > _OUTLINE_ERROR_MM
+            deep = ndimage.distance_transform_edt(trunk.cavity) > _OUTLINE_ERROR_MM
             for psoas in anatomy.psoas.values():
                 deep &= ~psoas
             wrong |= deep | ~trunk.fascia
@@ -255,9 +257,19 @@ def segment_axial(
     if "psoas_left" in found and "psoas_right" in found:
         found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
     if "muscle" in found:
+        found["muscle"] = _with_psoas(found)
         found.update(session.find_fat_of(found["muscle"]))
     told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
     return AxialResult(slice_=slice_, structures=found, warnings=(*missing, *told))
+
+
+def _with_psoas(found: dict[Structure, StructureResult]) -> StructureResult:
+    """Total muscle holds the psoas by definition, whichever of the two answers left some of it out."""
+    mask = found["muscle"].mask.copy()
+    for side in ("psoas_left", "psoas_right"):
+        if side in found:
+            mask |= found[side].mask
+    return replace(found["muscle"], mask=mask)
 
 
 def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
@@ -310,10 +322,3 @@ def _box_of(prompt: Prompt, like: Mask) -> Mask:
         x0, y0, x1, y1 = (max(round(v), 0) for v in prompt.box_xyxy)
         inside[y0 : y1 + 1, x0 : x1 + 1] = True
     return inside
-
-
-def _depth_mm(mask: Mask) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    from scipy import ndimage
-
-    depth: np.ndarray[tuple[int, ...], np.dtype[np.float64]] = ndimage.distance_transform_edt(mask)
-    return depth

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,11 +13,12 @@ from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine
 
 _CORE_MM = 9
-_LEAST_STEP_MM, _GREATEST_STEP_MM = 20, 48
+_LEAST_STEP_MM, _GREATEST_STEP_MM = 23, 48
 _PLATE_NEAR_MM, _PLATE_FAR_MM = 3, 11
 _FAINT = 0.35
-_SACRAL_TILT_DEG = 27.0
-_PAST_BONE_HU = 70.0
+_SACRAL_LEAD_DEG = 27.0
+_DOUBTFUL_LEADS_DEG = (20.0, 34.0)
+_GREATEST_BEND_DEG = 35.0
 _LEVELS_UP = ("L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10")
 
 
@@ -32,20 +34,30 @@ class SpineBody:
         How far the way down from disc to disc leads backwards; large in the sacrum.
     level : str or None
         Numbered from the sacrum, where it was seen.
+    sure : bool
+        False where the body above or below could be L5 as well.
     """
 
     top_mm: float
     bottom_mm: float
     tilt_deg: float
     level: str | None = None
+    sure: bool = True
 
 
-def find_bodies(spine: StraightSpine) -> tuple[SpineBody, ...]:
+def find_bodies(hu: NDArray[np.float32], spine: StraightSpine) -> tuple[SpineBody, ...]:
     """Find the vertebral bodies of a straightened spine, from the top down.
 
-    A disc is a dark band between two bright end plates; the discs are the chain of such bands, 20 to
-    48 mm apart, that is darkest in all. The first body whose discs lead backwards by 27 degrees or more
-    belongs to the sacrum, and so does bone below the last disc where the line then leaves the bone.
+    A disc is a dark band between two bright end plates; the discs are the chain of such bands, 23 to
+    48 mm apart, that is darkest in all. Where the bone below one of the last discs leads backwards by
+    `_SACRAL_LEAD_DEG` or more, it is the sacrum, and the body above is L5.
+
+    Parameters
+    ----------
+    hu : ndarray of float32, shape (h, w)
+        The slice at one millimetre a pixel.
+    spine : StraightSpine
+        From `straighten_spine`.
 
     Raises
     ------
@@ -59,27 +71,35 @@ def find_bodies(spine: StraightSpine) -> tuple[SpineBody, ...]:
             "no discs are visible between the vertebrae",
             hint="Give a sagittal slice through the middle of the spine, or place a point in L3.",
         )
+    discs = _while_bone(spine, discs)
+    leads = [_lead_deg(hu, spine, disc) for disc in discs]
+    # Thoracic kyphosis leads backwards as well, but far from the last disc.
+    tilted = [i for i in range(max(len(discs) - 3, 1), len(discs)) if leads[i] >= _SACRAL_LEAD_DEG]
+    sacrum_seen = bool(tilted)
+    count = tilted[0] if sacrum_seen else len(discs) - 1
+    doubtful = [i for i in range(max(len(discs) - 3, 1), len(discs)) if _doubtful(leads[i])]
     places = np.array([spine.place(float(d), 0.0) for d in discs])
     steps = np.diff(places, axis=0)
     tilts = np.degrees(np.arctan2(steps[:, 0], steps[:, 1]))
-    tilted = np.flatnonzero(tilts >= _SACRAL_TILT_DEG)
-    count = len(tilts)
-    sacrum_seen = False
-    # Thoracic kyphosis leads backwards too, but upwards of a lordosis, never at the end.
-    for index in tilted[::-1]:
-        if (tilts[index:] >= _SACRAL_TILT_DEG * 0.8).all():
-            count, sacrum_seen = int(index), True
-    if not sacrum_seen:
-        sacrum_seen = _bone_ends_below(spine, int(discs[-1]))
+    if (np.abs(np.diff(tilts[-5:])) > _GREATEST_BEND_DEG).any():
+        raise AnatomyNotFound(
+            "the spine could not be followed on the slice",
+            hint="Give a sagittal slice nearer to the midline, or place a point in L3.",
+        )
     return tuple(
         SpineBody(
             top_mm=float(discs[i]),
             bottom_mm=float(discs[i + 1]),
             tilt_deg=float(tilts[i]),
             level=_LEVELS_UP[count - 1 - i] if sacrum_seen and count - 1 - i < len(_LEVELS_UP) else None,
+            sure=not doubtful,
         )
         for i in range(count)
     )
+
+
+def _doubtful(lead_deg: float) -> bool:
+    return _DOUBTFUL_LEADS_DEG[0] <= lead_deg < _DOUBTFUL_LEADS_DEG[1]
 
 
 def disc_contrast(spine: StraightSpine) -> NDArray[np.float64]:
@@ -119,9 +139,26 @@ def _best_chain(contrast: NDArray[np.float64]) -> list[int]:
     return [int(peaks[i]) for i in reversed(chain)]
 
 
-def _bone_ends_below(spine: StraightSpine, disc_mm: int) -> bool:
-    """Whether the line leaves the bone well before the image ends: S1 is then below the last disc."""
-    core = spine.hu[disc_mm:, HALF_WIDTH_MM - _CORE_MM : HALF_WIDTH_MM + _CORE_MM + 1].mean(axis=1)
-    bone = core[8:20]
-    dark = core[20:] < _PAST_BONE_HU
-    return bool(bone.size == 12 and bone.mean() > _PAST_BONE_HU + 30 and dark.sum() >= 25)
+def _while_bone(spine: StraightSpine, discs: list[int]) -> list[int]:
+    """Drop discs below which the line had already left the bone: the pelvis has dark bands too."""
+    core = spine.hu[:, HALF_WIDTH_MM - _CORE_MM : HALF_WIDTH_MM + _CORE_MM + 1].mean(axis=1)
+    between = np.array([float(core[a + 4 : b - 3].mean()) for a, b in pairwise(discs)])
+    least = 0.6 * float(np.median(between))
+    start = len(between) // 2
+    failing = [i for i in range(start, len(between)) if between[i] < least]
+    return discs[: failing[0] + 1] if failing and failing[0] > 0 else discs
+
+
+def _lead_deg(hu: NDArray[np.float32], spine: StraightSpine, disc_mm: int) -> float:
+    """Where the bone below a disc leads: degrees from straight down, backwards positive."""
+    x, y = spine.place(float(disc_mm), 0.0)
+    angles = np.arange(-40.0, 71.0, 5.0)
+    reach = np.arange(12.0, 40.0)
+    side = np.arange(-5.0, 6.0)
+    sine, cosine = np.sin(np.radians(angles)), np.cos(np.radians(angles))
+    px = x + sine[:, None, None] * reach[None, :, None] + cosine[:, None, None] * side[None, None, :]
+    py = y + cosine[:, None, None] * reach[None, :, None] - sine[:, None, None] * side[None, None, :]
+    bone = np.clip(ndimage.map_coordinates(hu, [py, px], order=1, mode="constant", cval=-100), 0, 250)
+    seen = bone.mean(axis=(1, 2))
+    weight = np.clip(seen - 0.8 * seen.max(), 0, None)
+    return float((weight * angles).sum() / max(float(weight.sum()), 1e-6))

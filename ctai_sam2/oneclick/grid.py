@@ -42,9 +42,7 @@ class Grid:
         # Pixels finer than the grid are averaged; coarser ones need no smoothing.
         hu = ndimage.gaussian_filter(hu, [_NOISE_SIGMA_MM / s if s < GRID_MM else 0.0 for s in spacing])
         size = [max(round(n * s / GRID_MM), 1) for n, s in zip(shape, spacing, strict=True)]
-        rows, columns = (
-            (np.arange(n) + 0.5) * GRID_MM / s - 0.5 for n, s in zip(size, spacing, strict=True)
-        )
+        rows, columns = ((np.arange(n) + 0.5) * GRID_MM / s - 0.5 for n, s in zip(size, spacing, strict=True))
         at = np.meshgrid(rows, columns, indexing="ij")
         return cls(
             hu=ndimage.map_coordinates(hu, at, order=1, mode="nearest").astype(np.float32),

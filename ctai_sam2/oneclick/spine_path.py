@@ -100,9 +100,7 @@ def straighten_spine(hu: NDArray[np.float32], body: Mask) -> StraightSpine:
     return StraightSpine(hu=straight, line_xy=line, down_xy=down)
 
 
-def _worth_of_columns(
-    hu: NDArray[np.float32], body: Mask
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _worth_of_columns(hu: NDArray[np.float32], body: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     # Clipped, so that the thin dense arches are not worth more than the broad bodies.
     shown = np.where(body, np.clip(hu, -100, 220), -100).astype(np.float64)
     tall = ndimage.uniform_filter1d(shown, 25, axis=0, mode="nearest")

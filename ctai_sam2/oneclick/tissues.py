@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.core.definitions import HuRange, TissueDefinitions
-from ctai_sam2.core.masks import fill_holes, grow, remove_islands, shrink
+from ctai_sam2.core.masks import grow, remove_islands, shrink
 from ctai_sam2.oneclick.anatomy_axial import AxialAnatomy
 from ctai_sam2.types import CTSlice, Mask
 
@@ -47,7 +47,7 @@ def find_fat(
     body = shrink(grid.mask_to_slice(trunk.body), _SKIN_MM, slice_.spacing_mm)
     fascia, cavity = grid.mask_to_slice(trunk.fascia), grid.mask_to_slice(trunk.cavity)
     spine = grid.mask_to_slice(anatomy.spine)
-    compartment = fill_holes(muscle | grid.mask_to_slice(anatomy.muscle), 0)
+    compartment = muscle | grid.mask_to_slice(anatomy.muscle)
     compartment = shrink(
         grow(compartment, _BETWEEN_FIBRES_MM, slice_.spacing_mm), _BETWEEN_FIBRES_MM, slice_.spacing_mm
     )

@@ -122,9 +122,7 @@ def _rolled_from(skin: Mask, free: Mask, radius_mm: float, depth: NDArray[np.flo
     return reached | skin
 
 
-def _find_cavity(
-    hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody, muscle_hu: float
-) -> Mask:
+def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody, muscle_hu: float) -> Mask:
     centre = _ray_centre(fascia, vertebra)
     angles = np.arange(_RAYS) * (2 * np.pi / _RAYS)
     steps = int(np.hypot(*hu.shape) / _STEP_MM)

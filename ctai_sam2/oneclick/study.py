@@ -1,0 +1,261 @@
+"""One click on a study: the sagittal slice, L3, the slice through its middle, the structures there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.core.windowing import SOFT_TISSUE
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.oneclick.axial import AxialSession, MuscleStrategy, require_axial, segment_axial
+from ctai_sam2.oneclick.grid import Grid
+from ctai_sam2.oneclick.results import (
+    STRUCTURES,
+    L3Result,
+    PredictsMasks,
+    Structure,
+    StructureResult,
+    StudyResult,
+)
+from ctai_sam2.oneclick.sagittal import find_l3, segment_l3_by_user
+from ctai_sam2.oneclick.vertebra_axial import find_vertebral_body
+from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
+
+_CREST_TO_L3_MM = 45.0
+"""L3's middle above the top of the iliac crests, which reach the disc between L4 and L5."""
+
+_ILIUM_HU = 180.0
+_ILIUM_MM2 = 120.0
+_ILIUM_FROM_MIDLINE_MM = 50.0
+_SLICES_TRIED = 9
+
+
+def segment_structure(
+    slice_: CTSlice,
+    structure: Structure,
+    segmenter: PredictsMasks,
+    *,
+    prompt: Prompt | None = None,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+) -> StructureResult:
+    """Segment one structure of a slice, with a prompt made from anatomy or the user's own.
+
+    Parameters
+    ----------
+    slice_ : CTSlice
+        Sagittal for ``l3``, axial for all others.
+    structure : str
+        One of `STRUCTURES`; ``sat``, ``vat`` and ``imat`` are found by rule around the model's muscle
+        unless a prompt is given.
+    segmenter : PredictsMasks
+        Any segmenter.
+    prompt : Prompt, optional
+        The user's points, box or mask in pixels of the slice. Clean-up is then gentler, and nothing the
+        user clicked is removed.
+    window : Window
+        Window of the image the model sees.
+    definitions : TissueDefinitions
+        HU limits.
+    muscle_strategy : {"union", "compartments"}, optional
+        How the model is asked for ``muscle``.
+
+    Returns
+    -------
+    StructureResult
+        Mask on the slice, with the prediction and prompts it came from.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If there is no prompt and the anatomy to make one from is not visible.
+    InputError
+        If the structure is unknown, the plane does not fit, or the prompt leaves the slice.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    if structure not in STRUCTURES:
+        raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
+    if structure == "l3":
+        if slice_.plane in ("axial", "coronal"):
+            raise InputError("L3 is segmented on a sagittal slice", received=slice_.plane)
+        if prompt is not None:
+            return segment_l3_by_user(slice_, segmenter, prompt, window)
+        found = find_l3(slice_, segmenter, window=window)
+        if found.l3 is None:
+            raise AnatomyNotFound(
+                "L3 cannot be told from its neighbours: the sacrum is not visible",
+                hint="Place a point in L3.",
+            )
+        return found.l3
+    require_axial(slice_)
+    session = AxialSession.open(slice_, segmenter, window=window, definitions=definitions)
+    return session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
+
+
+def segment_study(
+    volume: CTVolume,
+    segmenter: PredictsMasks,
+    *,
+    axial_index: int | None = None,
+    l3_xy: Sequence[float] | None = None,
+    sagittal_index: int | None = None,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+) -> StudyResult:
+    """Find L3 on the sagittal view, go to its middle, and segment everything on that axial slice.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    axial_index : int, optional
+        The mid-L3 slice (0 is the most inferior), where the user knows it.
+    l3_xy : sequence of 2 floats, optional
+        A click in L3 on the sagittal slice, (column, row).
+    sagittal_index : int, optional
+        Column of the sagittal slice; through the middle of the spine when omitted.
+    window, definitions, muscle_strategy
+        As in `segment_structure`.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If L3 is neither given nor found, or the axial slice does not show spine and muscle wall.
+    InputError
+        If an index or the click lies outside the volume.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    sagittal: L3Result | None = None
+    warnings = list(volume.warnings)
+    try:
+        column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
+        expected = None if l3_xy is not None else _row_from_crests(volume)
+        sagittal = find_l3(
+            volume.sagittal(column), segmenter, l3_xy=l3_xy, expected_row=expected, window=window
+        )
+    except AnatomyNotFound as error:
+        if axial_index is None:
+            raise
+        warnings.append(str(error))
+    if axial_index is None:
+        if sagittal is None or sagittal.l3 is None or not sagittal.l3.mask.any():
+            raise AnatomyNotFound(
+                "L3 was not found on the sagittal view",
+                hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index).",
+            )
+        axial_index = mid_l3_axial_index(volume, sagittal.l3.mask)
+        warnings += sagittal.warnings
+    axial = segment_axial(
+        volume.axial(axial_index),
+        segmenter,
+        window=window,
+        definitions=definitions,
+        muscle_strategy=muscle_strategy,
+    )
+    return StudyResult(
+        volume=volume,
+        axial_index=axial_index,
+        axial=axial,
+        sagittal=sagittal,
+        warnings=tuple(dict.fromkeys([*warnings, *axial.warnings])),
+    )
+
+
+def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:
+    """Axial index half-way between the upper and lower end of an L3 mask on a sagittal slice.
+
+    Real slice positions count, so gaps and uneven steps do not shift the middle.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The volume the sagittal slice was taken from.
+    l3_mask : ndarray of bool, shape (D, H)
+        On the sagittal slice, superior up.
+
+    Raises
+    ------
+    InputError
+        If the mask is empty or does not fit the volume.
+    """
+    depth, height, _ = volume.shape_zyx
+    if l3_mask.shape != (depth, height) or not l3_mask.any():
+        raise InputError(
+            "a mask of L3 on a sagittal slice of this volume is needed", received=f"shape {l3_mask.shape}"
+        )
+    rows = np.flatnonzero(l3_mask.any(axis=1))
+    indices = [volume.axial_index_of_row(int(row)) for row in rows]
+    positions = np.asarray(volume.slice_positions_mm)
+    # The middle of the body, not of its pixels: a concave plate must not pull it.
+    middle = (positions[min(indices)] + positions[max(indices)]) / 2
+    return int(np.argmin(np.abs(positions - middle)))
+
+
+def choose_sagittal_index(volume: CTVolume) -> int:
+    """Column through the middle of the spine: the median place of the vertebral body on axial slices.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If no axial slice shows a vertebral body.
+    """
+    depth = volume.shape_zyx[0]
+    columns = []
+    for z in np.unique(np.linspace(0, depth - 1, min(_SLICES_TRIED, depth)).round().astype(int)):
+        slice_ = volume.axial(int(z))
+        try:
+            grid = Grid.of(slice_)
+            body = grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm))
+            vertebra = find_vertebral_body(grid.hu, body)
+        except AnatomyNotFound:
+            continue
+        across = np.flatnonzero(vertebra.mask.any(axis=0))
+        middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])
+        columns.append(float(grid.points_to_slice([middle])[0, 0]))
+    if not columns:
+        raise AnatomyNotFound(
+            "no vertebral body was found on the axial slices",
+            hint="Check that the volume shows the abdomen; give axial_index to go on without.",
+        )
+    return int(np.clip(round(float(np.median(columns))), 0, volume.shape_zyx[2] - 1))
+
+
+def _row_from_crests(volume: CTVolume) -> float | None:
+    """Row of a sagittal slice near which L3 lies, from the top of the iliac crests; None without them."""
+    depth, _, width = volume.shape_zyx
+    _, sy, sx = volume.spacing_zyx_mm
+    crest: int | None = None
+    for z in range(depth):
+        slice_ = volume.axial(z)
+        try:
+            rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm))
+        except AnatomyNotFound:
+            break
+        middle = (columns.min() + columns.max()) / 2
+        bone = np.asarray(slice_.hu > _ILIUM_HU)
+        bone[: int((rows.min() + rows.max()) / 2)] = False
+        off = (np.arange(width) - middle) * sx
+        per_column = bone.sum(axis=0) * sx * sy
+        sides = [
+            float(per_column[side].sum())
+            for side in (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)
+        ]
+        if min(sides) < _ILIUM_MM2:
+            break
+        crest = z
+    if crest is None or crest == depth - 1:
+        return None
+    positions = np.asarray(volume.slice_positions_mm)
+    target = positions[crest] + _CREST_TO_L3_MM
+    if target > positions[-1]:
+        return None
+    return float(depth - 1 - np.interp(target, positions, np.arange(depth)))
