@@ -108,7 +108,7 @@ def find_axial_anatomy(slice_: CTSlice) -> AxialAnatomy:
 
 
 def _canal(trunk: Trunk) -> Mask:
-    """The box behind the vertebral body that holds the spinal canal, less what is bone."""
+    """Draw the box behind the vertebral body that holds the spinal canal, less what is bone."""
     x, y = trunk.vertebra.centre_xy
     radius = trunk.vertebra.radius_mm
     rows, columns = np.mgrid[: trunk.body.shape[0], : trunk.body.shape[1]]

@@ -41,7 +41,7 @@ def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> 
 
 
 def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
-    """The candidate that scores best once overlap with a rough outline counts too, as a prediction."""
+    """Choose the candidate that scores best once overlap with a rough outline counts too."""
     overlap = np.array([_dice(mask, rough) for mask in prediction.masks])
     worth = np.asarray(prediction.scores, dtype=np.float64) + WEIGHT_OF_AGREEMENT * overlap
     return prediction.with_candidate_first(int(np.argmax(worth)))

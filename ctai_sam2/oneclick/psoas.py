@@ -21,7 +21,7 @@ _BACK_LIMIT = (2.5, 0.4)
 """The transverse processes and quadratus lie behind a line that comes forward away from the midline."""
 _OUTLINE_ERROR_MM = 10.0
 _EXPECTED_XY = (2.0, 0.45)
-"""Usual centre of the muscle from the vertebral body's, in radii of the body, away from the midline and back."""
+"""Usual centre of the muscle from the vertebral body's, in its radii: away from the midline, back."""
 
 _HALF_WIDTH_IN_RADII = 1.4
 _SPREAD = 0.9

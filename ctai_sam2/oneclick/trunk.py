@@ -124,7 +124,7 @@ def _rolled_from(skin: Mask, free: Mask, radius_mm: float, depth: NDArray[np.flo
 
 def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody, muscle_hu: float) -> Mask:
     centre = _ray_centre(fascia, vertebra)
-    angles = np.arange(_RAYS) * (2 * np.pi / _RAYS)
+    angles: NDArray[np.float64] = np.asarray(np.arange(_RAYS) * (2 * np.pi / _RAYS), dtype=np.float64)
     steps = int(np.hypot(*hu.shape) / _STEP_MM)
     distance = np.arange(steps) * _STEP_MM
     x = centre[0] + distance[None, :] * np.cos(angles)[:, None]
@@ -143,7 +143,7 @@ def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody,
     value = value - slack[:, None] * excess
     value[thickness < 0] = -1e6
     outline = _best_closed_path(value)
-    return _fill_outline(centre, angles, outline * _STEP_MM, hu.shape) & fascia
+    return _fill_outline(centre, angles, np.asarray(outline * _STEP_MM, dtype=np.float64), hu.shape) & fascia
 
 
 def _ray_centre(fascia: Mask, vertebra: VertebralBody) -> tuple[float, float]:

@@ -111,7 +111,7 @@ def _bone_with_marrow(hu: NDArray[np.float32], body: Mask, threshold_hu: float, 
 def _without_processes(bone: Mask, centre_xy: tuple[int, int], radius: float) -> Mask:
     """Keep what a disc of two thirds of the radius reaches without leaving the bone, near the centre."""
     y, x = np.mgrid[: bone.shape[0], : bone.shape[1]]
-    # A body is wider than deep, so the circle already spans its depth: what lies further in front is a vessel.
+    # A body is wider than deep, so the circle spans its depth: what lies further in front is a vessel.
     near = (np.abs(x - centre_xy[0]) < 1.8 * radius) & (np.abs(y - centre_xy[1]) < 1.25 * radius)
     opened = disc_open(bone & near, 0.6 * radius)
     labels, _ = ndimage.label(opened)
@@ -120,7 +120,7 @@ def _without_processes(bone: Mask, centre_xy: tuple[int, int], radius: float) ->
 
 
 def disc_open(mask: Mask, radius_mm: float) -> Mask:
-    """Opening by a disc on the grid of one millimetre."""
+    """Open a mask by a disc on the grid of one millimetre."""
     core = ndimage.distance_transform_edt(mask) > radius_mm
     if not core.any():
         return np.zeros_like(mask)
@@ -129,7 +129,7 @@ def disc_open(mask: Mask, radius_mm: float) -> Mask:
 
 
 def disc_close(mask: Mask, radius_mm: float) -> Mask:
-    """Closing by a disc on the grid of one millimetre."""
+    """Close a mask by a disc on the grid of one millimetre."""
     if not mask.any():
         return np.zeros_like(mask)
     grown = ndimage.distance_transform_edt(~mask) <= radius_mm

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctai_sam2.core.framing import frame_slice
+from ctai_sam2.core.phantom import make_axial_slice, random_parameters, reference_parameters
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.oneclick import find_axial_anatomy, make_axial_prompt, segment_axial, segment_structure
+from ctai_sam2.types import CTSlice, Prompt
+from tests.unit.oneclick.oracle import Oracle, box_iou, box_of, dice, right_points
+
+
+def phantom_slice(seed: int | None = None, side: int = 256):
+    rng = np.random.default_rng(seed or 0)
+    parameters = reference_parameters() if seed is None else random_parameters(rng)
+    spacing = (409.6 / side, 409.6 / side)
+    phantom = make_axial_slice(parameters, shape_hw=(side, side), spacing_mm=spacing, rng=rng)
+    return CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm), phantom.masks
+
+
+def oracle_for(slice_: CTSlice, masks) -> Oracle:
+    known = [masks[name] for name in ("psoas_left", "psoas_right", "muscle", "vertebra")]
+    return Oracle(frame_slice(slice_), known)
+
+
+def test_prompts_point_right_on_random_phantoms() -> None:
+    points, boxes = [], []
+    for seed in range(1, 22):
+        slice_, masks = phantom_slice(seed)
+        anatomy = find_axial_anatomy(slice_)
+        for name in ("psoas_left", "psoas_right", "muscle", "vertebra"):
+            prompt = make_axial_prompt(anatomy, name)
+            prompt.require_within(slice_.shape_hw)
+            points.append((name, right_points(prompt, masks[name], 1), right_points(prompt, masks[name], 0)))
+            boxes.append((name, box_iou(prompt.box_xyxy, box_of(masks[name]))))
+    assert np.mean([right for _, right, _ in points]) > 0.9
+    assert np.mean([right for _, _, right in points]) > 0.97
+    for name, least in (("psoas_left", 0.6), ("psoas_right", 0.6), ("muscle", 0.9), ("vertebra", 0.7)):
+        assert np.median([iou for n, iou in boxes if n == name]) > least, name
+
+
+def test_everything_on_one_image() -> None:
+    slice_, masks = phantom_slice()
+    oracle = oracle_for(slice_, masks)
+    result = segment_axial(slice_, oracle)
+    assert set(result.structures) == {
+        "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat",
+    }  # fmt: skip
+    for name in ("psoas_left", "psoas_right", "muscle", "vertebra", "sat"):
+        assert dice(result.masks[name], masks[name]) > 0.85, name
+    muscle = result.masks["muscle"]
+    assert not (result.masks["psoas"] & ~muscle).any()
+    for fat in ("sat", "vat", "imat"):
+        assert not (result.masks[fat] & muscle).any()
+        assert slice_.hu[result.masks[fat]].max() <= -30
+    assert slice_.hu[result.structures["psoas_left"].mask].min() >= -200
+    assert result.structures["sat"].prediction is None
+    assert result.structures["psoas"].prediction is not None
+
+
+def test_left_is_on_the_image_right() -> None:
+    slice_, masks = phantom_slice()
+    oracle = oracle_for(slice_, masks)
+    left = segment_structure(slice_, "psoas_left", oracle).mask
+    right = segment_structure(slice_, "psoas_right", oracle).mask
+    assert np.nonzero(left)[1].mean() > np.nonzero(right)[1].mean()
+
+
+def test_compartments_unite_to_the_muscle() -> None:
+    slice_, masks = phantom_slice()
+    names = [n for n in masks if n.startswith(("psoas_", "rectus", "wall", "erector", "quadratus"))]
+    oracle = Oracle(frame_slice(slice_), [masks[name] for name in names])
+    result = segment_structure(slice_, "muscle", oracle, muscle_strategy="compartments")
+    assert len(oracle.asked) >= 5
+    assert len(result.prompts) == len(oracle.asked)
+
+
+def test_own_prompt_is_used_and_never_lost() -> None:
+    slice_, masks = phantom_slice()
+    oracle = oracle_for(slice_, masks)
+    rows, columns = np.nonzero(masks["psoas_left"])
+    x, y = float(np.median(columns)), float(np.median(rows))
+    fatty = slice_.hu.copy()
+    fatty[round(y) - 1 : round(y) + 2, round(x) - 1 : round(x) + 2] = -100
+    prompt = Prompt(points_xy=[[x, y]], box_xyxy=box_of(masks["psoas_left"]))
+    result = segment_structure(
+        CTSlice(hu=fatty, spacing_mm=slice_.spacing_mm), "psoas_left", oracle, prompt=prompt
+    )
+    assert result.prompted_by == "user"
+    assert result.prompts == (prompt,)
+    assert result.mask[round(y), round(x)]
+
+
+def test_anatomy_that_is_not_there_is_told() -> None:
+    blank = CTSlice(hu=np.full((128, 128), -1000), spacing_mm=(2.0, 2.0))
+    with pytest.raises(AnatomyNotFound, match="no body"):
+        find_axial_anatomy(blank)
+    water = np.full((200, 200), -1000)
+    water[40:160, 20:180] = 30
+    slice_ = CTSlice(hu=water, spacing_mm=(2.0, 2.0))
+    with pytest.raises(AnatomyNotFound, match="vertebral body"):
+        segment_axial(slice_, Oracle(frame_slice(slice_), [water > 0]))
+
+
+@pytest.mark.parametrize(
+    ("structure", "plane"), [("heart", "axial"), ("l3", "axial"), ("muscle", "sagittal")]
+)
+def test_structure_and_plane_must_fit(structure: str, plane: str) -> None:
+    slice_ = CTSlice(hu=np.zeros((64, 64)), spacing_mm=(2.0, 2.0), plane=plane)
+    with pytest.raises(InputError):
+        segment_structure(slice_, structure, Oracle(frame_slice(slice_), [slice_.hu == 0]))
+
+
+@pytest.mark.realdata
+def test_prompts_on_real_slices(real_data: Path) -> None:
+    for path in sorted((real_data / "dev" / "cases").glob("*axial*.npz")):
+        with np.load(path, allow_pickle=False) as case:
+            slice_ = CTSlice(hu=case["image"], spacing_mm=tuple(case["spacing"]))
+            masks = {k[5:]: case[k] for k in case if k.startswith("mask_")}
+            level = json.loads(str(case["meta"]))["level"]
+        anatomy = find_axial_anatomy(slice_)
+        names = ["muscle"] if "L1/L2 (approx)" in level else ["muscle", "psoas_left", "psoas_right"]
+        for name in names:
+            prompt = make_axial_prompt(anatomy, name)
+            assert right_points(prompt, masks[name], 1) >= 0.8, (path.name, name)
+            assert right_points(prompt, masks[name], 0) == 1.0, (path.name, name)
+            assert box_iou(prompt.box_xyxy, box_of(masks[name])) > 0.5, (path.name, name)
