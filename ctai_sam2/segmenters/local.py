@@ -1,9 +1,7 @@
 """SAM2 in this process, through the official ``sam2`` classes.
 
-Encoder and decoder are called directly instead of through upstream's
-``SAM2ImagePredictor``, which is stateful, not safe in threads and right only at
-an image size of 1024. The arithmetic is the same: with the same weights, image
-and prompt the masks are identical (held by a test).
+What happens to tensors is in `ctai_sam2.segmenters.inference`, imported only
+once a model is needed; here are loading, keeping embeddings, threads and errors.
 
 Lock order: ``_encode_lock`` before ``_state_lock``; decoding takes neither for
 long, so clicks on a known slice do not wait for another slice's encoder.
@@ -22,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,31 +32,16 @@ from ctai_sam2.segmenters.weights import EMBEDDED, Checkpoint, ModelStore, requi
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 if TYPE_CHECKING:
-    import torch
+    from ctai_sam2.segmenters.inference import Embedding, Network
 
 logger = logging.getLogger(__name__)
-
-MASK_PROMPT_LOGIT = 10.0
-"""A mask prompt becomes logits of plus and minus this, as upstream turns given masks into outputs."""
-
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 DType = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Embedding:
-    top: torch.Tensor
-    high_res: list[torch.Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Loaded:
-    model: Any
-    device: torch.device
-    autocast: bool
-    dense_pe: torch.Tensor
+    network: Network
     identity: ModelIdentity
 
 
@@ -151,7 +134,7 @@ class LocalSegmenter:
         self._encode_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
-        self._embeddings: OrderedDict[str, _Embedding] = OrderedDict()
+        self._embeddings: OrderedDict[str, Embedding] = OrderedDict()
         self._loaded: _Loaded | None = None
         self._failure: str | None = None
         self._closed = False
@@ -181,10 +164,14 @@ class LocalSegmenter:
         """
         started = time.perf_counter()
         image = require_request(image_hw, prompt)
+        shape_hw = (image.shape[0], image.shape[1])
         loaded = self._require_loaded()
-        with self._translated_errors(loaded):
-            low_res, ious = self._decode(loaded, self._embed(loaded, image), prompt, image.shape)
-            masks = _upsample(low_res, (image.shape[0], image.shape[1]))
+        with self._translated_errors():
+            from ctai_sam2.segmenters.inference import upsample_masks
+
+            embedding = self._embed(loaded.network, image)
+            logits, ious = loaded.network.decode(embedding, prompt, shape_hw)
+            masks = upsample_masks(logits, shape_hw)
             scores = ious[0].float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise WeightsError(
@@ -206,8 +193,8 @@ class LocalSegmenter:
         """Compute and keep the embedding of a slice; see `Prefetching.embed`."""
         image = require_image(image_hw)
         loaded = self._require_loaded()
-        with self._translated_errors(loaded):
-            self._embed(loaded, image)
+        with self._translated_errors():
+            self._embed(loaded.network, image)
 
     def warm_up(self) -> None:
         """Load the model and run encoder and decoder once; see `Prefetching.warm_up`."""
@@ -281,13 +268,14 @@ class LocalSegmenter:
         try:
             import torch
 
+            from ctai_sam2.segmenters.inference import Network, choose_device, choose_dtype
             from ctai_sam2.segmenters.sam2_model import build_sam2, load_weights, read_state_dict
         except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing
             raise Unavailable(
                 f"PyTorch or sam2 cannot be imported: {error}", hint="Run ctai-sam2 doctor."
             ) from error
-        device = _choose_device(self._device_name)
-        dtype = _choose_dtype(self._dtype, device)
+        device = choose_device(self._device_name)
+        dtype = choose_dtype(self._dtype, device)
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
         digest = self._store.digest(path)
@@ -296,29 +284,22 @@ class LocalSegmenter:
             expected = self._store.expected_sha256(self._checkpoint)
         if expected is not None:
             require_digest(digest, expected, self._name)
-        with self._translated_errors(None):
-            model: Any = build_sam2(self._config, image_size=self._image_size)
+        with self._translated_errors():
+            model = build_sam2(self._config, image_size=self._image_size)
             load_weights(model, read_state_dict(path))
-            model.requires_grad_(False).eval().to(device)
-            with torch.inference_mode():
-                dense_pe = model.sam_prompt_encoder.get_dense_pe()
+            network = Network(model, device=device, dtype=dtype)
         logger.info("loaded %s on %s in %s", self._name, device, dtype)
-        return _Loaded(
-            model=model,
-            device=device,
-            autocast=dtype == "bfloat16",
-            dense_pe=dense_pe,
-            identity=ModelIdentity(
-                name=self._name,
-                weights_sha256=digest,
-                image_size=int(model.image_size),
-                device=str(device),
-                dtype=dtype,
-                code_version=__version__,
-            ),
+        identity = ModelIdentity(
+            name=self._name,
+            weights_sha256=digest,
+            image_size=network.image_size,
+            device=str(device),
+            dtype=dtype,
+            code_version=__version__,
         )
+        return _Loaded(network=network, identity=identity)
 
-    def _embed(self, loaded: _Loaded, image: NDArray[np.uint8]) -> _Embedding:
+    def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
         found = self._recall(key)
         if found is not None:
@@ -328,7 +309,7 @@ class LocalSegmenter:
         with self._encode_lock:
             found = self._recall(key)
             if found is None:
-                found = _encode(loaded, image)
+                found = network.encode(image)
                 with self._state_lock:
                     if not self._closed:
                         self._embeddings[key] = found
@@ -336,182 +317,35 @@ class LocalSegmenter:
                         self._embeddings.popitem(last=False)
             return found
 
-    def _recall(self, key: str) -> _Embedding | None:
+    def _recall(self, key: str) -> Embedding | None:
         with self._state_lock:
             found = self._embeddings.get(key)
             if found is not None:
                 self._embeddings.move_to_end(key)
             return found
 
-    def _decode(
-        self, loaded: _Loaded, embedding: _Embedding, prompt: Prompt, shape_hw: tuple[int, ...]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Low-resolution logits (1, 3, s/4, s/4) and predicted IoU (1, 3), in the model's order."""
-        import torch
-
-        model = loaded.model
-        with torch.inference_mode():
-            sparse, dense = model.sam_prompt_encoder(
-                points=_points_of(prompt, shape_hw, model.image_size, loaded.device),
-                boxes=None,
-                masks=_mask_logits_of(prompt, model.sam_prompt_encoder.mask_input_size, loaded.device),
-            )
-            low_res, ious, _, _ = model.sam_mask_decoder(
-                image_embeddings=embedding.top,
-                image_pe=loaded.dense_pe,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-                repeat_image=False,
-                high_res_features=embedding.high_res,
-            )
-        return low_res, ious
-
     @contextmanager
-    def _translated_errors(self, loaded: _Loaded | None) -> Iterator[None]:
+    def _translated_errors(self) -> Iterator[None]:
         """Turn running out of memory, on whatever device, into `DeviceUnavailable`."""
         import torch
 
+        from ctai_sam2.segmenters.inference import is_out_of_memory
+
         try:
             yield
-        except (MemoryError, torch.OutOfMemoryError, RuntimeError) as error:
-            text = str(error).lower()
-            scarce = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-            if not scarce and "allocate memory" not in text and "out of memory" not in text:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             with self._state_lock:
                 self._embeddings.clear()
-            device = loaded.device if loaded else self._device_name
-            if str(device).startswith("cuda"):
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            device = self._loaded.network.device if self._loaded else self._device_name
             raise DeviceUnavailable(
                 f"the memory of {device} is used up",
                 received=self._name,
                 hint="Close other programs, choose a smaller model, or lower SAM2_MAX_EMBEDDINGS.",
             ) from error
-
-
-def prepare_image(image_hw: NDArray[np.uint8], image_size: int) -> torch.Tensor:
-    """Turn a grey slice into the encoder's input, as upstream's ``SAM2Transforms`` does with the RGB image.
-
-    Parameters
-    ----------
-    image_hw : ndarray of uint8, shape (H, W)
-        The windowed slice.
-    image_size : int
-        Side in pixels of the model's input; the slice is stretched to a square of it.
-
-    Returns
-    -------
-    Tensor of float32, shape (1, 3, image_size, image_size)
-        Scaled to 0-1, resized (bilinear, antialiased), normalised per channel.
-    """
-    import torch
-    from torch.nn import functional
-
-    grey = torch.tensor(image_hw, dtype=torch.float32)[None, None] / 255
-    if grey.shape[-2:] != (image_size, image_size):
-        # The channels are equal until they are normalised: resizing one is enough.
-        grey = functional.interpolate(
-            grey, size=(image_size, image_size), mode="bilinear", align_corners=False, antialias=True
-        )
-    mean = torch.tensor(_MEAN).view(1, 3, 1, 1)
-    std = torch.tensor(_STD).view(1, 3, 1, 1)
-    return grey.expand(1, 3, image_size, image_size).sub(mean).div_(std)
-
-
-def _encode(loaded: _Loaded, image: NDArray[np.uint8]) -> _Embedding:
-    import torch
-
-    model = loaded.model
-    batch = prepare_image(image, model.image_size).to(loaded.device)
-    with (
-        torch.inference_mode(),
-        torch.autocast(loaded.device.type, dtype=torch.bfloat16, enabled=loaded.autocast),
-    ):
-        features = model.forward_image(batch)
-        _, flat, _, sizes = model._prepare_backbone_features(features)
-        if model.directly_add_no_mem_embed:
-            flat[-1] = flat[-1] + model.no_mem_embed
-        maps = [level.permute(1, 2, 0).view(1, -1, *size) for level, size in zip(flat, sizes, strict=True)]
-        maps = [level.float() for level in maps]
-    return _Embedding(top=maps[-1], high_res=maps[:-1])
-
-
-def _points_of(
-    prompt: Prompt, shape_hw: tuple[int, ...], image_size: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    import torch
-
-    points, labels = np.asarray(prompt.points_xy), np.asarray(prompt.labels)
-    if prompt.box_xyxy is not None:
-        # A box is two points with labels of their own, before the clicks, as the model was trained.
-        points = np.concatenate([np.array(prompt.box_xyxy, np.float32).reshape(2, 2), points])
-        labels = np.concatenate([np.array([2, 3], labels.dtype), labels])
-    if len(points) == 0:
-        return None
-    # Divided and multiplied in this order and precision, coordinates round as upstream's do.
-    extent = torch.tensor([shape_hw[1], shape_hw[0]], dtype=torch.float32)
-    coordinates = torch.tensor(points, dtype=torch.float32) / extent * image_size
-    return coordinates[None].to(device), torch.tensor(labels, dtype=torch.int32)[None].to(device)
-
-
-def _mask_logits_of(prompt: Prompt, size_hw: tuple[int, int], device: torch.device) -> torch.Tensor | None:
-    import torch
-    from torch.nn import functional
-
-    if prompt.mask is None:
-        return None
-    logits = torch.tensor(prompt.mask, dtype=torch.float32)[None, None] * (2 * MASK_PROMPT_LOGIT)
-    resized = functional.interpolate(
-        logits - MASK_PROMPT_LOGIT, size=size_hw, mode="bilinear", align_corners=False, antialias=True
-    )
-    return resized.to(device)
-
-
-def _upsample(low_res: torch.Tensor, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    import torch
-    from torch.nn import functional
-
-    with torch.inference_mode():
-        logits = functional.interpolate(low_res.float(), shape_hw, mode="bilinear", align_corners=False)
-        masks: NDArray[np.bool_] = (logits[0] > 0).cpu().numpy()
-    return masks
-
-
-def _choose_device(name: str) -> torch.device:
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceUnavailable(
-            "there is no such device", received=name, hint="Use auto, cpu, cuda, cuda:N or mps."
-        ) from error
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if not present.get(device.type, False):
-        raise DeviceUnavailable(
-            "this machine has no such device, or PyTorch was built without it",
-            received=name,
-            hint="Set SAM2_DEVICE to auto or cpu.",
-        )
-    return device
-
-
-def _choose_dtype(wanted: DType, device: torch.device) -> str:
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    return "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _require_path(weights: str | Path, store: ModelStore) -> Path:

@@ -61,7 +61,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         return opened[kind]
     return CachedSegmenter(
         FallbackSegmenter(opened),
-        settings.cache_dir or _default_cache_folder(),
+        cache_folder(settings),
         expires_hours=settings.cache_expire_hours,
         max_bytes=int(settings.cache_max_mb * 1e6),
     )
@@ -73,11 +73,20 @@ def open_store(settings: Settings | None = None) -> ModelStore:
     return ModelStore(None if path is None or _is_checkpoint_file(path) else path)
 
 
+def cache_folder(settings: Settings | None = None) -> Path:
+    """Return the folder of the answer cache that the settings name, which need not exist yet."""
+    named = (settings or Settings()).cache_dir
+    if named is not None:
+        return named
+    return Path(platformdirs.user_cache_dir("ctai_sam2", appauthor=False)) / "answers"
+
+
 def download_model(
     name: str,
     settings: Settings | None = None,
     *,
     sha256: str | None = None,
+    mirror_url: str | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Download a checkpoint to where `open_segmenter` looks for it; see `download_checkpoint`.
@@ -88,8 +97,8 @@ def download_model(
         From the registry.
     settings : Settings, optional
         Give the folder, the mirror and, for the model they name, its digest.
-    sha256 : str, optional
-        Expected digest, instead of the settings'.
+    sha256, mirror_url : str, optional
+        Expected digest and mirror, instead of the settings'.
     progress : callable, optional
         Called after every piece with (bytes here, bytes in all or None).
 
@@ -102,7 +111,11 @@ def download_model(
     if sha256 is None and name == settings.model:
         sha256 = settings.model_sha256
     return download_checkpoint(
-        name, open_store(settings), sha256=sha256, mirror_url=settings.models_url, progress=progress
+        name,
+        open_store(settings),
+        sha256=sha256,
+        mirror_url=mirror_url or settings.models_url,
+        progress=progress,
     )
 
 
@@ -126,7 +139,3 @@ _BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local}
 
 def _is_checkpoint_file(path: Path) -> bool:
     return path.is_file() or (path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir())
-
-
-def _default_cache_folder() -> Path:
-    return Path(platformdirs.user_cache_dir("ctai_sam2", appauthor=False)) / "answers"

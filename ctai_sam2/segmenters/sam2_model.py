@@ -125,6 +125,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsError("the weights file does not exist", received=path.name)
+    state: object
     try:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(str(path), device="cpu")

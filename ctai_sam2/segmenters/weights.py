@@ -125,7 +125,7 @@ CHECKPOINTS: tuple[Checkpoint, ...] = (
         file_name="MedSAM2_latest.pt",
         config="sam2.1_hiera_tiny",
         image_size=512,
-        licence="Research and education only, as its model page says; read it before use",
+        licence="See its model page; not checked here",
         source="https://huggingface.co/wanglab/MedSAM2",
         url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
     ),

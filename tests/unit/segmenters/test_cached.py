@@ -15,7 +15,7 @@ import pytest
 
 from ctai_sam2.errors import InputError, ServiceTimeout, Unavailable
 from ctai_sam2.segmenters import CachedSegmenter, Segmenter
-from ctai_sam2.segmenters.cached import make_key
+from ctai_sam2.segmenters.cache_key import make_key
 from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image
 

@@ -14,9 +14,8 @@ import torch
 from torch.nn import functional
 
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable, WeightsError, WeightsMissing
-from ctai_sam2.segmenters import LocalSegmenter, ModelStore
-from ctai_sam2.segmenters import local as local_module
-from ctai_sam2.segmenters.local import prepare_image
+from ctai_sam2.segmenters import LocalSegmenter, ModelStore, inference
+from ctai_sam2.segmenters.inference import Network, prepare_image
 from ctai_sam2.segmenters.sam2_model import build_sam2, feature_sizes, load_weights, read_state_dict
 from ctai_sam2.types import Prompt
 from tests.fakes import make_image, save_random_checkpoint
@@ -100,9 +99,9 @@ def test_answers_are_identical_to_upstream(
 ) -> None:
     pair, prompt = pairs(network), PROMPTS[name]
     logits: list[np.ndarray] = []
-    upsample = local_module._upsample
+    upsample = inference.upsample_masks
     monkeypatch.setattr(
-        local_module, "_upsample", lambda low, shape: (logits.append(low.numpy()), upsample(low, shape))[1]
+        inference, "upsample_masks", lambda low, shape: (logits.append(low.numpy()), upsample(low, shape))[1]
     )
     masks, scores, low_res = ask_upstream(pair.upstream, prompt)
     prediction = pair.ours.predict(pair.image, prompt)
@@ -143,10 +142,8 @@ def test_embeddings_are_kept_by_content_and_bounded(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    encode = local_module._encode
-    monkeypatch.setattr(
-        local_module, "_encode", lambda loaded, image: (runs.append(1), encode(loaded, image))[1]
-    )
+    encode = Network.encode
+    monkeypatch.setattr(Network, "encode", lambda self, image: (runs.append(1), encode(self, image))[1])
     a, b, c = (make_image((32, 40), seed) for seed in range(3))
     with open_nano(checkpoint, max_embeddings=2) as segmenter:
         for image in (a, b, a.copy(), c, a, b):
@@ -161,10 +158,8 @@ def test_threads_asking_for_one_slice_encode_it_once(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = []
-    encode = local_module._encode
-    monkeypatch.setattr(
-        local_module, "_encode", lambda loaded, image: (runs.append(1), encode(loaded, image))[1]
-    )
+    encode = Network.encode
+    monkeypatch.setattr(Network, "encode", lambda self, image: (runs.append(1), encode(self, image))[1])
     image = make_image((32, 40))
     with open_nano(checkpoint) as segmenter:
         barrier = threading.Barrier(4)
@@ -193,8 +188,8 @@ def test_bfloat16_embeds_nearly_the_same(checkpoint: Path) -> None:
     image = make_image((64, 64))
     with open_nano(checkpoint) as exact, open_nano(checkpoint, dtype="bfloat16") as short:
         assert short.identity.dtype == "bfloat16"
-        a = local_module._encode(exact._require_loaded(), image).top
-        b = local_module._encode(short._require_loaded(), image).top
+        a = exact._require_loaded().network.encode(image).top
+        b = short._require_loaded().network.encode(image).top
     assert b.dtype == torch.float32
     assert functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.99
     assert not torch.equal(a, b)
@@ -280,7 +275,7 @@ def test_running_out_of_memory_is_unavailable_and_frees_embeddings(
 
     with open_nano(checkpoint) as segmenter:
         segmenter.embed(make_image())
-        monkeypatch.setattr(local_module, "_encode", fail)
+        monkeypatch.setattr(Network, "encode", fail)
         with pytest.raises(DeviceUnavailable, match="memory of cpu"):
             segmenter.predict(make_image(seed=1), Prompt.point(1, 1))
         assert len(segmenter._embeddings) == 0
@@ -291,7 +286,7 @@ def test_other_errors_of_torch_are_not_disguised(checkpoint: Path, monkeypatch: 
         raise RuntimeError("a bug")
 
     with open_nano(checkpoint) as segmenter:
-        monkeypatch.setattr(local_module, "_encode", fail)
+        monkeypatch.setattr(Network, "encode", fail)
         with pytest.raises(RuntimeError, match="a bug"):
             segmenter.predict(make_image(), Prompt.point(1, 1))
 

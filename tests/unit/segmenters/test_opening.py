@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.segmenters import CachedSegmenter, LocalSegmenter, open_segmenter
-from ctai_sam2.segmenters.opening import open_store
+from ctai_sam2.segmenters import CachedSegmenter, LocalSegmenter, open_segmenter, opening
+from ctai_sam2.segmenters.opening import cache_folder, download_model, open_store
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import Prompt
 from tests.fakes import make_image, save_random_checkpoint
@@ -64,3 +64,24 @@ def test_an_unknown_kind_is_refused(tmp_path: Path, kind: str) -> None:
 def test_an_unknown_model_is_refused_with_the_names_that_are_known(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="sam2-ct-nano"):
         open_segmenter(settings=make_settings(tmp_path, model="sam9"))
+
+
+def test_the_cache_folder_is_the_one_of_the_settings(tmp_path: Path) -> None:
+    assert cache_folder(make_settings(tmp_path)) == tmp_path / "cache"
+    assert cache_folder(Settings(_env_file=None, cache_dir=None)).name == "answers"
+
+
+@pytest.mark.parametrize(("name", "is_given"), [("medsam2", True), ("sam2.1_hiera_tiny", False)])
+def test_the_digest_of_the_settings_counts_only_for_their_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, is_given: bool
+) -> None:
+    asked: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        opening, "download_checkpoint", lambda *_, **options: asked.append(options) or tmp_path
+    )
+    settings = make_settings(
+        tmp_path, model="medsam2", model_sha256="a" * 64, models_url="http://mirror.invalid/m/"
+    )
+    download_model(name, settings)
+    assert asked[0]["sha256"] == ("a" * 64 if is_given else None)
+    assert asked[0]["mirror_url"] == "http://mirror.invalid/m"

@@ -1,0 +1,438 @@
+"""The bank of labelled images a training run draws from: phantoms and real slices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ctai_sam2.core.phantom import FAT_STREAK, LEVEL_NAMES, Body, Label, masks_from_labels, random_parameters, render_hu
+from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.training.framing import find_body, resample_square
+
+_LOGGER = logging.getLogger(__name__)
+
+Plane = Literal["axial", "sagittal"]
+
+NOMINAL_SHARE: Final = 1.08 / 1.25
+"""Share of a bank image's side that the square of normal use covers; the rest is margin for shifts."""
+
+BODY_MARGIN: Final = 1.08
+"""Side of the square of normal use, relative to the body's longer side."""
+
+_AIR_HU: Final = -1024
+_CHUNK: Final = 20
+_SMALLEST_REGION: Final = 0.0006
+_LARGEST_REGION: Final = 0.3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class LabelledImage:
+    """A square CT image whose every pixel carries a code, and what the codes stand for.
+
+    Attributes
+    ----------
+    hu : numpy.ndarray
+        int16 (S, S).
+    codes : numpy.ndarray
+        uint8 or uint16 (S, S); equal codes belong to the same targets.
+    members : numpy.ndarray
+        bool (targets, codes): which codes make up a target.
+    names : tuple of str
+        One name per target; several may share one ("region").
+    plane : {"axial", "sagittal"}
+        Orientation.
+    source : str
+        "phantom", "case", "series" or "volume".
+    """
+
+    hu: npt.NDArray[np.int16]
+    codes: npt.NDArray[Any]
+    members: npt.NDArray[np.bool_]
+    names: tuple[str, ...]
+    plane: Plane
+    source: str
+
+
+def phantom_targets() -> tuple[tuple[str, ...], npt.NDArray[np.bool_]]:
+    """Return names and member table (targets, 256) of phantom label images.
+
+    Beyond the phantom's own regions: both psoas, single discs, and each side's wall.
+    """
+    every = np.arange(256, dtype=np.uint8)
+    masks = masks_from_labels(every)
+    table = {name: masks[name] for name in masks if name != "imat"}
+    table["psoas_both"] = table["psoas_left"] | table["psoas_right"]
+    table["erector_both"] = table["erector_left"] | table["erector_right"]
+    for index, level in enumerate(LEVEL_NAMES[:-1]):
+        table[f"disc_{level}"] = every == int(Label.DISC) + index
+    # Outside of the body FAT_STREAK never occurs; codes from it on are muscle.
+    table["body"] = masks["body"] | (every >= FAT_STREAK)
+    return tuple(table), np.stack(list(table.values()))
+
+
+def load_phantom_bank(
+    folder: Path, *, axial: int, sagittal: int, size_px: int, seed: int, processes: int = 2
+) -> list[LabelledImage]:
+    """Return phantoms, drawing those that the folder does not hold yet.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Cache; created.
+    axial, sagittal : int
+        How many of each.
+    size_px : int
+        Side in pixels.
+    seed : int
+        Phantom number ``i`` depends on ``(seed, i)`` only.
+    processes : int, default 2
+        Workers.
+
+    Returns
+    -------
+    list of LabelledImage
+        Axial ones first.
+
+    Raises
+    ------
+    StorageError
+        Where the cache cannot be written.
+    """
+    names, members = phantom_targets()
+    images: list[LabelledImage] = []
+    jobs: list[tuple[Path, Plane, int, int, int]] = []
+    for plane, count in (("axial", axial), ("sagittal", sagittal)):
+        for first in range(0, count, _CHUNK):
+            path = folder / f"{plane}-{seed}-{size_px}-{first:05d}.npz"
+            jobs.append((path, plane, first, size_px, seed))  # type: ignore[arg-type]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        waiting = [job for job in jobs if not job[0].exists()]
+        if len(waiting) > 1 and processes > 1:
+            with ProcessPoolExecutor(processes) as pool:
+                for number, _ in enumerate(pool.map(_draw_chunk, waiting)):
+                    _LOGGER.info("phantoms: %d of %d chunks drawn", number + 1, len(waiting))
+        else:
+            for job in waiting:
+                _draw_chunk(job)
+    except OSError as error:
+        raise StorageError("the phantom bank cannot be written", received=folder.name) from error
+    for path, plane, first, _, _ in jobs:
+        wanted = (axial if plane == "axial" else sagittal) - first
+        with np.load(path, allow_pickle=False) as chunk:
+            images.extend(
+                LabelledImage(hu=hu, codes=codes, members=members, names=names, plane=plane, source="phantom")
+                for hu, codes in list(zip(chunk["hu"], chunk["codes"], strict=True))[:wanted]
+            )
+    return images
+
+
+def draw_phantom(
+    plane: Plane, *, size_px: int, seed: int, number: int
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """Draw one phantom of the bank.
+
+    Parameters
+    ----------
+    plane : {"axial", "sagittal"}
+        Orientation.
+    size_px : int
+        Side in pixels.
+    seed, number : int
+        Together decide everything.
+
+    Returns
+    -------
+    hu : numpy.ndarray
+        int16 (size_px, size_px).
+    labels : numpy.ndarray
+        uint8, same shape; values of `ctai_sam2.core.phantom.Label`.
+    """
+    rng = np.random.default_rng((seed, number, 0 if plane == "axial" else 1))
+    parameters = random_parameters(rng)
+    body = Body(parameters)
+    if plane == "axial":
+        z_mm = float(rng.normal(0, 12)) if rng.uniform() < 0.5 else float(rng.uniform(-85, 85))
+        coarse = np.arange(-300, 300, 6, dtype=np.float32)
+        x0, x1, y0, y1 = _extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
+        side_mm = 1.25 * max(x1 - x0, y1 - y0)
+        axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
+        x, y = axis + np.float32((x0 + x1) / 2), axis + np.float32((y0 + y1) / 2)
+        labels = body.label_at(x[None, :], y[:, None], z_mm)
+        radius_mm = parameters.field_of_view_mm / 2
+        beyond = axis[None, :] ** 2 + axis[:, None] ** 2 > radius_mm**2
+    else:
+        x_mm = float(rng.normal(0, 7))
+        coarse = np.arange(-300, 300, 6, dtype=np.float32)
+        row = np.asarray(body.label_at(x_mm, coarse[None, :], np.zeros((1, 1), np.float32)))
+        found = coarse[masks_from_labels(row)["body"][0]]
+        side_mm = float(rng.uniform(300, 560))
+        axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
+        # The spine stays in the square however small it is.
+        y_mid = min(float(found[0] + found[-1]) / 2, 40.0) if side_mm > 420 else float(rng.uniform(-60, 40))
+        y, z = axis + np.float32(y_mid), -axis + np.float32(rng.uniform(-60, 60))
+        labels = body.label_at(x_mm, y[None, :], z[:, None])
+        beyond = np.zeros(labels.shape, dtype=bool)
+    spacing_mm = side_mm / size_px
+    hu = render_hu(labels, parameters, spacing_mm=(spacing_mm, spacing_mm), rng=rng)
+    hu[beyond] = _AIR_HU
+    labels[beyond] = Label.AIR
+    return hu, labels
+
+
+def load_real_cases(
+    folder: Path, *, size_px: int, held_out: tuple[str, ...] = ()
+) -> list[LabelledImage]:
+    """Read slices with reference masks.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Holds ``*.npz`` with ``image`` (int16 HU), ``spacing`` (row, column in mm), ``meta``
+        (JSON with ``plane``) and ``mask_<name>`` (bool).
+    size_px : int
+        Side in pixels.
+    held_out : tuple of str
+        Files whose name contains one of these are left out.
+
+    Returns
+    -------
+    list of LabelledImage
+        One per axial, several fields of view per sagittal case.
+    """
+    images = []
+    for path in sorted(folder.glob("*.npz")):
+        if any(word in path.name for word in held_out):
+            continue
+        hu, spacing_mm, plane, masks = read_case(path)
+        if plane == "axial":
+            squares = [_axial_square(hu, spacing_mm)]
+        else:
+            lumbar = np.any([mask for name, mask in masks.items() if name in _LUMBAR], axis=0)
+            rows, columns = np.nonzero(lumbar)
+            middle_mm = (float(columns.mean() * spacing_mm[1]), float(rows.mean() * spacing_mm[0]))
+            squares = [(middle_mm[0] - shift, middle_mm[1], side) for side, shift in _SAGITTAL_FIELDS]
+        for square in squares:
+            images.append(_encode(hu, list(masks.items()), square, spacing_mm, size_px, plane, "case"))
+    return images
+
+
+def read_case(
+    path: Path,
+) -> tuple[npt.NDArray[np.int16], tuple[float, float], Plane, dict[str, npt.NDArray[np.bool_]]]:
+    """Read one case file: image, (row, column) spacing in mm, plane, masks by name.
+
+    Raises
+    ------
+    InputError
+        Where the file is not a case.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as case:
+            masks = {
+                name.removeprefix("mask_"): case[name].astype(bool)
+                for name in case.files
+                if name.startswith("mask_") and case[name].any()
+            }
+            row_mm, column_mm = (float(value) for value in case["spacing"])
+            plane: Plane = json.loads(str(case["meta"]))["plane"]
+            return case["image"].astype(np.int16), (row_mm, column_mm), plane, masks
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError("the case file cannot be read", received=path.name) from error
+
+
+def load_real_series(folder: Path, *, size_px: int, cache: Path) -> list[LabelledImage]:
+    """Read the axial DICOM slices of a folder and divide each into class-agnostic regions.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Holds single-frame axial CT files.
+    size_px : int
+        Side in pixels.
+    cache : pathlib.Path
+        Folder that keeps the regions.
+
+    Returns
+    -------
+    list of LabelledImage
+        Targets named "region", from graph-based segmentation at four scales.
+
+    References
+    ----------
+    Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004.
+    """
+    import pydicom
+
+    cache.mkdir(parents=True, exist_ok=True)
+    images = []
+    for number, path in enumerate(sorted(file for file in folder.iterdir() if file.is_file())):
+        kept = cache / f"regions-{size_px}-{number:04d}.npz"
+        if not kept.exists():
+            dataset = pydicom.dcmread(path)
+            hu = (dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.int16)
+            row_mm, column_mm = (float(value) for value in dataset.PixelSpacing)
+            spacing_mm = (row_mm, column_mm)
+            square = _axial_square(hu, spacing_mm)
+            framed = resample_square(hu, square=square, spacing_mm=spacing_mm, size_px=size_px)
+            regions = _find_regions(framed)
+            np.savez_compressed(kept, hu=framed, regions=regions)
+        with np.load(kept, allow_pickle=False) as entry:
+            images.append(_from_regions(entry["hu"], entry["regions"]))
+    return images
+
+
+def load_real_volume(
+    image: Path, labels: Path, *, size_px: int, step: int = 2, left_out: tuple[int, ...] = ()
+) -> list[LabelledImage]:
+    """Read a NIfTI volume with a label map as axial slices.
+
+    Parameters
+    ----------
+    image, labels : pathlib.Path
+        NIfTI files on the same grid.
+    size_px : int
+        Side in pixels.
+    step : int
+        Every how many slices.
+    left_out : tuple of int
+        Labels that are not targets.
+
+    Returns
+    -------
+    list of LabelledImage
+        Targets named "organ".
+    """
+    import nibabel
+
+    picture, map_ = (nibabel.as_closest_canonical(nibabel.load(path)) for path in (image, labels))
+    hu_xyz = np.clip(np.asarray(picture.dataobj), -1024, 3071).astype(np.int16)
+    labels_xyz = np.asarray(map_.dataobj).astype(np.uint8)
+    zooms = tuple(float(zoom) for zoom in picture.header.get_zooms()[:3])
+    images = []
+    for z in range(4, hu_xyz.shape[2] - 4, step):
+        # RAS+ (x to the right hand, y forward): transposed and turned round, anterior is up
+        # and the patient's right on the left.
+        hu, values = hu_xyz[::-1, ::-1, z].T, labels_xyz[::-1, ::-1, z].T
+        present = [int(label) for label in np.unique(values) if label and label not in left_out]
+        masks = [("organ", values == label) for label in present]
+        spacing_mm = (zooms[1], zooms[0])
+        square = _axial_square(hu, spacing_mm)
+        images.append(_encode(hu, masks, square, spacing_mm, size_px, "axial", "volume"))
+    return images
+
+
+_LUMBAR: Final = ("L1", "L2", "L3", "L4", "L5")
+# Side of the square in mm, and how far in front of the spine its middle lies.
+_SAGITTAL_FIELDS: Final = ((300.0, 20.0), (380.0, 50.0), (460.0, 60.0), (560.0, 70.0))
+
+
+def _extent_mm(
+    labels: npt.NDArray[np.uint8], axis: npt.NDArray[np.float32]
+) -> tuple[float, float, float, float]:
+    body = masks_from_labels(labels)["body"]
+    columns, rows = axis[body.any(axis=0)], axis[body.any(axis=1)]
+    return float(columns[0]), float(columns[-1]), float(rows[0]), float(rows[-1])
+
+
+def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
+    path, plane, first, size_px, seed = job
+    drawn = [draw_phantom(plane, size_px=size_px, seed=seed, number=first + index) for index in range(_CHUNK)]
+    part = path.with_name(f"{path.stem}.part.npz")
+    np.savez(part, hu=np.stack([hu for hu, _ in drawn]), codes=np.stack([codes for _, codes in drawn]))
+    part.replace(path)
+
+
+def _axial_square(
+    hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]
+) -> tuple[float, float, float]:
+    left, top, right, bottom = find_body(hu)
+    width_mm, height_mm = (right - left) * spacing_mm[1], (bottom - top) * spacing_mm[0]
+    return (
+        (left + right - 1) / 2 * spacing_mm[1],
+        (top + bottom - 1) / 2 * spacing_mm[0],
+        1.25 * max(width_mm, height_mm),
+    )
+
+
+def _encode(
+    hu: npt.NDArray[np.int16],
+    masks: list[tuple[str, npt.NDArray[np.bool_]]],
+    square: tuple[float, float, float],
+    spacing_mm: tuple[float, float],
+    size_px: int,
+    plane: Plane,
+    source: str,
+) -> LabelledImage:
+    """Frame an image and turn its overlapping masks into codes."""
+    framed = resample_square(hu, square=square, spacing_mm=spacing_mm, size_px=size_px)
+    names = [name for name, _ in masks]
+    framed_masks = [
+        resample_square((mask * 1000).astype(np.int16), square=square, spacing_mm=spacing_mm, size_px=size_px, fill=0)
+        >= 500
+        for _, mask in masks
+    ]
+    if "psoas_left" in names and "psoas_right" in names:
+        framed_masks.append(framed_masks[names.index("psoas_left")] | framed_masks[names.index("psoas_right")])
+        names.append("psoas_both")
+    stack = np.stack(framed_masks).reshape(len(names), -1)
+    kept = [index for index in range(len(names)) if stack[index].sum() >= 12]
+    stack = stack[kept]
+    packed = np.packbits(stack, axis=0)
+    members, codes = np.unique(packed, axis=1, return_inverse=True)
+    table = np.unpackbits(members, axis=0, count=len(kept)).astype(bool)
+    return LabelledImage(
+        hu=framed,
+        codes=codes.reshape(framed.shape).astype(np.uint16),
+        members=table,
+        names=tuple(names[index] for index in kept),
+        plane=plane,
+        source=source,
+    )
+
+
+def _find_regions(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
+    from skimage.segmentation import felzenszwalb
+
+    picture = np.clip((hu.astype(np.float32) + 160) / 400, 0, 1)
+    return np.stack(
+        [
+            felzenszwalb(picture, scale=scale, sigma=sigma, min_size=smallest).astype(np.uint16)
+            for scale, sigma, smallest in ((40, 1.0, 40), (120, 1.2, 80), (300, 1.5, 150), (800, 2.0, 300))
+        ]
+    )
+
+
+def _from_regions(hu: npt.NDArray[np.int16], regions: npt.NDArray[np.uint16]) -> LabelledImage:
+    inside = hu > -300
+    levels, codes = np.unique(regions.reshape(len(regions), -1), axis=1, return_inverse=True)
+    codes = codes.reshape(hu.shape)
+    areas = np.bincount(codes.ravel(), minlength=levels.shape[1])
+    solid = np.bincount(codes.ravel(), weights=inside.ravel(), minlength=levels.shape[1])
+    rows, seen = [], set()
+    for level in levels:
+        for value in np.unique(level):
+            row = level == value
+            area = areas[row].sum()
+            share = area / hu.size
+            if not (_SMALLEST_REGION <= share <= _LARGEST_REGION) or solid[row].sum() < 0.5 * area:
+                continue
+            key = row.tobytes()
+            if key not in seen:
+                seen.add(key)
+                rows.append(row)
+    return LabelledImage(
+        hu=hu,
+        codes=codes.astype(np.uint16),
+        members=np.stack(rows) if rows else np.zeros((0, levels.shape[1]), dtype=bool),
+        names=("region",) * len(rows),
+        plane="axial",
+        source="series",
+    )

@@ -1,0 +1,58 @@
+"""What the training commands do."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.training.bank import (
+    LabelledImage,
+    load_phantom_bank,
+    load_real_cases,
+    load_real_series,
+    load_real_volume,
+)
+from ctai_sam2.training.schedule import PRESETS
+from ctai_sam2.training.trainer import Trainer
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, from scratch or from the run's checkpoint."""
+    if options.preset not in PRESETS:
+        raise InputError("the preset is not known", received=options.preset, hint=f"Use one of {', '.join(PRESETS)}.")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    config = PRESETS[options.preset]
+    bank: Path = options.bank or options.out / "bank"
+    phantoms = load_phantom_bank(
+        bank,
+        axial=config.axial_phantoms,
+        sagittal=config.sagittal_phantoms,
+        size_px=config.bank_size_px,
+        seed=options.seed,
+    )
+    real: list[LabelledImage] = []
+    if options.real_cases:
+        real += load_real_cases(
+            options.real_cases, size_px=config.bank_size_px, held_out=tuple(options.held_out)
+        )
+    if options.real_series:
+        real += load_real_series(options.real_series, size_px=config.bank_size_px, cache=bank / "regions")
+    if options.real_volume:
+        image, labels = options.real_volume
+        real += load_real_volume(
+            image, labels, size_px=config.bank_size_px, left_out=tuple(options.volume_left_out)
+        )
+    _LOGGER.info("%d phantoms, %d real images", len(phantoms), len(real))
+    trainer = Trainer(
+        config, options.out, phantoms=phantoms, real=real, seed=options.seed, workers=options.workers
+    )
+    if options.resume:
+        trainer.resume()
+    trainer.run(until=options.until)

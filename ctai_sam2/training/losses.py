@@ -1,0 +1,87 @@
+"""Losses on low-resolution mask logits against soft targets."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+
+class MaskLosses(NamedTuple):
+    """Per-candidate losses and the IoU they reached.
+
+    Attributes
+    ----------
+    mask : torch.Tensor
+        (K, M): focal times 20 plus Dice.
+    iou : torch.Tensor
+        (K, M): IoU of the thresholded candidate with the thresholded target, no gradient.
+    """
+
+    mask: torch.Tensor
+    iou: torch.Tensor
+
+
+def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: float = 20.0) -> MaskLosses:
+    """Compare every candidate with its target.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        float32 (K, M, h, w).
+    target : torch.Tensor
+        float32 (K, h, w) in [0, 1]: share of the cell that the target covers.
+    focal_weight : float
+        Weight of the focal term relative to Dice.
+
+    Returns
+    -------
+    MaskLosses
+        Losses and IoU.
+
+    References
+    ----------
+    Kirillov et al., Segment Anything, 2023 (focal to Dice 20 : 1); Li et al., Generalized
+    focal loss, 2020 (the focal term for soft targets).
+    """
+    soft = target[:, None].expand_as(logits)
+    probability = logits.sigmoid()
+    entropy = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    focal = ((probability - soft) ** 2 * entropy).mean(dim=(2, 3))
+    overlap = (probability * soft).sum(dim=(2, 3))
+    extent = probability.sum(dim=(2, 3)) + soft.sum(dim=(2, 3))
+    dice = 1 - (2 * overlap + 1) / (extent + 1)
+    with torch.no_grad():
+        chosen, truth = logits > 0, soft >= 0.5
+        both = (chosen & truth).sum(dim=(2, 3)).float()
+        either = (chosen | truth).sum(dim=(2, 3)).float()
+        iou = (both + 1e-6) / (either + 1e-6)
+    return MaskLosses(mask=focal_weight * focal + dice, iou=iou)
+
+
+def combine_losses(
+    losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torch.Tensor
+) -> torch.Tensor:
+    """Add up the single answer's, the best candidate's and the quality's losses.
+
+    Parameters
+    ----------
+    losses : MaskLosses
+        (K, 4) each: single answer first.
+    quality : torch.Tensor
+        (K, 4), predicted IoU.
+    ambiguous : torch.Tensor
+        bool (K,): one click, which the single answer is not held to.
+
+    Returns
+    -------
+    torch.Tensor
+        Scalar.
+    """
+    single = losses.mask[:, 0] * torch.where(ambiguous, 0.3, 1.0)
+    best = losses.mask[:, 1:].min(dim=1).values
+    # A little for the other candidates, so that none is left to die.
+    every = losses.mask[:, 1:].mean(dim=1)
+    predicted = (quality - losses.iou).abs().mean(dim=1)
+    return (single + best + 0.05 * every + predicted).mean()

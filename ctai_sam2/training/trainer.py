@@ -1,0 +1,328 @@
+"""The training loop: resumable, logged, decided by configuration and seed alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+
+from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.segmenters.sam2_model import build_sam2
+from ctai_sam2.training.bank import LabelledImage
+from ctai_sam2.training.losses import combine_losses, mask_losses
+from ctai_sam2.training.network import DenseHead, embed_images, freeze_memory, predict_masks
+from ctai_sam2.training.prompts import PAD, click_centre_of_largest_error
+from ctai_sam2.training.samples import DenseBatch, PromptBatch, StepDataset
+from ctai_sam2.training.schedule import TrainingConfig
+
+_LOGGER = logging.getLogger(__name__)
+
+CHECKPOINT_NAME: Final = "checkpoint.pt"
+LOG_NAME: Final = "log.jsonl"
+CONFIG_NAME: Final = "config.json"
+
+
+class Trainer:
+    """A run in a folder.
+
+    Parameters
+    ----------
+    config : TrainingConfig
+        The schedule.
+    folder : pathlib.Path
+        Holds configuration, checkpoint and log; created.
+    phantoms, real : list of LabelledImage
+        The bank.
+    seed : int
+        Decides initial weights and every batch.
+    workers : int, default 0
+        Processes that prepare batches.
+    """
+
+    def __init__(
+        self,
+        config: TrainingConfig,
+        folder: Path,
+        *,
+        phantoms: list[LabelledImage],
+        real: list[LabelledImage],
+        seed: int,
+        workers: int = 0,
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._seed = seed
+        self._workers = workers
+        self._data = StepDataset(config, phantoms, real, seed=seed)
+        torch.manual_seed(seed)
+        self._size = config.phases[0].image_size
+        self.model: Any = build_sam2(config.model, image_size=self._size)
+        freeze_memory(self.model)
+        self._head = DenseHead(self.model.sam_prompt_embed_dim // 8)
+        self.ema: dict[str, torch.Tensor] = {
+            name: value.detach().clone() for name, value in self.model.state_dict().items()
+        }
+        self._optimiser = self._make_optimiser()
+        self.step = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            record = {"seed": seed, "sha256": config.sha256(), **config.to_dict()}
+            (folder / CONFIG_NAME).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError("the training folder cannot be written", received=folder.name) from error
+
+    def run(self, *, until: int | None = None, checkpoint_every: int = 200, log_every: int = 20) -> None:
+        """Train from the present step on.
+
+        Parameters
+        ----------
+        until : int, optional
+            Global step to stop before; the end of the schedule by default.
+        checkpoint_every, log_every : int
+            Steps between checkpoints and log lines.
+        """
+        stop = self._config.total_steps if until is None else min(until, self._config.total_steps)
+        loader = DataLoader(
+            self._data,
+            batch_size=None,
+            sampler=range(self.step, stop),
+            num_workers=self._workers,
+            prefetch_factor=4 if self._workers else None,
+        )
+        since = time.monotonic()
+        sums: dict[str, float] = {}
+        for batch in loader:
+            phase_index, inner = self._config.locate(self.step)
+            phase = self._config.phases[phase_index]
+            if phase.image_size != self._size:
+                self._resize(phase.image_size)
+            rate = phase.rate_at(inner)
+            for group in self._optimiser.param_groups:
+                group["lr"] = rate
+            self.model.train()
+            self._optimiser.zero_grad(set_to_none=True)
+            if isinstance(batch, DenseBatch):
+                measured = self._dense_step(batch)
+            else:
+                measured = self._prompt_step(batch, phase.rounds)
+            norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._config.clip_norm)
+            if bool(torch.isfinite(norm)):
+                self._optimiser.step()
+                self._follow()
+            else:
+                _LOGGER.warning("step %d: gradient not finite, skipped", self.step)
+            self.step += 1
+            for name, value in measured.items():
+                sums[name] = sums.get(name, 0.0) + value
+                sums[f"{name}#"] = sums.get(f"{name}#", 0.0) + 1
+            if self.step % log_every == 0:
+                now = time.monotonic()
+                line: dict[str, Any] = {"step": self.step, "phase": phase.name, "rate": rate}
+                line["seconds"] = round((now - since) / log_every, 4)
+                line |= {
+                    name: round(value / sums[f"{name}#"], 4) for name, value in sums.items() if not name.endswith("#")
+                }
+                self.log(line)
+                sums.clear()
+                since = now
+            if self.step % checkpoint_every == 0 or self.step == stop:
+                self.save()
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append a line to the run's log."""
+        with (self._folder / LOG_NAME).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        _LOGGER.info("%s", line)
+
+    def save(self) -> None:
+        """Write the checkpoint, whole or not at all."""
+        path = self._folder / CHECKPOINT_NAME
+        part = path.with_suffix(".part")
+        try:
+            torch.save(
+                {
+                    "model": self.model.state_dict(),
+                    "head": self._head.state_dict(),
+                    "ema": self.ema,
+                    "optimiser": self._optimiser.state_dict(),
+                    "step": self.step,
+                    "seed": self._seed,
+                    "done": self._done(),
+                    "image_size": self._size,
+                },
+                part,
+            )
+            part.replace(path)
+        except OSError as error:
+            raise StorageError("the checkpoint cannot be written", received=path.name) from error
+
+    def resume(self) -> None:
+        """Take up the run where its checkpoint left it.
+
+        Raises
+        ------
+        InputError
+            Where there is no checkpoint, or it belongs to another configuration or seed.
+        """
+        path = self._folder / CHECKPOINT_NAME
+        if not path.is_file():
+            raise InputError("there is no checkpoint to resume from", received=path.name)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["done"] != self._done(state["step"]) or state["seed"] != self._seed:
+            raise InputError(
+                "the checkpoint belongs to another run",
+                received=path.name,
+                hint="Use the same configuration and seed, or another folder.",
+            )
+        if state["image_size"] != self._size:
+            self._resize(state["image_size"])
+        self.model.load_state_dict(state["model"])
+        self._head.load_state_dict(state["head"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.ema = state["ema"]
+        self.step = state["step"]
+
+    def _done(self, step: int | None = None) -> str:
+        """Return a digest of the schedule up to a step: what follows may still be changed."""
+        last, _ = self._config.locate(max(0, (self.step if step is None else step) - 1))
+        return dataclasses.replace(self._config, phases=self._config.phases[: last + 1]).sha256()
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [p for p in (*self.model.parameters(), *self._head.parameters()) if p.requires_grad]
+
+    def _make_optimiser(self) -> torch.optim.AdamW:
+        # Norms, biases, embeddings and position tables are not decayed.
+        decayed = [p for p in self._trained() if p.ndim >= 2 and p.shape[0] > 1]
+        plain = [p for p in self._trained() if not (p.ndim >= 2 and p.shape[0] > 1)]
+        groups = [{"params": decayed, "weight_decay": self._config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self._config.phases[0].learning_rate, betas=(0.9, 0.98), fused=True)
+
+    def _resize(self, image_size: int) -> None:
+        """Go on at another image size with the same weights and optimiser."""
+        grown: Any = build_sam2(self._config.model, image_size=image_size)
+        for name in ("image_size", "sam_image_embedding_size"):
+            setattr(self.model, name, getattr(grown, name))
+        for name in ("image_embedding_size", "input_image_size", "mask_input_size"):
+            setattr(self.model.sam_prompt_encoder, name, getattr(grown.sam_prompt_encoder, name))
+        self._size = image_size
+
+    def _follow(self) -> None:
+        # A young average forgets faster, or it would carry the initial weights for long.
+        decay = min(self._config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.ema[name].lerp_(value, 1 - decay)
+
+    def _dense_step(self, batch: DenseBatch) -> dict[str, float]:
+        embedding = embed_images(self.model, torch.from_numpy(batch.images), bf16=self._config.bf16)
+        logits = self._head(self.model, embedding)
+        classes = torch.from_numpy(batch.classes)
+        known = classes >= 0
+        entropy = F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=0.02)
+        probability = logits.softmax(dim=1) * known[:, None]
+        truth = F.one_hot(classes.clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2) * known[:, None]
+        overlap = (probability * truth).sum(dim=(0, 2, 3))
+        extent = (probability + truth).sum(dim=(0, 2, 3))
+        present = truth.sum(dim=(0, 2, 3)) > 0
+        dice = (1 - (2 * overlap + 1) / (extent + 1))[present].mean()
+        loss = entropy + dice
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            right = (logits.argmax(dim=1) == classes)[known & (classes > 0)].float().mean()
+        return {"loss": float(loss.detach()), "dense_dice": 1 - float(dice.detach()), "accuracy": float(right)}
+
+    def _prompt_step(self, batch: PromptBatch, rounds: int) -> dict[str, float]:
+        images, objects = batch.targets.shape[:2]
+        targets = torch.from_numpy(batch.targets.reshape(images * objects, *batch.targets.shape[2:]))
+        soft = F.avg_pool2d(targets[:, None].float(), 4)[:, 0]
+        points_xy = torch.from_numpy(batch.points_xy).flatten(0, 1)
+        labels = torch.from_numpy(batch.labels).flatten(0, 1)
+        mask_logits = torch.from_numpy(batch.mask_logits).flatten(0, 1)
+        has_mask = torch.from_numpy(batch.has_mask).flatten()
+        ambiguous = torch.from_numpy(batch.ambiguous).flatten()
+        embedding = embed_images(self.model, torch.from_numpy(batch.images), bf16=self._config.bf16)
+        measured: dict[str, float] = {}
+        total = torch.zeros(())
+        rng = np.random.default_rng((self._seed, 78, self.step))
+        graded = int(rng.integers(1, rounds + 1)) if rounds else 0
+        for number in range(graded + 1):
+            logits, quality = predict_masks(
+                self.model,
+                embedding,
+                objects=objects,
+                points_xy=points_xy,
+                labels=labels,
+                mask_logits=mask_logits,
+                has_mask=has_mask,
+            )
+            losses = mask_losses(logits, soft)
+            total = total + combine_losses(losses, quality, ambiguous=ambiguous)
+            picked = losses.iou.gather(1, (1 + quality[:, 1:].argmax(dim=1))[:, None])[:, 0]
+            measured[f"iou_single_{number}"] = float(losses.iou[:, 0].mean())
+            measured[f"iou_best_{number}"] = float(losses.iou[:, 1:].max(dim=1).values.mean())
+            measured[f"iou_picked_{number}"] = float(picked.mean())
+            if number == graded:
+                break
+            # The single answer is what a session goes on from, except after one click.
+            chosen = torch.where(ambiguous, 1 + quality[:, 1:].argmax(dim=1), torch.zeros_like(ambiguous, dtype=torch.int64))
+            previous = logits.detach()[torch.arange(len(chosen)), chosen]
+            added, kinds = _correct(previous, soft, int(rng.integers(1, 3)), rng)
+            points_xy = torch.cat([points_xy, added], dim=1)
+            labels = torch.cat([labels, kinds], dim=1)
+            mask_logits = previous[:, None].clamp(-32, 32)
+            has_mask = torch.ones_like(has_mask)
+            ambiguous = torch.zeros_like(ambiguous)
+        loss = total / (graded + 1)
+        loss.backward()  # type: ignore[no-untyped-call]
+        measured["loss"] = float(loss.detach())
+        return measured
+
+
+def _correct(
+    logits: torch.Tensor, soft: torch.Tensor, clicks: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Place corrective clicks: the first at the centre of the largest error, others anywhere in error."""
+    masks, truths = (logits > 0).numpy(), (soft >= 0.5).numpy()
+    points = np.zeros((len(masks), clicks, 2), dtype=np.float32)
+    labels = np.full((len(masks), clicks), PAD, dtype=np.int64)
+    for index, (mask, truth) in enumerate(zip(masks, truths, strict=True)):
+        first = click_centre_of_largest_error(mask, truth)
+        if first is None:
+            continue
+        # A cell of the mask is 4 pixels wide.
+        points[index, 0] = np.array(first[0]) * 4 + rng.uniform(0.5, 2.5, 2)
+        labels[index, 0] = first[1]
+        rows, columns = np.nonzero(mask != truth)
+        for extra in range(1, clicks):
+            pick = int(rng.integers(rows.size))
+            points[index, extra] = columns[pick] * 4 + 1.5, rows[pick] * 4 + 1.5
+            labels[index, extra] = int(truth[rows[pick], columns[pick]])
+    return torch.from_numpy(points), torch.from_numpy(labels)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration record of a run's folder."""
+    values: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    return values
+
+
+def scale_steps(config: TrainingConfig, share: float) -> TrainingConfig:
+    """Return a configuration with all phases shortened or lengthened.
+
+    Examples
+    --------
+    >>> from ctai_sam2.training.schedule import NANO
+    >>> scale_steps(NANO, 0.5).total_steps < NANO.total_steps
+    True
+    """
+    phases = tuple(dataclasses.replace(phase, steps=max(1, round(phase.steps * share))) for phase in config.phases)
+    return dataclasses.replace(config, phases=phases)
