@@ -16,6 +16,7 @@ from ctai_sam2.training.bank import (
     load_real_series,
     load_real_volume,
 )
+from ctai_sam2.training.exporting import export_weights
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
 
@@ -56,3 +57,9 @@ def train(options: argparse.Namespace) -> None:
     if options.resume:
         trainer.resume()
     trainer.run(until=options.until)
+
+
+def export(options: argparse.Namespace) -> None:
+    """Write a run's averaged weights as they ship."""
+    card = export_weights(options.run, options.out, name=options.name, version=options.version)
+    _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
