@@ -247,7 +247,7 @@ def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
     print_table(summarise(result), SHOWN)
     print_line()
     indices = (
-        "axial_index",
+        "middle_slice",
         "sma_cm2",
         "smi_cm2_m2",
         "smd_hu",

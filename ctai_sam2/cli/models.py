@@ -53,24 +53,15 @@ def download(
     """Download a checkpoint; resumes where it was cut, and keeps only what has the right digest."""
     from tqdm import tqdm
 
-    from ctai_sam2.segmenters.download import download_checkpoint
-    from ctai_sam2.segmenters.opening import open_store
-    from ctai_sam2.settings import Settings
+    from ctai_sam2.segmenters.opening import download_model
 
-    settings = Settings()
     with tqdm(unit="B", unit_scale=True, desc=name, disable=as_json) as bar:
 
         def show(have: int, total: int | None) -> None:
             bar.total = total
             bar.update(have - bar.n)
 
-        path = download_checkpoint(
-            name,
-            open_store(settings),
-            sha256=sha256 or settings.model_sha256,
-            mirror_url=mirror_url or settings.models_url,
-            progress=show,
-        )
+        path = download_model(name, sha256=sha256, mirror_url=mirror_url, progress=show)
     if as_json:
         print_json({"name": name, "path": path})
     else:

@@ -53,27 +53,35 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=int, default=0)
     train.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
     train.add_argument("--real-cases", type=Path, help="folder of *.npz slices with reference masks")
-    train.add_argument("--real-series", type=Path, help="folder of axial DICOM slices, for class-agnostic regions")
+    train.add_argument(
+        "--real-series", type=Path, help="folder of axial DICOM slices, for class-agnostic regions"
+    )
     train.add_argument("--real-volume", type=Path, nargs=2, metavar=("IMAGE", "LABELS"), help="NIfTI pair")
-    train.add_argument("--volume-left-out", type=int, nargs="*", default=[], help="labels that are not targets")
-    train.add_argument("--held-out", nargs="*", default=[], help="case files whose name contains this are not read")
+    train.add_argument(
+        "--volume-left-out", type=int, nargs="*", default=[], help="labels that are not targets"
+    )
+    train.add_argument(
+        "--held-out", nargs="*", default=[], help="case files whose name contains this are not read"
+    )
     train.add_argument("--resume", action="store_true")
     train.add_argument("--until", type=int, help="stop before this step")
     train.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's choice)")
     train.add_argument("--workers", type=int, default=1, help="processes preparing batches")
     score = commands.add_parser("evaluate", help="score weights with simulated clicks")
-    score.add_argument("--weights", type=Path, help="safetensors, or checkpoint.pt of a run; none: untrained")
+    score.add_argument("--weights", type=Path, help="safetensors; without it the embedded ones")
     score.add_argument("--model", default="sam2_ct_nano")
-    score.add_argument("--image-size", type=int)
     score.add_argument("--cases", type=Path, help="folder of *.npz slices with reference masks")
     score.add_argument("--held-out", nargs="*", default=[], help="case names with this word count as unseen")
+    score.add_argument("--skip", nargs="*", default=[], help="word:structure of references not to score")
     score.add_argument("--phantoms", type=int, default=0, help="fresh phantoms per plane to score on")
     score.add_argument("--phantom-seed", type=int, default=90210)
     score.add_argument("--json", type=Path, help="where to write the scores")
     score.add_argument("--threads", type=int, default=0)
     export = commands.add_parser("export", help="write EMA weights as fp16 safetensors")
     export.add_argument("--run", type=Path, required=True, help="folder of the run")
-    export.add_argument("--out", type=Path, required=True, help="*.safetensors; a *.json is written beside it")
+    export.add_argument(
+        "--out", type=Path, required=True, help="*.safetensors; a *.json is written beside it"
+    )
     export.add_argument("--name", default="sam2-ct-nano")
     export.add_argument("--version", default="1")
     return parser

@@ -12,7 +12,15 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom import FAT_STREAK, LEVEL_NAMES, Body, Label, masks_from_labels, random_parameters, render_hu
+from ctai_sam2.core.phantom import (
+    FAT_STREAK,
+    LEVEL_NAMES,
+    Body,
+    Label,
+    masks_from_labels,
+    random_parameters,
+    render_hu,
+)
 from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.training.framing import find_body, resample_square
 
@@ -187,9 +195,7 @@ def draw_phantom(
     return hu, labels
 
 
-def load_real_cases(
-    folder: Path, *, size_px: int, held_out: tuple[str, ...] = ()
-) -> list[LabelledImage]:
+def load_real_cases(folder: Path, *, size_px: int, held_out: tuple[str, ...] = ()) -> list[LabelledImage]:
     """Read slices with reference masks.
 
     Parameters
@@ -277,7 +283,9 @@ def load_real_series(folder: Path, *, size_px: int, cache: Path) -> list[Labelle
         kept = cache / f"regions-{size_px}-{number:04d}.npz"
         if not kept.exists():
             dataset = pydicom.dcmread(path)
-            hu = (dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(np.int16)
+            hu = (dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(
+                np.int16
+            )
             row_mm, column_mm = (float(value) for value in dataset.PixelSpacing)
             spacing_mm = (row_mm, column_mm)
             square = _axial_square(hu, spacing_mm)
@@ -350,9 +358,7 @@ def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
     part.replace(path)
 
 
-def _axial_square(
-    hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]
-) -> tuple[float, float, float]:
+def _axial_square(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> tuple[float, float, float]:
     left, top, right, bottom = find_body(hu)
     width_mm, height_mm = (right - left) * spacing_mm[1], (bottom - top) * spacing_mm[0]
     return (
@@ -375,12 +381,16 @@ def _encode(
     framed = resample_square(hu, square=square, spacing_mm=spacing_mm, size_px=size_px)
     names = [name for name, _ in masks]
     framed_masks = [
-        resample_square((mask * 1000).astype(np.int16), square=square, spacing_mm=spacing_mm, size_px=size_px, fill=0)
+        resample_square(
+            (mask * 1000).astype(np.int16), square=square, spacing_mm=spacing_mm, size_px=size_px, fill=0
+        )
         >= 500
         for _, mask in masks
     ]
     if "psoas_left" in names and "psoas_right" in names:
-        framed_masks.append(framed_masks[names.index("psoas_left")] | framed_masks[names.index("psoas_right")])
+        framed_masks.append(
+            framed_masks[names.index("psoas_left")] | framed_masks[names.index("psoas_right")]
+        )
         names.append("psoas_both")
     stack = np.stack(framed_masks).reshape(len(names), -1)
     kept = [index for index in range(len(names)) if stack[index].sum() >= 12]

@@ -60,9 +60,7 @@ def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: flo
     return MaskLosses(mask=focal_weight * focal + dice, iou=iou)
 
 
-def combine_losses(
-    losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torch.Tensor
-) -> torch.Tensor:
+def combine_losses(losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torch.Tensor) -> torch.Tensor:
     """Add up the single answer's, the best candidate's and the quality's losses.
 
     Parameters

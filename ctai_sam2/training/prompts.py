@@ -102,7 +102,9 @@ def draw_points_inside(target: Bools, count: int, *, rng: np.random.Generator) -
         chosen = min(chosen, rows.size - 1)
         points[index] = columns[chosen], rows[chosen]
         if count > 1:
-            away = (rows - rows[chosen]).astype(np.float32) ** 2 + (columns - columns[chosen]).astype(np.float32) ** 2
+            away = (rows - rows[chosen]).astype(np.float32) ** 2 + (columns - columns[chosen]).astype(
+                np.float32
+            ) ** 2
             reach = np.minimum(away / np.float32(0.02 * target.size), 1) + np.float32(1e-3)
             spread = reach if spread is None else spread * reach
     return points

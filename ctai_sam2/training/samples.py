@@ -130,11 +130,14 @@ class StepDataset(Dataset[Any]):
         if phase.kind == "dense":
             pairs = [self._dense_pair(phase.image_size, rng) for _ in range(phase.images)]
             return DenseBatch(
-                images=np.stack([image for image, _ in pairs]), classes=np.stack([known for _, known in pairs])
+                images=np.stack([image for image, _ in pairs]),
+                classes=np.stack([known for _, known in pairs]),
             )
         style = str(rng.choice(("click", "few", "many"), p=(0.25, 0.35, 0.4)))
         rows = [
-            draw_prompted(self._draw_image(rng), size_px=phase.image_size, objects=phase.objects, style=style, rng=rng)
+            draw_prompted(
+                self._draw_image(rng), size_px=phase.image_size, objects=phase.objects, style=style, rng=rng
+            )
             for _ in range(phase.images)
         ]
         return PromptBatch(

@@ -128,7 +128,9 @@ class Trainer:
                 line: dict[str, Any] = {"step": self.step, "phase": phase.name, "rate": rate}
                 line["seconds"] = round((now - since) / log_every, 4)
                 line |= {
-                    name: round(value / sums[f"{name}#"], 4) for name, value in sums.items() if not name.endswith("#")
+                    name: round(value / sums[f"{name}#"], 4)
+                    for name, value in sums.items()
+                    if not name.endswith("#")
                 }
                 self.log(line)
                 sums.clear()
@@ -202,8 +204,13 @@ class Trainer:
         # Norms, biases, embeddings and position tables are not decayed.
         decayed = [p for p in self._trained() if p.ndim >= 2 and p.shape[0] > 1]
         plain = [p for p in self._trained() if not (p.ndim >= 2 and p.shape[0] > 1)]
-        groups = [{"params": decayed, "weight_decay": self._config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=self._config.phases[0].learning_rate, betas=(0.9, 0.98), fused=True)
+        groups = [
+            {"params": decayed, "weight_decay": self._config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            groups, lr=self._config.phases[0].learning_rate, betas=(0.9, 0.98), fused=True
+        )
 
     def _resize(self, image_size: int) -> None:
         """Go on at another image size with the same weights and optimiser."""
@@ -238,7 +245,11 @@ class Trainer:
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             right = (logits.argmax(dim=1) == classes)[known & (classes > 0)].float().mean()
-        return {"loss": float(loss.detach()), "dense_dice": 1 - float(dice.detach()), "accuracy": float(right)}
+        return {
+            "loss": float(loss.detach()),
+            "dense_dice": 1 - float(dice.detach()),
+            "accuracy": float(right),
+        }
 
     def _prompt_step(self, batch: PromptBatch, rounds: int) -> dict[str, float]:
         images, objects = batch.targets.shape[:2]
@@ -273,7 +284,9 @@ class Trainer:
             if number == graded:
                 break
             # The single answer is what a session goes on from, except after one click.
-            chosen = torch.where(ambiguous, 1 + quality[:, 1:].argmax(dim=1), torch.zeros_like(ambiguous, dtype=torch.int64))
+            chosen = torch.where(
+                ambiguous, 1 + quality[:, 1:].argmax(dim=1), torch.zeros_like(ambiguous, dtype=torch.int64)
+            )
             previous = logits.detach()[torch.arange(len(chosen)), chosen]
             added, kinds = _correct(previous, soft, int(rng.integers(1, 3)), rng)
             points_xy = torch.cat([points_xy, added], dim=1)
@@ -324,5 +337,7 @@ def scale_steps(config: TrainingConfig, share: float) -> TrainingConfig:
     >>> scale_steps(NANO, 0.5).total_steps < NANO.total_steps
     True
     """
-    phases = tuple(dataclasses.replace(phase, steps=max(1, round(phase.steps * share))) for phase in config.phases)
+    phases = tuple(
+        dataclasses.replace(phase, steps=max(1, round(phase.steps * share))) for phase in config.phases
+    )
     return dataclasses.replace(config, phases=phases)
