@@ -17,7 +17,8 @@ _LEAST_STEP_MM, _GREATEST_STEP_MM = 23, 48
 _PLATE_NEAR_MM, _PLATE_FAR_MM = 3, 11
 _FAINT = 0.35
 _SACRAL_LEAD_DEG = 27.0
-_DOUBTFUL_LEADS_DEG = (20.0, 34.0)
+_SURE_LEAD_DEG = 34.0
+_SURE_LUMBAR_DEG = 20.0
 _GREATEST_BEND_DEG = 35.0
 _LEVELS_UP = ("L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10")
 
@@ -77,11 +78,12 @@ def find_bodies(hu: NDArray[np.float32], spine: StraightSpine) -> tuple[SpineBod
     tilted = [i for i in range(max(len(discs) - 3, 1), len(discs)) if leads[i] >= _SACRAL_LEAD_DEG]
     sacrum_seen = bool(tilted)
     count = tilted[0] if sacrum_seen else len(discs) - 1
-    doubtful = [i for i in range(max(len(discs) - 3, 1), len(discs)) if _doubtful(leads[i])]
+    # At L4/L5 the bone below leads hardly backwards: where it does, the sacrum may begin a level higher.
+    sure = not sacrum_seen or (leads[count] >= _SURE_LEAD_DEG and leads[count - 1] < _SURE_LUMBAR_DEG)
     places = np.array([spine.place(float(d), 0.0) for d in discs])
     steps = np.diff(places, axis=0)
     tilts = np.degrees(np.arctan2(steps[:, 0], steps[:, 1]))
-    if (np.abs(np.diff(tilts[-5:])) > _GREATEST_BEND_DEG).any():
+    if (np.abs(np.diff(tilts[:count][-5:])) > _GREATEST_BEND_DEG).any():
         raise AnatomyNotFound(
             "the spine could not be followed on the slice",
             hint="Give a sagittal slice nearer to the midline, or place a point in L3.",
@@ -92,14 +94,10 @@ def find_bodies(hu: NDArray[np.float32], spine: StraightSpine) -> tuple[SpineBod
             bottom_mm=float(discs[i + 1]),
             tilt_deg=float(tilts[i]),
             level=_LEVELS_UP[count - 1 - i] if sacrum_seen and count - 1 - i < len(_LEVELS_UP) else None,
-            sure=not doubtful,
+            sure=sure,
         )
         for i in range(count)
     )
-
-
-def _doubtful(lead_deg: float) -> bool:
-    return _DOUBTFUL_LEADS_DEG[0] <= lead_deg < _DOUBTFUL_LEADS_DEG[1]
 
 
 def disc_contrast(spine: StraightSpine) -> NDArray[np.float64]:

