@@ -1,4 +1,4 @@
-"""DICOM folders: which series are there, and one of them as a volume."""
+"""DICOM folders: which series are there and whether each can be used."""
 
 from __future__ import annotations
 
@@ -10,27 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.geometry import (
-    TILT_DEGREES,
-    affine_from_dicom,
-    axis_correspondence,
-    canonicalise,
-    examine_stacking,
-    plane_of,
-    tilt_deg,
-)
-from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.core.geometry import affine_from_dicom, plane_of
+from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.io.dicom_headers import FrameHeader, is_dicom_named, looks_like_dicom, read_headers
-from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
-from ctai_sam2.types import CTVolume, Plane
+from ctai_sam2.types import Plane
 
-MAX_VOXELS = 2**31
-"""Larger volumes (4 GiB of int16) are refused before anything is allocated."""
+SAME_PLACE_MM = 1e-4
+"""Images nearer to each other than this lie at one place."""
+
+NAMES_SHOWN = 5
+"""How many file names a message lists."""
 
 _ORIENTATION_TOLERANCE = 1e-3
 _SPACING_TOLERANCE = 1e-3
-_SAME_PLACE_MM = 1e-4
-_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,47 +179,6 @@ def group_series(headers: Sequence[FrameHeader]) -> list[Series]:
     return sorted(result, key=lambda s: (not s.info.usable, -s.info.image_count, s.info.uid))
 
 
-def read_series(series: Series, *, cautions: Sequence[str] = ()) -> CTVolume:
-    """Decode a series and stack it along its normal.
-
-    Parameters
-    ----------
-    series : Series
-        A usable one.
-    cautions : sequence of str
-        Put in front of the volume's warnings.
-
-    Raises
-    ------
-    DicomError
-        If the series is not usable or none of its files can be decoded.
-    GeometryError
-        If position, direction or spacing is missing, or different images lie at the same place.
-    """
-    info, frames = series.info, list(series.frames)
-    if info.refusal is not None:
-        where = frames[0].path.name if len({f.path for f in frames}) == 1 else "the series"
-        raise DicomError(f"{where} cannot be used: {info.refusal}", hint="Give axial CT images in HU.")
-    frames = _sorted_along_normal(frames)
-    height, width = info.shape_hw
-    if len(frames) * height * width > MAX_VOXELS:
-        raise InputError(
-            "the series is larger than this package reads",
-            received=f"{len(frames)} images of {width} x {height}",
-            hint="Give the part of the body that is needed.",
-        )
-    hu, decoded, found, failures = _decode_all(frames, (height, width))
-    warnings = [*cautions, *skipped_warning(failures), *found]
-    frames = [frame for frame, good in zip(frames, decoded, strict=True) if good]
-    if not all(decoded):
-        hu = hu[np.array(decoded)]
-    hu, frames, repeats = _without_repeats(hu, frames)
-    if repeats:
-        warnings.append(f"{repeats} repeated image{'s' * (repeats > 1)} left out")
-    warnings += list(dict.fromkeys(text for frame in frames for text in frame.cautions))
-    return _stack(hu, frames, warnings)
-
-
 def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
     """One sentence on files that could not be read, or nothing.
 
@@ -238,8 +189,8 @@ def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
     """
     if not skipped:
         return []
-    shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:_NAMES_SHOWN])
-    more = f" and {len(skipped) - _NAMES_SHOWN} more" if len(skipped) > _NAMES_SHOWN else ""
+    shown = ", ".join(f"{name} ({reason})" for name, reason in skipped[:NAMES_SHOWN])
+    more = f" and {len(skipped) - NAMES_SHOWN} more" if len(skipped) > NAMES_SHOWN else ""
     noun = "file" if len(skipped) == 1 else "files"
     return [f"{len(skipped)} {noun} could not be read: {shown}{more}"]
 
@@ -251,6 +202,20 @@ def cause_of(error: CtaiError, path: Path) -> str:
         if text.startswith(start):
             return text[len(start) :].removeprefix("is ")
     return text
+
+
+def normal_of(header: FrameHeader) -> NDArray[np.float64]:
+    """Compute an image's unit normal in LPS, shape (3,): row direction times column direction."""
+    directions = np.asarray(header.orientation, dtype=np.float64)
+    normal = np.cross(directions[:3], directions[3:])
+    unit: NDArray[np.float64] = normal / np.linalg.norm(normal)
+    return unit
+
+
+def projections(members: Sequence[FrameHeader]) -> NDArray[np.float64]:
+    """Compute positions in mm along the first image's normal, shape (N,)."""
+    normal = normal_of(members[0])
+    return np.array([float(np.dot(normal, np.asarray(m.position_mm))) for m in members])
 
 
 def _files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
@@ -349,8 +314,8 @@ def _describe(uid: str, members: Sequence[FrameHeader]) -> SeriesInfo:
     if missing:
         return replace(info, refusal=missing)
     if len(members) > 1:
-        gaps = np.diff(np.sort(_projections(members)))
-        gaps = gaps[gaps > _SAME_PLACE_MM]
+        gaps = np.diff(np.sort(projections(members)))
+        gaps = gaps[gaps > SAME_PLACE_MM]
         distinct = {(m.instance_uid, m.frame) for m in members}
         if gaps.size == 0 and len(distinct) > 1:
             return replace(
@@ -370,156 +335,3 @@ def _missing_geometry(members: Sequence[FrameHeader]) -> str | None:
     if any(m.position_mm is None for m in members):
         return "no image position, so the order of the slices is unknown"
     return None
-
-
-def _normal(header: FrameHeader) -> NDArray[np.float64]:
-    directions = np.asarray(header.orientation, dtype=np.float64)
-    normal = np.cross(directions[:3], directions[3:])
-    unit: NDArray[np.float64] = normal / np.linalg.norm(normal)
-    return unit
-
-
-def _projections(members: Sequence[FrameHeader]) -> NDArray[np.float64]:
-    normal = _normal(members[0])
-    return np.array([float(np.dot(normal, np.asarray(m.position_mm))) for m in members])
-
-
-def _sorted_along_normal(frames: list[FrameHeader]) -> list[FrameHeader]:
-    order = np.argsort(_projections(frames), kind="stable")
-    return [frames[int(i)] for i in order]
-
-
-def _decode_all(
-    frames: Sequence[FrameHeader], shape_hw: tuple[int, int]
-) -> tuple[NDArray[np.int16], list[bool], list[str], list[tuple[str, str]]]:
-    by_path: dict[Path, list[int]] = {}
-    for index, frame in enumerate(frames):
-        by_path.setdefault(frame.path, []).append(index)
-    hu = np.zeros((len(frames), *shape_hw), dtype=np.int16)
-    decoded = [False] * len(frames)
-    counts: dict[str, int] = {}
-    failures: list[tuple[str, str]] = []
-    first_error: CtaiError | None = None
-    for path, indices in by_path.items():
-        try:
-            content = read_hu_frames(path, [frames[i].frame for i in indices])
-        except CtaiError as error:
-            first_error = first_error or error
-            failures.append((path.name, cause_of(error, path)))
-            continue
-        for index, image in zip(indices, content.frames, strict=True):
-            hu[index] = image
-            decoded[index] = True
-        for text in content.cautions:
-            counts[text] = counts.get(text, 0) + 1
-    if not any(decoded):
-        if len(by_path) == 1 and first_error is not None:
-            raise first_error
-        raise DicomError(
-            f"none of the {len(by_path)} files of the series can be read",
-            received=", ".join(f"{name}: {cause}" for name, cause in failures[:_NAMES_SHOWN]),
-            hint="Export the series again.",
-        ) from first_error
-    total = len(by_path)
-    found = [
-        text if total == 1 or count == total else f"{text} ({count} of {total} files)"
-        for text, count in counts.items()
-    ]
-    return hu, decoded, found, failures
-
-
-def _without_repeats(
-    hu: NDArray[np.int16], frames: list[FrameHeader]
-) -> tuple[NDArray[np.int16], list[FrameHeader], int]:
-    positions = _projections(frames)
-    keep = [0]
-    for index in range(1, len(frames)):
-        if positions[index] - positions[keep[-1]] > _SAME_PLACE_MM:
-            keep.append(index)
-        elif not np.array_equal(hu[index], hu[keep[-1]]):
-            raise GeometryError(
-                "different images lie at the same place",
-                received=f"{frames[keep[-1]].path.name} and {frames[index].path.name}",
-                hint="The folder mixes phases or repeats of a scan: keep one of them.",
-            )
-    repeats = len(frames) - len(keep)
-    return (hu[keep] if repeats else hu), [frames[i] for i in keep], repeats
-
-
-def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[str]) -> CTVolume:
-    first = frames[0]
-    if first.orientation is None or first.position_mm is None or first.spacing_mm is None:
-        raise GeometryError("the images lack orientation, position or spacing")
-    origins = np.array([frame.position_mm for frame in frames], dtype=np.float64)
-    positions = _projections(frames)
-    if len(frames) == 1:
-        step = _normal(first) * (first.acquisition.slice_thickness_mm or 1.0)
-        if first.acquisition.slice_thickness_mm is None:
-            warnings.append("no slice thickness is recorded; 1 mm was assumed")
-    else:
-        step = _median_step(origins, positions)
-    affine = affine_from_dicom(first.orientation, first.position_mm, first.spacing_mm, step)
-    slice_axis = axis_correspondence(affine)[0].index(2)
-    warnings += _geometry_warnings(affine, origins, positions, slice_axis)
-    warnings += implausible_values(hu)
-    hu_zyx, canonical = canonicalise(hu, affine)
-    slice_positions: NDArray[np.float64] | None = None
-    if slice_axis == 2:
-        towards_head = axis_correspondence(affine)[1][2] > 0
-        slice_positions = positions if towards_head else -positions[::-1]
-    return CTVolume(
-        hu_zyx=np.ascontiguousarray(hu_zyx),
-        affine=canonical,
-        slice_positions_mm=slice_positions,
-        acquisition=first.acquisition,
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
-
-
-def _median_step(origins: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    step_mm = examine_stacking(positions).step_mm
-    # The direction comes from the whole stack, the length from typical neighbours, so gaps do not stretch it.
-    direction = (origins[-1] - origins[0]) / (positions[-1] - positions[0])
-    return np.asarray(direction * step_mm, dtype=np.float64)
-
-
-def _geometry_warnings(
-    affine: NDArray[np.float64],
-    origins: NDArray[np.float64],
-    positions: NDArray[np.float64],
-    slice_axis: int,
-) -> list[str]:
-    found: list[str] = []
-    plane, angle = plane_of(affine)
-    if plane == "oblique":
-        found.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
-    elif plane != "axial":
-        found.append(f"the images are {plane}; axial slices are taken across them")
-    if len(positions) == 1:
-        return found
-    tilt = tilt_deg(affine)
-    if tilt > TILT_DEGREES:
-        found.append(f"gantry tilt: slices lean {tilt:.1f} degrees against the stacking direction")
-    along = (positions - positions[0]) / (positions[-1] - positions[0])
-    expected = origins[0] + along[:, None] * (origins[-1] - origins[0])
-    drift = float(np.linalg.norm(origins - expected, axis=1).max())
-    if drift > min(np.linalg.norm(affine[:3, 0]), np.linalg.norm(affine[:3, 1])):
-        found.append(f"slices are shifted sideways against each other by up to {drift:.1f} mm")
-    stacking = examine_stacking(positions)
-    if slice_axis != 2 and stacking.irregular:
-        raise GeometryError(
-            f"the {plane} images are not evenly spaced, so axial slices cannot be taken across them",
-            received=f"steps of {np.diff(positions).min():.2f} to {np.diff(positions).max():.2f} mm",
-            hint="Give the axial series.",
-        )
-    if stacking.gaps:
-        widest = float(np.diff(positions).max())
-        noun = "gap" if len(stacking.gaps) == 1 else "gaps"
-        found.append(
-            f"{len(stacking.gaps)} {noun} in the stack: up to {widest:.4g} mm between slices"
-            f" instead of {stacking.step_mm:.4g} mm"
-        )
-    elif stacking.irregular:
-        steps = np.diff(positions)
-        found.append(f"slice distances vary from {steps.min():.4g} to {steps.max():.4g} mm")
-    return found

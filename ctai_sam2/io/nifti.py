@@ -15,7 +15,7 @@ from ctai_sam2.core.geometry import canonicalise, plane_of
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
-from ctai_sam2.io.dicom_series import MAX_VOXELS
+from ctai_sam2.io.dicom_volume import MAX_VOXELS
 from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import CTSlice, CTVolume
 

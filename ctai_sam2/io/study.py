@@ -20,10 +20,10 @@ from ctai_sam2.io.dicom_series import (
     Series,
     SeriesInfo,
     group_series,
-    read_series,
     scan_folder,
     skipped_warning,
 )
+from ctai_sam2.io.dicom_volume import read_series
 from ctai_sam2.io.nifti import read_nifti
 from ctai_sam2.io.pictures import PICTURE_SUFFIXES, read_picture
 from ctai_sam2.types import CTSlice, CTVolume, Plane, Window

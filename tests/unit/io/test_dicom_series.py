@@ -8,7 +8,8 @@ import pytest
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.io import SeriesInfo, list_series, read_study
-from ctai_sam2.io.dicom_series import MAX_VOXELS, skipped_warning
+from ctai_sam2.io.dicom_series import skipped_warning
+from ctai_sam2.io.dicom_volume import MAX_VOXELS
 
 from .making import ct_dataset, edit, enhanced_dataset, make_volume, save, write_series
 
@@ -297,7 +298,7 @@ def test_too_many_voxels_are_refused_before_anything_is_allocated(
 ) -> None:
     write_series(tmp_path / "s")
     assert MAX_VOXELS > 2000 * 1024 * 1024
-    monkeypatch.setattr("ctai_sam2.io.dicom_series.MAX_VOXELS", 100)
+    monkeypatch.setattr("ctai_sam2.io.dicom_volume.MAX_VOXELS", 100)
     with pytest.raises(InputError, match="larger than this package reads"):
         read_study(tmp_path / "s")
 

@@ -80,11 +80,15 @@ def test_any_direction_cosines_come_back(
 
 def test_gaps_and_tilt_survive(tmp_path: Path) -> None:
     gappy = make_volume((5, 4, 4), (5.0, 1.0, 1.0), positions_mm=np.array([0, 5, 10, 25, 30.0]))
-    write_series(tmp_path / "gap", gappy)
-    read = read_study(tmp_path / "gap")
-    np.testing.assert_allclose(np.diff(read.slice_positions_mm), [5, 5, 15, 5])
-    assert any("1 gap in the stack: up to 15 mm" in w for w in read.warnings)
-    assert_same(read, gappy)
+    # With negated rows the slice normal points to the feet.
+    for number, orientation in enumerate(("standard", "negated rows", "feet first")):
+        paths = write_series(tmp_path / str(number), gappy, orientation=orientation)
+        read = read_study(tmp_path / str(number))
+        np.testing.assert_allclose(np.diff(read.slice_positions_mm), [5, 5, 15, 5])
+        assert any("1 gap in the stack: up to 15 mm" in w for w in read.warnings)
+        assert_same(read, gappy)
+        numbers = [dcmread(path).InstanceNumber for path in paths]
+        assert numbers == ([5, 4, 3, 2, 1] if orientation == "feet first" else [1, 2, 3, 4, 5])
 
     leaning = np.array(gappy.affine)
     leaning[1, 2] = 1.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def test_slice_masks_lie_on_their_slice(tmp_path: Path, kind: str, dtype: type) 
     centres = nibabel.affines.apply_affine(stored.affine, np.argwhere(np.asarray(stored.dataobj)))
     own = nibabel.affines.apply_affine(RAS @ volume.affine, np.argwhere(whole)[:, ::-1])
     assert {tuple(p) for p in np.round(centres, 3)} == {tuple(p) for p in np.round(own, 3)}
+
+
+def test_a_slice_is_as_thick_as_it_says(tmp_path: Path) -> None:
+    image = replace(make_volume().axial(1), thickness_mm=7.5)
+    path = write_mask_nifti(tmp_path / "m.nii", np.ones((6, 5), bool), image)
+    stored: Any = nibabel.load(path)
+    assert stored.header.get_zooms() == pytest.approx((0.8, 0.75, 7.5))
+    np.testing.assert_allclose(np.linalg.norm(stored.affine[:3, 2]), 7.5)
 
 
 def test_volume_masks_and_labels(tmp_path: Path) -> None:
