@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Final
 
 import cv2
@@ -68,6 +69,8 @@ class PromptBatch:
         bool (B, K): whether the mask prompt counts.
     ambiguous : numpy.ndarray
         bool (B, K): one single click.
+    classes : numpy.ndarray
+        int64 (B, N // 4, N // 4); index in `CLASS_NAMES`, -1 where not known.
     """
 
     images: npt.NDArray[np.float32]
@@ -77,6 +80,7 @@ class PromptBatch:
     mask_logits: npt.NDArray[np.float32]
     has_mask: npt.NDArray[np.bool_]
     ambiguous: npt.NDArray[np.bool_]
+    classes: npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,7 +121,6 @@ class StepDataset(Dataset[Any]):
         self._phantoms = phantoms
         self._real = {source: [image for image in real if image.source == source] for source in _REAL_SOURCES}
         self._seed = seed
-        self._classes = class_table()
 
     def __len__(self) -> int:
         return self._config.total_steps
@@ -162,15 +165,14 @@ class StepDataset(Dataset[Any]):
         real = self._real["case"]
         if real and rng.uniform() < 0.15:
             image = real[int(rng.integers(len(real)))]
-            table = _case_classes(image)
         else:
             image = self._phantoms[int(rng.integers(len(self._phantoms)))]
-            table = self._classes
         hu, codes = frame_at_random(image, size_px=size_px, rng=rng)
         grey = vary_appearance(hu, plane=image.plane, rng=rng)
-        return normalise(grey), table[codes[2::4, 2::4]]
+        return normalise(grey), _classes_of(image)[codes[2::4, 2::4]]
 
 
+@functools.cache
 def class_table() -> npt.NDArray[np.int64]:
     """Return int64 (256,): phantom label to index in `CLASS_NAMES`."""
     from ctai_sam2.core.phantom import LEVEL_NAMES, Label, masks_from_labels
@@ -247,6 +249,7 @@ def draw_prompted(
         labels=labels,
         mask_logits=mask_logits,
         has_mask=has_mask,
+        classes=_classes_of(image)[codes[2::4, 2::4]],
         ambiguous=((labels == POSITIVE).sum(axis=1) == 1) & ((labels != PAD).sum(axis=1) == 1) & ~has_mask,
     )
 
@@ -262,13 +265,16 @@ def _target_weight(image: LabelledImage, index: int) -> float:
     return weight
 
 
+def _classes_of(image: LabelledImage) -> npt.NDArray[np.int64]:
+    return class_table() if image.source == "phantom" else _case_classes(image)
+
+
 def _case_classes(image: LabelledImage) -> npt.NDArray[np.int64]:
     """Return code to class for a real case, -1 where its masks do not tell."""
     table = np.full(image.members.shape[1], -1, dtype=np.int64)
-    if image.plane == "sagittal":
-        even = {"T12": 1, "L1": 0, "L2": 1, "L3": 0, "L4": 1, "L5": 0}
-    else:
-        even = {}
+    if image.source != "case":
+        return table
+    even = {"L1": 0, "L2": 1, "L3": 0, "L4": 1, "L5": 0} if image.plane == "sagittal" else {}
     for row, name in zip(image.members, image.names, strict=True):
         if name in ("psoas_left", "psoas_right"):
             table[row] = CLASS_NAMES.index("psoas")
@@ -276,7 +282,7 @@ def _case_classes(image: LabelledImage) -> npt.NDArray[np.int64]:
             table[row] = CLASS_NAMES.index(name)
         elif name == "vertebra":
             table[row] = CLASS_NAMES.index("vertebra_even")
-        elif name in even and name != "T12":
+        elif name in even:
             table[row] = CLASS_NAMES.index("vertebra_odd" if even[name] else "vertebra_even")
     return table
 

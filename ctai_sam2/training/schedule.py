@@ -37,6 +37,8 @@ class Phase:
         Ends of the cosine.
     warmup_steps : int
         Steps of linear warm-up.
+    dense_weight : float
+        Weight of the per-pixel classification beside the prompted masks; not read in a dense phase.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Phase:
     learning_rate: float
     final_learning_rate: float
     warmup_steps: int = 0
+    dense_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("dense", "prompt"):
@@ -161,16 +164,16 @@ NANO: Final = TrainingConfig(
     sagittal_phantoms=500,
     phases=(
         Phase(
-            name="dense-256", kind="dense", image_size=256, steps=800, images=6,
+            name="dense-256", kind="dense", image_size=256, steps=1000, images=6,
             learning_rate=1.2e-3, final_learning_rate=3e-4, warmup_steps=100,
         ),
         Phase(
-            name="prompt-256", kind="prompt", image_size=256, steps=2600, images=3, objects=10, rounds=1,
-            learning_rate=6e-4, final_learning_rate=2e-4, warmup_steps=150,
+            name="prompt-256", kind="prompt", image_size=256, steps=1500, images=3, objects=10, rounds=1,
+            learning_rate=8e-4, final_learning_rate=2e-4, warmup_steps=100, dense_weight=0.3,
         ),
         Phase(
-            name="prompt-384", kind="prompt", image_size=384, steps=900, images=2, objects=10, rounds=2,
-            learning_rate=3e-4, final_learning_rate=5e-6, warmup_steps=50,
+            name="prompt-384", kind="prompt", image_size=384, steps=400, images=2, objects=10, rounds=1,
+            learning_rate=3e-4, final_learning_rate=5e-6, warmup_steps=30, dense_weight=0.1,
         ),
     ),
 )  # fmt: skip
@@ -187,7 +190,7 @@ SMOKE: Final = TrainingConfig(
         ),
         Phase(
             name="prompt", kind="prompt", image_size=64, steps=2, images=1, objects=2, rounds=1,
-            learning_rate=1e-3, final_learning_rate=1e-4,
+            learning_rate=1e-3, final_learning_rate=1e-4, dense_weight=0.5,
         ),
     ),
 )  # fmt: skip

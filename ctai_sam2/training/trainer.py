@@ -17,8 +17,15 @@ from torch.utils.data import DataLoader
 from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.segmenters.sam2_model import build_sam2
 from ctai_sam2.training.bank import LabelledImage
-from ctai_sam2.training.losses import combine_losses, mask_losses
-from ctai_sam2.training.network import DenseHead, embed_images, freeze_memory, predict_masks
+from ctai_sam2.training.losses import combine_losses, feature_scale_loss, mask_losses
+from ctai_sam2.training.network import (
+    DenseHead,
+    Embedding,
+    align_attention,
+    embed_images,
+    freeze_memory,
+    predict_masks,
+)
 from ctai_sam2.training.prompts import PAD, click_centre_of_largest_error
 from ctai_sam2.training.samples import DenseBatch, PromptBatch, StepDataset
 from ctai_sam2.training.schedule import TrainingConfig
@@ -28,6 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 CHECKPOINT_NAME: Final = "checkpoint.pt"
 LOG_NAME: Final = "log.jsonl"
 CONFIG_NAME: Final = "config.json"
+_SCALE_WEIGHT: Final = 0.1
 
 
 class Trainer:
@@ -65,6 +73,7 @@ class Trainer:
         torch.manual_seed(seed)
         self._size = config.phases[0].image_size
         self.model: Any = build_sam2(config.model, image_size=self._size)
+        align_attention(self.model)
         freeze_memory(self.model)
         self._head = DenseHead(self.model.sam_prompt_embed_dim // 8)
         self.ema: dict[str, torch.Tensor] = {
@@ -79,7 +88,7 @@ class Trainer:
         except OSError as error:
             raise StorageError("the training folder cannot be written", received=folder.name) from error
 
-    def run(self, *, until: int | None = None, checkpoint_every: int = 200, log_every: int = 20) -> None:
+    def run(self, *, until: int | None = None, checkpoint_every: int = 100, log_every: int = 20) -> None:
         """Train from the present step on.
 
         Parameters
@@ -112,7 +121,7 @@ class Trainer:
             if isinstance(batch, DenseBatch):
                 measured = self._dense_step(batch)
             else:
-                measured = self._prompt_step(batch, phase.rounds)
+                measured = self._prompt_step(batch, phase.rounds, phase.dense_weight)
             norm = torch.nn.utils.clip_grad_norm_(self._trained(), self._config.clip_norm)
             if bool(torch.isfinite(norm)):
                 self._optimiser.step()
@@ -231,9 +240,19 @@ class Trainer:
 
     def _dense_step(self, batch: DenseBatch) -> dict[str, float]:
         embedding = embed_images(self.model, torch.from_numpy(batch.images), bf16=self._config.bf16)
+        dense, measured = self._dense_loss(embedding, torch.from_numpy(batch.classes))
+        scale = feature_scale_loss(embedding)
+        loss = dense + _SCALE_WEIGHT * scale
+        loss.backward()  # type: ignore[no-untyped-call]
+        return {"loss": float(loss.detach()), "scale": float(scale.detach()), **measured}
+
+    def _dense_loss(
+        self, embedding: Embedding, classes: torch.Tensor
+    ) -> tuple[torch.Tensor, dict[str, float]]:
         logits = self._head(self.model, embedding)
-        classes = torch.from_numpy(batch.classes)
         known = classes >= 0
+        if not bool(known.any()):
+            return logits.sum() * 0, {}
         entropy = F.cross_entropy(logits, classes, ignore_index=-1, label_smoothing=0.02)
         probability = logits.softmax(dim=1) * known[:, None]
         truth = F.one_hot(classes.clamp(min=0), logits.shape[1]).permute(0, 3, 1, 2) * known[:, None]
@@ -241,17 +260,9 @@ class Trainer:
         extent = (probability + truth).sum(dim=(0, 2, 3))
         present = truth.sum(dim=(0, 2, 3)) > 0
         dice = (1 - (2 * overlap + 1) / (extent + 1))[present].mean()
-        loss = entropy + dice
-        loss.backward()  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            right = (logits.argmax(dim=1) == classes)[known & (classes > 0)].float().mean()
-        return {
-            "loss": float(loss.detach()),
-            "dense_dice": 1 - float(dice.detach()),
-            "accuracy": float(right),
-        }
+        return entropy + dice, {"dense_dice": 1 - float(dice.detach())}
 
-    def _prompt_step(self, batch: PromptBatch, rounds: int) -> dict[str, float]:
+    def _prompt_step(self, batch: PromptBatch, rounds: int, dense_weight: float) -> dict[str, float]:
         images, objects = batch.targets.shape[:2]
         targets = torch.from_numpy(batch.targets.reshape(images * objects, *batch.targets.shape[2:]))
         soft = F.avg_pool2d(targets[:, None].float(), 4)[:, 0]
@@ -294,7 +305,13 @@ class Trainer:
             mask_logits = previous[:, None].clamp(-32, 32)
             has_mask = torch.ones_like(has_mask)
             ambiguous = torch.zeros_like(ambiguous)
-        loss = total / (graded + 1)
+        scale = feature_scale_loss(embedding)
+        loss = total / (graded + 1) + _SCALE_WEIGHT * scale
+        measured["scale"] = float(scale.detach())
+        if dense_weight:
+            dense, seen = self._dense_loss(embedding, torch.from_numpy(batch.classes))
+            loss = loss + dense_weight * dense
+            measured |= seen
         loss.backward()  # type: ignore[no-untyped-call]
         measured["loss"] = float(loss.detach())
         return measured
