@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,7 +15,7 @@ from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.oneclick import StudyResult
+    from ctai_sam2.oneclick import Structure, StudyResult
     from ctai_sam2.outputs import StudyFiles, TableRow
     from ctai_sam2.segmenters import Segmenter
     from ctai_sam2.types import Prompt
@@ -143,7 +143,7 @@ def segment(
     else:
         ct = read_slice(path)
     with _open_segmenter(model) as segmenter:
-        result = segment_structure(ct, structure, segmenter, prompt=prompt)
+        result = segment_structure(ct, cast("Structure", structure), segmenter, prompt=prompt)
     files = write_structure(ct, result, out)
     row = describe_structure(ct, result)
     if as_json:

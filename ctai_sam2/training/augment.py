@@ -57,7 +57,7 @@ def frame_at_random(
         bend = rng.normal(0, rng.uniform(0.003, 0.012) * side, (2, knots, knots)).astype(np.float32)
         map_x += cv2.resize(bend[0], (size_px, size_px), interpolation=cv2.INTER_CUBIC)
         map_y += cv2.resize(bend[1], (size_px, size_px), interpolation=cv2.INTER_CUBIC)
-    hu = image.hu.astype(np.float32)
+    hu: npt.NDArray[Any] = image.hu.astype(np.float32)
     if step > _SHRINK:
         hu = cv2.GaussianBlur(hu, (0, 0), 0.4 * step)
     framed = cv2.remap(
@@ -72,7 +72,7 @@ def frame_at_random(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=float(image.codes[0, 0]),
     )
-    return framed, codes.astype(image.codes.dtype)
+    return framed.astype(np.float32, copy=False), codes.astype(image.codes.dtype)
 
 
 def vary_appearance(
@@ -95,35 +95,35 @@ def vary_appearance(
         float32 (N, N) of whole numbers, 0 to 255.
     """
     size = hu.shape[0]
-    hu = hu * np.float32(rng.normal(1, 0.03)) + np.float32(rng.normal(0, 6))
+    drawn: npt.NDArray[Any] = hu * np.float32(rng.normal(1, 0.03)) + np.float32(rng.normal(0, 6))
     if rng.uniform() < 0.25:
         # A slow drift, as of beam hardening.
         drift = rng.normal(0, 10, (3, 3)).astype(np.float32)
-        hu = hu + cv2.resize(drift, (size, size), interpolation=cv2.INTER_CUBIC)
+        drawn = drawn + cv2.resize(drift, (size, size), interpolation=cv2.INTER_CUBIC)
     if rng.uniform() < 0.45:
-        hu = cv2.GaussianBlur(hu, (0, 0), float(rng.uniform(0.4, 1.5)))
+        drawn = cv2.GaussianBlur(drawn, (0, 0), float(rng.uniform(0.4, 1.5)))
     if plane == "sagittal" and rng.uniform() < 0.25:
         rows = max(24, int(size / rng.uniform(2, 7)))
-        hu = cv2.resize(hu, (size, rows), interpolation=cv2.INTER_AREA)
-        hu = cv2.resize(hu, (size, size), interpolation=cv2.INTER_LINEAR)
+        drawn = cv2.resize(drawn, (size, rows), interpolation=cv2.INTER_AREA)
+        drawn = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_LINEAR)
     elif rng.uniform() < 0.12:
         small = int(size / rng.uniform(1.5, 3.2))
-        hu = cv2.resize(hu, (small, small), interpolation=cv2.INTER_AREA)
-        hu = cv2.resize(hu, (size, size), interpolation=cv2.INTER_LINEAR)
+        drawn = cv2.resize(drawn, (small, small), interpolation=cv2.INTER_AREA)
+        drawn = cv2.resize(drawn, (size, size), interpolation=cv2.INTER_LINEAR)
     if rng.uniform() < 0.6:
-        noise = rng.standard_normal((size, size), dtype=np.float32)
+        noise: npt.NDArray[Any] = rng.standard_normal((size, size), dtype=np.float32)
         if rng.uniform() < 0.5:
             noise = cv2.GaussianBlur(noise, (0, 0), 0.8) * 2.5
-        hu = hu + noise * np.float32(rng.gamma(2.0, 6.0))
+        drawn = drawn + noise * np.float32(rng.gamma(2.0, 6.0))
     level, width = float(rng.uniform(20, 70)), float(rng.uniform(300, 600))
     if rng.uniform() < 0.4:
         level, width = 40.0, 400.0
-    grey = np.clip((hu - (level - width / 2)) / width, 0, 1)
+    grey = np.clip((drawn - (level - width / 2)) / width, 0, 1)
     if rng.uniform() < 0.3:
         grey = grey ** np.float32(np.exp(rng.normal(0, 0.2)))
     if rng.uniform() < 0.03:
         grey = 1 - grey
-    return np.floor(grey * np.float32(255.999))
+    return np.floor(grey * np.float32(255.999)).astype(np.float32, copy=False)
 
 
 def normalise(grey: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

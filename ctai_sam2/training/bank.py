@@ -320,7 +320,10 @@ def load_real_volume(
     """
     import nibabel
 
-    picture, map_ = (nibabel.as_closest_canonical(nibabel.load(path)) for path in (image, labels))
+    picture, map_ = (
+        nibabel.as_closest_canonical(nibabel.load(path))  # type: ignore[no-untyped-call]
+        for path in (image, labels)
+    )
     hu_xyz = np.clip(np.asarray(picture.dataobj), -1024, 3071).astype(np.int16)
     labels_xyz = np.asarray(map_.dataobj).astype(np.uint8)
     zooms = tuple(float(zoom) for zoom in picture.header.get_zooms()[:3])

@@ -211,4 +211,5 @@ def _grow_region(ct: CTSlice, seed_xy: tuple[int, int]) -> Mask:
     around = hu[max(0, y - 1) : y + 2, max(0, x - 1) : x + 2]
     smooth = np.where(np.abs(hu - around.mean()) <= FLOOD_TOLERANCE_HU, 1, 0).astype(np.uint8)
     smooth[y, x] = 1
-    return keep_largest(flood(smooth, (y, x), connectivity=1))
+    grown: Mask = flood(smooth, (y, x), connectivity=1)  # type: ignore[no-untyped-call]
+    return keep_largest(grown)

@@ -149,7 +149,8 @@ def draw_box(target: Bools, *, rng: np.random.Generator) -> Points:
     noise = np.clip(rng.normal(0, 0.07, (2, 2)), -0.18, 0.18) * extent
     # People draw boxes too wide rather than too narrow.
     noise += np.array([[-1], [1]]) * np.abs(rng.normal(0, 0.04)) * extent
-    return np.clip(box + noise, 0, target.shape[0] - 1).astype(np.float32)
+    corners: Points = np.clip(box + noise, 0, target.shape[0] - 1).astype(np.float32)
+    return corners
 
 
 def draw_rough_mask(
@@ -172,7 +173,7 @@ def draw_rough_mask(
         float32 (N // 4, N // 4) logits within ±10.
     """
     size = target.shape[0]
-    mask = target.astype(np.uint8)
+    mask: npt.NDArray[Any] = target.astype(np.uint8)
     if rng.uniform() < 0.6:
         radius = max(1, int(rng.uniform(0.003, 0.02) * size))
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -36,15 +36,15 @@ _WEIGHTS: Final = {
 _ELSE: Final = 0.6
 # Targets that one click cannot name: they always get several points, a box or a rough mask.
 _UNIONS: Final = frozenset(
-    {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin", "vertebral_body_all",
-     "disc_all"}
+    {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin", 
+     "vertebral_body_all", "disc_all"}
 )  # fmt: skip
 _SMALLEST_TARGET: Final = 0.0004
 _MOST_TOKENS: Final = {"click": 1, "few": 4, "many": 18}
 
 CLASS_NAMES: Final = (
-    "background", "psoas", "vertebra_even", "vertebra_odd", "disc", "erector", "quadratus", "wall", "rectus", "sat",
-    "vat", "aorta", "cava", "kidney", "liver", "spleen", "bowel", "canal", "bone", "skin", "sacrum",
+    "background", "psoas", "vertebra_even", "vertebra_odd", "disc", "erector", "quadratus", "wall", "rectus",
+    "sat", "vat", "aorta", "cava", "kidney", "liver", "spleen", "bowel", "canal", "bone", "skin", "sacrum",
 )  # fmt: skip
 """Classes of the dense phase, read from phantom labels."""
 

@@ -75,7 +75,7 @@ class Trainer:
         self.model: Any = build_sam2(config.model, image_size=self._size)
         align_attention(self.model)
         freeze_memory(self.model)
-        self._head = DenseHead(self.model.sam_prompt_embed_dim // 8)
+        self._head = DenseHead(int(self.model.state_dict()["no_mem_embed"].shape[-1]) // 8)
         self.ema: dict[str, torch.Tensor] = {
             name: value.detach().clone() for name, value in self.model.state_dict().items()
         }
