@@ -157,8 +157,12 @@ def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[
     hu_zyx, canonical = canonicalise(hu, affine)
     slice_positions: NDArray[np.float64] | None = None
     if slice_axis == 2:
-        towards_head = axis_correspondence(affine)[1][2] > 0
-        slice_positions = positions if towards_head else -positions[::-1]
+        slice_positions = positions
+        if axis_correspondence(affine)[1][2] < 0:
+            slice_positions = -positions[::-1]
+            # The lowest slice is now the first, and gaps put it elsewhere than even steps would.
+            beyond_lps = origins[-1] - (origins[0] + step * (len(frames) - 1))
+            canonical[:3, 3] += beyond_lps * (-1, -1, 1)
     return CTVolume(
         hu_zyx=np.ascontiguousarray(hu_zyx),
         affine=canonical,

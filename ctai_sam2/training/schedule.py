@@ -172,7 +172,7 @@ NANO: Final = TrainingConfig(
             learning_rate=8e-4, final_learning_rate=2e-4, warmup_steps=100, dense_weight=0.3,
         ),
         Phase(
-            name="prompt-384", kind="prompt", image_size=384, steps=400, images=2, objects=10, rounds=1,
+            name="prompt-384", kind="prompt", image_size=384, steps=800, images=2, objects=10, rounds=1,
             learning_rate=3e-4, final_learning_rate=5e-6, warmup_steps=30, dense_weight=0.1,
         ),
     ),
