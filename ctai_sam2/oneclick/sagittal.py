@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.masks import keep_largest
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.cleanup import clean_mask
@@ -17,7 +18,7 @@ from ctai_sam2.oneclick.grid import Grid
 from ctai_sam2.oneclick.predicting import frame_for, predict_on_slice
 from ctai_sam2.oneclick.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine, straighten_spine
-from ctai_sam2.types import CTSlice, Prompt, Window
+from ctai_sam2.types import CTSlice, Mask, Prompt, Window
 
 Certainty = Literal["counted", "told", "estimated", "unknown"]
 
@@ -196,6 +197,18 @@ def _prompt_at(candidate: VertebraCandidate | None, point_xy: Sequence[float]) -
     )
 
 
+def _heart_of(prompt: Prompt, shape_hw: tuple[int, int]) -> Mask | None:
+    """Middle of the prompt's box, half as wide and high: in it lies the vertebra and no neighbour."""
+    if prompt.box_xyxy is None:
+        return None
+    x0, y0, x1, y1 = prompt.box_xyxy
+    inside = np.zeros(shape_hw, dtype=bool)
+    across = slice(max(int(0.75 * x0 + 0.25 * x1), 0), int(np.ceil(0.25 * x0 + 0.75 * x1)) + 1)
+    down = slice(max(int(0.75 * y0 + 0.25 * y1), 0), int(np.ceil(0.25 * y0 + 0.75 * y1)) + 1)
+    inside[down, across] = True
+    return inside
+
+
 def _segment(
     slice_: CTSlice,
     segmenter: PredictsMasks,
@@ -206,8 +219,16 @@ def _segment(
     prediction = predict_on_slice(segmenter, frame_for(slice_, window), prompt)
     user = prompt if prompted_by == "user" else None
     mask = clean_mask(
-        prediction.mask, slice_.hu, pixel_area_mm2=slice_.pixel_area_mm2, largest_hole_mm2=400.0, prompt=user
+        prediction.mask,
+        slice_.hu,
+        pixel_area_mm2=slice_.pixel_area_mm2,
+        near=None if user is not None else _heart_of(prompt, slice_.shape_hw),
+        largest_hole_mm2=400.0,
+        prompt=user,
     )
+    if user is None:
+        # A vertebral body is one piece.
+        mask = keep_largest(mask)
     warnings = () if mask.any() else ("l3: the model found nothing; place a box yourself",)
     return StructureResult(
         structure="l3",

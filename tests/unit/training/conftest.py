@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ctai_sam2.training.bank import LabelledImage, load_phantom_bank
+
+
+@pytest.fixture(scope="session")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
+    """One axial and one sagittal phantom, small."""
+    folder: Path = tmp_path_factory.mktemp("bank")
+    return load_phantom_bank(folder, axial=1, sagittal=1, size_px=128, seed=0)
