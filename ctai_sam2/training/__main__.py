@@ -70,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser("evaluate", help="score weights with simulated clicks")
     score.add_argument("--weights", type=Path, help="safetensors; without it the embedded ones")
     score.add_argument("--model", default="sam2_ct_nano")
+    score.add_argument("--untrained", action="store_true", help="score random weights, for comparison")
     score.add_argument("--cases", type=Path, help="folder of *.npz slices with reference masks")
     score.add_argument("--held-out", nargs="*", default=[], help="case names with this word count as unseen")
     score.add_argument("--skip", nargs="*", default=[], help="word:structure of references not to score")

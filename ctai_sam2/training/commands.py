@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_json
 from ctai_sam2.segmenters.local import LocalSegmenter
+from ctai_sam2.segmenters.sam2_model import build_sam2
 from ctai_sam2.segmenters.weights import EMBEDDED
 from ctai_sam2.training.bank import (
     LabelledImage,
@@ -73,11 +77,19 @@ def export(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Score weights on cases and on fresh phantoms."""
-    with LocalSegmenter(
-        options.weights or EMBEDDED,
-        config=options.model if options.weights else None,
-        num_threads=options.threads or None,
-    ) as segmenter:
+    with contextlib.ExitStack() as stack:
+        weights: Path | None = options.weights
+        if options.untrained:
+            weights = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "untrained.safetensors"
+            torch.manual_seed(0)
+            save_file(build_sam2(options.model).state_dict(), weights)
+        segmenter = stack.enter_context(
+            LocalSegmenter(
+                weights or EMBEDDED,
+                config=options.model if weights else None,
+                num_threads=options.threads or None,
+            )
+        )
         identity = segmenter.identity
         scores = score_phantoms(options.phantoms, options.phantom_seed, segmenter)
         if options.cases:
