@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
@@ -37,7 +38,7 @@ def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> 
         If the segmenter cannot answer.
     """
     answer = segmenter.predict(frame.image, frame.prompt_to_frame(prompt), window=frame.window)
-    return _with_masks(answer, np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
+    return replace(answer, masks=np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
 
 
 def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
@@ -68,18 +69,6 @@ def agreement(mask: Mask, rough: Mask, slack_px: int = 1) -> float:
     wide = ndimage.binary_dilation(rough, iterations=slack_px)
     wide_mask = ndimage.binary_dilation(mask, iterations=slack_px)
     return float((mask & wide).sum() + (rough & wide_mask).sum()) / float(mask.sum() + rough.sum())
-
-
-def _with_masks(prediction: Prediction, masks: Mask) -> Prediction:
-    return Prediction(
-        masks=masks,
-        scores=prediction.scores,
-        identity=prediction.identity,
-        processing_time_ms=prediction.processing_time_ms,
-        cached=prediction.cached,
-        backend=prediction.backend,
-        window=prediction.window,
-    )
 
 
 def _dice(a: Mask, b: Mask) -> float:
