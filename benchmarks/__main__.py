@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from ctai_sam2.segmenters.sam2_model import build_sam2
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.segmenters.local import LocalSegmenter
+from ctai_sam2.segmenters.sam2_model import build_sam2
 from ctai_sam2.types import Prompt
 
 
