@@ -1,0 +1,49 @@
+"""Areas that go through DICOM files equal those the phantom was drawn with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctai_sam2.core.phantom import analytic_areas_mm2, make_volume, masks_from_labels, reference_parameters
+from ctai_sam2.io import ORIENTATIONS, read_study, write_dicom_series
+from ctai_sam2.types import CTVolume
+
+
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS])
+@pytest.mark.parametrize(
+    ("shape_zyx", "spacing_zyx_mm"),
+    [((6, 256, 256), (5.0, 1.5, 1.5)), ((5, 220, 400), (3.0, 1.7, 0.95))],
+    ids=["square", "oblong"],
+)
+def test_areas_survive_dicom(
+    tmp_path: Path,
+    orientation: str,
+    shape_zyx: tuple[int, int, int],
+    spacing_zyx_mm: tuple[float, float, float],
+) -> None:
+    parameters = reference_parameters()
+    phantom = make_volume(
+        parameters, shape_zyx=shape_zyx, spacing_zyx_mm=spacing_zyx_mm, rng=np.random.default_rng(0)
+    )
+    # The labels travel as HU, so that the masks take the same way as the picture.
+    labels = CTVolume(hu_zyx=phantom.labels_zyx.astype(np.int16), affine=phantom.affine)
+    write_dicom_series(tmp_path / "s", labels, orientation=orientation, signed=False, shuffle_seed=1)
+    read = read_study(tmp_path / "s")
+    pixel_mm = max(spacing_zyx_mm[1:])
+    for index in range(shape_zyx[0]):
+        slice_ = read.axial(index)
+        z_mm = float((read.affine @ (0, 0, index, 1))[2])
+        truth = analytic_areas_mm2(parameters, z_mm, sampling_mm=0.5)
+        masks = masks_from_labels(slice_.hu.astype(np.uint8))
+        for name in ("psoas_left", "psoas_right", "vertebra"):
+            if not truth[name]:
+                continue
+            area = masks[name].sum() * slice_.pixel_area_mm2
+            # A quarter of the pixels that a circle of this area touches with its outline.
+            quantisation = 0.25 * 2 * np.sqrt(np.pi * truth[name]) * pixel_mm
+            assert area == pytest.approx(truth[name], abs=quantisation), (name, z_mm)
+        if truth["muscle"]:
+            assert masks["muscle"].sum() * slice_.pixel_area_mm2 == pytest.approx(truth["muscle"], rel=0.03)
