@@ -27,6 +27,7 @@ from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 _CREST_TO_L3_MM = 45.0
 """L3's middle above the top of the iliac crests, which reach the disc between L4 and L5."""
 
+_CREST_STEP_MM = 12.0
 _ILIUM_HU = 180.0
 _ILIUM_MM2 = 120.0
 _ILIUM_FROM_MIDLINE_MM = 50.0
@@ -236,27 +237,12 @@ def _vertebral_centre_xy(slice_: CTSlice) -> tuple[float, float]:
 
 def _row_from_crests(volume: CTVolume) -> float | None:
     """Row of a sagittal slice near which L3 lies, from the top of the iliac crests; None without them."""
-    depth, _, width = volume.shape_zyx
-    _, sy, sx = volume.spacing_zyx_mm
-    crest: int | None = None
-    for z in range(depth):
-        slice_ = volume.axial(z)
-        try:
-            x, y = _vertebral_centre_xy(slice_)
-        except AnatomyNotFound:
-            # In the pelvis there may be no vertebral body to find; the crests lie higher.
-            continue
-        bone = np.asarray(slice_.hu > _ILIUM_HU)
-        # Behind the body's middle there is no bowel whose contrast could pass for bone.
-        per_column = bone[round(y) :].sum(axis=0) * sx * sy
-        off = (np.arange(width) - x) * sx
-        sides = [
-            float(per_column[side].sum())
-            for side in (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)
-        ]
-        if min(sides) < _ILIUM_MM2:
-            break
-        crest = z
+    depth = volume.shape_zyx[0]
+    stride = max(1, round(_CREST_STEP_MM / volume.spacing_zyx_mm[0]))
+    crest = _last_with_crests(volume, range(0, depth, stride))
+    if crest is not None:
+        finer = _last_with_crests(volume, range(crest + 1, min(crest + stride, depth)))
+        crest = crest if finer is None else finer
     if crest is None or crest == depth - 1:
         return None
     positions = np.asarray(volume.slice_positions_mm)
@@ -264,3 +250,31 @@ def _row_from_crests(volume: CTVolume) -> float | None:
     if target > positions[-1]:
         return None
     return float(depth - 1 - np.interp(target, positions, np.arange(depth)))
+
+
+def _last_with_crests(volume: CTVolume, indices: range) -> int | None:
+    """Go up the slices while the iliac bones stand on both sides of the spine; the last such slice."""
+    crest: int | None = None
+    for z in indices:
+        seen = _shows_crests(volume, z)
+        if seen is False:
+            break
+        # In the pelvis there may be no vertebral body to find; the crests lie higher.
+        crest = z if seen else crest
+    return crest
+
+
+def _shows_crests(volume: CTVolume, z: int) -> bool | None:
+    """Whether iliac bone lies on both sides of the spine; None where the spine is not found."""
+    _, sy, sx = volume.spacing_zyx_mm
+    slice_ = volume.axial(z)
+    try:
+        x, y = _vertebral_centre_xy(slice_)
+    except AnatomyNotFound:
+        return None
+    bone = np.asarray(slice_.hu > _ILIUM_HU)
+    # Behind the body's middle there is no bowel whose contrast could pass for bone.
+    per_column = bone[round(y) :].sum(axis=0) * sx * sy
+    off = (np.arange(bone.shape[1]) - x) * sx
+    sides = (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)
+    return min(float(per_column[side].sum()) for side in sides) >= _ILIUM_MM2
