@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.resources
-import json
 import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import safetensors
 import safetensors.torch
@@ -87,23 +86,6 @@ def build_sam2(config: str | Path, *, image_size: int | None = None) -> torch.nn
     return cast(torch.nn.Module, model.eval())
 
 
-def feature_sizes(model: torch.nn.Module) -> tuple[tuple[int, int], ...]:
-    """Return the (H, W) of the three feature levels, finest first.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        From `build_sam2`.
-
-    Returns
-    -------
-    tuple of tuple of int
-        A quarter, an eighth and a sixteenth of the network's image size.
-    """
-    side = int(cast(Any, model).image_size)
-    return tuple((side // step, side // step) for step in (4, 8, 16))
-
-
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint file without running code from it.
 
@@ -157,37 +139,6 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return {
         str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
     }
-
-
-def read_metadata(path: str | Path) -> dict[str, str]:
-    """Read what a ``*.safetensors`` file says about itself, without its tensors.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        The file.
-
-    Returns
-    -------
-    dict of str to str
-        The metadata; empty if there is none.
-
-    Raises
-    ------
-    WeightsError
-        Where the file is missing or damaged.
-    """
-    path = Path(path)
-    try:
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("header longer than the file")
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise WeightsError("the weights file is missing or damaged", received=path.name) from error
-    metadata = header.get("__metadata__", {}) if isinstance(header, dict) else {}
-    return {str(key): str(value) for key, value in metadata.items()}
 
 
 def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:

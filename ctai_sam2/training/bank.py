@@ -31,9 +31,6 @@ Plane = Literal["axial", "sagittal"]
 NOMINAL_SHARE: Final = 1.08 / 1.25
 """Share of a bank image's side that the square of normal use covers; the rest is margin for shifts."""
 
-BODY_MARGIN: Final = 1.08
-"""Side of the square of normal use, relative to the body's longer side."""
-
 _AIR_HU: Final = -1024
 _CHUNK: Final = 20
 _SMALLEST_REGION: Final = 0.0006

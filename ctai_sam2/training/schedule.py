@@ -143,21 +143,6 @@ class TrainingConfig:
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
 
 
-def config_from_dict(values: dict[str, Any]) -> TrainingConfig:
-    """Build a configuration from what `TrainingConfig.to_dict` gave.
-
-    Examples
-    --------
-    >>> config_from_dict(SMOKE.to_dict()) == SMOKE
-    True
-    """
-    try:
-        phases = tuple(Phase(**phase) for phase in values["phases"])
-        return TrainingConfig(**{**values, "phases": phases})
-    except (KeyError, TypeError) as error:
-        raise InputError("the training configuration cannot be read") from error
-
-
 NANO: Final = TrainingConfig(
     bf16=True,
     axial_phantoms=1300,

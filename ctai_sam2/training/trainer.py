@@ -343,18 +343,3 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the configuration record of a run's folder."""
     values: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     return values
-
-
-def scale_steps(config: TrainingConfig, share: float) -> TrainingConfig:
-    """Return a configuration with all phases shortened or lengthened.
-
-    Examples
-    --------
-    >>> from ctai_sam2.training.schedule import NANO
-    >>> scale_steps(NANO, 0.5).total_steps < NANO.total_steps
-    True
-    """
-    phases = tuple(
-        dataclasses.replace(phase, steps=max(1, round(phase.steps * share))) for phase in config.phases
-    )
-    return dataclasses.replace(config, phases=phases)

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable, WeightsError, WeightsMissing
 from ctai_sam2.segmenters import LocalSegmenter, ModelStore, inference
 from ctai_sam2.segmenters.inference import Network, prepare_image
-from ctai_sam2.segmenters.sam2_model import build_sam2, feature_sizes, load_weights, read_state_dict
+from ctai_sam2.segmenters.sam2_model import build_sam2, load_weights, read_state_dict
 from ctai_sam2.types import Prompt
 from tests.fakes import make_image, save_random_checkpoint
 
@@ -43,7 +43,7 @@ def open_upstream(checkpoint: Path, config: str, image_size: int | None) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it scripts its transforms, which torch has deprecated
         predictor = SAM2ImagePredictor(model)
-    predictor._bb_feat_sizes = list(feature_sizes(model))
+    predictor._bb_feat_sizes = [(model.image_size // step,) * 2 for step in (4, 8, 16)]
     return predictor
 
 
