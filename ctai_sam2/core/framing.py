@@ -26,6 +26,10 @@ AIR_HU = -1024.0
 MARGIN = 0.04
 """Air left on each side of the body, as a part of its longer side."""
 
+SAGITTAL_SIDE_MM = 380.0
+"""Side of the square on a sagittal slice: from thoracic spine to pelvis, whatever the scan covers."""
+
+_SAGITTAL_STRIDE_MM = 95.0
 _ISOTROPIC_RTOL = 1e-3
 
 
@@ -82,18 +86,22 @@ class Frame:
     def prompt_to_frame(self, prompt: Prompt) -> Prompt:
         """Move a prompt from slice to frame; a box that leaves the frame is clipped to it.
 
+        A negative point outside the frame is left out: nothing beyond the frame can be in the mask.
+
         Raises
         ------
         InputError
-            If a point lies outside the frame, where the model would not see it.
+            If a positive point lies outside the frame, where the model would not see it.
         """
-        points = self.points_to_frame(prompt.points_xy)
+        points, labels = self.points_to_frame(prompt.points_xy), np.asarray(prompt.labels)
         last = self.side_px - 0.5
         outside = ((points < -0.5) | (points > last)).any(axis=1)
+        points, labels = points[~outside | (labels == 1)], labels[~outside | (labels == 1)]
+        outside &= np.asarray(prompt.labels) == 1
         if outside.any():
             raise InputError(
                 "a point lies outside the square that is shown to the model",
-                received=f"{int(outside.sum())} of {len(points)} points",
+                received=f"{int(outside.sum())} of {len(outside)} points",
                 hint="Click on the patient.",
             )
         box = None
@@ -101,7 +109,7 @@ class Frame:
             corners = np.clip(self.points_to_frame(np.reshape(prompt.box_xyxy, (2, 2))), -0.5, last)
             box = (float(corners[0, 0]), float(corners[0, 1]), float(corners[1, 0]), float(corners[1, 1]))
         mask = None if prompt.mask is None else self.mask_to_frame(prompt.mask)
-        return Prompt(points_xy=points.astype(np.float32), labels=prompt.labels, box_xyxy=box, mask=mask)
+        return Prompt(points_xy=points.astype(np.float32), labels=labels, box_xyxy=box, mask=mask)
 
     def mask_to_frame(self, mask: Mask) -> Mask:
         """Move a mask from slice, shape (H, W), to frame, shape (N, N), by nearest pixel.
@@ -220,6 +228,50 @@ def frame_slice(
         slice_shape_hw=slice_.shape_hw,
         window=window,
     )
+
+
+def frame_sagittal(
+    slice_: CTSlice, *, window: Window = SOFT_TISSUE, at_xy: Sequence[float] | None = None
+) -> Frame:
+    """Cut a square of `SAGITTAL_SIDE_MM` out of a sagittal slice, so that vertebrae always look as large.
+
+    A body taller than the square is covered by overlapping squares at fixed places, of which the one
+    whose middle is nearest to the point is taken: clicks near each other share an image, and with it an
+    embedding.
+
+    Parameters
+    ----------
+    slice_ : CTSlice
+        Sagittal; superior up.
+    window : Window
+        As for `frame_slice`.
+    at_xy : sequence of 2 floats, optional
+        What is looked at, (column, row) in pixels of the slice; the body's middle when omitted.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If there is no body.
+    """
+    rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm))
+    low = np.array([columns.min() - 0.5, rows.min() - 0.5])
+    high = np.array([columns.max() + 0.5, rows.max() + 0.5])
+    at = (low + high) / 2 if at_xy is None else np.asarray(at_xy, dtype=np.float64)
+    size = SAGITTAL_SIDE_MM / np.array(slice_.spacing_mm[::-1])
+    stride = _SAGITTAL_STRIDE_MM / np.array(slice_.spacing_mm[::-1])
+    middle = np.array(
+        [_nearest_middle(*ends) for ends in zip(low, high, size, stride, at, strict=True)], dtype=np.float64
+    )
+    box = (*(middle - size / 2), *(middle + size / 2))
+    return frame_slice(slice_, window=window, margin=0.0, focus_box_xyxy=box)
+
+
+def _nearest_middle(low: float, high: float, size: float, stride: float, at: float) -> float:
+    if high - low <= size:
+        return (low + high) / 2
+    count = int(np.ceil((high - low - size) / stride)) + 1
+    middles = np.linspace(low + size / 2, high - size / 2, count)
+    return float(middles[np.argmin(np.abs(middles - at))])
 
 
 def _take(hu: NDArray[Any], axis: int, stretch: float, offset: int, side: int) -> NDArray[np.float32]:

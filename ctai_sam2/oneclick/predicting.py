@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from ctai_sam2.core.framing import Frame, frame_slice
+from ctai_sam2.core.framing import Frame, frame_sagittal, frame_slice
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.oneclick.results import PredictsMasks
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
@@ -17,9 +17,14 @@ WEIGHT_OF_AGREEMENT = 0.5
 """How much a candidate's overlap with the rough outline counts beside the model's own score."""
 
 
-def frame_for(slice_: CTSlice, window: Window) -> Frame:
-    """Frame the body of a slice, or all of it where there is no body to see."""
+def frame_for(slice_: CTSlice, window: Window, prompt: Prompt | None = None) -> Frame:
+    """Frame the body of a slice, or all of it where there is no body to see.
+
+    On a sagittal slice the frame has a fixed size in mm and lies about what the prompt points at first.
+    """
     try:
+        if slice_.plane == "sagittal":
+            return frame_sagittal(slice_, window=window, at_xy=_anchor_xy(prompt))
         return frame_slice(slice_, window=window)
     except AnatomyNotFound:
         height, width = slice_.shape_hw
@@ -69,6 +74,22 @@ def agreement(mask: Mask, rough: Mask, slack_px: int = 1) -> float:
     wide = ndimage.binary_dilation(rough, iterations=slack_px)
     wide_mask = ndimage.binary_dilation(mask, iterations=slack_px)
     return float((mask & wide).sum() + (rough & wide_mask).sum()) / float(mask.sum() + rough.sum())
+
+
+def _anchor_xy(prompt: Prompt | None) -> tuple[float, float] | None:
+    """The first positive point, else the middle of box or mask: it stays while clicks are added."""
+    if prompt is None:
+        return None
+    positive = prompt.points_xy[np.asarray(prompt.labels) == 1]
+    if len(positive):
+        return float(positive[0, 0]), float(positive[0, 1])
+    if prompt.box_xyxy is not None:
+        x0, y0, x1, y1 = prompt.box_xyxy
+        return (x0 + x1) / 2, (y0 + y1) / 2
+    if prompt.mask is not None and prompt.mask.any():
+        rows, columns = np.nonzero(prompt.mask)
+        return float(columns.mean()), float(rows.mean())
+    return None
 
 
 def _dice(a: Mask, b: Mask) -> float:

@@ -216,7 +216,7 @@ def _segment(
     prompted_by: Literal["anatomy", "user"],
     window: Window,
 ) -> StructureResult:
-    prediction = predict_on_slice(segmenter, frame_for(slice_, window), prompt)
+    prediction = predict_on_slice(segmenter, frame_for(slice_, window, prompt), prompt)
     user = prompt if prompted_by == "user" else None
     mask = clean_mask(
         prediction.mask,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctai_sam2.core.framing import frame_slice
+from ctai_sam2.core.framing import SAGITTAL_SIDE_MM, frame_sagittal, frame_slice
 from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.types import CTSlice, Prompt
@@ -69,6 +69,34 @@ def test_prompts_move_with_the_frame() -> None:
     assert moved.box_xyxy == (10 - x, 5 - y, 50 - x, 30 - y)
     assert moved.mask[12 - y, 30 - x]
     assert moved.mask.sum() == 1
+
+
+def test_a_negative_point_beyond_the_frame_is_left_out() -> None:
+    small = frame_slice(slice_with((40, 60), (1.0, 1.0)), focus_box_xyxy=(10, 10, 20, 20), margin=0)
+    moved = small.prompt_to_frame(Prompt(points_xy=[[40, 35], [15, 15]], labels=[0, 1]))
+    assert moved.points_xy.tolist() == [[15 - small.offset_xy[0], 15 - small.offset_xy[1]]]
+    assert moved.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(("height", "spacing"), [(60, (2.0, 2.0)), (50, (5.0, 1.0)), (400, (2.0, 2.0))])
+def test_a_sagittal_frame_has_a_fixed_size_and_holds_what_is_looked_at(
+    height: int, spacing: tuple[float, float]
+) -> None:
+    slice_ = slice_with((height, 120), spacing)
+    for row in np.linspace(0, height - 1, 7):
+        frame = frame_sagittal(slice_, at_xy=(60.0, row))
+        assert frame.side_px * frame.pixel_mm == pytest.approx(SAGITTAL_SIDE_MM, abs=frame.pixel_mm)
+        x, y = frame.points_to_frame([(60.0, row)])[0]
+        assert -0.5 <= x <= frame.side_px - 0.5
+        assert -0.5 <= y <= frame.side_px - 0.5
+
+
+def test_near_clicks_share_a_sagittal_frame() -> None:
+    slice_ = slice_with((400, 120), (2.0, 2.0))
+    places = {frame_sagittal(slice_, at_xy=(60.0, row)).offset_xy for row in range(400)}
+    # 800 mm: windows of 380 mm at steps of at most 95 mm.
+    assert len(places) == 6
+    assert frame_sagittal(slice_).offset_xy in places
 
 
 def test_what_cannot_be_framed() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctai_sam2.core.framing import frame_slice
+from ctai_sam2.core.framing import frame_sagittal
 from ctai_sam2.core.phantom import (
     LEVEL_NAMES,
     Label,
@@ -59,8 +59,11 @@ def test_bodies_are_found_and_a_sure_count_is_right() -> None:
 def test_a_click_tells_the_level() -> None:
     slice_, masks = sagittal()
     rows, columns = np.nonzero(masks["L3"])
-    oracle = Oracle(frame_slice(slice_), [masks[n] for n in ("L1", "L2", "L3", "L4", "L5")])
-    result = find_l3(slice_, oracle, l3_xy=(columns.mean(), rows.mean()))
+    click = (float(columns.mean()), float(rows.mean()))
+    oracle = Oracle(
+        frame_sagittal(slice_, at_xy=click), [masks[n] for n in ("L1", "L2", "L3", "L4", "L5")]
+    )
+    result = find_l3(slice_, oracle, l3_xy=click)
     assert result.certainty == "told"
     assert dice(result.l3.mask, masks["L3"]) > 0.9
 
@@ -69,7 +72,7 @@ def test_without_sacrum_the_level_is_not_guessed() -> None:
     slice_, masks = sagittal()
     last = int(np.nonzero(masks["L4"])[0].max())
     cut = CTSlice(hu=slice_.hu[:last], spacing_mm=slice_.spacing_mm, plane="sagittal")
-    oracle = Oracle(frame_slice(cut), [masks["L3"][:last]])
+    oracle = Oracle(frame_sagittal(cut), [masks["L3"][:last]])
     result = find_l3(cut, oracle)
     assert result.chosen is None
     assert result.l3 is None
