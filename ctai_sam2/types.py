@@ -10,6 +10,7 @@ mm: +x to the patient's left, +y posterior, +z towards the head.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -25,6 +26,8 @@ PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown
 
 MAX_POINTS = 1024
 """More points than any person or rule places; beyond it a request is a mistake."""
+
+_STRUCTURE_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,17 +313,22 @@ class Prompt:
         (x0, y0, x1, y1) with x0 < x1 and y0 < y1.
     mask : array_like, shape (H, W), optional
         A previous boolean mask to refine.
+    structure : str, optional
+        What is meant, such as ``psoas_left``, for models that know structures by name. Others go by points,
+        box and mask alone.
 
     Raises
     ------
     InputError
-        If shapes disagree, a number is not finite, a label is not 0 or 1, or the box has no area.
+        If shapes disagree, a number is not finite, a label is not 0 or 1, the box has no area, or the
+        structure is no name.
     """
 
     points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
     labels: NDArray[np.int32] | None = None
     box_xyxy: tuple[float, float, float, float] | None = None
     mask: Mask | None = None
+    structure: str | None = None
 
     def __post_init__(self) -> None:
         points = _as_float(self.points_xy, "points")
@@ -362,16 +370,24 @@ class Prompt:
                     hint="Compare with a threshold first, for example mask > 0.",
                 )
             _set(self, "mask", _frozen(np.array(mask)))
+        if self.structure is not None and not _STRUCTURE_NAME.fullmatch(str(self.structure)):
+            raise InputError(
+                "a structure is named in small letters, digits and underscores",
+                received=str(self.structure)[:40],
+                hint="For example psoas_left.",
+            )
 
     @classmethod
-    def point(cls, x: float, y: float, *, label: int = 1) -> Prompt:
+    def point(cls, x: float, y: float, *, label: int = 1, structure: str | None = None) -> Prompt:
         """One point at column ``x``, row ``y``."""
-        return cls(points_xy=np.array([[x, y]], np.float32), labels=np.array([label], np.int32))
+        return cls(
+            points_xy=np.array([[x, y]], np.float32), labels=np.array([label], np.int32), structure=structure
+        )
 
     @property
-    def is_empty(self) -> bool:
-        """True where there is neither a point, nor a box, nor a mask."""
-        return len(self.points_xy) == 0 and self.box_xyxy is None and self.mask is None
+    def is_placed(self) -> bool:
+        """True where a point, a box or a mask says where; a structure's name alone does not."""
+        return len(self.points_xy) > 0 or self.box_xyxy is not None or self.mask is not None
 
     def require_within(self, shape_hw: tuple[int, int]) -> None:
         """Check the prompt against the slice it is meant for.
@@ -382,7 +398,7 @@ class Prompt:
             If the prompt is empty, a point or the box lies outside the slice, or the mask has another shape.
         """
         height, width = shape_hw
-        if self.is_empty:
+        if not self.is_placed and self.structure is None:
             raise InputError("the prompt is empty", hint="Give at least a point, a box or a mask.")
         x, y = self.points_xy[:, 0], self.points_xy[:, 1]
         outside = (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
@@ -424,6 +440,8 @@ class ModelIdentity:
         For example ``cpu``, ``float32``.
     code_version : str
         Version of this package.
+    structures : tuple of str
+        Structures that the model knows by name, see `Prompt`.
     """
 
     name: str
@@ -432,6 +450,7 @@ class ModelIdentity:
     device: str
     dtype: str
     code_version: str
+    structures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

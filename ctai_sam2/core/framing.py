@@ -109,7 +109,13 @@ class Frame:
             corners = np.clip(self.points_to_frame(np.reshape(prompt.box_xyxy, (2, 2))), -0.5, last)
             box = (float(corners[0, 0]), float(corners[0, 1]), float(corners[1, 0]), float(corners[1, 1]))
         mask = None if prompt.mask is None else self.mask_to_frame(prompt.mask)
-        return Prompt(points_xy=points.astype(np.float32), labels=labels, box_xyxy=box, mask=mask)
+        return Prompt(
+            points_xy=points.astype(np.float32),
+            labels=labels,
+            box_xyxy=box,
+            mask=mask,
+            structure=prompt.structure,
+        )
 
     def mask_to_frame(self, mask: Mask) -> Mask:
         """Move a mask from slice, shape (H, W), to frame, shape (N, N), by nearest pixel.

@@ -77,7 +77,7 @@ def agreement(mask: Mask, rough: Mask, slack_px: int = 1) -> float:
 
 
 def _anchor_xy(prompt: Prompt | None) -> tuple[float, float] | None:
-    """The first positive point, else the middle of box or mask: it stays while clicks are added."""
+    """Return the first positive point, else the middle of box or mask: it stays while clicks are added."""
     if prompt is None:
         return None
     positive = prompt.points_xy[np.asarray(prompt.labels) == 1]

@@ -61,7 +61,9 @@ def make_key(
     bounds = np.array([] if window is None else [window.level, window.width], np.float64)
     return CacheKey(
         pixels=_digest(image),
-        prompt=_digest(np.asarray(prompt.points_xy), np.asarray(prompt.labels), box, mask),
+        prompt=_digest(
+            np.asarray(prompt.points_xy), np.asarray(prompt.labels), box, mask, prompt.structure or ""
+        ),
         window=_digest(bounds),
         model=_digest(identity.weights_sha256, str(identity.image_size), identity.dtype),
         code=identity.code_version,

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from ctai_sam2.errors import DeviceUnavailable
+from ctai_sam2.errors import DeviceUnavailable, InputError
 from ctai_sam2.types import Prompt
 
 MASK_PROMPT_LOGIT = 10.0
@@ -60,6 +60,8 @@ class Network:
         self._autocast = dtype == "bfloat16"
         self.device = device
         self.image_size = int(model.image_size)
+        tokens = getattr(self._model, "structure_tokens", None)
+        self.structures: tuple[str, ...] = () if tokens is None else tokens.names
         with torch.inference_mode():
             self._dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
 
@@ -91,7 +93,20 @@ class Network:
             Of the three candidates, in the model's order.
         ious : Tensor, shape (1, 3)
             Predicted IoU of each.
+
+        Raises
+        ------
+        InputError
+            If the prompt is nothing but a name this model does not know.
         """
+        if not prompt.is_placed and prompt.structure not in self.structures:
+            raise InputError(
+                "the model does not know this structure by name",
+                received=prompt.structure,
+                hint=f"It knows {', '.join(self.structures)}."
+                if self.structures
+                else "Give points or a box.",
+            )
         encoder = self._model.sam_prompt_encoder
         with torch.inference_mode():
             sparse, dense = encoder(
@@ -99,6 +114,10 @@ class Network:
                 boxes=None,
                 masks=_mask_logits_of(prompt, encoder.mask_input_size, self.device),
             )
+            if prompt.structure in self.structures:
+                index = torch.tensor([self.structures.index(prompt.structure)], device=self.device)
+                tokens = self._model.structure_tokens(index, encoder.not_a_point_embed.weight)
+                sparse = torch.cat([sparse, tokens], dim=1)
             logits, ious, _, _ = self._model.sam_mask_decoder(
                 image_embeddings=embedding.top,
                 image_pe=self._dense_pe,
@@ -206,7 +225,10 @@ def _points_of(
         points = np.concatenate([np.array(prompt.box_xyxy, np.float32).reshape(2, 2), points])
         labels = np.concatenate([np.array([2, 3], labels.dtype), labels])
     if len(points) == 0:
-        return None
+        if prompt.is_placed:
+            return None
+        # A name alone comes with an empty place, as in training.
+        points, labels = np.zeros((1, 2), np.float32), np.array([-1], np.int32)
     # Divided and multiplied in this order and precision, coordinates round as upstream's do.
     extent = torch.tensor([shape_hw[1], shape_hw[0]], dtype=torch.float32)
     coordinates = torch.tensor(points, dtype=torch.float32) / extent * image_size

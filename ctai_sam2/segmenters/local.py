@@ -296,6 +296,7 @@ class LocalSegmenter:
             device=str(device),
             dtype=dtype,
             code_version=__version__,
+            structures=network.structures,
         )
         return _Loaded(network=network, identity=identity)
 

@@ -83,7 +83,49 @@ def build_sam2(config: str | Path, *, image_size: int | None = None) -> torch.nn
         raise InputError(
             "the model configuration does not build a network", received=Path(config).name
         ) from error
+    structures = structure_names(config)
+    if structures:
+        channels = int(model.state_dict()["no_mem_embed"].shape[-1])
+        model.structure_tokens = StructureTokens(structures, channels)
     return cast(torch.nn.Module, model.eval())
+
+
+def structure_names(config: str | Path) -> tuple[str, ...]:
+    """Return the structures a network of this configuration knows by name; empty for Meta's.
+
+    Raises
+    ------
+    InputError
+        Where the configuration is unknown or unreadable.
+    """
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(OmegaConf.create(_read_config_text(config)))
+    return tuple(map(str, tree.get("structures", ()))) if isinstance(tree, dict) else ()
+
+
+class StructureTokens(torch.nn.Module):
+    """Learned prompts for structures by name.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What can be named.
+    channels : int
+        Width of the decoder's tokens.
+    """
+
+    TOKENS: Final = 2
+
+    def __init__(self, names: tuple[str, ...], channels: int) -> None:
+        super().__init__()
+        self.names = names
+        self.weight = torch.nn.Parameter(torch.randn(len(names), self.TOKENS, channels) * 0.5)
+
+    def forward(self, indices: torch.Tensor, nothing: torch.Tensor) -> torch.Tensor:
+        """Return tokens (K, 2, channels) for indices (K,); below 0 the token ``nothing`` (1, channels)."""
+        named: torch.Tensor = self.weight[indices.clamp(min=0)]
+        return torch.where((indices >= 0)[:, None, None], named, nothing[None])
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

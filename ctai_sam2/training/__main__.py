@@ -54,16 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
     train.add_argument("--real-cases", type=Path, help="folder of *.npz slices with reference masks")
     train.add_argument(
-        "--real-series", type=Path, help="folder of axial DICOM slices, for class-agnostic regions"
+        "--real-series", type=Path, nargs="*", default=[], help="folders of DICOM slices, for regions"
     )
     train.add_argument("--real-volume", type=Path, nargs=2, metavar=("IMAGE", "LABELS"), help="NIfTI pair")
     train.add_argument(
-        "--volume-left-out", type=int, nargs="*", default=[], help="labels that are not targets"
+        "--held-out", nargs="*", default=[], help="files and folders whose name contains this are not read"
     )
+    train.add_argument("--resume", action="store_true", help="go on from the run's own checkpoint")
     train.add_argument(
-        "--held-out", nargs="*", default=[], help="case files whose name contains this are not read"
+        "--resume-from", type=Path, help="begin from a checkpoint of a run with the same schedule so far"
     )
-    train.add_argument("--resume", action="store_true")
     train.add_argument("--until", type=int, help="stop before this step")
     train.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's choice)")
     train.add_argument("--workers", type=int, default=1, help="processes preparing batches")

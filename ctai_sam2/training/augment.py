@@ -19,7 +19,7 @@ _SHRINK: Final = 1.15
 
 def frame_at_random(
     image: LabelledImage, *, size_px: int, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any]]:
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], bool]:
     """Cut a random square: scale, shift, rotation, aspect, flip and a smooth warp.
 
     Parameters
@@ -37,6 +37,8 @@ def frame_at_random(
         float32 (size_px, size_px).
     codes : numpy.ndarray
         Codes at the same pixels (nearest).
+    mirrored : bool
+        Whether left and right were exchanged.
     """
     side = image.hu.shape[0]
     share = NOMINAL_SHARE * float(rng.uniform(0.86, 1.15))
@@ -72,7 +74,7 @@ def frame_at_random(
         borderMode=cv2.BORDER_CONSTANT,
         borderValue=float(image.codes[0, 0]),
     )
-    return framed.astype(np.float32, copy=False), codes.astype(image.codes.dtype)
+    return framed.astype(np.float32, copy=False), codes.astype(image.codes.dtype), bool(flip)
 
 
 def vary_appearance(

@@ -12,6 +12,8 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.framing import SAGITTAL_SIDE_MM
 from ctai_sam2.core.phantom import (
     FAT_STREAK,
     LEVEL_NAMES,
@@ -22,7 +24,8 @@ from ctai_sam2.core.phantom import (
     render_hu,
 )
 from ctai_sam2.errors import InputError, StorageError
-from ctai_sam2.training.framing import find_body, resample_square
+from ctai_sam2.io import read_slice
+from ctai_sam2.training.framing import resample_square
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -178,7 +181,7 @@ def draw_phantom(
         coarse = np.arange(-300, 300, 6, dtype=np.float32)
         row = np.asarray(body.label_at(x_mm, coarse[None, :], np.zeros((1, 1), np.float32)))
         found = coarse[masks_from_labels(row)["body"][0]]
-        side_mm = float(rng.uniform(300, 560))
+        side_mm = float(rng.uniform(350, 560))
         axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
         # The spine stays in the square however small it is.
         y_mid = min(float(found[0] + found[-1]) / 2, 40.0) if side_mm > 420 else float(rng.uniform(-60, 40))
@@ -251,17 +254,21 @@ def read_case(
         raise InputError("the case file cannot be read", received=path.name) from error
 
 
-def load_real_series(folder: Path, *, size_px: int, cache: Path) -> list[LabelledImage]:
-    """Read the axial DICOM slices of a folder and divide each into class-agnostic regions.
+def load_real_series(
+    folder: Path, *, size_px: int, cache: Path, held_out: tuple[str, ...] = ()
+) -> list[LabelledImage]:
+    """Read the axial and sagittal DICOM slices of a folder and divide each into class-agnostic regions.
 
     Parameters
     ----------
     folder : pathlib.Path
-        Holds single-frame axial CT files.
+        Holds single-frame CT files.
     size_px : int
         Side in pixels.
     cache : pathlib.Path
         Folder that keeps the regions.
+    held_out : tuple of str
+        Files whose name contains one of these are left out.
 
     Returns
     -------
@@ -272,31 +279,28 @@ def load_real_series(folder: Path, *, size_px: int, cache: Path) -> list[Labelle
     ----------
     Felzenszwalb and Huttenlocher, Efficient graph-based image segmentation, IJCV 2004.
     """
-    import pydicom
-
     cache.mkdir(parents=True, exist_ok=True)
     images = []
-    for number, path in enumerate(sorted(file for file in folder.iterdir() if file.is_file())):
-        kept = cache / f"regions-{size_px}-{number:04d}.npz"
+    for path in sorted(file for file in folder.iterdir() if file.is_file()):
+        if any(word in path.name for word in held_out):
+            continue
+        kept = cache / f"{folder.name}-{path.name}-{size_px}.npz"
         if not kept.exists():
-            dataset = pydicom.dcmread(path)
-            hu = (dataset.pixel_array * float(dataset.RescaleSlope) + float(dataset.RescaleIntercept)).astype(
-                np.int16
-            )
-            row_mm, column_mm = (float(value) for value in dataset.PixelSpacing)
-            spacing_mm = (row_mm, column_mm)
-            square = _axial_square(hu, spacing_mm)
-            framed = resample_square(hu, square=square, spacing_mm=spacing_mm, size_px=size_px)
-            regions = _find_regions(framed)
-            np.savez_compressed(kept, hu=framed, regions=regions)
+            slice_ = read_slice(path)
+            if slice_.plane not in ("axial", "sagittal"):
+                continue
+            hu = slice_.hu.astype(np.int16)
+            square = _axial_square(hu, slice_.spacing_mm)
+            if slice_.plane == "sagittal":
+                square = (square[0], square[1], SAGITTAL_SIDE_MM / NOMINAL_SHARE)
+            framed = resample_square(hu, square=square, spacing_mm=slice_.spacing_mm, size_px=size_px)
+            np.savez_compressed(kept, hu=framed, regions=_find_regions(framed), plane=slice_.plane)
         with np.load(kept, allow_pickle=False) as entry:
-            images.append(_from_regions(entry["hu"], entry["regions"]))
+            images.append(_from_regions(entry["hu"], entry["regions"], str(entry["plane"])))
     return images
 
 
-def load_real_volume(
-    image: Path, labels: Path, *, size_px: int, step: int = 2, left_out: tuple[int, ...] = ()
-) -> list[LabelledImage]:
+def load_real_volume(image: Path, labels: Path, *, size_px: int, step: int = 2) -> list[LabelledImage]:
     """Read a NIfTI volume with a label map as axial slices.
 
     Parameters
@@ -307,8 +311,6 @@ def load_real_volume(
         Side in pixels.
     step : int
         Every how many slices.
-    left_out : tuple of int
-        Labels that are not targets.
 
     Returns
     -------
@@ -329,7 +331,7 @@ def load_real_volume(
         # RAS+ (x to the right hand, y forward): transposed and turned round, anterior is up
         # and the patient's right on the left.
         hu, values = hu_xyz[::-1, ::-1, z].T, labels_xyz[::-1, ::-1, z].T
-        present = [int(label) for label in np.unique(values) if label and label not in left_out]
+        present = [int(label) for label in np.unique(values) if label]
         masks = [("organ", values == label) for label in present]
         spacing_mm = (zooms[1], zooms[0])
         square = _axial_square(hu, spacing_mm)
@@ -339,7 +341,7 @@ def load_real_volume(
 
 _LUMBAR: Final = ("L1", "L2", "L3", "L4", "L5")
 # Side of the square in mm, and how far in front of the spine its middle lies.
-_SAGITTAL_FIELDS: Final = ((300.0, 20.0), (380.0, 50.0), (460.0, 60.0), (560.0, 70.0))
+_SAGITTAL_FIELDS: Final = ((380.0, 30.0), (440.0, 45.0), (520.0, 60.0))
 
 
 def _extent_mm(
@@ -359,11 +361,12 @@ def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
 
 
 def _axial_square(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> tuple[float, float, float]:
-    left, top, right, bottom = find_body(hu)
-    width_mm, height_mm = (right - left) * spacing_mm[1], (bottom - top) * spacing_mm[0]
+    rows, columns = np.nonzero(body_mask(hu, spacing_mm))
+    width_mm = float(columns.max() - columns.min() + 1) * spacing_mm[1]
+    height_mm = float(rows.max() - rows.min() + 1) * spacing_mm[0]
     return (
-        (left + right - 1) / 2 * spacing_mm[1],
-        (top + bottom - 1) / 2 * spacing_mm[0],
+        float(columns.min() + columns.max()) / 2 * spacing_mm[1],
+        float(rows.min() + rows.max()) / 2 * spacing_mm[0],
         1.25 * max(width_mm, height_mm),
     )
 
@@ -420,7 +423,7 @@ def _find_regions(hu: npt.NDArray[np.int16]) -> npt.NDArray[np.uint16]:
     )
 
 
-def _from_regions(hu: npt.NDArray[np.int16], regions: npt.NDArray[np.uint16]) -> LabelledImage:
+def _from_regions(hu: npt.NDArray[np.int16], regions: npt.NDArray[np.uint16], plane: str) -> LabelledImage:
     inside = hu > -300
     levels, codes = np.unique(regions.reshape(len(regions), -1), axis=1, return_inverse=True)
     codes = codes.reshape(hu.shape)
@@ -443,6 +446,6 @@ def _from_regions(hu: npt.NDArray[np.int16], regions: npt.NDArray[np.uint16]) ->
         codes=codes.astype(np.uint16),
         members=np.stack(rows) if rows else np.zeros((0, levels.shape[1]), dtype=bool),
         names=("region",) * len(rows),
-        plane="axial",
+        plane="axial" if plane == "axial" else "sagittal",
         source="series",
     )

@@ -53,19 +53,19 @@ def train(options: argparse.Namespace) -> None:
         real += load_real_cases(
             options.real_cases, size_px=config.bank_size_px, held_out=tuple(options.held_out)
         )
-    if options.real_series:
-        real += load_real_series(options.real_series, size_px=config.bank_size_px, cache=bank / "regions")
-    if options.real_volume:
-        image, labels = options.real_volume
-        real += load_real_volume(
-            image, labels, size_px=config.bank_size_px, left_out=tuple(options.volume_left_out)
-        )
+    for folder in options.real_series:
+        if not any(word in folder.name for word in options.held_out):
+            real += load_real_series(
+                folder, size_px=config.bank_size_px, cache=bank / "regions", held_out=tuple(options.held_out)
+            )
+    if options.real_volume and not any(word in str(options.real_volume[0]) for word in options.held_out):
+        real += load_real_volume(*options.real_volume, size_px=config.bank_size_px)
     _LOGGER.info("%d phantoms, %d real images", len(phantoms), len(real))
     trainer = Trainer(
         config, options.out, phantoms=phantoms, real=real, seed=options.seed, workers=options.workers
     )
-    if options.resume:
-        trainer.resume()
+    if options.resume or options.resume_from:
+        trainer.resume(None if options.resume else options.resume_from)
     trainer.run(until=options.until)
 
 

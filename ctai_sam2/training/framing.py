@@ -1,4 +1,4 @@
-"""Finding the body and cutting the square that the network sees."""
+"""Cutting a square out of a slice for the bank, at one size in pixels and with room to turn it."""
 
 from __future__ import annotations
 
@@ -8,41 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-_BODY_HU: Final = -300
 _AIR_HU: Final = -1024
-
-
-def find_body(hu: npt.NDArray[Any]) -> tuple[int, int, int, int]:
-    """Return the bounding box of the largest solid object of a slice.
-
-    Parameters
-    ----------
-    hu : numpy.ndarray
-        (H, W) in HU.
-
-    Returns
-    -------
-    tuple of int
-        left, top, right, bottom in pixels; right and bottom exclusive. The whole image if
-        nothing solid is in it.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> hu = np.full((20, 20), -1000); hu[4:12, 5:15] = 40
-    >>> find_body(hu)
-    (5, 4, 15, 12)
-    """
-    solid = hu > _BODY_HU
-    # A table is thin: opening parts it from the back that lies on it.
-    opened = ndimage.binary_opening(solid, iterations=2)
-    parts, count = ndimage.label(opened)
-    if not count:
-        return (0, 0, hu.shape[1], hu.shape[0])
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    rows, columns = ndimage.find_objects(parts)[int(sizes.argmax()) - 1]
-    return (int(columns.start), int(rows.start), int(columns.stop), int(rows.stop))
 
 
 def resample_square(

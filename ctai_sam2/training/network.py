@@ -77,6 +77,7 @@ def predict_masks(
     labels: torch.Tensor,
     mask_logits: torch.Tensor | None = None,
     has_mask: torch.Tensor | None = None,
+    structures: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Answer many prompts at once.
 
@@ -94,6 +95,8 @@ def predict_masks(
         int64 (K, P): 1, 0, 2 and 3 for a box's corners, -1 for padding.
     mask_logits, has_mask : torch.Tensor, optional
         float32 (K, 1, N / 4, N / 4) and bool (K,).
+    structures : torch.Tensor, optional
+        int64 (K,): which structure is named, -1 for none.
 
     Returns
     -------
@@ -104,6 +107,9 @@ def predict_masks(
     """
     encoder, decoder = model.sam_prompt_encoder, model.sam_mask_decoder
     sparse, dense = encoder(points=(points_xy, labels), boxes=None, masks=None)
+    if structures is not None and getattr(model, "structure_tokens", None) is not None:
+        named = model.structure_tokens(structures, encoder.not_a_point_embed.weight)
+        sparse = torch.cat([sparse, named], dim=1)
     if mask_logits is not None and has_mask is not None:
         dense = torch.where(has_mask.reshape(-1, 1, 1, 1), encoder.mask_downscaling(mask_logits), dense)
     logits, quality, _, _ = decoder.predict_masks(

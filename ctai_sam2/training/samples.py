@@ -11,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
+from ctai_sam2.segmenters.sam2_model import structure_names
 from ctai_sam2.training.augment import frame_at_random, normalise, vary_appearance
-from ctai_sam2.training.bank import LabelledImage
+from ctai_sam2.training.bank import LabelledImage, Plane
 from ctai_sam2.training.prompts import (
     BOX_FIRST,
     BOX_SECOND,
@@ -24,7 +25,7 @@ from ctai_sam2.training.prompts import (
     draw_points_inside,
     draw_rough_mask,
 )
-from ctai_sam2.training.schedule import TrainingConfig
+from ctai_sam2.training.schedule import Phase, TrainingConfig
 
 # How often a target is asked for, relative to 1.
 _WEIGHTS: Final = {
@@ -36,9 +37,22 @@ _WEIGHTS: Final = {
 _ELSE: Final = 0.6
 # Targets that one click cannot name: they always get several points, a box or a rough mask.
 _UNIONS: Final = frozenset(
-    {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin", 
-     "vertebral_body_all", "disc_all"}
+    {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin"}
 )  # fmt: skip
+# Targets that a prompt may name, by plane; the second group needs a place beside its name.
+_NAMED: Final = {
+    "axial": {
+        "psoas_left": "psoas_left", "psoas_right": "psoas_right", "psoas_both": "psoas",
+        "muscle": "muscle", "vertebra": "vertebra",
+    },
+    "sagittal": {"vertebra": "vertebrae", "sacrum": "sacrum"},
+}  # fmt: skip
+_NAMED_AT_A_PLACE: Final = {
+    "axial": {}, "sagittal": dict.fromkeys(("T11", "T12", "L1", "L2", "L3", "L4", "L5"), "vertebra")
+}  # fmt: skip
+_MIRRORED: Final = {"psoas_left": "psoas_right", "psoas_right": "psoas_left"}
+_NAME_SHARE: Final = 0.5
+_NAME_ALONE_SHARE: Final = 0.35
 _SMALLEST_TARGET: Final = 0.0004
 _MOST_TOKENS: Final = {"click": 1, "few": 4, "many": 18}
 
@@ -68,7 +82,9 @@ class PromptBatch:
     has_mask : numpy.ndarray
         bool (B, K): whether the mask prompt counts.
     ambiguous : numpy.ndarray
-        bool (B, K): one single click.
+        bool (B, K): one single click, and no name.
+    structures : numpy.ndarray
+        int64 (B, K): index of the structure that is named, -1 for none.
     classes : numpy.ndarray
         int64 (B, N // 4, N // 4); index in `CLASS_NAMES`, -1 where not known.
     """
@@ -80,6 +96,7 @@ class PromptBatch:
     mask_logits: npt.NDArray[np.float32]
     has_mask: npt.NDArray[np.bool_]
     ambiguous: npt.NDArray[np.bool_]
+    structures: npt.NDArray[np.int64]
     classes: npt.NDArray[np.int64]
 
 
@@ -121,6 +138,7 @@ class StepDataset(Dataset[Any]):
         self._phantoms = phantoms
         self._real = {source: [image for image in real if image.source == source] for source in _REAL_SOURCES}
         self._seed = seed
+        self._structures = structure_names(config.model)
 
     def __len__(self) -> int:
         return self._config.total_steps
@@ -131,7 +149,7 @@ class StepDataset(Dataset[Any]):
         index, _ = self._config.locate(step)
         phase = self._config.phases[index]
         if phase.kind == "dense":
-            pairs = [self._dense_pair(phase.image_size, rng) for _ in range(phase.images)]
+            pairs = [self._dense_pair(phase, rng) for _ in range(phase.images)]
             return DenseBatch(
                 images=np.stack([image for image, _ in pairs]),
                 classes=np.stack([known for _, known in pairs]),
@@ -139,7 +157,12 @@ class StepDataset(Dataset[Any]):
         style = str(rng.choice(("click", "few", "many"), p=(0.25, 0.35, 0.4)))
         rows = [
             draw_prompted(
-                self._draw_image(rng), size_px=phase.image_size, objects=phase.objects, style=style, rng=rng
+                self._draw_image(phase.real_share, rng),
+                size_px=phase.image_size,
+                objects=phase.objects,
+                style=style,
+                structures=self._structures,
+                rng=rng,
             )
             for _ in range(phase.images)
         ]
@@ -150,9 +173,9 @@ class StepDataset(Dataset[Any]):
             }
         )
 
-    def _draw_image(self, rng: np.random.Generator) -> LabelledImage:
+    def _draw_image(self, real_share: float, rng: np.random.Generator) -> LabelledImage:
         sources = [source for source in _REAL_SOURCES if self._real[source]]
-        if sources and rng.uniform() < self._config.real_share:
+        if sources and rng.uniform() < real_share:
             shares = np.array([_REAL_SOURCES[source] for source in sources])
             pool = self._real[sources[int(rng.choice(len(sources), p=shares / shares.sum()))]]
         else:
@@ -160,14 +183,14 @@ class StepDataset(Dataset[Any]):
         return pool[int(rng.integers(len(pool)))]
 
     def _dense_pair(
-        self, size_px: int, rng: np.random.Generator
+        self, phase: Phase, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         real = self._real["case"]
-        if real and rng.uniform() < 0.15:
+        if real and rng.uniform() < phase.real_share:
             image = real[int(rng.integers(len(real)))]
         else:
             image = self._phantoms[int(rng.integers(len(self._phantoms)))]
-        hu, codes = frame_at_random(image, size_px=size_px, rng=rng)
+        hu, codes, _ = frame_at_random(image, size_px=phase.image_size, rng=rng)
         grey = vary_appearance(hu, plane=image.plane, rng=rng)
         return normalise(grey), _classes_of(image)[codes[2::4, 2::4]]
 
@@ -198,10 +221,16 @@ def class_table() -> npt.NDArray[np.int64]:
 
 
 def draw_prompted(
-    image: LabelledImage, *, size_px: int, objects: int, style: str, rng: np.random.Generator
+    image: LabelledImage,
+    *,
+    size_px: int,
+    objects: int,
+    style: str,
+    structures: tuple[str, ...],
+    rng: np.random.Generator,
 ) -> PromptBatch:
     """Draw one augmented image with its prompted targets; the batch axis is left out."""
-    hu, codes = frame_at_random(image, size_px=size_px, rng=rng)
+    hu, codes, mirrored = frame_at_random(image, size_px=size_px, rng=rng)
     grey = vary_appearance(hu, plane=image.plane, rng=rng)
     areas = np.bincount(codes.ravel(), minlength=image.members.shape[1])[: image.members.shape[1]]
     target_areas = image.members @ areas
@@ -216,6 +245,7 @@ def draw_prompted(
     labels = np.full((objects, tokens), PAD, dtype=np.int64)
     mask_logits = np.zeros((objects, 1, low, low), dtype=np.float32)
     has_mask = np.zeros(objects, dtype=bool)
+    structure = np.full(objects, -1, dtype=np.int64)
     if usable.size == 0:
         # Only a body-less crop: ask for what is brighter than air, so that the step goes on.
         usable_masks = [grey > 0 if (grey > 0).any() else np.ones_like(grey, dtype=bool)]
@@ -235,7 +265,12 @@ def draw_prompted(
     for position, pick in enumerate(chosen):
         target = usable_masks[pick]
         targets[position] = target
-        union = names[pick] in _UNIONS
+        union = names[pick] in _UNIONS or (image.plane == "sagittal" and names[pick] == "vertebra")
+        name, name_only = _draw_name(image.plane, names[pick], structures, mirrored=mirrored, rng=rng)
+        if name is not None:
+            structure[position] = structures.index(name)
+        if name_only:
+            continue
         xy, kinds, rough = _draw_prompt(target, grey, style=style, union=union, rng=rng)
         points_xy[position, : len(kinds)] = xy
         labels[position, : len(kinds)] = kinds
@@ -250,7 +285,11 @@ def draw_prompted(
         mask_logits=mask_logits,
         has_mask=has_mask,
         classes=_classes_of(image)[codes[2::4, 2::4]],
-        ambiguous=((labels == POSITIVE).sum(axis=1) == 1) & ((labels != PAD).sum(axis=1) == 1) & ~has_mask,
+        structures=structure,
+        ambiguous=((labels == POSITIVE).sum(axis=1) == 1)
+        & ((labels != PAD).sum(axis=1) == 1)
+        & ~has_mask
+        & (structure < 0),
     )
 
 
@@ -260,8 +299,8 @@ _REAL_SOURCES: Final = {"case": 0.45, "series": 0.3, "volume": 0.25}
 def _target_weight(image: LabelledImage, index: int) -> float:
     name = image.names[index]
     weight = _WEIGHTS.get(name, _ELSE)
-    if image.plane == "sagittal" and name in ("vertebra", "muscle"):
-        return 0.3
+    if image.plane == "sagittal" and name in ("vertebra", "muscle", "sacrum"):
+        return {"vertebra": 1.5, "muscle": 0.3, "sacrum": 1.5}[name]
     return weight
 
 
@@ -285,6 +324,19 @@ def _case_classes(image: LabelledImage) -> npt.NDArray[np.int64]:
         elif name in even:
             table[row] = CLASS_NAMES.index("vertebra_odd" if even[name] else "vertebra_even")
     return table
+
+
+def _draw_name(
+    plane: Plane, target: str, structures: tuple[str, ...], *, mirrored: bool, rng: np.random.Generator
+) -> tuple[str | None, bool]:
+    """Return what a prompt names, and whether it says nothing else."""
+    target = _MIRRORED.get(target, target) if mirrored and plane == "axial" else target
+    name = _NAMED[plane].get(target)
+    unique = name is not None
+    name = name or _NAMED_AT_A_PLACE[plane].get(target)
+    if name not in structures or rng.uniform() >= _NAME_SHARE:
+        return None, False
+    return name, unique and rng.uniform() < _NAME_ALONE_SHARE
 
 
 def _draw_prompt(

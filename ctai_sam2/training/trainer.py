@@ -146,6 +146,8 @@ class Trainer:
                 since = now
             if self.step % checkpoint_every == 0 or self.step == stop:
                 self.save()
+            if inner + 1 == phase.steps:
+                self.save(f"checkpoint-{phase.name}.pt")
 
     def log(self, line: dict[str, Any]) -> None:
         """Append a line to the run's log."""
@@ -153,9 +155,9 @@ class Trainer:
             stream.write(json.dumps(line) + "\n")
         _LOGGER.info("%s", line)
 
-    def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
-        path = self._folder / CHECKPOINT_NAME
+    def save(self, name: str = CHECKPOINT_NAME) -> None:
+        """Write a checkpoint, whole or not at all."""
+        path = self._folder / name
         part = path.with_suffix(".part")
         try:
             torch.save(
@@ -175,15 +177,20 @@ class Trainer:
         except OSError as error:
             raise StorageError("the checkpoint cannot be written", received=path.name) from error
 
-    def resume(self) -> None:
-        """Take up the run where its checkpoint left it.
+    def resume(self, checkpoint: Path | None = None) -> None:
+        """Take up the run where a checkpoint left it.
+
+        Parameters
+        ----------
+        checkpoint : pathlib.Path, optional
+            Of another run with the same schedule so far; by default the run's own.
 
         Raises
         ------
         InputError
             Where there is no checkpoint, or it belongs to another configuration or seed.
         """
-        path = self._folder / CHECKPOINT_NAME
+        path = self._folder / CHECKPOINT_NAME if checkpoint is None else checkpoint
         if not path.is_file():
             raise InputError("there is no checkpoint to resume from", received=path.name)
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -211,8 +218,10 @@ class Trainer:
 
     def _make_optimiser(self) -> torch.optim.AdamW:
         # Norms, biases, embeddings and position tables are not decayed.
-        decayed = [p for p in self._trained() if p.ndim >= 2 and p.shape[0] > 1]
-        plain = [p for p in self._trained() if not (p.ndim >= 2 and p.shape[0] > 1)]
+        tokens = getattr(self.model, "structure_tokens", None)
+        embeddings = set() if tokens is None else set(tokens.parameters())
+        decayed = [p for p in self._trained() if p.ndim >= 2 and p.shape[0] > 1 and p not in embeddings]
+        plain = [p for p in self._trained() if not (p.ndim >= 2 and p.shape[0] > 1) or p in embeddings]
         groups = [
             {"params": decayed, "weight_decay": self._config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -271,6 +280,7 @@ class Trainer:
         mask_logits = torch.from_numpy(batch.mask_logits).flatten(0, 1)
         has_mask = torch.from_numpy(batch.has_mask).flatten()
         ambiguous = torch.from_numpy(batch.ambiguous).flatten()
+        structures = torch.from_numpy(batch.structures).flatten()
         embedding = embed_images(self.model, torch.from_numpy(batch.images), bf16=self._config.bf16)
         measured: dict[str, float] = {}
         total = torch.zeros(())
@@ -285,6 +295,7 @@ class Trainer:
                 labels=labels,
                 mask_logits=mask_logits,
                 has_mask=has_mask,
+                structures=structures,
             )
             losses = mask_losses(logits, soft)
             total = total + combine_losses(losses, quality, ambiguous=ambiguous)

@@ -60,9 +60,7 @@ def test_a_click_tells_the_level() -> None:
     slice_, masks = sagittal()
     rows, columns = np.nonzero(masks["L3"])
     click = (float(columns.mean()), float(rows.mean()))
-    oracle = Oracle(
-        frame_sagittal(slice_, at_xy=click), [masks[n] for n in ("L1", "L2", "L3", "L4", "L5")]
-    )
+    oracle = Oracle(frame_sagittal(slice_, at_xy=click), [masks[n] for n in ("L1", "L2", "L3", "L4", "L5")])
     result = find_l3(slice_, oracle, l3_xy=click)
     assert result.certainty == "told"
     assert dice(result.l3.mask, masks["L3"]) > 0.9

@@ -7,6 +7,7 @@ import pytest
 
 from ctai_sam2.core.phantom import Label, masks_from_labels
 from ctai_sam2.errors import InputError
+from ctai_sam2.segmenters.sam2_model import structure_names
 from ctai_sam2.training.bank import LabelledImage
 from ctai_sam2.training.prompts import (
     BOX_FIRST,
@@ -23,6 +24,41 @@ from ctai_sam2.training.schedule import NANO, SMOKE
 def prompted(bank: list[LabelledImage], seed: int = 0, objects: int = 24) -> StepDataset:
     phase = dataclasses.replace(SMOKE.phases[1], image_size=128, objects=objects, steps=40)
     return StepDataset(dataclasses.replace(SMOKE, phases=(phase,)), bank, [], seed=seed)
+
+
+def test_names_fit_their_targets_even_in_mirrored_images(bank: list[LabelledImage]) -> None:
+    names = structure_names(SMOKE.model)
+    data = prompted(bank[:1])
+    alone = beside = mirrored = 0
+    for step in range(25):
+        batch = data[step]
+        left_of = {}
+        for target, name, labels, rough in zip(
+            batch.targets[0], batch.structures[0], batch.labels[0], batch.has_mask[0], strict=True
+        ):
+            if name < 0:
+                assert (labels != PAD).any() or rough
+                continue
+            alone += int((labels == PAD).all() and not rough)
+            beside += int((labels != PAD).any())
+            left_of.setdefault(names[name], []).append(float(np.nonzero(target)[1].mean()))
+        # The patient's left is on the right of the image, whatever the picture showed before.
+        if {"psoas_left", "psoas_right"} <= set(left_of):
+            assert min(left_of["psoas_left"]) > max(left_of["psoas_right"])
+            mirrored += 1
+    assert min(alone, beside, mirrored) > 3
+
+
+def test_a_structure_is_named_on_the_plane_it_is_whole_on(bank: list[LabelledImage]) -> None:
+    names = structure_names(SMOKE.model)
+    for image, allowed in (
+        (bank[0], {"psoas_left", "psoas_right", "psoas", "muscle", "vertebra"}),
+        (bank[1], {"vertebra", "vertebrae", "sacrum"}),
+    ):
+        data = prompted([image])
+        seen = {names[i] for step in range(12) for i in data[step].structures[0] if i >= 0}
+        assert seen
+        assert seen <= allowed
 
 
 def test_points_lie_on_their_side_of_the_outline(bank: list[LabelledImage]) -> None:
@@ -49,7 +85,7 @@ def test_ambiguous_means_one_lonely_click(bank: list[LabelledImage]) -> None:
     for step in range(12):
         batch = data[step]
         alone = ((batch.labels != PAD).sum(axis=2) == 1) & (batch.labels == POSITIVE).any(axis=2)
-        np.testing.assert_array_equal(batch.ambiguous, alone & ~batch.has_mask)
+        np.testing.assert_array_equal(batch.ambiguous, alone & ~batch.has_mask & (batch.structures < 0))
         seen |= set(batch.ambiguous.ravel().tolist())
     assert seen == {True, False}
 

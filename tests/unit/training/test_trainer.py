@@ -53,7 +53,19 @@ def test_a_resumed_run_ends_at_the_same_weights(tmp_path: Path, bank: list[Label
     assert json.loads((tmp_path / "out.json").read_text()) == json.loads(json.dumps(card))
     with LocalSegmenter(tmp_path / "out.safetensors", config="sam2_ct_nano", image_size=64) as segmenter:
         answer = segmenter.predict(np.zeros((80, 90), np.uint8), Prompt.point(40, 40))
-    assert answer.masks.shape[1:] == (80, 90)
+        named = segmenter.predict(np.zeros((80, 90), np.uint8), Prompt(structure="psoas_left"))
+        with pytest.raises(InputError, match="by name"):
+            segmenter.predict(np.zeros((80, 90), np.uint8), Prompt(structure="spleen"))
+    assert answer.masks.shape[1:] == named.masks.shape[1:] == (80, 90)
+
+
+def test_a_left_out_patient_costs_the_last_phase_only(tmp_path: Path, bank: list[LabelledImage]) -> None:
+    trainer(tmp_path / "base", bank).run()
+    fold = trainer(tmp_path / "fold", bank)
+    fold.resume(tmp_path / "base" / "checkpoint-dense.pt")
+    assert fold.step == SMOKE.phases[0].steps
+    fold.run()
+    assert (tmp_path / "fold" / CHECKPOINT_NAME).is_file()
 
 
 def test_another_run_is_not_resumed(tmp_path: Path, bank: list[LabelledImage]) -> None:
