@@ -484,7 +484,8 @@ class Prediction:
     masks : array_like of bool, shape (K, H, W)
         One to three candidates.
     scores : array_like, shape (K,)
-        Predicted IoU of each, 0 to 1, decreasing.
+        Confidence in each, 0 to 1, decreasing: the model's predicted IoU; where its weights carry a
+        calibration, as the embedded ones do, the probability that the mask reaches a Dice of 0.85.
     identity : ModelIdentity
         The model that made them.
     processing_time_ms : float
@@ -531,7 +532,7 @@ class Prediction:
 
     @property
     def confidence_score(self) -> float:
-        """Predicted IoU of the best candidate, 0 to 1."""
+        """Confidence in the best candidate, 0 to 1; see `scores`."""
         return float(self.scores[0])
 
     def with_candidate_first(self, index: int) -> Prediction:

@@ -32,6 +32,7 @@ from ctai_sam2.segmenters.weights import EMBEDDED, Checkpoint, ModelStore, requi
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 if TYPE_CHECKING:
+    from ctai_sam2.segmenters.calibration import Calibration
     from ctai_sam2.segmenters.inference import Embedding, Network
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,13 @@ DType = Literal["auto", "float32", "bfloat16"]
 class _Loaded:
     network: Network
     identity: ModelIdentity
+    calibration: Calibration | None
+
+    def confidence(self, predicted_iou: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores as they are told: calibrated where the weights say how."""
+        if self.calibration is None:
+            return predicted_iou
+        return self.calibration.apply(predicted_iou).astype(np.float32)
 
 
 class LocalSegmenter:
@@ -151,7 +159,7 @@ class LocalSegmenter:
 
         A mask prompt is turned into logits (+10 inside, -10 outside) and resized to a quarter of the
         model's image size with antialiased bilinear interpolation, the form in which SAM2 takes its own
-        previous answer.
+        previous answer. Scores are the predicted IoU, or what the weights' own calibration makes of it.
 
         Raises
         ------
@@ -182,7 +190,7 @@ class LocalSegmenter:
         order = np.argsort(-scores, kind="stable")
         return Prediction(
             masks=masks[order],
-            scores=np.clip(scores[order], 0.0, 1.0),
+            scores=loaded.confidence(np.clip(scores[order], 0.0, 1.0)),
             identity=loaded.identity,
             processing_time_ms=(time.perf_counter() - started) * 1000,
             backend=self.backend,
@@ -269,7 +277,12 @@ class LocalSegmenter:
             import torch
 
             from ctai_sam2.segmenters.inference import Network, choose_device, choose_dtype
-            from ctai_sam2.segmenters.sam2_model import build_sam2, load_weights, read_state_dict
+            from ctai_sam2.segmenters.sam2_model import (
+                build_sam2,
+                load_weights,
+                read_calibration,
+                read_state_dict,
+            )
         except (ImportError, OSError) as error:  # OSError: a shared library of torch's is missing
             raise Unavailable(
                 f"PyTorch or sam2 cannot be imported: {error}", hint="Run ctai-sam2 doctor."
@@ -288,6 +301,7 @@ class LocalSegmenter:
             model = build_sam2(self._config, image_size=self._image_size)
             load_weights(model, read_state_dict(path))
             network = Network(model, device=device, dtype=dtype)
+            calibration = read_calibration(path)
         logger.info("loaded %s on %s in %s", self._name, device, dtype)
         identity = ModelIdentity(
             name=self._name,
@@ -298,7 +312,7 @@ class LocalSegmenter:
             code_version=__version__,
             structures=network.structures,
         )
-        return _Loaded(network=network, identity=identity)
+        return _Loaded(network=network, identity=identity, calibration=calibration)
 
     def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
         key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()

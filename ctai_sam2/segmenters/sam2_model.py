@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from ctai_sam2.errors import InputError, WeightsError
+from ctai_sam2.segmenters.calibration import METADATA_KEY, Calibration
 
 OFFICIAL_CONFIGS: Final[Mapping[str, str]] = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -181,6 +182,27 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return {
         str(name): tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()
     }
+
+
+def read_calibration(path: str | Path) -> Calibration | None:
+    """Return the calibration of the predicted IoU that a weights file carries; None without one.
+
+    Raises
+    ------
+    WeightsError
+        Where the file or its calibration is damaged.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return None
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as content:
+            text = (content.metadata() or {}).get(METADATA_KEY)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(
+            "the weights file is damaged", received=path.name, hint="Fetch it again."
+        ) from error
+    return None if text is None else Calibration.from_json(text)
 
 
 def load_weights(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ from safetensors.torch import save
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io.atomic import write_bytes, write_json
+from ctai_sam2.segmenters.calibration import METADATA_KEY, Calibration
 from ctai_sam2.training.trainer import CHECKPOINT_NAME, read_config
 
 
-def export_weights(run: Path, target: Path, *, name: str, version: str) -> dict[str, Any]:
+def export_weights(
+    run: Path, target: Path, *, name: str, version: str, calibration: Calibration | None = None
+) -> dict[str, Any]:
     """Write a run's averaged weights as half-precision safetensors, with a JSON card beside them.
 
     Parameters
@@ -25,6 +29,8 @@ def export_weights(run: Path, target: Path, *, name: str, version: str) -> dict[
         Ends in ``.safetensors``; the card gets the same name with ``.json``.
     name, version : str
         What the weights are called.
+    calibration : Calibration, optional
+        What its predicted IoU means.
 
     Returns
     -------
@@ -50,6 +56,8 @@ def export_weights(run: Path, target: Path, *, name: str, version: str) -> dict[
         for key, value in checkpoint["ema"].items()
     }
     metadata = {"name": name, "version": version, "config_sha256": config["sha256"], "format": "pt"}
+    if calibration is not None:
+        metadata[METADATA_KEY] = calibration.to_json()
     data = save(state, metadata=metadata)
     card = {
         "name": name,
@@ -59,6 +67,7 @@ def export_weights(run: Path, target: Path, *, name: str, version: str) -> dict[
         "parameters": sum(value.numel() for value in state.values()),
         "seed": checkpoint["seed"],
         "steps": checkpoint["step"],
+        "calibration": None if calibration is None else asdict(calibration),
         "config": config,
     }
     write_bytes(target, data)
