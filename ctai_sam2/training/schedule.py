@@ -157,11 +157,11 @@ NANO: Final = TrainingConfig(
             learning_rate=8e-4, final_learning_rate=2e-4, warmup_steps=100, dense_weight=0.3,
         ),
         Phase(
-            name="prompt-384", kind="prompt", image_size=384, steps=3000, images=2, objects=10, rounds=1,
+            name="prompt-384", kind="prompt", image_size=384, steps=2000, images=2, objects=10, rounds=1,
             learning_rate=4e-4, final_learning_rate=4e-5, warmup_steps=50, dense_weight=0.15,
         ),
         Phase(
-            name="real-384", kind="prompt", image_size=384, steps=400, images=2, objects=10, rounds=1,
+            name="real-384", kind="prompt", image_size=384, steps=300, images=2, objects=10, rounds=1,
             learning_rate=1.5e-4, final_learning_rate=5e-6, warmup_steps=20, dense_weight=0.1,
             real_share=0.55,
         ),
