@@ -9,10 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ctai_sam2.training.bank import NOMINAL_SHARE, LabelledImage
+from ctai_sam2.training.tissue_classes import CLASS_NAMES
 
 _MEAN: Final = np.array([0.485, 0.456, 0.406], dtype=np.float32)
 _STD: Final = np.array([0.229, 0.224, 0.225], dtype=np.float32)
 _AIR_HU: Final = -1024
+_MUSCLES: Final = frozenset({"psoas", "erector", "quadratus", "wall", "rectus"})
+_TISSUE_SPREAD_HU: Final = {
+    "vertebra_even": 50, "vertebra_odd": 50, "bone": 50, "sacrum": 50, "disc": 18, "canal": 8, "skin": 15,
+    "sat": 8, "vat": 10, "aorta": 50, "cava": 40, "kidney": 45, "liver": 28, "spleen": 28, "bowel": 25,
+}  # fmt: skip
 # Above this ratio of bank to network pixels the image is averaged, as at run time.
 _SHRINK: Final = 1.15
 
@@ -75,6 +81,53 @@ def frame_at_random(
         borderValue=float(image.codes[0, 0]),
     )
     return framed.astype(np.float32, copy=False), codes.astype(image.codes.dtype), bool(flip)
+
+
+def vary_tissues(
+    hu: npt.NDArray[np.float32], classes: npt.NDArray[np.int64], *, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Move the density of each tissue of a phantom: wasting, oedema, ascites, contrast phases, bone loss.
+
+    Parameters
+    ----------
+    hu : numpy.ndarray
+        float32 (N, N).
+    classes : numpy.ndarray
+        int64 (N, N), index in `CLASS_NAMES`; below 0 where not known.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 (N, N); borders between tissues stay as soft as they were.
+    """
+    offsets = np.zeros(len(CLASS_NAMES) + 1, dtype=np.float32)
+    muscle = rng.normal(-4, 12)
+    for index, name in enumerate(CLASS_NAMES):
+        if name in _MUSCLES:
+            offsets[index] = muscle + rng.normal(0, 5)
+        else:
+            offsets[index] = rng.normal(0, _TISSUE_SPREAD_HU.get(name, 0.0))
+    if rng.uniform() < 0.2:
+        # Fluid in the subcutaneous fat.
+        offsets[CLASS_NAMES.index("sat")] += rng.uniform(5, 60)
+    if rng.uniform() < 0.25:
+        # Hazy mesentery, up to ascites that takes the fat's place.
+        offsets[CLASS_NAMES.index("vat")] += rng.uniform(5, 120)
+    shift = cv2.GaussianBlur(offsets[classes], (0, 0), 0.7)
+    if rng.uniform() < 0.5:
+        # Streaky muscle and hazy fat: patches of some millimetres, each tissue its own strength.
+        strength = np.zeros_like(offsets)
+        for index, name in enumerate(CLASS_NAMES):
+            if name in _MUSCLES or name in ("sat", "vat", "vertebra_even", "vertebra_odd", "bowel", "liver"):
+                strength[index] = abs(rng.normal(0, 14))
+        grain = rng.standard_normal(hu.shape, dtype=np.float32)
+        size = float(rng.uniform(1.0, 4.0))
+        patches = cv2.GaussianBlur(grain, (0, 0), size) * np.float32(2 * size)
+        shift = shift + strength[classes] * patches
+    varied: npt.NDArray[np.float32] = (hu + shift).astype(np.float32)
+    return varied
 
 
 def vary_appearance(

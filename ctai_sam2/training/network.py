@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ctai_sam2.training.samples import CLASS_NAMES
+from ctai_sam2.training.tissue_classes import CLASS_NAMES
 
 _LIKENESS_GAIN = 1.6
 

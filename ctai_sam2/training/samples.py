@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, Final
 
 import cv2
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from ctai_sam2.segmenters.sam2_model import structure_names
-from ctai_sam2.training.augment import frame_at_random, normalise, vary_appearance
+from ctai_sam2.training.augment import frame_at_random, normalise, vary_appearance, vary_tissues
 from ctai_sam2.training.bank import LabelledImage, Plane
 from ctai_sam2.training.prompts import (
     BOX_FIRST,
@@ -26,6 +25,7 @@ from ctai_sam2.training.prompts import (
     draw_rough_mask,
 )
 from ctai_sam2.training.schedule import Phase, TrainingConfig
+from ctai_sam2.training.tissue_classes import CLASS_NAMES, class_table
 
 # How often a target is asked for, relative to 1.
 _WEIGHTS: Final = {
@@ -55,12 +55,6 @@ _NAME_SHARE: Final = 0.5
 _NAME_ALONE_SHARE: Final = 0.35
 _SMALLEST_TARGET: Final = 0.0004
 _MOST_TOKENS: Final = {"click": 1, "few": 4, "many": 18}
-
-CLASS_NAMES: Final = (
-    "background", "psoas", "vertebra_even", "vertebra_odd", "disc", "erector", "quadratus", "wall", "rectus",
-    "sat", "vat", "aorta", "cava", "kidney", "liver", "spleen", "bowel", "canal", "bone", "skin", "sacrum",
-)  # fmt: skip
-"""Classes of the dense phase, read from phantom labels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,6 +156,7 @@ class StepDataset(Dataset[Any]):
                 objects=phase.objects,
                 style=style,
                 structures=self._structures,
+                tissue_share=phase.tissue_share,
                 rng=rng,
             )
             for _ in range(phase.images)
@@ -191,33 +186,8 @@ class StepDataset(Dataset[Any]):
         else:
             image = self._phantoms[int(rng.integers(len(self._phantoms)))]
         hu, codes, _ = frame_at_random(image, size_px=phase.image_size, rng=rng)
-        grey = vary_appearance(hu, plane=image.plane, rng=rng)
+        grey = _vary(image, hu, codes, phase.tissue_share, rng)
         return normalise(grey), _classes_of(image)[codes[2::4, 2::4]]
-
-
-@functools.cache
-def class_table() -> npt.NDArray[np.int64]:
-    """Return int64 (256,): phantom label to index in `CLASS_NAMES`."""
-    from ctai_sam2.core.phantom import LEVEL_NAMES, Label, masks_from_labels
-
-    masks = masks_from_labels(np.arange(256, dtype=np.uint8))
-    table = np.zeros(256, dtype=np.int64)
-    groups = {
-        "psoas": ("psoas_left", "psoas_right"),
-        "erector": ("erector_left", "erector_right"),
-        "quadratus": ("quadratus_left", "quadratus_right"),
-        "wall": ("wall_left", "wall_right"),
-        "rectus": ("rectus_left", "rectus_right"),
-        "kidney": ("kidney_left", "kidney_right"),
-        "vertebra_even": LEVEL_NAMES[0:-1:2],
-        "vertebra_odd": LEVEL_NAMES[1:-1:2],
-    }
-    for index, name in enumerate(CLASS_NAMES):
-        for region in groups.get(name, (name,)):
-            if region in masks:
-                table[masks[region]] = index
-    table[[int(Label.BONE), int(Label.BONE_MARROW)]] = CLASS_NAMES.index("bone")
-    return table
 
 
 def draw_prompted(
@@ -227,11 +197,12 @@ def draw_prompted(
     objects: int,
     style: str,
     structures: tuple[str, ...],
+    tissue_share: float = 0.0,
     rng: np.random.Generator,
 ) -> PromptBatch:
     """Draw one augmented image with its prompted targets; the batch axis is left out."""
     hu, codes, mirrored = frame_at_random(image, size_px=size_px, rng=rng)
-    grey = vary_appearance(hu, plane=image.plane, rng=rng)
+    grey = _vary(image, hu, codes, tissue_share, rng)
     areas = np.bincount(codes.ravel(), minlength=image.members.shape[1])[: image.members.shape[1]]
     target_areas = image.members @ areas
     usable = np.flatnonzero(target_areas >= _SMALLEST_TARGET * codes.size)
@@ -302,6 +273,18 @@ def _target_weight(image: LabelledImage, index: int) -> float:
     if image.plane == "sagittal" and name in ("vertebra", "muscle", "sacrum"):
         return {"vertebra": 1.5, "muscle": 0.3, "sacrum": 1.5}[name]
     return weight
+
+
+def _vary(
+    image: LabelledImage,
+    hu: npt.NDArray[np.float32],
+    codes: npt.NDArray[Any],
+    tissue_share: float,
+    rng: np.random.Generator,
+) -> npt.NDArray[np.float32]:
+    if image.source == "phantom" and tissue_share and rng.uniform() < tissue_share:
+        hu = vary_tissues(hu, class_table()[codes], rng=rng)
+    return vary_appearance(hu, plane=image.plane, rng=rng)
 
 
 def _classes_of(image: LabelledImage) -> npt.NDArray[np.int64]:

@@ -41,6 +41,8 @@ class Phase:
         Weight of the per-pixel classification beside the prompted masks; not read in a dense phase.
     real_share : float
         Share of images drawn from real data, where there is any.
+    tissue_share : float
+        Share of phantoms whose tissues' densities are moved, see `ctai_sam2.training.augment.vary_tissues`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Phase:
     warmup_steps: int = 0
     dense_weight: float = 0.0
     real_share: float = 0.0
+    tissue_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in ("dense", "prompt"):
@@ -161,9 +164,14 @@ NANO: Final = TrainingConfig(
             learning_rate=4e-4, final_learning_rate=4e-5, warmup_steps=50, dense_weight=0.15,
         ),
         Phase(
+            name="varied-384", kind="prompt", image_size=384, steps=600, images=2, objects=10, rounds=1,
+            learning_rate=2.5e-4, final_learning_rate=6e-5, warmup_steps=20, dense_weight=0.15,
+            tissue_share=0.7,
+        ),
+        Phase(
             name="real-384", kind="prompt", image_size=384, steps=300, images=2, objects=10, rounds=1,
             learning_rate=1.5e-4, final_learning_rate=5e-6, warmup_steps=20, dense_weight=0.1,
-            real_share=0.55,
+            real_share=0.55, tissue_share=0.7,
         ),
     ),
 )  # fmt: skip

@@ -17,8 +17,9 @@ from ctai_sam2.training.prompts import (
     click_centre_of_largest_error,
     draw_box,
 )
-from ctai_sam2.training.samples import CLASS_NAMES, StepDataset, class_table
+from ctai_sam2.training.samples import StepDataset
 from ctai_sam2.training.schedule import NANO, SMOKE
+from ctai_sam2.training.tissue_classes import CLASS_NAMES, class_table
 
 
 def prompted(bank: list[LabelledImage], seed: int = 0, objects: int = 24) -> StepDataset:
