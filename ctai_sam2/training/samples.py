@@ -173,6 +173,8 @@ class StepDataset(Dataset[Any]):
         if sources and rng.uniform() < real_share:
             shares = np.array([_REAL_SOURCES[source] for source in sources])
             pool = self._real[sources[int(rng.choice(len(sources), p=shares / shares.sum()))]]
+            plane = "axial" if rng.uniform() < _AXIAL_SHARE else "sagittal"
+            pool = [image for image in pool if image.plane == plane] or pool
         else:
             pool = self._phantoms
         return pool[int(rng.integers(len(pool)))]
@@ -264,7 +266,9 @@ def draw_prompted(
     )
 
 
-_REAL_SOURCES: Final = {"case": 0.45, "series": 0.3, "volume": 0.25}
+_REAL_SOURCES: Final = {"case": 0.6, "series": 0.25, "volume": 0.15}
+# Sagittal cases come in several fields of view each; axial ones carry the structures that are measured.
+_AXIAL_SHARE: Final = 0.65
 
 
 def _target_weight(image: LabelledImage, index: int) -> float:

@@ -169,7 +169,7 @@ NANO: Final = TrainingConfig(
             tissue_share=0.7,
         ),
         Phase(
-            name="real-384", kind="prompt", image_size=384, steps=300, images=2, objects=10, rounds=1,
+            name="real-384", kind="prompt", image_size=384, steps=250, images=2, objects=10, rounds=2,
             learning_rate=1.5e-4, final_learning_rate=5e-6, warmup_steps=20, dense_weight=0.1,
             real_share=0.55, tissue_share=0.7,
         ),
