@@ -23,7 +23,9 @@ SHOWN = ("slices", "structure", "method", "prompt", "n", "dice", "fails", "hd95_
 
 @reporting_errors
 def evaluate(
-    cases: Annotated[Path, typer.Argument(help="Folder of .npz slices with reference masks.")],
+    cases: Annotated[
+        Path | None, typer.Argument(help="Folder of .npz slices with reference masks; or see --phantoms.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option("--model", help="A name from 'models list', or a weights file.")
     ] = None,
@@ -63,7 +65,7 @@ def evaluate(
     from ctai_sam2.evaluation import (
         Plan,
         describe,
-        evaluate_folder,
+        evaluate_model,
         locate_model,
         open_model,
         open_untrained,
@@ -102,9 +104,9 @@ def evaluate(
             bar.update(done - bar.n)
 
         segmenter = stack.enter_context(open_model(source, store=store, **opening))
-        evaluation = evaluate_folder(
-            cases,
+        evaluation = evaluate_model(
             segmenter,
+            cases=cases,
             plan=plan,
             folds={
                 word: stack.enter_context(open_model(one, store=store, **opening))

@@ -6,7 +6,7 @@ from ctai_sam2.evaluation.running import (
     PHANTOM_SEED,
     Evaluation,
     Plan,
-    evaluate_folder,
+    evaluate_model,
     make_phantom_cases,
     score_case,
 )
@@ -29,7 +29,7 @@ __all__ = [
     "SummaryRow",
     "compare",
     "describe",
-    "evaluate_folder",
+    "evaluate_model",
     "locate_model",
     "make_phantom_cases",
     "open_model",

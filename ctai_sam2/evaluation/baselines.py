@@ -23,8 +23,9 @@ from ctai_sam2.evaluation.clicking import Answer, PixelBox, PixelXY, box_around,
 from ctai_sam2.evaluation.scores import Method, PromptName
 from ctai_sam2.types import CTSlice, Mask
 
-_GROW_SOFT: Final = (35.0, 0.8)
-_GROW_BONE: Final = (60.0, 1.5)
+_GROW_SMOOTHING_MM: Final = 0.8
+_GROW_SOFT_HU: Final = 35.0
+_GROW_BONE_HU: Final = 100.0
 _GROW_OPENING_MM: Final = 2.0
 _SEED_MM: Final = 5.0
 _RING_MM: Final = 35.0
@@ -87,8 +88,8 @@ def grow_region(
 ) -> Mask:
     """Collect what is connected with a click and about as bright.
 
-    The slice is smoothed a little. In soft tissue ± 35 HU count (Gaussian of 0.8 mm), in bone ± 60 HU
-    (1.5 mm). Bridges thinner than 4 mm are cut first, except for all muscle, whose walls are thin.
+    The slice is smoothed a little (Gaussian, 0.8 mm). In soft tissue ± 35 HU count, in bone ± 100 HU.
+    Bridges thinner than 4 mm are cut first, except for all muscle, whose walls are thin.
 
     Parameters
     ----------
@@ -105,9 +106,10 @@ def grow_region(
 
     x, y = click_xy
     is_bone = structure == "vertebra" or (structure[:1] == "L" and structure[1:].isdigit())
-    tolerance_hu, sigma_mm = _GROW_BONE if is_bone else _GROW_SOFT
-    smooth = ndimage.gaussian_filter(ct.hu.astype(np.float32), [sigma_mm / step for step in ct.spacing_mm])
-    near = np.abs(smooth - smooth[y, x]) <= tolerance_hu
+    smooth = ndimage.gaussian_filter(
+        ct.hu.astype(np.float32), [_GROW_SMOOTHING_MM / step for step in ct.spacing_mm]
+    )
+    near = np.abs(smooth - smooth[y, x]) <= (_GROW_BONE_HU if is_bone else _GROW_SOFT_HU)
     if box_xyxy is not None:
         near &= _fill_box(ct.shape_hw, box_xyxy)
     if structure != "muscle":
@@ -201,12 +203,12 @@ def cut_by_colour(ct: CTSlice, click_xy: PixelXY, box_xyxy: PixelBox, *, one_pie
     if not (cut == cv2.GC_BGD).any():
         answer[part] = True
         return answer
-    # Its colour models begin with random clusters.
+    # Its colour models begin with random clusters; the rectangle is not read, the labels say it all.
     cv2.setRNGSeed(0)
     cv2.grabCut(
         np.repeat(image[..., None], 3, axis=2),
         cut,
-        None,
+        (0, 0, 1, 1),
         np.zeros((1, 65)),
         np.zeros((1, 65)),
         _CUT_ROUNDS,

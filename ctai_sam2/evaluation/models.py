@@ -118,7 +118,7 @@ def open_untrained(
 
 
 def _card_of(path: Path) -> tuple[str | None, int | None]:
-    """Configuration and image size from the card that training writes beside weights."""
+    """Read configuration and image size from the card that training writes beside weights."""
     card = path.with_suffix(".json")
     try:
         content = json.loads(card.read_text(encoding="utf-8"))

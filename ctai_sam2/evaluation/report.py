@@ -26,7 +26,8 @@ _ANSWER_RGB: Final = (86, 180, 233)
 _AIDED: Final = ("region_growing", "random_walker", "grabcut", "hu_threshold", "filled_box")
 
 _STYLE: Final = """
-body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1180px;padding:0 1em;color:#1b1b1b;background:#fff}
+body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1180px;padding:0 1em}
+body{color:#1b1b1b;background:#fff}
 h1{font-size:1.5em;margin-bottom:.2em}h2{font-size:1.15em;margin-top:2em}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;white-space:nowrap}
 th,td{padding:.25em .6em;border-bottom:1px solid #ddd;text-align:right}
@@ -132,7 +133,7 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
 
         first = of("model", "click_1")
         cells = [_dice_cell(of("model", prompt)) for prompt in PROMPTS]
-        cells += [_clicks(first and first.noc_85), _clicks(first and first.noc_90)]
+        cells += [_clicks(first.noc_85), _clicks(first.noc_90)] if first is not None else ["–", "–"]
         box = of("model", "box")
         cells.append("–" if box is None else f"{100 * box.failure_rate:.0f} %")
         cells.append(_best([of(method, "click_1") for method in _AIDED]))

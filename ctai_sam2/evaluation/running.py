@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -120,7 +120,7 @@ class Evaluation:
     cases: int
     examples: tuple[Example, ...] = ()
     skipped: tuple[str, ...] = ()
-    not_run: Mapping[str, str] = MappingProxyType({})
+    not_run: Mapping[str, str] = field(default_factory=dict)
 
     def summarise(self) -> list[SummaryRow]:
         """Return medians by group, structure, method and prompt; see `ctai_sam2.evaluation.summarise`."""
@@ -167,10 +167,10 @@ class Plan:
         return any(word in case and structure == name for word, name in self.skip)
 
 
-def evaluate_folder(
-    folder: Path,
+def evaluate_model(
     segmenter: Segmenter,
     *,
+    cases: Path | None = None,
     plan: Plan | None = None,
     folds: Mapping[str, Segmenter] | None = None,
     untrained: Segmenter | None = None,
@@ -178,15 +178,15 @@ def evaluate_folder(
     phantom_seed: int = PHANTOM_SEED,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Score a model on every ``*.npz`` slice of a folder, and on fresh phantoms.
+    """Score a model on every ``*.npz`` slice of a folder, on fresh phantoms, or on both.
 
     Parameters
     ----------
-    folder : Path
-        Slices with reference masks, as `ctai_sam2.io.read_case_npz` takes them. A file that cannot be
-        used is told of in the result, and the rest is scored.
     segmenter : Segmenter
         The model; closing it is up to the caller.
+    cases : Path, optional
+        Folder of slices with reference masks, as `ctai_sam2.io.read_case_npz` takes them. A file that
+        cannot be used is told of in the result, and the rest is scored.
     plan : Plan, optional
         What is scored and how.
     folds : mapping of str to Segmenter, optional
@@ -219,7 +219,9 @@ def evaluate_folder(
         raise InputError("the word of a fold is empty", hint="Write WORD=weights.safetensors.")
     if phantoms < 0:
         raise InputError("a number of phantoms cannot be negative", received=phantoms)
-    paths = _case_files(folder)
+    if cases is None and not phantoms:
+        raise InputError("there is nothing to score", hint="Give a folder of cases, or ask for phantoms.")
+    paths = [] if cases is None else _case_files(cases)
     owners = {path: _fold_of(path.stem, folds) for path in paths}
     skipped = [f"{word}: no case's name contains it" for word in _unmatched(paths, plan, folds)]
     # A model that cannot be opened is an error now, not a row for each case.
@@ -260,8 +262,8 @@ def evaluate_folder(
         progress(done, total, "")
     if not rows:
         raise InputError(
-            f"there is nothing to score in {folder.name}",
-            received=skipped[0] if skipped else "no mask of a known name",
+            "no case has a mask to score",
+            received="; ".join(skipped[:3]),
             hint=f"Masks are called mask_<structure>; scored are {', '.join(plan.structures)}.",
         )
     not_run = {}
@@ -293,7 +295,7 @@ def score_case(
     case : ReferenceCase
         The slice and its masks; empty masks and those outside the plan are not scored.
     segmenter, plan, untrained
-        As in `evaluate_folder`.
+        As in `evaluate_model`.
     group : {"unseen", "seen", "phantom"}
         What the model knows of the case.
     """

@@ -69,7 +69,8 @@ class Score:
         Area of the answer minus that of the reference, in per cent of the reference; of psoas and
         muscle within their HU range, as a study reports them.
     hu_error : float or None
-        Mean HU of the answer minus that of the reference, over the same pixels; None where the answer is empty.
+        Mean HU of the answer minus that of the reference, over the same pixels; None where the answer
+        is empty.
     reference_area_mm2 : float
         Area of the reference over the same pixels.
     predicted_iou : float or None
