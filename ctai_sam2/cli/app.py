@@ -11,6 +11,7 @@ import typer
 
 from ctai_sam2 import __version__
 from ctai_sam2.cli import models
+from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -32,6 +33,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(models.app, name="models")
+app.command()(evaluate)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]

@@ -129,6 +129,32 @@ class StructureTokens(torch.nn.Module):
         return torch.where((indices >= 0)[:, None, None], named, nothing[None])
 
 
+def save_untrained(
+    path: str | Path, config: str | Path, *, image_size: int | None = None, seed: int = 0
+) -> Path:
+    """Write a network's random weights, decided by the seed, as safetensors; returns the path.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        Where to write.
+    config, image_size
+        As in `build_sam2`.
+    seed : int
+        Of torch's generator, whose state stays as it was.
+
+    Raises
+    ------
+    InputError
+        As in `build_sam2`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_sam2(config, image_size=image_size)
+    safetensors.torch.save_file(model.state_dict(), path)
+    return Path(path)
+
+
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a checkpoint file without running code from it.
 

@@ -1,4 +1,4 @@
-"""Command line: train, evaluate, export."""
+"""Command line: train and export."""
 
 from __future__ import annotations
 
@@ -30,10 +30,6 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import train
 
             train(options)
-        elif options.command == "evaluate":
-            from ctai_sam2.training.commands import evaluate
-
-            evaluate(options)
         else:
             from ctai_sam2.training.commands import export
 
@@ -67,17 +63,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--until", type=int, help="stop before this step")
     train.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's choice)")
     train.add_argument("--workers", type=int, default=1, help="processes preparing batches")
-    score = commands.add_parser("evaluate", help="score weights with simulated clicks")
-    score.add_argument("--weights", type=Path, help="safetensors; without it the embedded ones")
-    score.add_argument("--model", default="sam2_ct_nano")
-    score.add_argument("--untrained", action="store_true", help="score random weights, for comparison")
-    score.add_argument("--cases", type=Path, help="folder of *.npz slices with reference masks")
-    score.add_argument("--held-out", nargs="*", default=[], help="case names with this word count as unseen")
-    score.add_argument("--skip", nargs="*", default=[], help="word:structure of references not to score")
-    score.add_argument("--phantoms", type=int, default=0, help="fresh phantoms per plane to score on")
-    score.add_argument("--phantom-seed", type=int, default=90210)
-    score.add_argument("--json", type=Path, help="where to write the scores")
-    score.add_argument("--threads", type=int, default=0)
     export = commands.add_parser("export", help="write EMA weights as fp16 safetensors")
     export.add_argument("--run", type=Path, required=True, help="folder of the run")
     export.add_argument(

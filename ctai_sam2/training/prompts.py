@@ -1,4 +1,4 @@
-"""Simulated prompts: points, boxes, rough masks, and corrective clicks."""
+"""Simulated prompts: points, boxes and rough masks."""
 
 from __future__ import annotations
 
@@ -19,55 +19,6 @@ MASK_LOGIT: Final = 10.0
 
 Bools = npt.NDArray[np.bool_]
 Points = npt.NDArray[np.float32]
-
-
-def click_centre_of_largest_error(mask: Bools, target: Bools) -> tuple[tuple[int, int], int] | None:
-    """Place the next simulated click.
-
-    The click goes to the point farthest from the border of the largest connected error, the
-    usual protocol of simulated interactive segmentation.
-
-    Parameters
-    ----------
-    mask : numpy.ndarray
-        bool (H, W), the answer so far.
-    target : numpy.ndarray
-        bool (H, W), the truth.
-
-    Returns
-    -------
-    tuple or None
-        ((x, y) in pixels, label): 1 where the mask lacks something, 0 where it has too much;
-        None if there is no error.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> target = np.zeros((9, 9), bool); target[2:7, 3:8] = True
-    >>> click_centre_of_largest_error(np.zeros((9, 9), bool), target)
-    ((5, 4), 1)
-    """
-    best: tuple[int, npt.NDArray[Any], int] | None = None
-    for error, label in ((target & ~mask, POSITIVE), (mask & ~target, NEGATIVE)):
-        if not error.any():
-            continue
-        _, parts, stats, _ = cv2.connectedComponentsWithStats(error.astype(np.uint8), connectivity=4)
-        largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
-        area = int(stats[largest, cv2.CC_STAT_AREA])
-        if best is None or area > best[0]:
-            best = (area, parts == largest, label)
-    if best is None:
-        return None
-    x, y = find_centre(best[1])
-    return (x, y), best[2]
-
-
-def find_centre(region: npt.NDArray[Any]) -> tuple[int, int]:
-    """Return the (x, y) of the pixel of a region farthest from its border and the image's."""
-    padded = cv2.copyMakeBorder(region.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, 5)
-    y, x = np.unravel_index(int(distance.argmax()), distance.shape)
-    return int(x) - 1, int(y) - 1
 
 
 def draw_points_inside(target: Bools, count: int, *, rng: np.random.Generator) -> Points:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from ctai_sam2.core.clicks import click_centre_of_largest_error
 from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.segmenters.sam2_model import build_sam2
 from ctai_sam2.training.bank import LabelledImage
@@ -26,7 +27,7 @@ from ctai_sam2.training.network import (
     freeze_memory,
     predict_masks,
 )
-from ctai_sam2.training.prompts import PAD, click_centre_of_largest_error
+from ctai_sam2.training.prompts import PAD
 from ctai_sam2.training.samples import DenseBatch, PromptBatch, StepDataset
 from ctai_sam2.training.schedule import TrainingConfig
 

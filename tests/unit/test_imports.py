@@ -26,7 +26,8 @@ TIERS: dict[str, int] = {
     "segmenters": 3,
     "oneclick": 3,
     "outputs": 4,
-    "training": 4,
+    "evaluation": 4,
+    "training": 5,
     "cli": 5,
 }
 
@@ -82,7 +83,10 @@ def run_python(code: str) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("module", ["ctai_sam2", "ctai_sam2.segmenters", "ctai_sam2.io", "ctai_sam2.cli"])
+@pytest.mark.parametrize(
+    "module",
+    ["ctai_sam2", "ctai_sam2.segmenters", "ctai_sam2.io", "ctai_sam2.evaluation", "ctai_sam2.cli"],
+)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "sam2", "torchvision", "ipywidgets", "ipycanvas", "matplotlib", "pydicom", "pandas"]
     code = f"import {module}, sys, json; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"

@@ -14,7 +14,6 @@ from ctai_sam2.training.prompts import (
     NEGATIVE,
     PAD,
     POSITIVE,
-    click_centre_of_largest_error,
     draw_box,
 )
 from ctai_sam2.training.samples import StepDataset
@@ -106,15 +105,6 @@ def test_classes_name_the_phantoms_tissues() -> None:
         np.testing.assert_array_equal(found, np.any(sides, axis=0))
         assert found.any()
     assert classes[int(Label.AIR)] == CLASS_NAMES.index("background")
-
-
-def test_the_click_goes_to_the_middle_of_the_largest_error() -> None:
-    target = np.zeros((20, 20), bool)
-    target[2:9, 2:9] = True
-    mask = np.zeros_like(target)
-    mask[10:19, 10:19] = True
-    assert click_centre_of_largest_error(mask, target) == ((14, 14), 0)
-    assert click_centre_of_largest_error(target, target) is None
 
 
 def test_boxes_hold_most_of_the_target() -> None:

@@ -1,0 +1,152 @@
+"""``ctai-sam2 evaluate``: score a model on slices with reference masks."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ctai_sam2.evaluation import SummaryRow
+
+Words = list[str] | None
+
+SHOWN = ("slices", "structure", "method", "prompt", "n", "dice", "fails", "hd95_mm", "time_ms")
+
+
+@reporting_errors
+def evaluate(
+    cases: Annotated[
+        Path | None, typer.Argument(help="Folder of .npz slices with reference masks; or see --phantoms.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="A name from 'models list', or a weights file.")
+    ] = None,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Network of a weights file: a name or a YAML file.")
+    ] = None,
+    fold: Annotated[
+        Words,
+        typer.Option(
+            "--fold", help="WORD=weights: scores cases whose name contains WORD, as unseen; repeatable."
+        ),
+    ] = None,
+    unseen: Annotated[
+        Words, typer.Option("--unseen", help="Cases with this word count as unseen; repeatable.")
+    ] = None,
+    skip: Annotated[Words, typer.Option("--skip", help="WORD:STRUCTURE not to score; repeatable.")] = None,
+    structure: Annotated[
+        Words,
+        typer.Option("--structure", "-s", help="Score these masks instead of the usual; repeatable."),
+    ] = None,
+    phantoms: Annotated[int, typer.Option("--phantoms", min=0, help="Fresh phantoms per plane.")] = 0,
+    phantom_seed: Annotated[int, typer.Option("--phantom-seed", min=0)] = 90210,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Score classical methods beside it.")
+    ] = True,
+    untrained: Annotated[
+        bool, typer.Option("--untrained/--no-untrained", help="Score the network with random weights too.")
+    ] = True,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
+        "ctai-evaluation"
+    ),
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")] = False,
+) -> None:
+    """Score a model with simulated clicks, boxes and no points: CSV, JSON, figure and an HTML report."""
+    from tqdm import tqdm
+
+    from ctai_sam2.evaluation import (
+        Plan,
+        describe,
+        evaluate_model,
+        locate_model,
+        open_model,
+        open_untrained,
+        write_evaluation,
+    )
+    from ctai_sam2.evaluation.writing import require_writable
+    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.settings import Settings
+
+    settings = Settings()
+    store = open_store(settings)
+    source = locate_model(model or settings.model, config=config, store=store)
+    fold_sources = {
+        word: locate_model(Path(path), config=config, store=store)
+        for word, path in _pairs(fold, "=", "--fold WORD=weights.safetensors").items()
+    }
+    chosen: dict[str, Any] = {"structures": tuple(structure)} if structure else {}
+    plan = Plan(
+        skip=tuple(_split(entry, ":", "--skip WORD:STRUCTURE") for entry in skip or ()),
+        unseen=tuple(unseen or ()),
+        baselines=baselines,
+        **chosen,
+    )
+    require_writable(out)
+    opening: dict[str, Any] = {
+        "device": settings.device,
+        "dtype": settings.dtype,
+        "num_threads": settings.num_threads,
+    }
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(unit="slice", disable=as_json))
+
+        def show(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.set_description(name, refresh=False)
+            bar.update(done - bar.n)
+
+        segmenter = stack.enter_context(open_model(source, store=store, **opening))
+        evaluation = evaluate_model(
+            segmenter,
+            cases=cases,
+            plan=plan,
+            folds={
+                word: stack.enter_context(open_model(one, store=store, **opening))
+                for word, one in fold_sources.items()
+            },
+            untrained=stack.enter_context(open_untrained(source, **opening)) if untrained else None,
+            phantoms=phantoms,
+            phantom_seed=phantom_seed,
+            progress=show,
+        )
+    files = write_evaluation(evaluation, out)
+    if as_json:
+        print_json({**describe(evaluation), "files": vars(files)})
+        return
+    print_table(_shown(evaluation.summarise()), SHOWN)
+    for text in (*evaluation.skipped, *(f"{name}: {why}" for name, why in evaluation.not_run.items())):
+        typer.secho(f"Note: {text}", fg="yellow")
+    print_line("\nWritten:")
+    for name, path in vars(files).items():
+        print_line(f"  {name:<13} {path}")
+
+
+def _shown(summary: Sequence[SummaryRow]) -> list[dict[str, object]]:
+    return [
+        {**row.to_row(), "slices": row.group, "fails": f"{100 * row.failure_rate:.0f} %"} for row in summary
+    ]
+
+
+def _pairs(entries: Words, separator: str, form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for entry in entries or ():
+        word, value = _split(entry, separator, form)
+        if word in pairs:
+            raise InputError("a word is given twice", received=word, hint=f"Write {form} once for each word.")
+        pairs[word] = value
+    return pairs
+
+
+def _split(entry: str, separator: str, form: str) -> tuple[str, str]:
+    word, found, value = entry.partition(separator)
+    if not (word and found and value):
+        raise InputError("an option has another form", received=entry, hint=f"Write {form}.")
+    return word, value

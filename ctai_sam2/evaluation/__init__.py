@@ -1,0 +1,41 @@
+"""Scores of models: simulated clicks, boxes and no points at all, on slices with reference masks."""
+
+from ctai_sam2.evaluation.clicking import MakesPrompt, Pointing, plain_prompt
+from ctai_sam2.evaluation.models import ModelSource, locate_model, open_model, open_untrained
+from ctai_sam2.evaluation.running import (
+    PHANTOM_SEED,
+    Evaluation,
+    Plan,
+    evaluate_model,
+    make_phantom_cases,
+    score_case,
+)
+from ctai_sam2.evaluation.scores import SCORE_COLUMNS, Score, compare
+from ctai_sam2.evaluation.summary import SUMMARY_COLUMNS, TARGETS, SummaryRow, summarise
+from ctai_sam2.evaluation.writing import EvaluationFiles, describe, write_evaluation
+
+__all__ = [
+    "PHANTOM_SEED",
+    "SCORE_COLUMNS",
+    "SUMMARY_COLUMNS",
+    "TARGETS",
+    "Evaluation",
+    "EvaluationFiles",
+    "MakesPrompt",
+    "ModelSource",
+    "Plan",
+    "Pointing",
+    "Score",
+    "SummaryRow",
+    "compare",
+    "describe",
+    "evaluate_model",
+    "locate_model",
+    "make_phantom_cases",
+    "open_model",
+    "open_untrained",
+    "plain_prompt",
+    "score_case",
+    "summarise",
+    "write_evaluation",
+]

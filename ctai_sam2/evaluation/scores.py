@@ -1,0 +1,223 @@
+"""One score: how an answer compares with the reference mask of a structure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from ctai_sam2.core.agreement import dice, hausdorff_mm
+from ctai_sam2.core.masks import area_mm2, mask_to_box_xyxy
+from ctai_sam2.core.metrics import MASK_NAMES, measure_slice
+from ctai_sam2.errors import InputError
+from ctai_sam2.types import CTSlice, Mask
+
+Group: TypeAlias = Literal["unseen", "seen", "phantom"]
+Method: TypeAlias = Literal[
+    "model", "untrained", "region_growing", "random_walker", "grabcut", "hu_threshold", "filled_box"
+]
+PromptName: TypeAlias = Literal["click_1", "click_3", "click_5", "box", "button"]
+
+GROUPS: Final[tuple[Group, ...]] = ("unseen", "seen", "phantom")
+METHODS: Final[tuple[Method, ...]] = (
+    "model",
+    "untrained",
+    "region_growing",
+    "random_walker",
+    "grabcut",
+    "hu_threshold",
+    "filled_box",
+)
+PROMPTS: Final[tuple[PromptName, ...]] = ("click_1", "click_3", "click_5", "box", "button")
+
+AXIAL_SCORED: Final = ("psoas_left", "psoas_right", "muscle", "vertebra")
+SAGITTAL_SCORED: Final = ("L1", "L2", "L3", "L4", "L5")
+
+FAILED_BELOW: Final = 0.5
+"""A Dice below this is a failure: the answer is something else than the structure."""
+
+MAX_CLICKS: Final = 10
+"""Simulated clicks end here; a number of clicks beyond it means that a Dice was not reached."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One answer on one structure of one slice.
+
+    Parameters
+    ----------
+    case : str
+        The case file's name without its ending.
+    group : {"unseen", "seen", "phantom"}
+        Whether the model that answered saw the patient in training.
+    plane, structure : str
+        As in the case.
+    quality : str
+        Of the reference, where it is stated: ``high``, ``medium`` or ``low``; else empty.
+    method : str
+        One of `METHODS`.
+    prompt : str
+        One of `PROMPTS`: after that many clicks, with a box and a click, or without points.
+    model : str
+        Which weights answered; empty for methods without any.
+    dice : float
+        0 to 1; 0 where there was no answer.
+    hd95_mm : float or None
+        95th percentile of the distance between the outlines; None where the answer is empty.
+    area_error_pct : float
+        Area of the answer minus that of the reference, in per cent of the reference; of psoas and
+        muscle within their HU range, as a study reports them.
+    hu_error : float or None
+        Mean HU of the answer minus that of the reference, over the same pixels; None where the answer
+        is empty.
+    reference_area_mm2 : float
+        Area of the reference over the same pixels.
+    predicted_iou : float or None
+        What the model expected of its answer, 0 to 1; of a button, of its answer before clean-up.
+    noc_85, noc_90 : int or None
+        Clicks needed to reach Dice 0.85 and 0.90 in the session of clicks that the answer belongs to;
+        `MAX_CLICKS` + 1 where they were not reached. None for other answers.
+    time_ms : float or None
+        For the answer, without embedding the slice; of a button with finding the anatomy and clean-up.
+    embed_ms : float or None
+        For embedding the slice, once for all its answers; None where the segmenter does not tell.
+    error : str or None
+        Why there was no answer.
+
+    Raises
+    ------
+    InputError
+        If method or prompt are unknown or the Dice is not within 0 … 1.
+    """
+
+    case: str
+    group: Group
+    plane: str
+    structure: str
+    quality: str
+    method: Method
+    prompt: PromptName
+    model: str
+    dice: float
+    hd95_mm: float | None
+    area_error_pct: float
+    hu_error: float | None
+    reference_area_mm2: float
+    predicted_iou: float | None = None
+    noc_85: int | None = None
+    noc_90: int | None = None
+    time_ms: float | None = None
+    embed_ms: float | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS or self.prompt not in PROMPTS or self.group not in GROUPS:
+            raise InputError(
+                "no such group, method or prompt of a score", received=(self.group, self.method, self.prompt)
+            )
+        if not 0 <= self.dice <= 1:
+            raise InputError("a Dice lies within 0 … 1", received=self.dice)
+
+    @property
+    def failed(self) -> bool:
+        """Whether there was no answer, or one of another thing."""
+        return self.error is not None or self.dice < FAILED_BELOW
+
+    @property
+    def pool(self) -> str:
+        """The structures it is summarised with; see `pool_of`."""
+        return pool_of(self.structure, self.plane)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the score as one row of a table, by `SCORE_COLUMNS`."""
+        return asdict(self)
+
+
+SCORE_COLUMNS: Final = tuple(field.name for field in fields(Score))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """An answer beside its reference; the fields are those of `Score`."""
+
+    dice: float
+    hd95_mm: float | None
+    area_error_pct: float
+    hu_error: float | None
+    reference_area_mm2: float
+
+
+def compare(ct: CTSlice, structure: str, reference: Mask, answer: Mask) -> Comparison:
+    """Compare an answer with the reference mask of a structure.
+
+    Parameters
+    ----------
+    ct : CTSlice
+        The slice.
+    structure : str
+        Decides the HU range, where there is one.
+    reference, answer : ndarray of bool, shape (H, W)
+        The reference must not be empty.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ or the reference is empty.
+    """
+    if not reference.any():
+        raise InputError("the reference of a structure is empty", received=structure)
+    score = dice(reference, answer)
+    area, hu = _measure(ct, structure, reference)
+    answer_area, answer_hu = _measure(ct, structure, answer)
+    return Comparison(
+        dice=score,
+        hd95_mm=_distance_mm(ct, reference, answer),
+        area_error_pct=100.0 * (answer_area - area) / area if area else 0.0,
+        hu_error=None if hu is None or answer_hu is None else answer_hu - hu,
+        reference_area_mm2=area,
+    )
+
+
+def pool_of(structure: str, plane: str = "axial") -> str:
+    """Name the structures that a structure is summarised with.
+
+    Examples
+    --------
+    >>> pool_of("psoas_left"), pool_of("L4", "sagittal"), pool_of("liver")
+    ('psoas', 'vertebral body (sagittal)', 'liver')
+    """
+    if structure in ("psoas_left", "psoas_right"):
+        return "psoas"
+    if plane == "sagittal" and structure in SAGITTAL_SCORED:
+        return "vertebral body (sagittal)"
+    return "vertebral body (axial)" if structure == "vertebra" else structure
+
+
+def _measure(ct: CTSlice, structure: str, mask: Mask) -> tuple[float, float | None]:
+    """Area in mm² and mean HU, as a study's table would hold them."""
+    if structure in MASK_NAMES:
+        row = measure_slice(ct.hu, {structure: mask}, ct.spacing_mm)
+        # The table calls all skeletal muscle "combo".
+        column = "combo" if structure == "muscle" else structure
+        area, hu = _number(row[f"{column}_area_mm2"]), _number(row[f"{column}_hu_mean"])
+    else:
+        area = area_mm2(mask, ct.spacing_mm)
+        hu = float(ct.hu[mask].mean(dtype=np.float64)) if mask.any() else np.nan
+    return area, None if np.isnan(hu) else hu
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _distance_mm(ct: CTSlice, reference: Mask, answer: Mask) -> float | None:
+    if not answer.any():
+        return None
+    # Outlines lie within the box of both masks; the rest of the slice only costs time.
+    box = mask_to_box_xyxy(reference | answer)
+    if box is None:
+        return None
+    x0, y0, x1, y1 = box
+    part = np.s_[y0 : y1 + 1, x0 : x1 + 1]
+    return hausdorff_mm(reference[part], answer[part], ct.spacing_mm)

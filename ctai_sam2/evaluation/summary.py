@@ -1,0 +1,167 @@
+"""Medians of scores by group, structure, method and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from ctai_sam2.evaluation.scores import GROUPS, MAX_CLICKS, METHODS, PROMPTS, Score
+
+TARGETS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
+    {
+        ("psoas", "click_1"): 0.88,
+        ("psoas", "click_3"): 0.92,
+        ("psoas", "button"): 0.85,
+        ("muscle", "button"): 0.92,
+        ("vertebral body (sagittal)", "click_1"): 0.88,
+    }
+)
+"""Median Dice this project wants of its model on patients it never saw, by structure and prompt."""
+
+_POOLS: Final = ("psoas", "muscle", "vertebral body (axial)", "vertebral body (sagittal)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """Scores of one method and prompt on one kind of structure.
+
+    Parameters
+    ----------
+    group, structure, method, prompt : str
+        Left and right psoas together, and so are the vertebral bodies of a sagittal slice.
+    n : int
+        Answers.
+    dice, dice_q25, dice_q75, dice_min : float
+        Median, quartiles and smallest Dice.
+    failure_rate : float
+        Share of answers with Dice below 0.5 or an error, 0 to 1.
+    errors : int
+        Answers that were errors.
+    hd95_mm : float or None
+        Median; an empty answer counts as infinitely far, and an infinite median is None.
+    area_error_pct, hu_error : float or None
+        Median of the errors without their sign.
+    area_bias_pct : float
+        Median of the area error with its sign.
+    predicted_iou : float or None
+        Median.
+    noc_85, noc_90 : float or None
+        Median number of clicks; 11 where it is more than 10.
+    noc_85_over, noc_90_over : float or None
+        Share of sessions that did not reach the Dice within 10 clicks.
+    time_ms, embed_ms : float or None
+        Medians.
+    target_dice : float or None
+        Median Dice this project wants there; see `TARGETS`.
+    """
+
+    group: str
+    structure: str
+    method: str
+    prompt: str
+    n: int
+    dice: float
+    dice_q25: float
+    dice_q75: float
+    dice_min: float
+    failure_rate: float
+    errors: int
+    hd95_mm: float | None
+    area_error_pct: float | None
+    area_bias_pct: float | None
+    hu_error: float | None
+    predicted_iou: float | None
+    noc_85: float | None
+    noc_85_over: float | None
+    noc_90: float | None
+    noc_90_over: float | None
+    time_ms: float | None
+    embed_ms: float | None
+    target_dice: float | None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return one row of a table, by `SUMMARY_COLUMNS`."""
+        return asdict(self)
+
+
+SUMMARY_COLUMNS: Final = tuple(field.name for field in fields(SummaryRow))
+
+
+def summarise(scores: Iterable[Score], *, pooled: bool = True) -> list[SummaryRow]:
+    """Summarise scores by group, structure, method and prompt, in this order.
+
+    Parameters
+    ----------
+    scores : iterable of Score
+        Any.
+    pooled : bool
+        Whether both psoas, and all vertebral bodies of sagittal slices, count as one structure.
+    """
+    sorted_in: dict[tuple[str, str, str, str], list[Score]] = {}
+    for score in scores:
+        structure = score.pool if pooled else score.structure
+        sorted_in.setdefault((score.group, structure, score.method, score.prompt), []).append(score)
+    return [_summarise_one(key, sorted_in[key]) for key in sorted(sorted_in, key=_order)]
+
+
+def _order(key: tuple[str, str, str, str]) -> tuple[int, int, str, int, int]:
+    group, structure, method, prompt = key
+    place = _POOLS.index(structure) if structure in _POOLS else len(_POOLS)
+    return (
+        [*GROUPS].index(group),  # type: ignore[arg-type]
+        place,
+        structure,
+        [*METHODS].index(method),  # type: ignore[arg-type]
+        [*PROMPTS].index(prompt),  # type: ignore[arg-type]
+    )
+
+
+def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> SummaryRow:
+    group, structure, method, prompt = key
+    dices = np.array([score.dice for score in scores])
+    wanted = TARGETS.get((structure, prompt)) if group == "unseen" and method == "model" else None
+    # Where nothing came back, the outline is nowhere: leaving it out would flatter.
+    distance = float(np.median([np.inf if s.hd95_mm is None else s.hd95_mm for s in scores]))
+    return SummaryRow(
+        group=group,
+        structure=structure,
+        method=method,
+        prompt=prompt,
+        n=len(scores),
+        dice=_rounded(np.median(dices)),
+        dice_q25=_rounded(np.quantile(dices, 0.25)),
+        dice_q75=_rounded(np.quantile(dices, 0.75)),
+        dice_min=_rounded(dices.min()),
+        failure_rate=_rounded(np.mean([score.failed for score in scores])),
+        errors=sum(score.error is not None for score in scores),
+        hd95_mm=round(distance, 2) if np.isfinite(distance) else None,
+        area_error_pct=_median(scores, lambda score: abs(score.area_error_pct)),
+        area_bias_pct=_median(scores, lambda score: score.area_error_pct),
+        hu_error=_median(scores, lambda score: None if score.hu_error is None else abs(score.hu_error)),
+        predicted_iou=_median(scores, lambda score: score.predicted_iou),
+        noc_85=_median(scores, lambda score: score.noc_85),
+        noc_85_over=_share_over(score.noc_85 for score in scores),
+        noc_90=_median(scores, lambda score: score.noc_90),
+        noc_90_over=_share_over(score.noc_90 for score in scores),
+        time_ms=_median(scores, lambda score: score.time_ms),
+        embed_ms=_median(scores, lambda score: score.embed_ms),
+        target_dice=wanted,
+    )
+
+
+def _median(scores: list[Score], value_of: Callable[[Score], float | None]) -> float | None:
+    values = [value for value in map(value_of, scores) if value is not None]
+    return _rounded(np.median(values)) if values else None
+
+
+def _share_over(clicks: Iterable[int | None]) -> float | None:
+    known = [count for count in clicks if count is not None]
+    return _rounded(np.mean([count > MAX_CLICKS for count in known])) if known else None
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)
