@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         16, ge=1, le=4096, description="Image embeddings kept in memory (about 16 MB each at 1024 pixels)."
     )
     confidence_threshold: float = Field(
-        0.5, ge=0, le=1, description="Predicted IoU below which a mask is flagged for review."
+        0.5, ge=0, le=1, description="Confidence below which a mask is flagged for review."
     )
     cache_dir: Path | None = Field(
         None, description="Folder of the answer cache. Default: the user's cache folder."

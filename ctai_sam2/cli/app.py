@@ -130,6 +130,7 @@ def segment(
     from ctai_sam2.io import read_slice, read_study
     from ctai_sam2.oneclick import segment_structure
     from ctai_sam2.outputs import describe_structure, write_structure
+    from ctai_sam2.settings import Settings
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
@@ -145,7 +146,13 @@ def segment(
     else:
         ct = read_slice(path)
     with _open_segmenter(model) as segmenter:
-        result = segment_structure(ct, cast("Structure", structure), segmenter, prompt=prompt)
+        result = segment_structure(
+            ct,
+            cast("Structure", structure),
+            segmenter,
+            prompt=prompt,
+            confidence_threshold=Settings().confidence_threshold,
+        )
     files = write_structure(ct, result, out)
     row = describe_structure(ct, result)
     if as_json:
@@ -226,6 +233,7 @@ def _segment_and_report(
     from ctai_sam2.io import read_study
     from ctai_sam2.oneclick import segment_study
     from ctai_sam2.outputs import measure_study, write_study
+    from ctai_sam2.settings import Settings
 
     volume = read_study(study, series_uid=series)
     depth, height, width = volume.shape_zyx
@@ -233,7 +241,12 @@ def _segment_and_report(
     with _open_segmenter(model) as segmenter:
         identity = segmenter.identity
         print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
-        result = segment_study(volume, segmenter, axial_index=axial_index)
+        result = segment_study(
+            volume,
+            segmenter,
+            axial_index=axial_index,
+            confidence_threshold=Settings().confidence_threshold,
+        )
     row = measure_study(result, height_m=height_m)
     files = write_study(result, row, out)
     if as_json:

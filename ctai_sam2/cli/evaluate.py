@@ -54,6 +54,9 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="Score the network with random weights too.")
     ] = True,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Score the network's own masks: no names, no clean-up.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
         "ctai-evaluation"
     ),
@@ -87,6 +90,7 @@ def evaluate(
         skip=tuple(_split(entry, ":", "--skip WORD:STRUCTURE") for entry in skip or ()),
         unseen=tuple(unseen or ()),
         baselines=baselines,
+        bare=bare,
         **chosen,
     )
     require_writable(out)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
 from ctai_sam2.core.agreement import dice
 from ctai_sam2.core.clicks import click_centre_of_largest_error
-from ctai_sam2.core.framing import Frame
 from ctai_sam2.core.masks import mask_to_box_xyxy
+from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PromptName
 from ctai_sam2.oneclick import PredictsMasks, Structure, segment_structure
-from ctai_sam2.oneclick.predicting import predict_on_slice
+from ctai_sam2.oneclick.axial import AxialSession
+from ctai_sam2.oneclick.predicting import frame_for, predict_on_slice
 from ctai_sam2.types import CTSlice, Mask, Prompt
 
 CLICKS_SCORED: Final[tuple[tuple[int, PromptName], ...]] = ((1, "click_1"), (3, "click_3"), (5, "click_5"))
@@ -30,6 +32,13 @@ BUTTONS: Final[dict[tuple[str, str], Structure]] = {
     ("sagittal", "L3"): "l3",
 }
 """What one click without points can be asked for, by plane and name of the reference."""
+
+BY_PROMPT: Final[dict[tuple[str, str], Structure]] = {
+    **{("axial", name): name for name in ("psoas_left", "psoas_right", "muscle", "vertebra")},
+    # A vertebral body is asked for as L3 is, whichever it is.
+    **{("sagittal", name): "l3" for name in ("T12", "L1", "L2", "L3", "L4", "L5")},
+}
+"""What a user's click is about, by plane and name of the reference; others get the network's own answer."""
 
 PixelXY: TypeAlias = tuple[int, int]
 PixelBox: TypeAlias = tuple[float, float, float, float]
@@ -62,7 +71,7 @@ MakesPrompt: TypeAlias = Callable[[Pointing], Prompt]
 
 
 def plain_prompt(pointing: Pointing) -> Prompt:
-    """Ask with the points and the box alone.
+    """Say where, with points and box.
 
     Examples
     --------
@@ -113,18 +122,24 @@ class Desk:
     ----------
     ct : CTSlice
         The slice.
-    frame : Frame
-        What the model sees of it.
     segmenter : PredictsMasks
         The model.
     make_prompt : callable
         From `Pointing` to `Prompt`.
+    bare : bool
+        Whether answers are the network's own, without the structure's name and the clean-up that a user's
+        prompt gets.
     """
 
     ct: CTSlice
-    frame: Frame
     segmenter: PredictsMasks
     make_prompt: MakesPrompt = plain_prompt
+    bare: bool = False
+
+    @cached_property
+    def session(self) -> AxialSession:
+        """The slice as one click opens it."""
+        return AxialSession.open(self.ct, self.segmenter)
 
 
 def first_click_xy(reference: Mask) -> PixelXY:
@@ -227,7 +242,10 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
         return None
     started = time.perf_counter()
     try:
-        result = segment_structure(desk.ct, wanted, desk.segmenter, window=desk.frame.window)
+        if desk.ct.plane == "axial":
+            result = desk.session.segment(wanted)
+        else:
+            result = segment_structure(desk.ct, wanted, desk.segmenter)
     except CtaiError as error:
         return _no_answer(desk, "button", error)
     return Answer(
@@ -239,15 +257,28 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
 
 
 def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
+    prompt = desk.make_prompt(pointing)
+    structure = BY_PROMPT.get((desk.ct.plane, pointing.structure))
+    if desk.ct.plane != "sagittal":
+        _ = desk.session
     started = time.perf_counter()
     try:
-        prediction = predict_on_slice(desk.segmenter, desk.frame, desk.make_prompt(pointing))
+        if desk.bare or structure is None:
+            frame = frame_for(desk.ct, SOFT_TISSUE, prompt)
+            prediction = predict_on_slice(desk.segmenter, frame, prompt)
+            mask, confidence = prediction.mask, prediction.confidence_score
+        else:
+            if desk.ct.plane == "axial":
+                result = desk.session.segment(structure, prompt=prompt)
+            else:
+                result = segment_structure(desk.ct, structure, desk.segmenter, prompt=prompt)
+            mask, confidence = result.mask, result.confidence or 0.0
     except CtaiError as error:
         return _no_answer(desk, name, error)
     return Answer(
         prompt=name,
-        mask=prediction.mask,
-        predicted_iou=prediction.confidence_score,
+        mask=mask,
+        predicted_iou=confidence,
         time_ms=(time.perf_counter() - started) * 1000,
     )
 

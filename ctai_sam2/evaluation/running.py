@@ -144,6 +144,9 @@ class Plan:
         Whether classical methods run on the same slices.
     make_prompt : callable
         How simulated clicks become prompts; `plain_prompt` or another of its kind.
+    bare : bool
+        Whether clicks and boxes get the network's own answer, without the structure's name and the
+        clean-up that a user's prompt gets.
 
     Raises
     ------
@@ -156,6 +159,7 @@ class Plan:
     unseen: tuple[str, ...] = ()
     baselines: bool = True
     make_prompt: MakesPrompt = plain_prompt
+    bare: bool = False
 
     def __post_init__(self) -> None:
         words = [*self.unseen, *(word for word, _ in self.skip), *(name for _, name in self.skip)]
@@ -367,8 +371,9 @@ def _score_case(
         reason = "its masks are not among those to score" if case.masks else "it has no masks"
         return [], [], [f"{case.name}: {reason}"]
     ct = case.slice
+    # On a sagittal slice every click may see another part; its embedding takes as long.
     frame = frame_for(ct, SOFT_TISSUE)
-    desk = Desk(ct=ct, frame=frame, segmenter=segmenter, make_prompt=plan.make_prompt)
+    desk = Desk(ct=ct, segmenter=segmenter, make_prompt=plan.make_prompt, bare=plan.bare)
     embed_ms = _embed(segmenter, frame)
     naked = None if untrained is None else replace(desk, segmenter=untrained)
     naked_ms = None if untrained is None else _embed(untrained, frame)

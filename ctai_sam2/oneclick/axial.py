@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +15,14 @@ from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.anatomy_axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.oneclick.cleanup import clean_mask
-from ctai_sam2.oneclick.predicting import agreement, frame_for, predict_on_slice, prefer_agreeing, unite
+from ctai_sam2.oneclick.predicting import (
+    agreement,
+    frame_for,
+    name_structure,
+    predict_on_slice,
+    prefer_agreeing,
+    unite,
+)
 from ctai_sam2.oneclick.prompts import make_axial_prompt, make_compartment_prompts
 from ctai_sam2.oneclick.results import AxialResult, PredictsMasks, Structure, StructureResult
 from ctai_sam2.oneclick.tissues import Fat, find_fat
@@ -25,7 +33,9 @@ MuscleStrategy: TypeAlias = Literal["union", "compartments"]
 
 MUSCLE_STRATEGY: MuscleStrategy = "union"
 
-_DOUBTFUL_CONFIDENCE = 0.5
+CONFIDENCE_THRESHOLD = 0.5
+"""Below this confidence a mask is warned of, unless told otherwise."""
+
 _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
@@ -33,7 +43,7 @@ _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AxialSession:
-    """A slice with its frame and anatomy, ready to be asked about; frame and anatomy are found once.
+    """A slice with its frame, ready to be asked about; frame and anatomy are found once, when needed.
 
     Parameters
     ----------
@@ -41,19 +51,19 @@ class AxialSession:
         The slice.
     frame : Frame
         What the model sees of it.
-    anatomy : AxialAnatomy or AnatomyNotFound
-        Its layers, or why they were not found.
     segmenter : PredictsMasks
         The model.
     definitions : TissueDefinitions
         HU limits.
+    confidence_threshold : float
+        A mask the model trusts less is warned of.
     """
 
     slice_: CTSlice
     frame: Frame
-    anatomy: AxialAnatomy | AnatomyNotFound
     segmenter: PredictsMasks
     definitions: TissueDefinitions
+    confidence_threshold: float = CONFIDENCE_THRESHOLD
 
     @classmethod
     def open(
@@ -63,20 +73,24 @@ class AxialSession:
         *,
         window: Window = SOFT_TISSUE,
         definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+        confidence_threshold: float = CONFIDENCE_THRESHOLD,
     ) -> AxialSession:
-        """Frame a slice and find its anatomy; anatomy that is not there is an error only once needed."""
-        anatomy: AxialAnatomy | AnatomyNotFound
-        try:
-            anatomy = find_axial_anatomy(slice_)
-        except AnatomyNotFound as error:
-            anatomy = error
+        """Frame a slice."""
         return cls(
             slice_=slice_,
             frame=frame_for(slice_, window),
-            anatomy=anatomy,
             segmenter=segmenter,
             definitions=definitions,
+            confidence_threshold=confidence_threshold,
         )
+
+    @cached_property
+    def anatomy(self) -> AxialAnatomy | AnatomyNotFound:
+        """The slice's layers, or why they were not found: an error only once they are needed."""
+        try:
+            return find_axial_anatomy(self.slice_)
+        except AnatomyNotFound as error:
+            return error
 
     def segment(
         self,
@@ -122,7 +136,7 @@ class AxialSession:
             prompts=prompts,
             prompted_by="anatomy",
             confidence=prediction.confidence_score,
-            warnings=_doubts(structure, mask, prediction, agreement(mask, rough)),
+            warnings=self._doubts(structure, mask, prediction, agreement(mask, rough)),
         )
 
     def find_fat_of(self, muscle: StructureResult) -> dict[Structure, StructureResult]:
@@ -149,6 +163,7 @@ class AxialSession:
 
     def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
         prompt.require_within(self.slice_.shape_hw)
+        prompt = name_structure(prompt, structure)
         prediction = predict_on_slice(self.segmenter, self.frame, prompt)
         mask = self._clean(structure, prediction.mask, prompt=prompt)
         return StructureResult(
@@ -158,8 +173,21 @@ class AxialSession:
             prompts=(prompt,),
             prompted_by="user",
             confidence=prediction.confidence_score,
-            warnings=_doubts(structure, mask, prediction, None),
+            warnings=self._doubts(structure, mask, prediction, None),
         )
+
+    def _doubts(
+        self, structure: Structure, mask: Mask, prediction: Prediction, agreeing: float | None
+    ) -> tuple[str, ...]:
+        doubts = []
+        confidence = prediction.confidence_score
+        if not mask.any():
+            doubts.append(f"{structure}: nothing is left after the HU limits; place points or a box yourself")
+        elif confidence < self.confidence_threshold:
+            doubts.append(f"{structure}: the model is not sure of its mask (confidence {confidence:.2f})")
+        if agreeing is not None and mask.any() and agreeing < _DOUBTFUL_AGREEMENT:
+            doubts.append(f"{structure}: the mask lies elsewhere than anatomy suggests; look at it")
+        return tuple(doubts)
 
     def _clean(
         self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
@@ -220,6 +248,7 @@ def segment_axial(
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
 ) -> AxialResult:
     """Segment psoas, muscle and vertebra with the model and fat by rule, all on one framed image.
 
@@ -235,6 +264,8 @@ def segment_axial(
         HU limits.
     muscle_strategy : {"union", "compartments"}, optional
         `MUSCLE_STRATEGY` when omitted.
+    confidence_threshold : float
+        A mask the model trusts less, 0 to 1, is warned of.
 
     Raises
     ------
@@ -243,7 +274,13 @@ def segment_axial(
     Unavailable
         If the segmenter cannot answer.
     """
-    session = AxialSession.open(slice_, segmenter, window=window, definitions=definitions)
+    session = AxialSession.open(
+        slice_,
+        segmenter,
+        window=window,
+        definitions=definitions,
+        confidence_threshold=confidence_threshold,
+    )
     if isinstance(session.anatomy, AnatomyNotFound):
         raise session.anatomy
     found: dict[Structure, StructureResult] = {}
@@ -301,19 +338,6 @@ def require_axial(slice_: CTSlice) -> None:
             received=slice_.plane,
             hint="Give an axial slice, or ask for l3 on a sagittal one.",
         )
-
-
-def _doubts(
-    structure: Structure, mask: Mask, prediction: Prediction, agreeing: float | None
-) -> tuple[str, ...]:
-    doubts = []
-    if not mask.any():
-        doubts.append(f"{structure}: nothing is left after the HU limits; place points or a box yourself")
-    elif prediction.confidence_score < _DOUBTFUL_CONFIDENCE:
-        doubts.append(f"{structure}: the model is not sure (predicted IoU {prediction.confidence_score:.2f})")
-    if agreeing is not None and mask.any() and agreeing < _DOUBTFUL_AGREEMENT:
-        doubts.append(f"{structure}: the mask lies elsewhere than anatomy suggests; look at it")
-    return tuple(doubts)
 
 
 def _box_of(prompt: Prompt, like: Mask) -> Mask:

@@ -46,6 +46,11 @@ def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> 
     return replace(answer, masks=np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
 
 
+def name_structure(prompt: Prompt, structure: str) -> Prompt:
+    """Say what a prompt is about, unless it says so itself; models that know no names pass over it."""
+    return prompt if prompt.structure is not None else replace(prompt, structure=structure)
+
+
 def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
     """Choose the candidate that scores best once overlap with a rough outline counts too."""
     overlap = np.array([_dice(mask, rough) for mask in prediction.masks])

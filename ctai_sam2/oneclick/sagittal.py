@@ -15,7 +15,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.cleanup import clean_mask
 from ctai_sam2.oneclick.discs import SpineBody, find_bodies
 from ctai_sam2.oneclick.grid import Grid
-from ctai_sam2.oneclick.predicting import frame_for, predict_on_slice
+from ctai_sam2.oneclick.predicting import frame_for, name_structure, predict_on_slice
 from ctai_sam2.oneclick.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine, straighten_spine
 from ctai_sam2.types import CTSlice, Mask, Prompt, Window
@@ -216,6 +216,7 @@ def _segment(
     prompted_by: Literal["anatomy", "user"],
     window: Window,
 ) -> StructureResult:
+    prompt = name_structure(prompt, "vertebra")
     prediction = predict_on_slice(segmenter, frame_for(slice_, window, prompt), prompt)
     user = prompt if prompted_by == "user" else None
     mask = clean_mask(

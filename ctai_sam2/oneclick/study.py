@@ -10,7 +10,13 @@ from ctai_sam2.core.body import body_mask
 from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.oneclick.axial import AxialSession, MuscleStrategy, require_axial, segment_axial
+from ctai_sam2.oneclick.axial import (
+    CONFIDENCE_THRESHOLD,
+    AxialSession,
+    MuscleStrategy,
+    require_axial,
+    segment_axial,
+)
 from ctai_sam2.oneclick.grid import Grid
 from ctai_sam2.oneclick.results import (
     STRUCTURES,
@@ -43,6 +49,7 @@ def segment_structure(
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
 ) -> StructureResult:
     """Segment one structure of a slice, with a prompt made from anatomy or the user's own.
 
@@ -64,6 +71,8 @@ def segment_structure(
         HU limits.
     muscle_strategy : {"union", "compartments"}, optional
         How the model is asked for ``muscle``.
+    confidence_threshold : float
+        A mask the model trusts less, 0 to 1, is warned of.
 
     Returns
     -------
@@ -94,7 +103,13 @@ def segment_structure(
             )
         return found.l3
     require_axial(slice_)
-    session = AxialSession.open(slice_, segmenter, window=window, definitions=definitions)
+    session = AxialSession.open(
+        slice_,
+        segmenter,
+        window=window,
+        definitions=definitions,
+        confidence_threshold=confidence_threshold,
+    )
     return session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
 
 
@@ -108,6 +123,7 @@ def segment_study(
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
 ) -> StudyResult:
     """Find L3 on the sagittal view, go to its middle, and segment everything on that axial slice.
 
@@ -123,7 +139,7 @@ def segment_study(
         A click in L3 on the sagittal slice, (column, row).
     sagittal_index : int, optional
         Column of the sagittal slice; through the middle of the spine when omitted.
-    window, definitions, muscle_strategy
+    window, definitions, muscle_strategy, confidence_threshold
         As in `segment_structure`.
 
     Raises
@@ -161,6 +177,7 @@ def segment_study(
         window=window,
         definitions=definitions,
         muscle_strategy=muscle_strategy,
+        confidence_threshold=confidence_threshold,
     )
     return StudyResult(
         volume=volume,
