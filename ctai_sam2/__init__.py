@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from ctai_sam2.core.metrics import measure_slice
     from ctai_sam2.errors import CtaiError
     from ctai_sam2.io import list_series, read_slice, read_study
-    from ctai_sam2.oneclick import find_l3, segment_axial, segment_structure, segment_study
+    from ctai_sam2.oneclick import (
+        find_l3,
+        robustness,
+        segment_axial,
+        segment_structure,
+        segment_study,
+        slice_sensitivity,
+    )
     from ctai_sam2.outputs import measure_study, write_study
     from ctai_sam2.segmenters import open_segmenter
     from ctai_sam2.settings import Settings
@@ -46,9 +53,11 @@ _HOME = {
     "open_segmenter": "ctai_sam2.segmenters",
     "read_slice": "ctai_sam2.io",
     "read_study": "ctai_sam2.io",
+    "robustness": "ctai_sam2.oneclick",
     "segment_axial": "ctai_sam2.oneclick",
     "segment_structure": "ctai_sam2.oneclick",
     "segment_study": "ctai_sam2.oneclick",
+    "slice_sensitivity": "ctai_sam2.oneclick",
     "write_study": "ctai_sam2.outputs",
 }
 
@@ -69,9 +78,11 @@ __all__ = [
     "open_segmenter",
     "read_slice",
     "read_study",
+    "robustness",
     "segment_axial",
     "segment_structure",
     "segment_study",
+    "slice_sensitivity",
     "write_study",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -197,6 +198,48 @@ def measure(
         print_json(row)
         return
     print_table([{"column": k, "value": v} for k, v in row.items() if v is not None], ("column", "value"))
+
+
+@app.command()
+@reporting_errors
+def sensitivity(
+    study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="Slices on each side.")] = 2,
+    structure: Annotated[
+        list[str] | None, typer.Option("--structure", "-s", help="psoas and muscle if not given; repeatable.")
+    ] = None,
+    model: Model = None,
+    series: Series = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the rows to this CSV.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report how areas and HU change on the slices above and below mid-L3."""
+    from ctai_sam2.io import read_study
+    from ctai_sam2.oneclick import find_mid_l3, slice_sensitivity
+    from ctai_sam2.outputs import write_rows
+
+    volume = read_study(study, series_uid=series)
+    with _open_segmenter(model) as segmenter:
+        if axial_index is None:
+            axial_index = find_mid_l3(volume, segmenter)
+        found = slice_sensitivity(
+            volume,
+            axial_index,
+            segmenter,
+            k=k,
+            structures=cast("list[Structure]", structure or ["psoas", "muscle"]),
+        )
+    rows = [asdict(row) for row in found]
+    if out is not None:
+        write_rows(out, rows)
+    if as_json:
+        print_json({"axial_index": axial_index, "rows": rows})
+        return
+    print_table(rows, ("structure", "axial_index", "offset_mm", "area_cm2", "hu_mean", "area_change_pct"))
+    _print_warnings(tuple(f"slice {row.axial_index}: {row.error}" for row in found if row.error))
 
 
 @app.command()

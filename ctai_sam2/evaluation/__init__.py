@@ -2,6 +2,13 @@
 
 from ctai_sam2.evaluation.clicking import MakesPrompt, Pointing, plain_prompt
 from ctai_sam2.evaluation.models import ModelSource, locate_model, open_model, open_untrained
+from ctai_sam2.evaluation.reliability import (
+    ReliabilityBin,
+    draw_reliability,
+    fit_calibration,
+    pair_scores,
+    tabulate_reliability,
+)
 from ctai_sam2.evaluation.running import (
     PHANTOM_SEED,
     Evaluation,
@@ -25,17 +32,22 @@ __all__ = [
     "ModelSource",
     "Plan",
     "Pointing",
+    "ReliabilityBin",
     "Score",
     "SummaryRow",
     "compare",
     "describe",
+    "draw_reliability",
     "evaluate_model",
+    "fit_calibration",
     "locate_model",
     "make_phantom_cases",
     "open_model",
     "open_untrained",
+    "pair_scores",
     "plain_prompt",
     "score_case",
     "summarise",
+    "tabulate_reliability",
     "write_evaluation",
 ]

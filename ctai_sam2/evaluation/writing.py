@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import StorageError
+from ctai_sam2.evaluation.figure import draw_figure, name_group
+from ctai_sam2.evaluation.reliability import draw_reliability, pair_scores, tabulate_reliability
 from ctai_sam2.evaluation.running import Evaluation
-from ctai_sam2.evaluation.scores import FAILED_BELOW, MAX_CLICKS, SCORE_COLUMNS
+from ctai_sam2.evaluation.scores import FAILED_BELOW, GROUPS, MAX_CLICKS, SCORE_COLUMNS, Score
 from ctai_sam2.evaluation.summary import SUMMARY_COLUMNS
 from ctai_sam2.io import write_bytes, write_json, write_table_csv, write_text
 
@@ -42,6 +45,8 @@ class EvaluationFiles:
         Distributions of Dice (PNG).
     report : Path
         A page that needs no other file and no network (HTML).
+    reliability : Path
+        Reliability diagram of the confidence (PNG).
     """
 
     scores_csv: Path
@@ -49,6 +54,7 @@ class EvaluationFiles:
     json: Path
     figure: Path
     report: Path
+    reliability: Path
 
 
 def describe(evaluation: Evaluation) -> dict[str, Any]:
@@ -62,12 +68,18 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "skipped": list(evaluation.skipped),
         "not_run": dict(evaluation.not_run),
+        "reliability": {
+            name: [asdict(one) for one in tabulate_reliability(*pair_scores(scores))]
+            for name, scores in _by_group(evaluation).items()
+        },
         "summary": [row.to_row() for row in evaluation.summarise()],
     }
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> EvaluationFiles:
-    """Write scores.csv, summary.csv, scores.json, dice.png and report.html, each whole or not at all.
+    """Write scores.csv, summary.csv, scores.json, dice.png, reliability.png and report.html.
+
+    Each is written whole or not at all.
 
     Parameters
     ----------
@@ -81,7 +93,6 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
     StorageError
         If a file cannot be written.
     """
-    from ctai_sam2.evaluation.figure import draw_figure
     from ctai_sam2.evaluation.report import render_report
 
     out = Path(folder)
@@ -95,7 +106,17 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
         json=write_json(out / "scores.json", {**document, "scores": rows}),
         figure=write_bytes(out / "dice.png", figure),
         report=write_text(out / "report.html", render_report(evaluation, summary, figure)),
+        reliability=write_bytes(out / "reliability.png", draw_reliability(_by_group(evaluation))),
     )
+
+
+def _by_group(evaluation: Evaluation) -> dict[str, Sequence[Score]]:
+    groups: dict[str, Sequence[Score]] = {}
+    for group in GROUPS:
+        scores = [score for score in evaluation.rows if score.group == group]
+        if scores:
+            groups[name_group(group)] = scores
+    return groups
 
 
 def require_writable(folder: str | os.PathLike[str]) -> Path:

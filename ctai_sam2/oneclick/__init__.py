@@ -14,9 +14,17 @@ from ctai_sam2.oneclick.results import (
     StudyResult,
     VertebraCandidate,
 )
+from ctai_sam2.oneclick.robustness import (
+    Robustness,
+    SliceSensitivityRow,
+    robustness,
+    slice_sensitivity,
+)
 from ctai_sam2.oneclick.sagittal import find_candidates, find_l3
 from ctai_sam2.oneclick.study import (
     choose_sagittal_index,
+    find_l3_in_volume,
+    find_mid_l3,
     mid_l3_axial_index,
     segment_structure,
     segment_study,
@@ -30,6 +38,8 @@ __all__ = [
     "AxialSession",
     "L3Result",
     "PredictsMasks",
+    "Robustness",
+    "SliceSensitivityRow",
     "Structure",
     "StructureResult",
     "StudyResult",
@@ -38,9 +48,13 @@ __all__ = [
     "find_axial_anatomy",
     "find_candidates",
     "find_l3",
+    "find_l3_in_volume",
+    "find_mid_l3",
     "make_axial_prompt",
     "mid_l3_axial_index",
+    "robustness",
     "segment_axial",
     "segment_structure",
     "segment_study",
+    "slice_sensitivity",
 ]

@@ -118,16 +118,34 @@ class AxialSession:
             return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
         anatomy = self._require_anatomy()
         strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
-        rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
         if structure == "muscle" and strategy == "compartments":
-            prompts = make_compartment_prompts(anatomy)
-            answers = [predict_on_slice(self.segmenter, self.frame, p) for p in prompts]
+            return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
+        return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
+        """Answer a prompt as if it had been made from anatomy, whose limits then hold.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the anatomy is not visible.
+        InputError
+            If the prompt does not fit the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        prompt.require_within(self.slice_.shape_hw)
+        return self._segment_by_anatomy(structure, (prompt,))
+
+    def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
+        anatomy = self._require_anatomy()
+        rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
+        answers = [predict_on_slice(self.segmenter, self.frame, prompt) for prompt in prompts]
+        if len(prompts) == 1:
+            prediction = prefer_agreeing(answers[0], rough)
+        else:
             pairs = zip(answers, prompts, strict=True)
             prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
-        else:
-            prompts = (make_axial_prompt(anatomy, structure),)
-            answer = predict_on_slice(self.segmenter, self.frame, prompts[0])
-            prediction = prefer_agreeing(answer, rough)
         mask = self._clean(structure, prediction.mask, near=rough)
         return StructureResult(
             structure=structure,

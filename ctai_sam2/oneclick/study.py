@@ -154,23 +154,16 @@ def segment_study(
     sagittal: L3Result | None = None
     warnings = list(volume.warnings)
     try:
-        column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
-        expected = None if l3_xy is not None else _row_from_crests(volume)
-        sagittal = find_l3(
-            volume.sagittal(column), segmenter, l3_xy=l3_xy, expected_row=expected, window=window
+        sagittal = find_l3_in_volume(
+            volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
         )
     except AnatomyNotFound as error:
         if axial_index is None:
             raise
         warnings.append(str(error))
     if axial_index is None:
-        if sagittal is None or sagittal.l3 is None or not sagittal.l3.mask.any():
-            raise AnatomyNotFound(
-                "L3 was not found on the sagittal view",
-                hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index).",
-            )
-        axial_index = mid_l3_axial_index(volume, sagittal.l3.mask)
-        warnings += sagittal.warnings
+        axial_index = mid_l3_axial_index(volume, _require_l3(sagittal).mask)
+        warnings += () if sagittal is None else sagittal.warnings
     axial = segment_axial(
         volume.axial(axial_index),
         segmenter,
@@ -186,6 +179,70 @@ def segment_study(
         sagittal=sagittal,
         warnings=tuple(dict.fromkeys([*warnings, *axial.warnings])),
     )
+
+
+def find_mid_l3(volume: CTVolume, segmenter: PredictsMasks, *, window: Window = SOFT_TISSUE) -> int:
+    """Axial index of mid-L3, found on the sagittal view.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    window : Window
+        Window of the image.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If L3 is not found.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    return mid_l3_axial_index(volume, _require_l3(find_l3_in_volume(volume, segmenter, window=window)).mask)
+
+
+def find_l3_in_volume(
+    volume: CTVolume,
+    segmenter: PredictsMasks,
+    *,
+    l3_xy: Sequence[float] | None = None,
+    sagittal_index: int | None = None,
+    window: Window = SOFT_TISSUE,
+) -> L3Result:
+    """Find L3 on the sagittal slice through the middle of a volume's spine.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    l3_xy, sagittal_index, window
+        As in `segment_study`.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If no spine is visible.
+    InputError
+        If an index or the click lies outside the volume.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
+    expected = None if l3_xy is not None else _row_from_crests(volume)
+    return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, expected_row=expected, window=window)
+
+
+def _require_l3(sagittal: L3Result | None) -> StructureResult:
+    if sagittal is None or sagittal.l3 is None or not sagittal.l3.mask.any():
+        raise AnatomyNotFound(
+            "L3 was not found on the sagittal view",
+            hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index, --axial-index).",
+        )
+    return sagittal.l3
 
 
 def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:

@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, help="*.safetensors; a *.json is written beside it"
     )
     export.add_argument("--name", default="sam2-ct-nano")
+    export.add_argument(
+        "--scores", type=Path, help="scores.json of an evaluation without calibration, to calibrate with"
+    )
     export.add_argument("--version", default="1")
     return parser
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.evaluation import Score, fit_calibration, pair_scores
+from ctai_sam2.segmenters.calibration import Calibration
 from ctai_sam2.training.bank import (
     LabelledImage,
     load_phantom_bank,
@@ -62,6 +66,25 @@ def train(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write a run's averaged weights as they ship."""
-    card = export_weights(options.run, options.out, name=options.name, version=options.version)
+    """Write a run's averaged weights as they ship, calibrated with an evaluation's scores where given."""
+    calibration = None if options.scores is None else _calibrate(options.scores)
+    card = export_weights(
+        options.run, options.out, name=options.name, version=options.version, calibration=calibration
+    )
     _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
+
+
+def _calibrate(path: Path) -> Calibration:
+    """Fit to the scores of unseen patients and of phantoms, both kinds counting as much in all."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        scores = [Score(**row) for row in rows if row["group"] in ("unseen", "phantom")]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError("the scores of an evaluation cannot be read", received=path.name) from error
+    kinds = [[score for score in scores if score.group == group] for group in ("unseen", "phantom")]
+    pairs = [pair_scores(kind) for kind in kinds]
+    return fit_calibration(
+        np.concatenate([told for told, _ in pairs]),
+        np.concatenate([dices for _, dices in pairs]),
+        weights=np.concatenate([np.full(len(told), 1 / max(len(told), 1)) for told, _ in pairs]),
+    )

@@ -91,7 +91,10 @@ def test_own_prompt_is_used_and_never_lost() -> None:
         CTSlice(hu=fatty, spacing_mm=slice_.spacing_mm), "psoas_left", oracle, prompt=prompt
     )
     assert result.prompted_by == "user"
-    assert result.prompts == (prompt,)
+    (asked,) = result.prompts
+    assert asked.structure == "psoas_left"
+    assert asked.points_xy.tolist() == prompt.points_xy.tolist()
+    assert asked.box_xyxy == prompt.box_xyxy
     assert result.mask[round(y), round(x)]
 
 
