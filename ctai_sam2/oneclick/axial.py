@@ -104,7 +104,8 @@ class AxialSession:
         Raises
         ------
         AnatomyNotFound
-            If there is no prompt and the anatomy to make one from is not visible.
+            If there is no prompt and body, spine or muscle wall is not visible; or a psoas is not, and the
+            model does not find it by name with confidence either.
         InputError
             If the prompt does not fit the slice.
         Unavailable
@@ -116,11 +117,16 @@ class AxialSession:
             return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
         if structure in _FATS:
             return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
-        anatomy = self._require_anatomy()
         strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
-        if structure == "muscle" and strategy == "compartments":
-            return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
-        return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+        anatomy = self._require_anatomy()
+        try:
+            if structure == "muscle" and strategy == "compartments":
+                prompts = make_compartment_prompts(anatomy)
+            else:
+                prompts = (make_axial_prompt(anatomy, structure),)
+        except AnatomyNotFound as error:
+            return self._segment_by_name(structure, error)
+        return self._segment_by_anatomy(structure, prompts)
 
     def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
         """Answer a prompt as if it had been made from anatomy, whose limits then hold.
@@ -155,6 +161,25 @@ class AxialSession:
             prompted_by="anatomy",
             confidence=prediction.confidence_score,
             warnings=self._doubts(structure, mask, prediction, agreement(mask, rough)),
+        )
+
+    def _segment_by_name(self, structure: Structure, missing: AnatomyNotFound) -> StructureResult:
+        """Tell a model that knows names what to look for, and believe it only where it is confident."""
+        if structure not in self.segmenter.identity.structures:
+            raise missing
+        prompt = Prompt(structure=structure)
+        prediction = predict_on_slice(self.segmenter, self.frame, prompt)
+        mask = self._clean(structure, prediction.mask)
+        if prediction.confidence_score < self.confidence_threshold or not mask.any():
+            raise missing
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="name",
+            confidence=prediction.confidence_score,
+            warnings=(f"{structure}: found by the model alone, with no outline to check it by; look at it",),
         )
 
     def find_fat_of(self, muscle: StructureResult) -> dict[Structure, StructureResult]:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.types import CTSlice, CTVolume, Mask, Prediction, Prompt, Window
+from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
 
 Structure: TypeAlias = Literal[
     "l3", "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat"
@@ -28,7 +28,12 @@ STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
 
 
 class PredictsMasks(Protocol):
-    """The one thing this room asks of a segmenter."""
+    """What this room asks of a segmenter."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model it is, and which structures it knows by name."""
+        ...
 
     def predict(
         self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
@@ -52,8 +57,9 @@ class StructureResult:
         rule (``sat``, ``vat``, ``imat``).
     prompts : tuple of Prompt
         What the model was asked, in pixels of the slice.
-    prompted_by : {"anatomy", "user", "rule"}
-        Who pointed; ``rule`` where no model was asked.
+    prompted_by : {"anatomy", "name", "user", "rule"}
+        Who pointed; ``name`` where nobody did and the model was only told what to look for, ``rule`` where
+        no model was asked.
     confidence : float or None
         The model's predicted IoU of its mask, 0 to 1; None without a model.
     warnings : tuple of str
@@ -64,7 +70,7 @@ class StructureResult:
     mask: Mask
     prediction: Prediction | None
     prompts: tuple[Prompt, ...]
-    prompted_by: Literal["anatomy", "user", "rule"]
+    prompted_by: Literal["anatomy", "name", "user", "rule"]
     confidence: float | None
     warnings: tuple[str, ...] = ()
 

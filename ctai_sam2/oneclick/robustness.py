@@ -363,6 +363,12 @@ def _open(
             received=wanted,
             hint="Ask for psoas_left and psoas_right apart; fat is found by rule.",
         )
+    if central.prompted_by == "name":
+        raise InputError(
+            "the structure was found by name, without a point or box to move",
+            received=wanted,
+            hint="Give a prompt with a point in the structure.",
+        )
     return central.prompts[0], central, ask
 
 

@@ -18,6 +18,8 @@ IDENTITY = ModelIdentity(
 class Oracle:
     """Answers with the known mask whose box fits best and that holds the positive points."""
 
+    identity = IDENTITY
+
     def __init__(self, frame: Frame, masks: Sequence[Mask]) -> None:
         self.masks = [frame.mask_to_frame(mask) for mask in masks]
         self.asked: list[Prompt] = []

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import ndimage
 
 from ctai_sam2.core.framing import frame_slice
 from ctai_sam2.core.phantom import make_axial_slice, random_parameters, reference_parameters
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.oneclick import find_axial_anatomy, make_axial_prompt, segment_axial, segment_structure
-from ctai_sam2.types import CTSlice, Prompt
+from ctai_sam2.oneclick import (
+    find_axial_anatomy,
+    make_axial_prompt,
+    robustness,
+    segment_axial,
+    segment_structure,
+)
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+from tests.fakes import FAKE_IDENTITY, FakeSegmenter
 from tests.unit.oneclick.oracle import Oracle, box_iou, box_of, dice, right_points
 
 
@@ -96,6 +106,50 @@ def test_own_prompt_is_used_and_never_lost() -> None:
     assert asked.points_xy.tolist() == prompt.points_xy.tolist()
     assert asked.box_xyxy == prompt.box_xyxy
     assert result.mask[round(y), round(x)]
+
+
+class KnowsNames(FakeSegmenter):
+    """Finds by name what it was given to know; everything else as a disc around the prompt."""
+
+    def __init__(self, known: dict[str, Mask], score: float) -> None:
+        super().__init__(identity=replace(FAKE_IDENTITY, structures=tuple(known)))
+        self._known, self._score = known, score
+
+    def predict(
+        self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
+    ) -> Prediction:
+        if prompt.is_placed:
+            return super().predict(image_hw, prompt, window=window)
+        return Prediction(
+            masks=self._known[str(prompt.structure)][None],
+            scores=np.array([self._score]),
+            identity=self.identity,
+            processing_time_ms=1.0,
+            window=window,
+        )
+
+
+def test_a_psoas_that_anatomy_misses_is_asked_for_by_name() -> None:
+    slice_, masks = phantom_slice()
+    psoas = masks["psoas_left"]
+    wasted = slice_.hu.copy()
+    wasted[ndimage.binary_dilation(psoas, iterations=3)] = -90
+    core = ndimage.distance_transform_edt(psoas)
+    core = core > core.max() - 2.5
+    wasted[core] = 45
+    thin = CTSlice(hu=wasted, spacing_mm=slice_.spacing_mm)
+    with pytest.raises(AnatomyNotFound):
+        segment_structure(thin, "psoas_left", FakeSegmenter())
+    known = {"psoas_left": frame_slice(thin).mask_to_frame(psoas)}
+    result = segment_structure(thin, "psoas_left", KnowsNames(known, 0.8))
+    assert result.prompted_by == "name"
+    assert dice(result.mask, core) > 0.95
+    (warning,) = result.warnings
+    assert "by the model alone" in warning
+    with pytest.raises(InputError, match="found by name"):
+        robustness(thin, "psoas_left", KnowsNames(known, 0.8), n=3)
+    with pytest.raises(AnatomyNotFound):
+        segment_structure(thin, "psoas_left", KnowsNames(known, 0.4))
 
 
 def test_anatomy_that_is_not_there_is_told() -> None:
