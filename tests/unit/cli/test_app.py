@@ -47,7 +47,7 @@ def test_version_and_help() -> None:
     assert run("--version")[:2] == (0, f"{__version__}\n")
     code, text, _ = run("--help")
     assert code == 0
-    for command in ("demo", "segment", "measure", "models", "doctor"):
+    for command in ("demo", "segment", "measure", "sensitivity", "evaluate", "models", "doctor"):
         assert command in text
 
 
@@ -95,6 +95,68 @@ def test_one_structure_with_a_click(study: Path, tmp_path: Path) -> None:
     assert answer["structure"] == "psoas_left"
     assert 1 < answer["area_cm2"] < 40
     assert Path(answer["files"]["mask"]).is_file()
+
+
+def test_slices_about_the_middle_are_compared(study: Path, tmp_path: Path) -> None:
+    code, text, _ = run("sensitivity", study, "--axial-index", 28, "-k", 1, "-o", "rows.csv", "--json")
+    answer = json.loads(text)
+    assert code == 0
+    assert answer["axial_index"] == 28
+    rows = answer["rows"]
+    assert [(row["structure"], row["axial_index"]) for row in rows] == [
+        (structure, index) for structure in ("psoas", "muscle") for index in (27, 28, 29)
+    ]
+    assert [row["offset_mm"] for row in rows[:3]] == [-5, 0, 5]
+    assert rows[4]["area_change_pct"] == 0
+    assert len((tmp_path / "rows.csv").read_text(encoding="utf-8").splitlines()) == 7
+    code, _, error = run("sensitivity", study, "--axial-index", 600)
+    assert code == 2
+    assert "no such axial slice" in error
+
+
+def write_phantom_case(folder: Path) -> Path:
+    phantom = make_axial_slice(
+        reference_parameters(), shape_hw=(256, 256), spacing_mm=(1.6, 1.6), rng=np.random.default_rng(1)
+    )
+    folder.mkdir()
+    masks = {f"mask_{name}": phantom.masks[name] for name in ("psoas_left", "muscle")}
+    meta = json.dumps({"plane": "axial", "quality": {}})
+    np.savez(folder / "one.npz", image=phantom.hu, spacing=np.array([1.6, 1.6]), meta=meta, **masks)
+    return folder
+
+
+def test_a_model_is_scored_on_cases(tmp_path: Path) -> None:
+    cases = write_phantom_case(tmp_path / "cases")
+    code, text, _ = run("evaluate", cases, "--no-untrained", "-s", "psoas_left", "--out", "scored", "--json")
+    answer = json.loads(text)
+    assert code == 0
+    dice = {(row["method"], row["prompt"]): row["dice"] for row in answer["summary"]}
+    assert dice["model", "click_1"] > 0.7
+    assert dice["model", "button"] > 0.7
+    assert ("region_growing", "click_1") in dice
+    for name in ("scores.csv", "summary.csv", "scores.json", "dice.png", "report.html", "reliability.png"):
+        assert (tmp_path / "scored" / name).stat().st_size > 100, name
+    page = (tmp_path / "scored" / "report.html").read_text(encoding="utf-8")
+    assert "sam2-ct-nano" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "nowhere"),
+        (("cases", "--fold", "sbu"), "--fold WORD=weights.safetensors"),
+        (("cases", "--fold", "sbu=a", "--fold", "sbu=b"), "twice"),
+        (("cases", "--model", "missing.safetensors"), "missing.safetensors"),
+        (("cases", "--skip", "psoas"), "--skip WORD:STRUCTURE"),
+        (("cases", "-s", "spleen"), "spleen"),
+    ],
+)
+def test_what_cannot_be_scored_is_told(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    write_phantom_case(tmp_path / "cases")
+    code, _, error = run("evaluate", "--no-untrained", "--no-baselines", *arguments)
+    assert code in (2, 3)
+    assert said in error
 
 
 def test_masks_from_elsewhere_are_measured(study: Path, tmp_path: Path) -> None:
