@@ -95,7 +95,7 @@ class Answer:
         One of `ctai_sam2.evaluation.scores.PROMPTS`.
     mask : ndarray of bool, shape (H, W)
         Empty where there was no answer.
-    predicted_iou : float or None
+    confidence : float or None
         The model's own expectation.
     time_ms : float or None
         For this answer.
@@ -107,7 +107,7 @@ class Answer:
 
     prompt: PromptName
     mask: Mask
-    predicted_iou: float | None = None
+    confidence: float | None = None
     time_ms: float | None = None
     noc_85: int | None = None
     noc_90: int | None = None
@@ -208,7 +208,7 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Answer
         Answer(
             prompt=name,
             mask=after[count].mask,
-            predicted_iou=after[count].predicted_iou,
+            confidence=after[count].confidence,
             time_ms=after[count].time_ms,
             noc_85=reached[0.85],
             noc_90=reached[0.90],
@@ -251,7 +251,7 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
     return Answer(
         prompt="button",
         mask=result.mask,
-        predicted_iou=result.confidence,
+        confidence=result.confidence,
         time_ms=(time.perf_counter() - started) * 1000,
     )
 
@@ -278,7 +278,7 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
     return Answer(
         prompt=name,
         mask=mask,
-        predicted_iou=confidence,
+        confidence=confidence,
         time_ms=(time.perf_counter() - started) * 1000,
     )
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from ctai_sam2.evaluation.scores import METHODS, PROMPTS, Score
 from ctai_sam2.evaluation.summary import TARGETS, summarise
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS: Final = {
     "model": "#0072B2",
@@ -69,6 +72,15 @@ def draw_figure(scores: Sequence[Score]) -> bytes:
 
     A dot is an answer, a black line the median, a dotted line the project's target for it.
     """
+    buffer = io.BytesIO()
+    build_figure(scores).savefig(
+        buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None}
+    )
+    return buffer.getvalue()
+
+
+def build_figure(scores: Sequence[Score]) -> Figure:
+    """Lay out the figure of `draw_figure`."""
     # Figures are made without pyplot, which keeps state for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -88,14 +100,13 @@ def draw_figure(scores: Sequence[Score]) -> bytes:
     )
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(groups), len(pools), squeeze=False, sharey=True, sharex=True)
+    for pool, axes in zip(pools, grid[0], strict=True):
+        axes.set_title(pool, fontsize=10)
     for group, line in zip(groups, grid, strict=True):
+        line[0].set_ylabel(f"Dice, {name_group(group)}")
         for pool, axes in zip(pools, line, strict=True):
             found = [score for score in scores if score.group == group and score.pool == pool]
             _draw_panel(axes, found, columns)
-            if axes is line[0]:
-                axes.set_ylabel(f"Dice, {name_group(group)}")
-            if line is grid[0]:
-                axes.set_title(pool, fontsize=10)
     for axes in grid[-1]:
         axes.set_xticks(
             range(len(columns)),
@@ -103,9 +114,7 @@ def draw_figure(scores: Sequence[Score]) -> bytes:
             rotation=90,
             fontsize=7,
         )
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
+    return figure
 
 
 def _draw_panel(axes: Any, scores: Sequence[Score], columns: Sequence[tuple[str, str]]) -> None:

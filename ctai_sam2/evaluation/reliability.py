@@ -117,9 +117,9 @@ def tabulate_reliability(confidence: ArrayLike, dices: ArrayLike) -> list[Reliab
 def pair_scores(scores: Sequence[Score]) -> tuple[np.ndarray, np.ndarray]:
     """Return confidence and Dice, both of shape (N,), of a model's answers that had a confidence."""
     told = [
-        (score.predicted_iou, score.dice)
+        (score.confidence, score.dice)
         for score in scores
-        if score.method == "model" and score.predicted_iou is not None and score.error is None
+        if score.method == "model" and score.confidence is not None and score.error is None
     ]
     pairs = np.array(told, dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]

@@ -18,6 +18,7 @@ from ctai_sam2.evaluation.figure import name_group, name_method, name_prompt
 from ctai_sam2.evaluation.running import Evaluation, Example, Picture
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS
 from ctai_sam2.evaluation.summary import SummaryRow
+from ctai_sam2.segmenters.calibration import GOOD_DICE
 from ctai_sam2.types import Mask
 
 _TILE_PX: Final = 190
@@ -41,7 +42,9 @@ figure{margin:0}figcaption{font-size:.86em}
 """
 
 
-def render_report(evaluation: Evaluation, summary: Sequence[SummaryRow], figure_png: bytes) -> str:
+def render_report(
+    evaluation: Evaluation, summary: Sequence[SummaryRow], figure_png: bytes, reliability_png: bytes
+) -> str:
     """Write the page.
 
     Parameters
@@ -52,6 +55,8 @@ def render_report(evaluation: Evaluation, summary: Sequence[SummaryRow], figure_
         Its medians.
     figure_png : bytes
         The figure, from `ctai_sam2.evaluation.figure.draw_figure`.
+    reliability_png : bytes
+        The diagram, from `ctai_sam2.evaluation.reliability.draw_reliability`.
 
     Returns
     -------
@@ -78,6 +83,10 @@ def render_report(evaluation: Evaluation, summary: Sequence[SummaryRow], figure_
         _render_notes(evaluation),
         "<h2>Every answer</h2>",
         f"<img class='figure' alt='Dice by structure, method and prompt' src='{_as_data(figure_png)}'>",
+        "<h2>What confidence means</h2>",
+        f"<p class='small'>Of answers with about the same confidence, the share with a Dice of {GOOD_DICE} "
+        "or more. On the diagonal, confidence can be read as that probability; numbers count answers.</p>",
+        f"<img class='figure' alt='Reliability diagram' src='{_as_data(reliability_png)}'>",
         "<h2>Worst structures</h2>",
         "<p class='small'>Ordered by the median Dice of the answers shown. "
         f"{_key(_REFERENCE_RGB)}reference {_key(_ANSWER_RGB)}answer</p>",
@@ -191,7 +200,7 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
         "HD95 mm",
         "area %",
         "HU",
-        "predicted IoU",
+        "confidence",
         "time ms",
         "embed ms",
     )
@@ -207,7 +216,7 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
             _number(row.hd95_mm, 1),
             _number(row.area_error_pct, 1),
             _number(row.hu_error, 1),
-            _number(row.predicted_iou, 2),
+            _number(row.confidence, 2),
             _number(row.time_ms, 0),
             _number(row.embed_ms, 0),
         ]
@@ -237,7 +246,7 @@ def _render_example(example: Example) -> str:
 
 def _render_tile(picture: Picture) -> str:
     score = picture.score
-    iou = "" if score.predicted_iou is None else f", predicted IoU {score.predicted_iou:.2f}"
+    iou = "" if score.confidence is None else f", confidence {score.confidence:.2f}"
     text = f"{name_prompt(score.prompt)}: {'no answer' if score.error else f'Dice {score.dice:.2f}'}"
     more = score.error or iou.removeprefix(", ")
     return (

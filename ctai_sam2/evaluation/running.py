@@ -396,7 +396,7 @@ def _score_case(
             area_error_pct=compared.area_error_pct,
             hu_error=compared.hu_error,
             reference_area_mm2=compared.reference_area_mm2,
-            predicted_iou=answer.predicted_iou,
+            confidence=answer.confidence,
             noc_85=answer.noc_85,
             noc_90=answer.noc_90,
             time_ms=answer.time_ms,

@@ -73,7 +73,7 @@ class Score:
         is empty.
     reference_area_mm2 : float
         Area of the reference over the same pixels.
-    predicted_iou : float or None
+    confidence : float or None
         What the model expected of its answer, 0 to 1; of a button, of its answer before clean-up.
     noc_85, noc_90 : int or None
         Clicks needed to reach Dice 0.85 and 0.90 in the session of clicks that the answer belongs to;
@@ -104,7 +104,7 @@ class Score:
     area_error_pct: float
     hu_error: float | None
     reference_area_mm2: float
-    predicted_iou: float | None = None
+    confidence: float | None = None
     noc_85: int | None = None
     noc_90: int | None = None
     time_ms: float | None = None

@@ -47,7 +47,7 @@ class SummaryRow:
         Median of the errors without their sign.
     area_bias_pct : float
         Median of the area error with its sign.
-    predicted_iou : float or None
+    confidence : float or None
         Median.
     noc_85, noc_90 : float or None
         Median number of clicks; 11 where it is more than 10.
@@ -74,7 +74,7 @@ class SummaryRow:
     area_error_pct: float | None
     area_bias_pct: float | None
     hu_error: float | None
-    predicted_iou: float | None
+    confidence: float | None
     noc_85: float | None
     noc_85_over: float | None
     noc_90: float | None
@@ -142,7 +142,7 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
         area_error_pct=_median(scores, lambda score: abs(score.area_error_pct)),
         area_bias_pct=_median(scores, lambda score: score.area_error_pct),
         hu_error=_median(scores, lambda score: None if score.hu_error is None else abs(score.hu_error)),
-        predicted_iou=_median(scores, lambda score: score.predicted_iou),
+        confidence=_median(scores, lambda score: score.confidence),
         noc_85=_median(scores, lambda score: score.noc_85),
         noc_85_over=_share_over(score.noc_85 for score in scores),
         noc_90=_median(scores, lambda score: score.noc_90),

@@ -100,13 +100,14 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
     document = describe(evaluation)
     rows = [score.to_row() for score in evaluation.rows]
     figure = draw_figure(evaluation.rows)
+    reliability = draw_reliability(_by_group(evaluation))
     return EvaluationFiles(
         scores_csv=write_table_csv(out / "scores.csv", rows, SCORE_COLUMNS),
         summary_csv=write_table_csv(out / "summary.csv", [row.to_row() for row in summary], SUMMARY_COLUMNS),
         json=write_json(out / "scores.json", {**document, "scores": rows}),
         figure=write_bytes(out / "dice.png", figure),
-        report=write_text(out / "report.html", render_report(evaluation, summary, figure)),
-        reliability=write_bytes(out / "reliability.png", draw_reliability(_by_group(evaluation))),
+        reliability=write_bytes(out / "reliability.png", reliability),
+        report=write_text(out / "report.html", render_report(evaluation, summary, figure, reliability)),
     )
 
 

@@ -61,7 +61,7 @@ class StructureResult:
         Who pointed; ``name`` where nobody did and the model was only told what to look for, ``rule`` where
         no model was asked.
     confidence : float or None
-        The model's predicted IoU of its mask, 0 to 1; None without a model.
+        How likely the mask is good, 0 to 1, as `Prediction.scores` has it; None without a model.
     warnings : tuple of str
         Reasons to look before trusting it.
     """

@@ -12,6 +12,7 @@ from ctai_sam2.errors import InputError, ServiceUnreachable
 from ctai_sam2.evaluation import Plan, evaluate_model, score_case, write_evaluation
 from ctai_sam2.evaluation.baselines import grow_region
 from ctai_sam2.evaluation.clicking import Desk, Pointing, click_repeatedly, plain_prompt
+from ctai_sam2.evaluation.figure import build_figure
 from ctai_sam2.io import read_case_npz
 from ctai_sam2.types import CTSlice, Prediction, Prompt
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter
@@ -152,7 +153,9 @@ def test_everything_is_written_and_the_page_needs_nothing_else(tmp_path: Path) -
     assert document["reliability"]
     page = files.report.read_text(encoding="utf-8")
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert "data:image/png;base64" in page
+    assert page.count("data:image/png;base64") >= 2
+    panels = [(axes.get_title(), axes.get_ylabel()) for axes in build_figure(result.rows).axes]
+    assert panels == [("liver", "Dice, seen in training")]
 
 
 def test_region_growing_collects_the_disc() -> None:
