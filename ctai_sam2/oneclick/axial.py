@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -38,6 +38,7 @@ CONFIDENCE_THRESHOLD = 0.5
 
 _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
+_SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
@@ -113,20 +114,39 @@ class AxialSession:
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
+        if structure in _SIDES:
+            side = self._sides[structure]
+            if isinstance(side, AnatomyNotFound):
+                raise side
+            return side
         if structure == "psoas":
             return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
         if structure in _FATS:
             return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
+        anatomy = self._require_anatomy()
         strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
+        if structure == "muscle" and strategy == "compartments":
+            return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
+        return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    @cached_property
+    def _sides(self) -> dict[Structure, StructureResult | AnatomyNotFound]:
+        """The psoas of either side without a prompt, or why it was not found: total muscle needs both."""
+        found: dict[Structure, StructureResult | AnatomyNotFound] = {}
+        for side in _SIDES:
+            try:
+                found[side] = self._segment_side(side)
+            except AnatomyNotFound as error:
+                found[side] = error
+        return found
+
+    def _segment_side(self, side: Structure) -> StructureResult:
         anatomy = self._require_anatomy()
         try:
-            if structure == "muscle" and strategy == "compartments":
-                prompts = make_compartment_prompts(anatomy)
-            else:
-                prompts = (make_axial_prompt(anatomy, structure),)
+            prompt = make_axial_prompt(anatomy, side)
         except AnatomyNotFound as error:
-            return self._segment_by_name(structure, error)
-        return self._segment_by_anatomy(structure, prompts)
+            return self._segment_by_name(side, error)
+        return self._segment_by_anatomy(side, (prompt,))
 
     def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
         """Answer a prompt as if it had been made from anatomy, whose limits then hold.
@@ -153,6 +173,11 @@ class AxialSession:
             pairs = zip(answers, prompts, strict=True)
             prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
         mask = self._clean(structure, prediction.mask, near=rough)
+        if structure == "muscle":
+            # Total muscle holds the psoas by definition, whichever of the two answers left some of it out.
+            for side in self._sides.values():
+                if isinstance(side, StructureResult):
+                    mask |= side.mask
         return StructureResult(
             structure=structure,
             mask=mask,
@@ -337,19 +362,9 @@ def segment_axial(
     if "psoas_left" in found and "psoas_right" in found:
         found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
     if "muscle" in found:
-        found["muscle"] = _with_psoas(found)
         found.update(session.find_fat_of(found["muscle"]))
     told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
     return AxialResult(slice_=slice_, structures=found, warnings=(*missing, *told))
-
-
-def _with_psoas(found: dict[Structure, StructureResult]) -> StructureResult:
-    """Total muscle holds the psoas by definition, whichever of the two answers left some of it out."""
-    mask = found["muscle"].mask.copy()
-    for side in ("psoas_left", "psoas_right"):
-        if side in found:
-            mask |= found[side].mask
-    return replace(found["muscle"], mask=mask)
 
 
 def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
