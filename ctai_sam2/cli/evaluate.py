@@ -41,6 +41,9 @@ def evaluate(
     unseen: Annotated[
         Words, typer.Option("--unseen", help="Cases with this word count as unseen; repeatable.")
     ] = None,
+    all_unseen: Annotated[
+        bool, typer.Option("--all-unseen", help="No case was in training (embedded model: phantoms only).")
+    ] = False,
     skip: Annotated[Words, typer.Option("--skip", help="WORD:STRUCTURE not to score; repeatable.")] = None,
     structure: Annotated[
         Words,
@@ -89,6 +92,7 @@ def evaluate(
     plan = Plan(
         skip=tuple(_split(entry, ":", "--skip WORD:STRUCTURE") for entry in skip or ()),
         unseen=tuple(unseen or ()),
+        all_unseen=all_unseen,
         baselines=baselines,
         bare=bare,
         **chosen,

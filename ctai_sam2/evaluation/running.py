@@ -140,6 +140,8 @@ class Plan:
         (word in the case's name, structure): references that are not good enough to score.
     unseen : tuple of str
         Words in the names of cases that no training saw.
+    all_unseen : bool
+        Whether no training saw any of the cases.
     baselines : bool
         Whether classical methods run on the same slices.
     make_prompt : callable
@@ -157,6 +159,7 @@ class Plan:
     structures: tuple[str, ...] = (*AXIAL_SCORED, *SAGITTAL_SCORED)
     skip: tuple[tuple[str, str], ...] = ()
     unseen: tuple[str, ...] = ()
+    all_unseen: bool = False
     baselines: bool = True
     make_prompt: MakesPrompt = plain_prompt
     bare: bool = False
@@ -165,6 +168,10 @@ class Plan:
         words = [*self.unseen, *(word for word, _ in self.skip), *(name for _, name in self.skip)]
         if not all(words) or not all(self.structures):
             raise InputError("a word of cases or a structure's name is empty", hint="Every case would match.")
+
+    def is_unseen(self, case: str) -> bool:
+        """Whether no training saw a case."""
+        return self.all_unseen or any(word in case for word in self.unseen)
 
     def skips(self, case: str, structure: str) -> bool:
         """Whether a reference is left out."""
@@ -241,7 +248,7 @@ def evaluate_model(
         for path in paths:
             word = owners[path]
             model = segmenter if word is None else folds[word]
-            unseen = word is not None or any(part in path.stem for part in plan.unseen)
+            unseen = word is not None or plan.is_unseen(path.stem)
             yield path.name, lambda path=path: read_case_npz(path), model, "unseen" if unseen else "seen"  # type: ignore[misc]
         for make in make_phantom_cases(phantoms, phantom_seed):
             yield "a phantom", make, segmenter, "phantom"

@@ -118,6 +118,19 @@ def test_a_fold_answers_for_its_patient_and_counts_as_unseen(tmp_path: Path) -> 
         evaluate_model(Knower(), cases=tmp_path, plan=PLAN, folds={"anna": fold, "anna_": fold})
 
 
+def test_cases_are_unseen_only_where_it_is_said(tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        write_case(tmp_path, name)
+
+    def groups(**options: object) -> dict[str, str]:
+        plan = Plan(structures=("liver",), baselines=False, **options)  # type: ignore[arg-type]
+        return {row.case: row.group for row in evaluate_model(Knower(), cases=tmp_path, plan=plan).rows}
+
+    assert groups() == {"ann": "seen", "bob": "seen"}
+    assert groups(unseen=("bo",)) == {"ann": "seen", "bob": "unseen"}
+    assert groups(all_unseen=True) == {"ann": "unseen", "bob": "unseen"}
+
+
 def test_a_model_that_fails_is_counted_as_failed(tmp_path: Path) -> None:
     write_case(tmp_path, "a")
 
