@@ -1,4 +1,4 @@
-"""Command line: train and export."""
+"""Command line: train, export, draw the curve."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import train
 
             train(options)
-        else:
+        elif options.command == "export":
             from ctai_sam2.training.commands import export
 
             export(options)
+        else:
+            from ctai_sam2.training.curves import draw_curve
+
+            draw_curve(options.log, options.out)
     except CtaiError as error:
         logging.getLogger(__name__).error("%s", error)
         return 1
@@ -73,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--scores", type=Path, help="scores.json of an evaluation without calibration, to calibrate with"
     )
     export.add_argument("--version", default="1")
+    curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
+    curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
+    curve.add_argument("--out", type=Path, required=True, help="*.png")
     return parser
 
 
