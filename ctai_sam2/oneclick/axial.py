@@ -21,6 +21,7 @@ from ctai_sam2.oneclick.predicting import (
     name_structure,
     predict_on_slice,
     prefer_agreeing,
+    refine_on_slice,
     unite,
 )
 from ctai_sam2.oneclick.prompts import make_axial_prompt, make_compartment_prompts
@@ -232,7 +233,12 @@ class AxialSession:
     def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
         prompt.require_within(self.slice_.shape_hw)
         prompt = name_structure(prompt, structure)
-        prediction = predict_on_slice(self.segmenter, self.frame, prompt)
+        prediction = refine_on_slice(
+            self.segmenter,
+            self.frame,
+            prompt,
+            lambda mask, so_far: self._clean(structure, mask, prompt=so_far),
+        )
         mask = self._clean(structure, prediction.mask, prompt=prompt)
         return StructureResult(
             structure=structure,

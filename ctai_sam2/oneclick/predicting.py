@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,6 +44,48 @@ def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> 
     """
     answer = segmenter.predict(frame.image, frame.prompt_to_frame(prompt), window=frame.window)
     return replace(answer, masks=np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
+
+
+def refine_on_slice(
+    segmenter: PredictsMasks, frame: Frame, prompt: Prompt, clean: Callable[[Mask, Prompt], Mask]
+) -> Prediction:
+    """Ask like `predict_on_slice`, click by click: each further point corrects the mask shown before it.
+
+    That is how a model is trained to take corrections. A prompt with a mask of its own, or with one point,
+    is asked as it is. A cache answers the earlier steps when a reader adds one click after the other.
+
+    Parameters
+    ----------
+    segmenter : PredictsMasks
+        Any segmenter.
+    frame : Frame
+        What it sees of the slice.
+    prompt : Prompt
+        In pixels of the slice, points in the order of clicks.
+    clean : callable
+        (mask, prompt so far) -> the mask that a reader would be shown, both on the slice.
+
+    Raises
+    ------
+    InputError
+        If a point lies outside the frame.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    labels = np.asarray(prompt.labels)
+    positive = np.flatnonzero(labels == 1)
+    first = 1 if prompt.box_xyxy is not None or not positive.size else int(positive[0]) + 1
+    if prompt.mask is not None or len(labels) <= first:
+        return predict_on_slice(segmenter, frame, prompt)
+    shown: Mask | None = None
+    spent_ms = 0.0
+    for count in range(first, len(labels) + 1):
+        step = replace(prompt, points_xy=prompt.points_xy[:count], labels=labels[:count], mask=shown)
+        answer = predict_on_slice(segmenter, frame, step)
+        spent_ms += answer.processing_time_ms
+        mask = clean(answer.mask, step)
+        shown = mask if mask.any() else None
+    return replace(answer, processing_time_ms=spent_ms)
 
 
 def name_structure(prompt: Prompt, structure: str) -> Prompt:

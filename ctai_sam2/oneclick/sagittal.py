@@ -15,7 +15,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.cleanup import clean_mask
 from ctai_sam2.oneclick.discs import SpineBody, find_bodies
 from ctai_sam2.oneclick.grid import Grid
-from ctai_sam2.oneclick.predicting import frame_for, name_structure, predict_on_slice
+from ctai_sam2.oneclick.predicting import frame_for, name_structure, predict_on_slice, refine_on_slice
 from ctai_sam2.oneclick.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine, straighten_spine
 from ctai_sam2.types import CTSlice, Mask, Prompt, Window
@@ -217,16 +217,24 @@ def _segment(
     window: Window,
 ) -> StructureResult:
     prompt = name_structure(prompt, "vertebra")
-    prediction = predict_on_slice(segmenter, frame_for(slice_, window, prompt), prompt)
+    frame = frame_for(slice_, window, prompt)
     user = prompt if prompted_by == "user" else None
-    mask = clean_mask(
-        prediction.mask,
-        slice_.hu,
-        pixel_area_mm2=slice_.pixel_area_mm2,
-        near=None if user is not None else _heart_of(prompt, slice_.shape_hw),
-        largest_hole_mm2=400.0,
-        prompt=user,
-    )
+
+    def clean(mask: Mask, so_far: Prompt) -> Mask:
+        return clean_mask(
+            mask,
+            slice_.hu,
+            pixel_area_mm2=slice_.pixel_area_mm2,
+            near=None if user is not None else _heart_of(prompt, slice_.shape_hw),
+            largest_hole_mm2=400.0,
+            prompt=None if user is None else so_far,
+        )
+
+    if user is None:
+        prediction = predict_on_slice(segmenter, frame, prompt)
+    else:
+        prediction = refine_on_slice(segmenter, frame, prompt, clean)
+    mask = clean(prediction.mask, prompt)
     if user is None:
         # A vertebral body is one piece.
         mask = keep_largest(mask)

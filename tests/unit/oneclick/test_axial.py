@@ -155,6 +155,58 @@ def test_a_psoas_that_anatomy_misses_is_asked_for_by_name() -> None:
         segment_structure(thin, "psoas_left", KnowsNames(known, 0.4))
 
 
+class Recorder(FakeSegmenter):
+    """A disc around the last point; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[Prompt] = []
+
+    def predict(
+        self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
+    ) -> Prediction:
+        self.asked.append(prompt)
+        last = Prompt(points_xy=prompt.points_xy[-1:])
+        return super().predict(image_hw, last, window=window)
+
+
+def test_each_further_click_corrects_the_mask_of_those_before() -> None:
+    slice_, masks = phantom_slice()
+    rows, columns = np.nonzero(masks["psoas_left"])
+    x, y = float(np.median(columns)), float(np.median(rows))
+    clicks = [[x + 30, y], [x, y], [x + 1, y + 2], [x - 25, y]]
+    recorder = Recorder()
+    prompt = Prompt(points_xy=clicks, labels=[0, 1, 1, 0])
+    result = segment_structure(slice_, "psoas_left", recorder, prompt=prompt)
+    # A negative click alone means nothing: the first question holds the first positive one too.
+    assert [len(asked.points_xy) for asked in recorder.asked] == [2, 3, 4]
+    assert recorder.asked[0].mask is None
+    shown = segment_structure(
+        slice_, "psoas_left", Recorder(), prompt=Prompt(points_xy=clicks[:2], labels=[0, 1])
+    )
+    second = recorder.asked[1].mask
+    assert second is not None
+    assert dice(frame_slice(slice_).mask_to_slice(second), shown.mask) > 0.9
+    (kept,) = result.prompts
+    assert kept.points_xy.tolist() == np.asarray(clicks, np.float32).tolist()
+
+
+def test_a_mask_or_a_box_of_ones_own_is_the_start() -> None:
+    slice_, masks = phantom_slice()
+    rows, columns = np.nonzero(masks["psoas_left"])
+    x, y = float(np.median(columns)), float(np.median(rows))
+    points = [[x, y], [x + 30, y]]
+    recorder = Recorder()
+    own = Prompt(points_xy=points, labels=[1, 0], mask=masks["psoas_left"])
+    segment_structure(slice_, "psoas_left", recorder, prompt=own)
+    (asked,) = recorder.asked
+    assert asked.mask is not None
+    recorder = Recorder()
+    boxed = Prompt(points_xy=points[::-1], labels=[0, 1], box_xyxy=box_of(masks["psoas_left"]))
+    segment_structure(slice_, "psoas_left", recorder, prompt=boxed)
+    assert [asked.box_xyxy is not None for asked in recorder.asked] == [True, True]
+
+
 def test_anatomy_that_is_not_there_is_told() -> None:
     blank = CTSlice(hu=np.full((128, 128), -1000), spacing_mm=(2.0, 2.0))
     with pytest.raises(AnatomyNotFound, match="no body"):
