@@ -1,4 +1,4 @@
-"""Command line: train, export, draw the curve, compare phantoms with real slices."""
+"""Command line: train, export, draw the curve."""
 
 from __future__ import annotations
 
@@ -34,14 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import export
 
             export(options)
-        elif options.command == "curve":
+        else:
             from ctai_sam2.training.curves import draw_curve
 
             draw_curve(options.log, options.out)
-        else:
-            from ctai_sam2.training.commands import compare
-
-            compare(options)
     except CtaiError as error:
         logging.getLogger(__name__).error("%s", error)
         return 1
@@ -84,10 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
     curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
     curve.add_argument("--out", type=Path, required=True, help="*.png")
-    compare = commands.add_parser("compare", help="measure real slices and phantoms side by side")
-    compare.add_argument("--real-cases", type=Path, required=True, help="folder of *.npz slices with masks")
-    compare.add_argument("--phantoms", type=int, default=60)
-    compare.add_argument("--out", type=Path, required=True, help="*.json")
     return parser
 
 

@@ -12,7 +12,6 @@ import torch
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation import Score, fit_calibration, pair_scores
-from ctai_sam2.io import write_json
 from ctai_sam2.segmenters.calibration import Calibration
 from ctai_sam2.training.bank import (
     LabelledImage,
@@ -21,7 +20,6 @@ from ctai_sam2.training.bank import (
     load_real_series,
     load_real_volume,
 )
-from ctai_sam2.training.comparison import compare_phantoms
 from ctai_sam2.training.exporting import export_weights
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
@@ -74,11 +72,6 @@ def export(options: argparse.Namespace) -> None:
         options.run, options.out, name=options.name, version=options.version, calibration=calibration
     )
     _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
-
-
-def compare(options: argparse.Namespace) -> None:
-    """Measure real slices and phantoms and keep the quantiles."""
-    write_json(options.out, compare_phantoms(options.real_cases, phantoms=options.phantoms))
 
 
 def _calibrate(path: Path) -> Calibration:

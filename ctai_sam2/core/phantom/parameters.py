@@ -280,7 +280,7 @@ def random_parameters(
     >>> one == two
     True
     """
-    size = rng.normal(1.04, 0.07)
+    size = rng.normal(1.0, 0.07)
     fatness = float(rng.beta(1.6, 2.2))
     viscerality = float(np.clip(0.75 * fatness + rng.normal(0.1, 0.2), 0.02, 0.98))
     muscularity = float(rng.beta(2.0, 2.0))
@@ -295,11 +295,11 @@ def random_parameters(
     def within(name: str, value: float) -> float:
         return float(np.clip(value, *_RANGES[name]))
 
-    sat_mm = 4.0 + 50.0 * fatness**1.15
-    psoas_scale = (0.62 + 0.6 * muscularity) * size * (1.0 - 0.1 * age)
+    sat_mm = 4.0 + 48.0 * fatness**1.4
+    psoas_scale = (0.66 + 0.62 * muscularity) * size * (1.0 - 0.1 * age)
     muscle_scale = (0.72 + 0.5 * muscularity) * size
     return PhantomParameters(
-        wall_half_width_mm=scatter((118 + 50 * viscerality) * size, 0.06, "wall_half_width_mm"),
+        wall_half_width_mm=scatter((112 + 48 * viscerality) * size, 0.06, "wall_half_width_mm"),
         wall_front_mm=scatter((60 + 70 * viscerality) * size, 0.1, "wall_front_mm"),
         wall_back_mm=scatter(58 * size, 0.06, "wall_back_mm"),
         wall_centre_y_mm=within("wall_centre_y_mm", rng.normal(-22, 5)),
@@ -308,16 +308,16 @@ def random_parameters(
         skin_mm=within("skin_mm", rng.normal(1.9, 0.4)),
         sat_front_mm=scatter(sat_mm, 0.25, "sat_front_mm"),
         sat_side_mm=scatter(sat_mm * 0.9, 0.25, "sat_side_mm"),
-        sat_back_mm=scatter(sat_mm * 0.6, 0.3, "sat_back_mm"),
+        sat_back_mm=scatter(sat_mm * 0.8, 0.3, "sat_back_mm"),
         back_notch_mm=float(rng.uniform(0, 12)),
-        wall_muscle_mm=scatter(15.0 * muscle_scale, 0.18, "wall_muscle_mm"),
+        wall_muscle_mm=scatter(17.5 * muscle_scale, 0.15, "wall_muscle_mm"),
         rectus_mm=scatter(9.5 * muscle_scale, 0.2, "rectus_mm"),
         rectus_half_width_mm=scatter(30 * size, 0.12, "rectus_half_width_mm"),
         linea_alba_mm=within("linea_alba_mm", 4 + 8 * viscerality + rng.gamma(1.5, 2.0)),
         psoas_half_width_mm=scatter(14.5 * psoas_scale, 0.12, "psoas_half_width_mm"),
         psoas_half_depth_mm=scatter(20.5 * psoas_scale**0.85, 0.1, "psoas_half_depth_mm"),
         psoas_exponent=within("psoas_exponent", rng.normal(2.3, 0.25)),
-        psoas_y_mm=within("psoas_y_mm", rng.normal(5, 3)),
+        psoas_y_mm=within("psoas_y_mm", rng.normal(4, 3)),
         psoas_gap_mm=within("psoas_gap_mm", rng.gamma(1.6, 0.5 + 0.8 * age)),
         psoas_bend=float(rng.uniform(0, 0.45)),
         psoas_tilt=within("psoas_tilt", rng.normal(0.25, 0.2)),
@@ -339,11 +339,11 @@ def random_parameters(
         scoliosis_mm=within("scoliosis_mm", rng.normal(0, 4)),
         rotation_deg=within("rotation_deg", rng.normal(0, 3)),
         warp_mm=float(rng.uniform(0.5, 3.0)),
-        imat_share=within("imat_share", rng.gamma(1.5, 0.015 + 0.045 * age)),
+        imat_share=within("imat_share", rng.gamma(1.5, 0.02 + 0.05 * age)),
         visceral_share=within("visceral_share", viscerality),
         phase=PHASES[int(rng.choice(3, p=(0.3, 0.15, 0.55)))] if phase is None else phase,
-        muscle_hu=within("muscle_hu", rng.normal(62 - 26 * age, 8)),
-        fat_hu=within("fat_hu", rng.normal(-108, 5)),
+        muscle_hu=within("muscle_hu", rng.normal(60 - 28 * age, 8)),
+        fat_hu=within("fat_hu", rng.normal(-103, 5)),
         trabecular_hu=within("trabecular_hu", rng.normal(230 - 110 * age, 30)),
         cortex_hu=within("cortex_hu", rng.normal(560 - 120 * age, 70)),
         bowel_contrast_share=float(rng.uniform(0, 0.9)) if rng.uniform() < 0.4 else 0.0,
@@ -351,7 +351,7 @@ def random_parameters(
         noise_hu=within("noise_hu", rng.gamma(4.0, 4.0)),
         noise_grain_mm=float(rng.uniform(0.5, 1.3)),
         streak_hu=within("streak_hu", rng.exponential(2.0)),
-        blur_mm=float(rng.uniform(0.45, 1.1)),
+        blur_mm=float(rng.uniform(0.4, 0.85)),
         position=("prone" if rng.uniform() < 0.08 else "supine") if position is None else position,
         table=bool(rng.uniform() < 0.9),
         field_of_view_mm=float(rng.uniform(300, 380)) if rng.uniform() < 0.12 else 500.0,
