@@ -13,7 +13,7 @@ from scipy import ndimage
 from ctai_sam2.core.body import body_mask
 from ctai_sam2.errors import AnatomyNotFound, InputError
 
-_TISSUES: Final = ("muscle", "psoas", "sat", "vat", "vertebra", "air")
+_TISSUES: Final[tuple[str, ...]] = ("muscle", "psoas", "sat", "vat", "vertebra", "air")
 _EDGE_REACH_MM: Final = 6.0
 _EDGE_STEP_MM: Final = 0.1
 _PLATEAU_MM: Final = (2.5, 4.5)
@@ -186,11 +186,11 @@ def measure_realism(hu: npt.NDArray[Any], masks: Mapping[str, Mask], spacing_mm:
         for name in _TISSUES
         if name in regions and (found := measure_tissue(hu, regions[name], spacing_mm)) is not None
     }
-    noise = {
-        name: found
-        for name in ("muscle", "sat")
-        if name in regions and (found := measure_noise_power(hu, regions[name], spacing_mm)) is not None
-    }
+    noise: dict[str, NoisePower] = {}
+    for name in ("muscle", "sat"):
+        power = measure_noise_power(hu, regions[name], spacing_mm) if name in regions else None
+        if power is not None:
+            noise[name] = power
     pairs = {"skin": (body, ~body)}
     if "muscle" in regions and "sat" in regions:
         pairs["muscle_fat"] = (regions["muscle"], regions["sat"])
@@ -329,7 +329,7 @@ def measure_edge_width_mm(
         Width in mm; None where fewer than 20 profiles are usable.
     """
     soft = ndimage.gaussian_filter(inside.astype(np.float64), [1.5 / step for step in spacing_mm])
-    gradient = np.stack(np.gradient(soft, *spacing_mm))
+    gradient: npt.NDArray[np.float64] = np.asarray(np.gradient(soft, *spacing_mm))
     border = inside & ~ndimage.binary_erosion(inside, border_value=1)
     rows, columns = np.nonzero(border)
     normal = gradient[:, rows, columns]
