@@ -158,6 +158,7 @@ def paint_arms(frame: Frame, parameters: PhantomParameters) -> None:
         _write(frame, bone, Label.ARM_BONE, over=(Label.ARM_MUSCLE,))
 
 
-def _write(frame: Frame, where: Bools | Floats, label: int, *, over: tuple[int, ...]) -> None:
-    found = np.broadcast_to(where, frame.labels.shape) & np.isin(frame.labels, over)
+def _write(frame: Frame, where: Bools, label: int, *, over: tuple[int, ...]) -> None:
+    allowed: Bools = np.isin(frame.labels, over)
+    found = np.broadcast_to(where, frame.labels.shape) & allowed
     frame.labels[found] = label

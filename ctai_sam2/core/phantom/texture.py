@@ -191,7 +191,7 @@ def _add_metal_streaks(
     centres = np.asarray(ndimage.center_of_mass(metal, pieces, range(1, count + 1))) * spacing_mm
     rows = np.arange(image.shape[0], dtype=np.float32)[:, None] * np.float32(spacing_mm[0])
     columns = np.arange(image.shape[1], dtype=np.float32)[None, :] * np.float32(spacing_mm[1])
-    strength = 45.0 * radius_mm
+    strength = 28.0 * radius_mm
     for y, x in centres:
         turn = (np.arctan2(rows - y, columns - x) / (2 * np.pi) + 0.5) * 720
         ray = ndimage.gaussian_filter1d(rng.standard_normal(720), 3.0, mode="wrap")
