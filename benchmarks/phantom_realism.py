@@ -45,7 +45,7 @@ def main() -> None:
     """Measure, write, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=Path, required=True, help="folder of *.npz slices with masks")
-    parser.add_argument("--phantoms", type=int, default=80)
+    parser.add_argument("--phantoms", type=int, default=60)
     parser.add_argument("--out", type=Path, default=_OUT)
     arguments = parser.parse_args()
     real, phantoms = measure_cases(arguments.cases), measure_phantoms(arguments.phantoms)

@@ -332,8 +332,8 @@ def random_parameters(
     psoas_scale = (0.58 + 0.66 * muscularity) * size * (1.0 - 0.1 * age)
     muscle_scale = (0.72 + 0.5 * muscularity) * size
     patient = PhantomParameters(
-        wall_half_width_mm=scatter((112 + 48 * viscerality) * size, 0.06, "wall_half_width_mm"),
-        wall_front_mm=scatter((60 + 70 * viscerality) * size, 0.1, "wall_front_mm"),
+        wall_half_width_mm=scatter((120 + 50 * viscerality) * size, 0.06, "wall_half_width_mm"),
+        wall_front_mm=scatter((66 + 72 * viscerality) * size, 0.1, "wall_front_mm"),
         wall_back_mm=scatter(58 * size, 0.06, "wall_back_mm"),
         wall_centre_y_mm=within("wall_centre_y_mm", rng.normal(-22, 5)),
         outline_exponent=within("outline_exponent", rng.normal(2.25, 0.15)),
