@@ -50,7 +50,22 @@ def _paint_erector(frame: Frame, p: PhantomParameters, side: int, label: int) ->
         _FAR_MM,
     )
     frame.paint(box, lambda x, y, z: grown(1.5, x, y, z), Label.INTERMUSCULAR_FAT)
-    frame.paint(box, lambda x, y, z: grown(0.0, x, y, z), label)
+
+    def columns(x: Floats, y: Floats, z: Floats) -> Bools:
+        inside = grown(0.0, x, y, z)
+        if p.erector_cleft_mm <= 0.0:
+            return inside
+        u = side * (x - np.float32(centre_x)) / np.float32(a)
+        v = (y - np.float32(centre_y)) / np.float32(b)
+        # Clefts open towards the back and close towards the spine, between multifidus, longissimus
+        # and iliocostalis; they lean outward.
+        opening = np.clip((v + 0.55) / 1.1, 0, 1) * np.float32(p.erector_cleft_mm / 2)
+        bend = 0.22 * v + 0.06 * np.sin(4.0 * v)
+        first = np.abs(u + np.float32(0.38) - bend) * np.float32(a) < opening
+        second = np.abs(u - np.float32(0.36) - bend) * np.float32(a) < 0.7 * opening
+        return np.asarray(inside & ~first & ~second)
+
+    frame.paint(box, columns, label)
 
 
 def _paint_quadratus(frame: Frame, p: PhantomParameters, side: int, label: int) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from ctai_sam2.core.phantom.back_muscles import paint_back_muscles
 from ctai_sam2.core.phantom.bowel import paint_bowel
+from ctai_sam2.core.phantom.findings import paint_arms, paint_ascites, paint_hernia, paint_metal, paint_stoma
 from ctai_sam2.core.phantom.frame import Bools, Floats, Frame, Spine, power
 from ctai_sam2.core.phantom.labels import FAT_STREAK, Label
 from ctai_sam2.core.phantom.organs import paint_organs
@@ -89,9 +90,10 @@ class Body:
             ) from None
         x, y, z = (values.reshape((1,) * (3 - values.ndim) + values.shape) for values in (x, y, z))
         frame = self._straighten(x, y, z)
-        outside = self._paint_trunk(frame)
+        outside, wall, room = self._paint_trunk(frame)
         paint_organs(frame, self.parameters)
         paint_bowel(frame, self.parameters)
+        paint_ascites(frame, self.parameters, room)
         paint_back_muscles(frame, self.parameters)
         paint_posterior_elements(frame, self.parameters)
         paint_vertebrae(frame, self.parameters, self.spine)
@@ -99,6 +101,10 @@ class Body:
             muscle = self.psoas[side]
             frame.paint(muscle.box_mm, muscle.contains, label)
         frame.labels[outside & (frame.labels != Label.AIR)] = Label.AIR
+        paint_hernia(frame, self.parameters, wall, room)
+        paint_stoma(frame, self.parameters, wall, room)
+        paint_metal(frame, self.parameters)
+        paint_arms(frame, self.parameters)
         self._paint_streaks(frame)
         self._paint_table(frame, x, y, z)
         return frame.labels.reshape(shape)
@@ -151,8 +157,11 @@ class Body:
         radius = np.hypot(x, y)
         return np.asarray(radius * (1 / np.maximum(level, 1e-3) - 1), dtype=np.float32)
 
-    def _paint_trunk(self, frame: Frame) -> Bools:
-        """Paint skin, subcutaneous fat, wall and cavity; return what is outside the skin."""
+    def _paint_trunk(self, frame: Frame) -> tuple[Bools, Floats, Floats]:
+        """Paint skin, subcutaneous fat, wall and cavity.
+
+        Returns what is outside the skin, and the depths (mm) below the wall's outer and inner surface.
+        """
         p = self.parameters
         labels = frame.labels
         x, y, _ = frame.coordinates
@@ -196,7 +205,7 @@ class Body:
             self._paint_ribs(frame, wall)
         if float(frame.coordinates[2].min()) < -30:
             self._paint_iliac_wings(frame, wall)
-        return outside
+        return outside, wall, wall - rim
 
     def _paint_ribs(self, frame: Frame, wall: Floats) -> None:
         """Paint the lowest ribs, which run forward and down within the wall."""

@@ -61,6 +61,11 @@ class Label(enum.IntEnum):
     BODY_TRABECULAR = 50
     DISC = 60
     CRUS = 70
+    ASCITES = 71
+    METAL = 72
+    ARM_FAT = 73
+    ARM_MUSCLE = 74
+    ARM_BONE = 75
 
 
 MUSCLES: Final[dict[str, Label]] = {
@@ -98,6 +103,9 @@ _REGIONS: Final[dict[str, tuple[int, ...]]] = {
         Label.BOWEL_STOOL,
     ),
     "canal": (Label.CANAL, Label.EPIDURAL_FAT),
+    "ascites": (Label.ASCITES,),
+    "metal": (Label.METAL,),
+    "arms": (Label.ARM_FAT, Label.ARM_MUSCLE, Label.ARM_BONE),
     "sacrum": (
         Label.SACRUM,
         Label.SACRUM_CORTEX,
@@ -142,7 +150,7 @@ def masks_from_labels(labels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np
         Name to bool array of the same shape; a region that does not occur is left out.
         A muscle's mask is its whole compartment with the fat streaks in it; ``imat`` is the
         streaks. ``vertebra`` is all vertebral bodies (with S1's), ``L1`` … ``L5`` single ones,
-        ``body`` everything inside the skin's outer surface.
+        ``body`` everything inside the skin's outer surface, without the arms.
 
     Examples
     --------
@@ -160,7 +168,14 @@ def masks_from_labels(labels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np
             masks[name] = table[labels]
     if (present >= FAT_STREAK).any():
         masks["imat"] = labels >= FAT_STREAK
-    outside = (Label.AIR, Label.TABLE_SHELL, Label.TABLE_FOAM)
+    outside = (
+        Label.AIR,
+        Label.TABLE_SHELL,
+        Label.TABLE_FOAM,
+        Label.ARM_FAT,
+        Label.ARM_MUSCLE,
+        Label.ARM_BONE,
+    )
     if not np.isin(present, outside).all():
         masks["body"] = ~np.isin(labels, outside)
     return masks

@@ -73,6 +73,13 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "streak_hu": (0, 60),
     "blur_mm": (0, 3),
     "field_of_view_mm": (150, 1000),
+    "padding_hu": (-3024, -1000),
+    "erector_cleft_mm": (0, 6),
+    "ascites_mm": (0, 80),
+    "oedema": (0, 1),
+    "hernia_mm": (0, 60),
+    "stoma_mm": (0, 25),
+    "metal_mm": (0, 5),
 }
 
 
@@ -143,6 +150,21 @@ class PhantomParameters:
         Whether the table is in the image.
     field_of_view_mm : float
         Diameter of the reconstructed circle, centred on the trunk; beyond it is air.
+    padding_hu : float
+        Value beyond the circle: -1000, -1024, or a scanner's padding such as -2000.
+    erector_cleft_mm : float
+        Width of the fatty clefts that part the paraspinal compartment into its columns.
+    ascites_mm : float
+        Depth to which free fluid lines the peritoneal cavity.
+    oedema : float
+        0: dry subcutaneous fat; 1: brighter, with a net of fluid.
+    hernia_mm, stoma_mm : float
+        Radius of a hernial sac in front of the linea alba, and of a bowel loop led through one
+        rectus to the skin; 0: none.
+    metal_mm : float
+        Radius of rods behind and screws in the pedicles, with their streaks; 0: none.
+    arms_down : bool
+        Whether the forearms lie beside the trunk.
     detail_seed : int
         Seed of everything not named above: bowel loops, vessels, streaks, irregularities.
     """
@@ -203,6 +225,14 @@ class PhantomParameters:
     position: Position = "supine"
     table: bool = True
     field_of_view_mm: float = 500.0
+    padding_hu: float = -1024.0
+    erector_cleft_mm: float = 0.0
+    ascites_mm: float = 0.0
+    oedema: float = 0.0
+    hernia_mm: float = 0.0
+    stoma_mm: float = 0.0
+    metal_mm: float = 0.0
+    arms_down: bool = False
     detail_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -218,6 +248,8 @@ class PhantomParameters:
             raise InputError("phase is not known", received=self.phase, hint=f"Use one of {PHASES}.")
         if self.position not in POSITIONS:
             raise InputError("position is not known", received=self.position, hint=f"Use one of {POSITIONS}.")
+        if not isinstance(self.arms_down, bool):
+            raise InputError("arms_down must be true or false", received=self.arms_down)
         if isinstance(self.detail_seed, bool) or not isinstance(self.detail_seed, (int, np.integer)):
             raise InputError("detail_seed must be an integer", received=self.detail_seed)
         if self.detail_seed < 0:
@@ -259,7 +291,8 @@ def random_parameters(
     """Draw a patient and a scan.
 
     Habitus (thin to obese), muscularity (wasted to athletic), age and sex are drawn first;
-    the single measures follow them with scatter, so that they fit each other.
+    the single measures follow them with scatter, so that they fit each other. Findings (wasting,
+    scoliosis, ascites, oedema, hernia, stoma, metal, arms beside the trunk) are drawn last, each rare.
 
     Parameters
     ----------
@@ -296,11 +329,11 @@ def random_parameters(
         return float(np.clip(value, *_RANGES[name]))
 
     sat_mm = 4.0 + 48.0 * fatness**1.4
-    psoas_scale = (0.66 + 0.62 * muscularity) * size * (1.0 - 0.1 * age)
+    psoas_scale = (0.58 + 0.66 * muscularity) * size * (1.0 - 0.1 * age)
     muscle_scale = (0.72 + 0.5 * muscularity) * size
-    return PhantomParameters(
-        wall_half_width_mm=scatter((112 + 48 * viscerality) * size, 0.06, "wall_half_width_mm"),
-        wall_front_mm=scatter((60 + 70 * viscerality) * size, 0.1, "wall_front_mm"),
+    patient = PhantomParameters(
+        wall_half_width_mm=scatter((120 + 50 * viscerality) * size, 0.06, "wall_half_width_mm"),
+        wall_front_mm=scatter((66 + 72 * viscerality) * size, 0.1, "wall_front_mm"),
         wall_back_mm=scatter(58 * size, 0.06, "wall_back_mm"),
         wall_centre_y_mm=within("wall_centre_y_mm", rng.normal(-22, 5)),
         outline_exponent=within("outline_exponent", rng.normal(2.25, 0.15)),
@@ -310,15 +343,15 @@ def random_parameters(
         sat_side_mm=scatter(sat_mm * 0.9, 0.25, "sat_side_mm"),
         sat_back_mm=scatter(sat_mm * 0.8, 0.3, "sat_back_mm"),
         back_notch_mm=float(rng.uniform(0, 12)),
-        wall_muscle_mm=scatter(17.5 * muscle_scale, 0.15, "wall_muscle_mm"),
+        wall_muscle_mm=scatter(15.5 * muscle_scale, 0.24, "wall_muscle_mm"),
         rectus_mm=scatter(9.5 * muscle_scale, 0.2, "rectus_mm"),
         rectus_half_width_mm=scatter(30 * size, 0.12, "rectus_half_width_mm"),
         linea_alba_mm=within("linea_alba_mm", 4 + 8 * viscerality + rng.gamma(1.5, 2.0)),
-        psoas_half_width_mm=scatter(14.5 * psoas_scale, 0.12, "psoas_half_width_mm"),
+        psoas_half_width_mm=scatter(13.4 * psoas_scale, 0.15, "psoas_half_width_mm"),
         psoas_half_depth_mm=scatter(20.5 * psoas_scale**0.85, 0.1, "psoas_half_depth_mm"),
         psoas_exponent=within("psoas_exponent", rng.normal(2.3, 0.25)),
-        psoas_y_mm=within("psoas_y_mm", rng.normal(4, 3)),
-        psoas_gap_mm=within("psoas_gap_mm", rng.gamma(1.6, 0.5 + 0.8 * age)),
+        psoas_y_mm=within("psoas_y_mm", rng.normal(5, 4)),
+        psoas_gap_mm=within("psoas_gap_mm", rng.gamma(1.6, 0.3 + 0.6 * age)),
         psoas_bend=float(rng.uniform(0, 0.45)),
         psoas_tilt=within("psoas_tilt", rng.normal(0.25, 0.2)),
         erector_half_width_mm=scatter(35 * muscle_scale**0.5, 0.08, "erector_half_width_mm"),
@@ -342,18 +375,61 @@ def random_parameters(
         imat_share=within("imat_share", rng.gamma(1.5, 0.02 + 0.05 * age)),
         visceral_share=within("visceral_share", viscerality),
         phase=PHASES[int(rng.choice(3, p=(0.3, 0.15, 0.55)))] if phase is None else phase,
-        muscle_hu=within("muscle_hu", rng.normal(60 - 28 * age, 8)),
+        muscle_hu=within("muscle_hu", rng.normal(63 - 28 * age, 8)),
         fat_hu=within("fat_hu", rng.normal(-103, 5)),
         trabecular_hu=within("trabecular_hu", rng.normal(230 - 110 * age, 30)),
         cortex_hu=within("cortex_hu", rng.normal(560 - 120 * age, 70)),
         bowel_contrast_share=float(rng.uniform(0, 0.9)) if rng.uniform() < 0.4 else 0.0,
         bowel_gas_share=float(rng.uniform(0, 0.6)),
-        noise_hu=within("noise_hu", rng.gamma(4.0, 4.0)),
-        noise_grain_mm=float(rng.uniform(0.5, 1.3)),
+        noise_hu=within("noise_hu", rng.gamma(4.0, 2.8)),
+        noise_grain_mm=float(rng.uniform(0.7, 1.6)),
         streak_hu=within("streak_hu", rng.exponential(2.0)),
-        blur_mm=float(rng.uniform(0.4, 0.85)),
+        blur_mm=float(rng.uniform(0.45, 0.85)),
         position=("prone" if rng.uniform() < 0.08 else "supine") if position is None else position,
         table=bool(rng.uniform() < 0.9),
         field_of_view_mm=float(rng.uniform(300, 380)) if rng.uniform() < 0.12 else 500.0,
         detail_seed=int(rng.integers(2**31)),
     )
+    return _with_findings(patient, rng)
+
+
+def _with_findings(patient: PhantomParameters, rng: np.random.Generator) -> PhantomParameters:
+    """Add what most patients do not have."""
+    changes: dict[str, float | bool] = {"erector_cleft_mm": float(np.clip(rng.normal(1.4, 0.9), 0, 6))}
+
+    def happens(share: float) -> bool:
+        return bool(rng.uniform() < share)
+
+    def change(name: str, value: float) -> None:
+        changes[name] = float(np.clip(value, *_RANGES[name]))
+
+    if happens(0.12):
+        # Muscle goes and fat takes its place.
+        left = rng.uniform(0.55, 0.85)
+        for name in (
+            "wall_muscle_mm",
+            "rectus_mm",
+            "psoas_half_width_mm",
+            "psoas_half_depth_mm",
+            "erector_half_depth_mm",
+            "quadratus_half_depth_mm",
+        ):
+            change(name, getattr(patient, name) * (left if "psoas" not in name else math.sqrt(left)))
+        change("imat_share", rng.uniform(0.12, 0.4))
+        change("muscle_hu", patient.muscle_hu - rng.uniform(8, 25))
+    if happens(0.08):
+        change("scoliosis_mm", float(rng.choice((-1, 1))) * rng.uniform(8, 26))
+        change("rotation_deg", patient.rotation_deg + rng.uniform(-9, 9))
+    if happens(0.1):
+        change("ascites_mm", rng.uniform(4, 55))
+    if happens(0.12):
+        change("oedema", rng.uniform(0.2, 1.0))
+    if happens(0.05):
+        change("hernia_mm", rng.uniform(14, 50))
+    if happens(0.05):
+        change("stoma_mm", rng.uniform(9, 20))
+    if happens(0.06):
+        change("metal_mm", rng.uniform(1.8, 3.6))
+    changes["arms_down"] = happens(0.1)
+    change("padding_hu", float(rng.choice((-1024.0, -1000.0, -2000.0))))
+    return dataclasses.replace(patient, **changes)  # type: ignore[arg-type]

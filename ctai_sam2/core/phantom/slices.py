@@ -29,7 +29,7 @@ class PhantomSlice:
     ----------
     hu : numpy.ndarray
         int16 (H, W). Axial: anterior up, patient left on the image's right. Sagittal:
-        head up, anterior on the left.
+        head up, anterior on the left. At least -1024, but for padding beyond the field of view.
     masks : mapping of str to numpy.ndarray
         bool (H, W) each, decided at the pixel centres; see `masks_from_labels`.
     spacing_mm : tuple of float
@@ -313,7 +313,7 @@ def _cut_field(
         beyond = (x[None, :] ** 2 + (y[:, None] - middle) ** 2) > (p.field_of_view_mm / 2) ** 2
     else:
         beyond = np.broadcast_to(x * x + (y[None, :] - middle) ** 2 > (p.field_of_view_mm / 2) ** 2, hu.shape)
-    hu[beyond] = -1024
+    hu[beyond] = round(p.padding_hu)
     labels[beyond] = Label.AIR
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 import numpy as np
@@ -41,6 +42,9 @@ _FIXED: Final[dict[int, float]] = {
     Label.TABLE_FOAM: -985,
     Label.CANAL: 24,
     Label.EPIDURAL_FAT: -60,
+    Label.ASCITES: 10,
+    Label.METAL: 3071,
+    Label.ARM_BONE: 480,
 }
 
 
@@ -99,6 +103,7 @@ def mean_hu(parameters: PhantomParameters) -> npt.NDArray[np.float32]:
     table[Label.SACRUM] = 0.85 * p.trabecular_hu
     table[Label.VAT] = p.fat_hu + 4
     table[Label.INTERMUSCULAR_FAT] = p.fat_hu + 14
+    table[Label.ARM_MUSCLE] = p.muscle_hu
     return table
 
 
@@ -141,6 +146,10 @@ def render_hu(
     strands = fat & (np.abs(coarse) < 0.07)
     image[strands] += 24.0
     image[labels == Label.VAT] += 7.0 * np.abs(coarse[labels == Label.VAT])
+    if p.oedema > 0:
+        wet = labels == Label.SAT
+        net = np.abs(_smooth_noise(rng, labels.shape, (2.4 / rows_mm, 2.4 / columns_mm))[wet])
+        image[wet] += p.oedema * (14 + 60 * np.exp(-((net / 0.28) ** 2)))
     muscle = (labels >= Label.RECTUS_LEFT) & (labels <= Label.PSOAS_RIGHT)
     fibres = _smooth_noise(rng, labels.shape, (1.3 / rows_mm, 1.3 / columns_mm))[muscle]
     # Marbling too fine to be a streak of its own darkens more than it brightens.
@@ -160,9 +169,46 @@ def render_hu(
     if p.noise_hu > 0:
         sigma = (0.45 * p.noise_grain_mm / rows_mm, 0.45 * p.noise_grain_mm / columns_mm)
         image += p.noise_hu * _smooth_noise(rng, image.shape, sigma, low_cut=True)
+    if p.metal_mm > 0:
+        metal = labels[oversampling[0] // 2 :: oversampling[0], oversampling[1] // 2 :: oversampling[1]]
+        _add_metal_streaks(image, metal == Label.METAL, p.metal_mm, (rows_mm, columns_mm), rng)
     if p.streak_hu > 0:
         image += p.streak_hu * _smooth_noise(rng, image.shape, (0.8 / rows_mm, 40.0 / columns_mm))
     return np.clip(np.rint(image), FLOOR_HU, 3071).astype(np.int16)
+
+
+def _add_metal_streaks(
+    image: npt.NDArray[np.float32],
+    metal: npt.NDArray[np.bool_],
+    radius_mm: float,
+    spacing_mm: tuple[float, float],
+    rng: np.random.Generator,
+) -> None:
+    """Add rays that start at each piece of metal, and shade between the pieces."""
+    pieces, count = ndimage.label(ndimage.binary_dilation(metal, iterations=2))
+    if count == 0:
+        return
+    centres = np.asarray(ndimage.center_of_mass(metal, pieces, range(1, count + 1))) * spacing_mm
+    rows = np.arange(image.shape[0], dtype=np.float32)[:, None] * np.float32(spacing_mm[0])
+    columns = np.arange(image.shape[1], dtype=np.float32)[None, :] * np.float32(spacing_mm[1])
+    strength = 28.0 * radius_mm
+    for y, x in centres:
+        turn = (np.arctan2(rows - y, columns - x) / (2 * np.pi) + 0.5) * 720
+        ray = ndimage.gaussian_filter1d(rng.standard_normal(720), 3.0, mode="wrap")
+        ray = np.append(ray, ray[0]) / ray.std()
+        away = np.hypot(rows - y, columns - x)
+        fall = np.exp(-away / 55.0) * np.minimum(away / (2 * radius_mm), 1.0)
+        image += (strength * fall * np.interp(turn, np.arange(721), ray)).astype(np.float32)
+    for (y, x), (other_y, other_x) in itertools.pairwise(centres):
+        span = max(float(np.hypot(other_y - y, other_x - x)), 1.0)
+        uy, ux = (other_y - y) / span, (other_x - x) / span
+        along, across = (
+            (rows - y) * uy + (columns - x) * ux,
+            (rows - y) * ux - (columns - x) * uy,
+        )
+        shade = np.exp(-((across / 4.0) ** 2)) * ((along > 0) & (along < span))
+        image -= (2.2 * strength * shade).astype(np.float32)
+    image[metal] = 3071
 
 
 def _smooth_noise(

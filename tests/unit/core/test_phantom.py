@@ -171,7 +171,7 @@ class TestMasks:
         assert bool(between.sum() > 20) == mixed
 
     def test_truncated_field_of_view_is_air_in_image_and_masks(self) -> None:
-        image = _axial(_drawn(4, field_of_view_mm=200.0))
+        image = _axial(_drawn(4, field_of_view_mm=200.0, padding_hu=-1024.0))
         assert (image.hu[:, 0] == -1024).all()
         assert not image.masks["body"][:, 0].any()
 
@@ -327,3 +327,137 @@ class TestInvalid:
     def test_points(self, points: tuple[object, object, object]) -> None:
         with pytest.raises(InputError):
             Body(reference_parameters()).label_at(*points)
+
+
+class TestFindings:
+    @pytest.mark.parametrize(
+        ("changes", "name"),
+        [
+            ({"ascites_mm": 30.0}, "ascites"),
+            ({"metal_mm": 2.5}, "metal"),
+            ({"arms_down": True}, "arms"),
+        ],
+    )
+    def test_a_finding_is_drawn_and_has_its_mask(self, changes: dict[str, object], name: str) -> None:
+        plain = make_axial_slice(
+            reference_parameters(), z_mm=5.0, shape_hw=(300, 360), spacing_mm=(1.5, 1.5), rng=_rng()
+        )
+        found = make_axial_slice(
+            dataclasses.replace(reference_parameters(), **changes),
+            z_mm=5.0,
+            shape_hw=(300, 360),
+            spacing_mm=(1.5, 1.5),
+            rng=_rng(),
+        )
+        assert name not in plain.masks
+        assert found.masks[name].sum() > 20
+        for other in ("muscle", "sat", "vat", "vertebra"):
+            assert not (found.masks[name] & found.masks[other]).any()
+            # Nothing appears where it was not.
+            assert not (found.masks[other] & ~plain.masks[other]).any()
+        assert (found.masks["psoas_left"] == plain.masks["psoas_left"]).all()
+
+    def test_arms_are_not_the_body(self) -> None:
+        image = _axial(dataclasses.replace(reference_parameters(), arms_down=True))
+        assert not (image.masks["arms"] & image.masks["body"]).any()
+
+    def test_ascites_takes_fat_only_and_is_water(self) -> None:
+        plain, wet = (
+            _axial(dataclasses.replace(reference_parameters(), ascites_mm=depth)) for depth in (0.0, 30.0)
+        )
+        lost = plain.masks["vat"] & ~wet.masks["vat"]
+        assert lost.sum() > 100
+        assert (lost <= wet.masks["ascites"]).all()
+        assert 0 < np.median(wet.hu[wet.masks["ascites"]]) < 20
+
+    def test_oedema_brightens_subcutaneous_fat_and_no_mask_moves(self) -> None:
+        dry, wet = (_axial(dataclasses.replace(reference_parameters(), oedema=share)) for share in (0.0, 1.0))
+        assert wet.hu[wet.masks["sat"]].mean() > dry.hu[dry.masks["sat"]].mean() + 10
+        assert all((dry.masks[name] == wet.masks[name]).all() for name in dry.masks)
+
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_stoma_leads_through_one_rectus(self, seed: int) -> None:
+        plain = dataclasses.replace(reference_parameters(), detail_seed=seed)
+        before, after = (
+            make_axial_slice(
+                dataclasses.replace(plain, stoma_mm=size),
+                z_mm=0.0,
+                shape_hw=(280, 280),
+                spacing_mm=(1.5, 1.5),
+                rng=_rng(),
+            )
+            for size in (0.0, 25.0)
+        )
+        lost = {
+            side: (before.masks[side] & ~after.masks[side]).sum() for side in ("rectus_left", "rectus_right")
+        }
+        assert max(lost.values()) > 20
+        assert min(lost.values()) == 0
+        assert (after.masks["body"] & ~before.masks["body"] & ~after.masks["bowel"]).sum() == 0
+
+    def test_hernia_takes_subcutaneous_fat_only_outside_the_wall(self) -> None:
+        p = dataclasses.replace(reference_parameters(), hernia_mm=40.0)
+        plain, found = _axial(reference_parameters()), _axial(p)
+        assert (plain.masks["sat"] & ~found.masks["sat"]).sum() > 50
+        assert (plain.masks["body"] == found.masks["body"]).all()
+        assert not (found.masks["muscle"] & ~plain.masks["muscle"]).any()
+
+    def test_clefts_are_fat_within_the_compartment(self) -> None:
+        plain, parted = (
+            _axial(dataclasses.replace(reference_parameters(), erector_cleft_mm=width))
+            for width in (0.0, 4.0)
+        )
+        for side in ("erector_left", "erector_right"):
+            lost = plain.masks[side] & ~parted.masks[side]
+            assert lost.sum() > 10
+            assert parted.hu[lost].mean() < -20
+            assert not (parted.masks[side] & ~plain.masks[side]).any()
+
+    def test_metal_makes_rays_but_moves_no_mask_of_the_vertebra(self) -> None:
+        p = dataclasses.replace(reference_parameters(), noise_hu=0.0)
+        plain, metal = (
+            make_axial_slice(
+                dataclasses.replace(p, metal_mm=size),
+                z_mm=5.0,
+                shape_hw=(280, 280),
+                spacing_mm=(1.5, 1.5),
+                rng=_rng(),
+            )
+            for size in (0.0, 2.5)
+        )
+        erector = metal.masks["erector_left"]
+        assert metal.hu[erector].std() > 1.4 * plain.hu[erector].std()
+        assert metal.hu.max() == 3071
+        assert (metal.masks["vertebra"] == plain.masks["vertebra"]).all()
+
+    @pytest.mark.parametrize("padding_hu", [-1000.0, -1024.0, -2000.0])
+    def test_padding_beyond_the_circle(self, padding_hu: float) -> None:
+        p = dataclasses.replace(reference_parameters(), field_of_view_mm=250.0, padding_hu=padding_hu)
+        image = _axial(p)
+        assert image.hu[0, 0] == padding_hu
+        assert not image.masks["muscle"][image.hu == padding_hu].any()
+
+    def test_random_patients_have_each_finding_now_and_then(self) -> None:
+        drawn = [random_parameters(np.random.default_rng(seed)) for seed in range(300)]
+        for name in ("ascites_mm", "oedema", "hernia_mm", "stoma_mm", "metal_mm", "arms_down"):
+            assert 0.02 < np.mean([bool(getattr(p, name)) for p in drawn]) < 0.2
+        assert np.mean([abs(p.scoliosis_mm) > 12 for p in drawn]) > 0.02
+        assert {p.padding_hu for p in drawn} == {-1000.0, -1024.0, -2000.0}
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("ascites_mm", -1.0), ("oedema", 1.2), ("metal_mm", 9.0), ("arms_down", 1), ("padding_hu", 0.0)],
+    )
+    def test_out_of_range(self, name: str, value: object) -> None:
+        with pytest.raises(InputError, match=name):
+            PhantomParameters(**{name: value})
+
+
+def test_the_reference_phantom_stays_as_it_is() -> None:
+    image = make_axial_slice(reference_parameters(), rng=_rng())
+    counted = {name: int(image.masks[name].sum()) for name in ("psoas_left", "muscle", "sat", "vat")}
+    assert counted == {"psoas_left": 1443, "muscle": 19579, "sat": 27038, "vat": 16768}
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ from tests.unit.oneclick.oracle import IDENTITY, Oracle, dice
 def sagittal(seed: int | None = None) -> tuple[CTSlice, dict]:
     rng = np.random.default_rng(seed or 0)
     parameters = reference_parameters() if seed is None else random_parameters(rng)
+    # A bow of 20 mm leaves the plane above and below L3: no midline sagittal slice shows that spine.
+    bow_mm = float(np.clip(parameters.scoliosis_mm, -10, 10))
+    parameters = dataclasses.replace(parameters, scoliosis_mm=bow_mm)
     phantom = make_sagittal_slice(parameters, shape_hw=(300, 300), spacing_mm=(1.4, 1.4), rng=rng)
     return CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm, plane="sagittal"), dict(phantom.masks)
 
