@@ -14,7 +14,7 @@ from ctai_sam2.core.framing import Frame
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.anatomy_axial import AxialAnatomy, find_axial_anatomy
-from ctai_sam2.oneclick.cleanup import clean_mask
+from ctai_sam2.oneclick.cleanup import clean_mask, with_cortex
 from ctai_sam2.oneclick.predicting import (
     agreement,
     frame_for,
@@ -267,6 +267,8 @@ class AxialSession:
         self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
     ) -> Mask:
         tissue = "muscle" if structure.startswith("psoas") else structure
+        if structure == "vertebra":
+            mask = with_cortex(mask, self.slice_.hu, self.slice_.spacing_mm)
         limits = getattr(self.definitions, tissue, None)
         forbidden = None
         if prompt is None and isinstance(self.anatomy, AxialAnatomy) and structure != "vertebra":

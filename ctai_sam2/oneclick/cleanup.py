@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.core.definitions import HuRange
-from ctai_sam2.core.masks import fill_holes, label_components, remove_islands
+from ctai_sam2.core.masks import fill_holes, grow, label_components, remove_islands
 from ctai_sam2.types import Mask, Prompt
+
+CORTEX_MM = 1.6
+"""About the thickness of the shell of a lumbar vertebral body."""
+
+CORTEX_HU = 160.0
+"""Above marrow of the old and above what a voxel shared by bone and fat shows."""
 
 _CLICK_RADIUS_PX = 1.5
 
@@ -77,6 +84,33 @@ def clean_mask(
     if prompt is not None:
         kept |= mask & _under_clicks(prompt, mask.shape)
     return kept
+
+
+def with_cortex(mask: Mask, hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
+    """Add to a vertebra the bright bone that touches it: its cortex, where models like to stop short.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+        A vertebral body.
+    hu : ndarray, shape (H, W)
+        The slice.
+    spacing_mm : sequence of 2 floats
+        (row, column) spacing.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+        A new mask, at most `CORTEX_MM` wider on each side.
+
+    Examples
+    --------
+    >>> hu = np.full((9, 9), 40); hu[2:7, 2:7] = 400
+    >>> mask = np.zeros((9, 9), bool); mask[3:6, 3:6] = True
+    >>> int(with_cortex(mask, hu, (1.0, 1.0)).sum())
+    25
+    """
+    return mask | (grow(mask, CORTEX_MM, spacing_mm) & (hu > CORTEX_HU))
 
 
 def _touching(mask: Mask, near: Mask) -> Mask:

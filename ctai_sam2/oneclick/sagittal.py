@@ -12,7 +12,7 @@ from ctai_sam2.core.body import body_mask
 from ctai_sam2.core.masks import keep_largest
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.oneclick.cleanup import clean_mask
+from ctai_sam2.oneclick.cleanup import clean_mask, with_cortex
 from ctai_sam2.oneclick.discs import SpineBody, find_bodies
 from ctai_sam2.oneclick.grid import Grid
 from ctai_sam2.oneclick.predicting import frame_for, name_structure, predict_on_slice, refine_on_slice
@@ -222,7 +222,7 @@ def _segment(
 
     def clean(mask: Mask, so_far: Prompt) -> Mask:
         return clean_mask(
-            mask,
+            with_cortex(mask, slice_.hu, slice_.spacing_mm),
             slice_.hu,
             pixel_area_mm2=slice_.pixel_area_mm2,
             near=None if user is not None else _heart_of(prompt, slice_.shape_hw),
