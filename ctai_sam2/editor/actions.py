@@ -183,7 +183,7 @@ BY_KEY = MappingProxyType({key: action for action in ACTIONS for key in action.k
 
 
 def key_combination(key: str, modifiers: frozenset[str]) -> str:
-    """A key as the table writes it.
+    """Write a key as the table does.
 
     Examples
     --------

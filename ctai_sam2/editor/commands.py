@@ -50,7 +50,7 @@ class MaskCommand(Command):
     """A command that draws a new mask from the old one."""
 
     def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        """The mask afterwards, before limits; does not change its argument."""
+        """Make the mask as it is afterwards, before limits; the argument stays as it is."""
         raise NotImplementedError
 
 
@@ -59,7 +59,7 @@ class MarksCommand(Command):
     """A command that changes what is pointed at."""
 
     def place(self, marks: Marks, slice_: CTSlice) -> Marks:
-        """The marks afterwards."""
+        """Make the marks as they are afterwards."""
         raise NotImplementedError
 
 
@@ -384,7 +384,7 @@ def apply(document: Document, command: Command | Compound) -> tuple[Change, Edit
 
 
 def copied_mask(document: Document, label: str, index: int) -> SetMask:
-    """The command that copies a label's mask from another slice of the volume.
+    """Make the command that copies a label's mask from another slice of the volume.
 
     Raises
     ------

@@ -174,7 +174,7 @@ class Controller:
         modifiers: frozenset[str] = frozenset(),
         space: Literal["screen", "image"] = "screen",
     ) -> None:
-        """A button went down, at canvas (or, with ``space="image"``, image) coordinates."""
+        """Take a button going down, at canvas (or, with ``space="image"``, image) coordinates."""
         with self.lock:
             at = self._pointer(x, y, space, button, modifiers)
             if at is None:
@@ -192,7 +192,7 @@ class Controller:
             self._gesture(lambda document: tool.press(at, document))
 
     def move(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
-        """The hand moved, with or without a button."""
+        """Take the hand moving, with or without a button."""
         with self.lock:
             at = self._pointer(x, y, space)
             if at is not None:
@@ -200,7 +200,7 @@ class Controller:
                 self._gesture(lambda document: tool.move(at, document))
 
     def release(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
-        """The button went up."""
+        """Take the button going up."""
         with self.lock:
             at, tool = self._pointer(x, y, space), self._hand
             self._hand = None
@@ -208,7 +208,7 @@ class Controller:
                 self._gesture(tool.leave if at is None else lambda document: tool.release(at, document))
 
     def leave(self) -> None:
-        """The hand left the canvas: a drag ends where it left, a polygon waits."""
+        """Take the hand leaving the canvas: a drag ends where it left, a polygon waits."""
         with self.lock:
             tool, self._hand, self._hover = self._hand or self.tool, None, None
             self._gesture(tool.leave)
@@ -222,7 +222,7 @@ class Controller:
     def wheel(
         self, steps: float, x: float | None = None, y: float | None = None, *, scroll_slices: bool = False
     ) -> None:
-        """The wheel turned by ``steps`` (up is positive): zoom about the hand, or scroll slices.
+        """Take the wheel turning by ``steps`` (up is positive): zoom about the hand, or scroll slices.
 
         Without a position (ipycanvas reports none) the hand's last one is taken, else the canvas's middle.
         """
@@ -241,7 +241,7 @@ class Controller:
             self.adjust(viewport=viewport.zoomed(factor, *at))
 
     def key(self, key: str, modifiers: frozenset[str] = frozenset(), *, pressed: bool = True) -> bool:
-        """A key went down or up, named as browsers do (``"z"``, ``"Escape"``, ``"["``); whether it means anything."""
+        """Take a key, named as browsers do (``"z"``, ``"Escape"``, ``"["``); return whether it means anything."""
         with self.lock:
             action = BY_KEY.get(key_combination(key, modifiers))
             if action is None:
@@ -320,7 +320,7 @@ class Controller:
             return change
 
     def resize(self, width: int, height: int) -> None:
-        """The canvas has another size; the slice is fitted to it."""
+        """Take another size of the canvas and fit the slice to it."""
         with self.lock:
             viewport = replace(self.document.view.viewport, canvas_hw=(height, width))
             self.adjust(viewport=viewport.fitted())
@@ -422,7 +422,7 @@ class Controller:
         button: Button = "left",
         modifiers: frozenset[str] = frozenset(),
     ) -> Pointer | None:
-        """The hand, in both coordinates; None where they are no finite numbers."""
+        """Place the hand in both coordinates; None where they are no finite numbers."""
         if not (math.isfinite(x) and math.isfinite(y)):
             return None
         viewport = self.document.view.viewport

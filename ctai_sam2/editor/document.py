@@ -20,7 +20,7 @@ from ctai_sam2.core.geometry import edge_letters
 from ctai_sam2.core.masks import label_components, mask_to_box_xyxy
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.editor.changes import Aspect, Box, Change
-from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, MaskPatch, Marks
+from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, Marks, MaskPatch
 from ctai_sam2.editor.labels import Label, Profile
 from ctai_sam2.editor.strings import LANGUAGES
 from ctai_sam2.editor.viewport import Viewport
@@ -173,7 +173,7 @@ class Document:
         )
 
     def slice_at(self, index: int) -> CTSlice:
-        """A slice by its index.
+        """Return a slice by its index.
 
         Raises
         ------
@@ -193,7 +193,7 @@ class Document:
         return self._empty if sheet is None else sheet.masks.get(label, self._empty)
 
     def marks(self, label: str, index: int | None = None) -> Marks:
-        """What was pointed at for a label."""
+        """Return what was pointed at for a label."""
         sheet = self._sheets.get(self.index if index is None else index)
         self.require_label(label)
         return Marks() if sheet is None else sheet.marks.get(label, Marks())
@@ -204,7 +204,7 @@ class Document:
         return {label: mask for label, mask in found.items() if mask.any()}
 
     def revision_of(self, label: str, index: int | None = None) -> int:
-        """A number that changes whenever the label's mask or prompts do, on one slice."""
+        """Return a number that changes whenever the label's mask or prompts do, on one slice."""
         sheet = self._sheets.get(self.index if index is None else index)
         return 0 if sheet is None else sheet.revisions.get(label, 0)
 
@@ -225,7 +225,7 @@ class Document:
         return _LETTERS.get(self.slice.plane, ("", "", "", ""))
 
     def require_label(self, name: str) -> Label:
-        """A label by its name.
+        """Return a label by its name.
 
         Raises
         ------

@@ -46,7 +46,7 @@ class Marks:
         return bool(self.points) or self.box_xyxy is not None
 
     def to_prompt(self, *, mask: Mask | None = None) -> Prompt | None:
-        """The prompt a segmenter takes, with a mask to refine; None where there is nothing to say."""
+        """Make the prompt a segmenter takes, with a mask to refine; None where there is nothing to say."""
         if not self and mask is None:
             return None
         return Prompt(
@@ -94,7 +94,7 @@ class MaskPatch:
 
     @classmethod
     def between(cls, label: str, before: Mask, after: Mask) -> MaskPatch | None:
-        """The patch that turns one mask into another; None where they are equal."""
+        """Make the patch that turns one mask into another; None where they are equal."""
         box = changed_box(before, after)
         if box is None:
             return None
@@ -103,7 +103,7 @@ class MaskPatch:
         return cls(label=label, box_xyxy=box, flips=pack_mask(flips))
 
     def apply(self, mask: Mask) -> Mask:
-        """A new, read-only mask with the pixels flipped; applying twice gives the first one back."""
+        """Return a new, read-only mask with the pixels flipped; applying twice gives the first one back."""
         x0, y0, x1, y1 = self.box_xyxy
         changed = mask.copy()
         changed[y0 : y1 + 1, x0 : x1 + 1] ^= unpack_mask(self.flips, (y1 - y0 + 1, x1 - x0 + 1))

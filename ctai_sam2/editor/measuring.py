@@ -76,7 +76,7 @@ class RegionNumbers:
 
 
 def read_out(document: Document, x: float, y: float) -> Readout | None:
-    """What lies at an image point; None outside of the image."""
+    """Read what lies at an image point; None outside of the image."""
     row, column = pixel_of(x, y)
     height, width = document.shape_hw
     if not (0 <= row < height and 0 <= column < width):
@@ -101,7 +101,7 @@ def measure_labels(document: Document) -> list[LabelNumbers]:
 
 
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:
-    """The full row of `core.metrics.measure_slice` for the slice in view.
+    """Measure the full row of `core.metrics.measure_slice` for the slice in view.
 
     Raises
     ------

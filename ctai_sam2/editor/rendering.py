@@ -15,7 +15,7 @@ _CROSS = ndimage.generate_binary_structure(2, 1)
 
 
 def render_grey(document: Document) -> NDArray[np.uint8]:
-    """The slice in the current window, uint8 (H, W)."""
+    """Render the slice in the current window, uint8 (H, W)."""
     return window_to_uint8(document.slice.hu, document.view.window)
 
 

@@ -56,7 +56,8 @@ def stroke_to_mask(points_xy: ArrayLike, radius: tuple[float, float], shape_hw: 
     starts, ends = (points[:-1], points[1:]) if len(points) > 1 else (points, points)
     unit = np.maximum([rx, ry], _SLACK)
     for start, end in zip(starts, ends, strict=True):
-        low, high = np.minimum(start, end) - (rx, ry), np.maximum(start, end) + (rx, ry)
+        reach = np.array([rx, ry])
+        low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
         x0, y0 = np.maximum(np.ceil(low - _SLACK), 0).astype(int)
         x1, y1 = np.minimum(np.floor(high + _SLACK) + 1, (width, height)).astype(int)
         if x0 < x1 and y0 < y1:
@@ -90,7 +91,7 @@ def box_to_mask(box_xyxy: Sequence[float], shape_hw: tuple[int, int]) -> Mask:
 
 
 def connected_region(within: Mask, x: float, y: float) -> Mask:
-    """The part of ``within``, joined by steps up, down, left or right, that holds a point; may be empty.
+    """Find the part of ``within``, joined by steps up, down, left or right, that holds a point; may be empty.
 
     Examples
     --------

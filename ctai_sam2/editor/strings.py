@@ -41,7 +41,8 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "help.brush": ("Drag to paint; right button or Shift erases.", "拖动绘制；右键或 Shift 擦除。"),
         "help.eraser": ("Drag to erase; right button or Shift paints.", "拖动擦除；右键或 Shift 绘制。"),
         "help.polygon": (
-            "Click corners; click the first one, double-click or press Enter to close. Esc cancels, Backspace steps back.",
+            "Click corners; click the first one, double-click or press Enter to close. "
+            "Esc cancels, Backspace steps back.",
             "单击添加顶点；点击起点、双击或按 Enter 闭合。Esc 取消，Backspace 撤回一个顶点。",
         ),
         "help.lasso": ("Drag around the region; Shift erases.", "拖动圈出区域；按 Shift 擦除。"),

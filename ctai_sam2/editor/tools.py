@@ -108,20 +108,20 @@ class Tool:
         return bool(self.points)
 
     def press(self, at: Pointer, document: Document) -> Outcome:
-        """A button went down."""
+        """Take a button going down."""
         return None
 
     def move(self, at: Pointer, document: Document) -> Outcome:
-        """The hand moved."""
+        """Take the hand moving."""
         self.hover = at
         return None
 
     def release(self, at: Pointer, document: Document) -> Outcome:
-        """The button went up."""
+        """Take the button going up."""
         return None
 
     def leave(self, document: Document) -> Outcome:
-        """The hand left the canvas."""
+        """Take the hand leaving the canvas."""
         outcome = self.release(self.hover, document) if self.busy and self.hover is not None else None
         self.hover = None
         return outcome
@@ -141,7 +141,7 @@ class Tool:
         return was_busy
 
     def preview(self, document: Document) -> Preview:
-        """What to draw."""
+        """Say what to draw."""
         hover = None if self.hover is None else (self.hover.x, self.hover.y)
         kind = self.kind if self.points else "none"
         return Preview(kind=kind, points_xy=tuple(self.points), hover_xy=hover, erase=self.erase)
@@ -191,7 +191,7 @@ class DragTool(Tool):
         return self.done(box, erase, document)
 
     def done(self, box: tuple[float, float, float, float], erase: bool, document: Document) -> Outcome:
-        """The command for a finished drag."""
+        """Make the command for a finished drag."""
         return None
 
 
