@@ -241,7 +241,7 @@ class Controller:
             self.adjust(viewport=viewport.zoomed(factor, *at))
 
     def key(self, key: str, modifiers: frozenset[str] = frozenset(), *, pressed: bool = True) -> bool:
-        """Take a key, named as browsers do (``"z"``, ``"Escape"``, ``"["``); return whether it means anything."""
+        """Take a key, named as browsers do (``"z"``, ``"Escape"``); return whether it means anything."""
         with self.lock:
             action = BY_KEY.get(key_combination(key, modifiers))
             if action is None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -159,7 +159,7 @@ class Confirmation:
     """A question before something is replaced; the view calls `Controller.answer`."""
 
     message: Message
-    proceed: Callable[[], None]
+    proceed: Callable[[], object]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -185,7 +185,6 @@ class _Request:
     group: str
     refine: bool = False
     use_marks: bool = True
-    jobs: tuple[_Job, ...] = field(default=())
 
 
 class Inference:
@@ -251,21 +250,11 @@ class Inference:
                 self._tell("inference")
                 return False
             request = _Request(group=group, refine=refine, use_marks=use_marks)
-            names = [
-                name
-                for name in self._document.profile.labels_of(group)
-                if not self._document.labels[name].locked
-            ]
-            if not names:
-                self._set(replace(self.status, message=Message("status.locked", {"label": group})))
+            if any(self._needs_confirmation(job) for job in self._jobs(request)):
+                # What the hand does while the question stands belongs into the snapshot.
+                self._confirm(lambda: self._start(request))
                 return False
-            marked = [name for name in names if use_marks and self._document.marks(name)]
-            jobs = tuple(self._job(name, refine, use_marks) for name in marked or names)
-            if any(self._needs_confirmation(job) for job in jobs):
-                self._confirm(lambda: self._begin(request))
-                return False
-            self._start(request, jobs)
-            return True
+            return self._start(request)
 
     def retry(self) -> bool:
         """Ask again what failed, as things stand now; False where nothing was asked yet."""
@@ -344,31 +333,32 @@ class Inference:
         shown = self._shown.get((job.index, job.label))
         return job.prompt is None or shown is None or not np.array_equal(shown.mask, mask)
 
-    def _confirm(self, proceed: Callable[[], None]) -> None:
+    def _confirm(self, proceed: Callable[[], object]) -> None:
         self.confirmation = Confirmation(message=Message("ai.confirm_replace"), proceed=proceed)
         self._tell("confirm")
 
-    def _begin(self, request: _Request) -> None:
-        # What the hand did while the question stood belongs into the snapshot.
+    def _jobs(self, request: _Request) -> tuple[_Job, ...]:
+        """One job per unlocked label; where some were pointed at, of those alone."""
+        document = self._document
         names = [
-            name
-            for name in self._document.profile.labels_of(request.group)
-            if not self._document.labels[name].locked
+            name for name in document.profile.labels_of(request.group) if not document.labels[name].locked
         ]
-        marked = [name for name in names if request.use_marks and self._document.marks(name)]
-        if names:
-            self._start(
-                request,
-                tuple(self._job(name, request.refine, request.use_marks) for name in marked or names),
-            )
+        marked = [name for name in names if request.use_marks and document.marks(name)]
+        return tuple(self._job(name, request.refine, request.use_marks) for name in marked or names)
 
-    def _start(self, request: _Request, jobs: Sequence[_Job]) -> None:
+    def _start(self, request: _Request) -> bool:
+        jobs = self._jobs(request)
+        if not jobs:
+            label = Message(f"label.{request.group}")
+            self._set(replace(self.status, message=Message("status.locked", {"label": label})))
+            return False
         self._run += 1
         self._last = request
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctai-sam2-editor")
         self._set(InferenceStatus(state="running", message=Message("ai.running")))
-        self._future = self._executor.submit(self._work, self._run, tuple(jobs))
+        self._future = self._executor.submit(self._work, self._run, jobs)
+        return True
 
     def _work(self, run: int, jobs: tuple[_Job, ...]) -> None:
         began = time.perf_counter()
