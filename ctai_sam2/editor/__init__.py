@@ -15,7 +15,7 @@ from ctai_sam2.editor.controller import Controller, KeepsEvents
 from ctai_sam2.editor.document import Document, View
 from ctai_sam2.editor.inference import Answer, Ask, Confirmation, InferenceStatus
 from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
-from ctai_sam2.editor.measuring import measure_document, measure_labels
+from ctai_sam2.editor.measuring import compare_labels, measure_document, measure_labels
 from ctai_sam2.editor.rendering import render_grey, render_overlay
 from ctai_sam2.editor.strings import LANGUAGES, Message, text
 from ctai_sam2.editor.tools import Preview
@@ -43,6 +43,7 @@ __all__ = [
     "View",
     "Viewport",
     "apply",
+    "compare_labels",
     "measure_document",
     "measure_labels",
     "render_grey",

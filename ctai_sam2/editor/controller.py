@@ -286,7 +286,7 @@ class Controller:
             return change
 
     def undo(self) -> Change:
-        """Take the last step back; of inference under way nothing is taken."""
+        """Take the last step back, unless its label is locked; inference under way becomes stale."""
         return self._step("undo")
 
     def redo(self) -> Change:
@@ -390,6 +390,10 @@ class Controller:
             if not stack:
                 self._say(Message(f"status.nothing_to_{kind}"))
                 return Change(index=self.document.index)
+            locked = [name for name in sorted(stack[-1].labels) if self.document.labels[name].locked]
+            if locked:
+                self._say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
+                return Change(index=self.document.index, refused=tuple(locked))
             name = Message(stack[-1].name)
             change = self.document.undo() if kind == "undo" else self.document.redo()
             self.message = Message("status.undone" if kind == "undo" else "status.redone", {"edit": name})

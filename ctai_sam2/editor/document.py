@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ctai_sam2.core.contours import Polygon, mask_to_polygons
 from ctai_sam2.core.definitions import HuRange
 from ctai_sam2.core.geometry import edge_letters
-from ctai_sam2.core.masks import label_components, mask_to_box_xyxy
+from ctai_sam2.core.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.editor.changes import Aspect, Box, Change
 from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, Marks, MaskPatch
@@ -235,6 +236,23 @@ class Document:
         if name not in self.labels:
             raise InputError("no such label", received=name, hint=f"Known: {', '.join(self.labels)}.")
         return self.labels[name]
+
+    def set_reference(self, label: str, mask: ArrayLike | None) -> Change:
+        """Lay another reader's mask of the slice in view beside a label, or take it away with None.
+
+        Raises
+        ------
+        InputError
+            If there is no such label, or the mask is none of this slice.
+        """
+        self.require_label(label)
+        self.references.pop(label, None)
+        if mask is not None:
+            reference = np.array(as_mask(mask))
+            require_same_shape(reference, self._empty, "the reference and the slice")
+            reference.setflags(write=False)
+            self.references[label] = reference
+        return Change(aspects=frozenset({"labels"}), index=self.index)
 
     def adjust(self, **changes: Any) -> Change:
         """Change how the document is looked at; names and values as in `View`.

@@ -156,9 +156,10 @@ class InferenceStatus:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confirmation:
-    """A question before something is replaced; the view calls `Controller.answer`."""
+    """A question before something on slice ``index`` is replaced; the view calls `Controller.answer`."""
 
     message: Message
+    index: int
     proceed: Callable[[], object]
 
 
@@ -288,11 +289,11 @@ class Inference:
             return True
 
     def answer(self, accepted: bool) -> None:
-        """Answer the question pending; a refusal keeps everything as it is."""
+        """Answer the question pending; a refusal, or another slice in view now, keeps everything."""
         with self._lock:
             question, self.confirmation = self.confirmation, None
             self._tell("confirm")
-            if question is not None and accepted:
+            if question is not None and accepted and question.index == self._document.index:
                 question.proceed()
 
     def wait(self, timeout_s: float | None = None) -> bool:
@@ -334,7 +335,9 @@ class Inference:
         return job.prompt is None or shown is None or not np.array_equal(shown.mask, mask)
 
     def _confirm(self, proceed: Callable[[], object]) -> None:
-        self.confirmation = Confirmation(message=Message("ai.confirm_replace"), proceed=proceed)
+        self.confirmation = Confirmation(
+            message=Message("ai.confirm_replace"), index=self._document.index, proceed=proceed
+        )
         self._tell("confirm")
 
     def _jobs(self, request: _Request) -> tuple[_Job, ...]:

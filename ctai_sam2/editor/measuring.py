@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ctai_sam2.core.agreement import dice
 from ctai_sam2.core.masks import area_mm2
 from ctai_sam2.core.metrics import MASK_NAMES, Row, measure_slice
 from ctai_sam2.editor.document import Document
@@ -98,6 +99,11 @@ def measure_labels(document: Document) -> list[LabelNumbers]:
         )
         for label, mask in document.masks().items()
     ]
+
+
+def compare_labels(document: Document) -> dict[str, float]:
+    """Dice of every label that has a reference; 1 where both are empty."""
+    return {label: dice(document.mask(label), reference) for label, reference in document.references.items()}
 
 
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:

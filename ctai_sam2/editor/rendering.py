@@ -19,7 +19,9 @@ def render_grey(document: Document) -> NDArray[np.uint8]:
     return window_to_uint8(document.slice.hu, document.view.window)
 
 
-def render_overlay(document: Document, box_xyxy: Box | None = None) -> tuple[NDArray[np.uint8], int, int]:
+def render_overlay(
+    document: Document, box_xyxy: Box | None = None, *, references: bool = False
+) -> tuple[NDArray[np.uint8], int, int]:
     """Visible masks as RGBA, for a box of pixels or for all of the slice.
 
     Parameters
@@ -28,6 +30,9 @@ def render_overlay(document: Document, box_xyxy: Box | None = None) -> tuple[NDA
         What to draw.
     box_xyxy : Box, optional
         A change's dirty box; widened by a pixel, since an outline depends on neighbours.
+
+    references : bool
+        Draw another reader's masks instead of those being edited.
 
     Returns
     -------
@@ -45,7 +50,9 @@ def render_overlay(document: Document, box_xyxy: Box | None = None) -> tuple[NDA
     edge = max(round(255 * view.opacity), 220)
     # Muscle, the last label, holds psoas: drawn first, it leaves the smaller ones in sight.
     for label in reversed(document.labels.values()):
-        mask = document.mask(label.name)
+        mask = document.references.get(label.name) if references else document.mask(label.name)
+        if mask is None:
+            continue
         inside = mask[y0 : y1 + 1, x0 : x1 + 1]
         if not (label.visible and inside.any()):
             continue

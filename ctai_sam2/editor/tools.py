@@ -334,6 +334,9 @@ class PolygonTool(Tool):
             if i == 0 or _apart(self.points[i - 1], point, document)
         ]
         if len(points) < 3:
+            if len(points) == 1:
+                # The second half of a double click that closed the polygon before.
+                self.cancel()
             return None
         erase = self.erase
         self.cancel()

@@ -152,6 +152,14 @@ def test_a_polygon_closes_by_double_click_and_enter(how: str) -> None:
     assert np.array_equal(controller.document.mask("muscle"), expected)
 
 
+def test_a_double_click_on_the_first_corner_leaves_no_stray_corner() -> None:
+    controller = make_controller("polygon")
+    click_polygon(controller, (3, 3), (12, 3), (12, 11), (3, 3), (3, 3))
+    controller.double_click(3, 3, space="image")
+    assert controller.preview.kind == "none"
+    assert len(controller.document.history.done) == 1
+
+
 def test_lasso_rectangle_and_flood() -> None:
     controller = make_controller("lasso")
     drag(controller, (2, 2), (10, 2), (10, 10), (2, 10))
@@ -244,6 +252,18 @@ def test_a_locked_label_is_told_and_kept() -> None:
     drag(controller, (3, 3), (9, 3))
     assert controller.message is not None
     assert controller.message.text("en") == "All muscle (combo) is locked."
+    assert area(controller) == 0
+
+
+def test_undo_leaves_a_locked_label_alone() -> None:
+    controller = make_controller()
+    drag(controller, (3, 3), (9, 3))
+    painted = area(controller)
+    controller.do("toggle_lock")
+    assert not controller.undo()
+    assert area(controller) == painted
+    controller.do("toggle_lock")
+    assert controller.undo()
     assert area(controller) == 0
 
 

@@ -173,6 +173,17 @@ def test_hand_work_is_replaced_only_when_confirmed(accepted: bool) -> None:
     assert area(controller) == (24 if accepted else 4)
 
 
+def test_a_confirmation_holds_for_the_slice_it_was_asked_on() -> None:
+    ask = Asked()
+    controller = make(ask, source=make_volume(), index=1)
+    controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 1, 1)))
+    assert not controller.run()
+    controller.go_to(2)
+    controller.answer(True)
+    assert controller.inference.wait(30)
+    assert ask.prompts == []
+
+
 def test_the_models_own_mask_is_refined_without_a_question_and_an_edited_one_is_not() -> None:
     controller = make(Asked())
     controller.apply(do.AddPoint(label="muscle", x=3, y=4))
