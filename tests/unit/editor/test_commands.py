@@ -165,6 +165,15 @@ def test_flood_fill_stays_connected_and_in_range() -> None:
     assert not document.mask("muscle").any()
 
 
+def test_erasing_by_flood_stays_within_the_mask() -> None:
+    document = make_document(source=replace(make_slice((6, 9)), hu=np.full((6, 9), 40, np.int16)))
+    for box in ((0, 0, 2, 5), (6, 0, 8, 5)):
+        apply(document, do.FillRectangle(label="muscle", box_xyxy=box))
+    limits = HuRange(low_hu=-29, high_hu=150)
+    apply(document, do.FloodFill(label="muscle", x=1, y=1, limits=limits, erase=True))
+    assert document.rectangles("muscle") == [(6, 0, 8, 5)]
+
+
 def test_l3_takes_several_rectangles_and_gives_them_back() -> None:
     document = make_document(L3)
     for box in ((1, 1, 4, 4), (10, 2, 15, 9)):
@@ -197,6 +206,8 @@ def test_points_outside_and_boxes_without_area_are_not_taken() -> None:
     assert prompt is not None
     prompt.require_within(document.shape_hw)
     assert prompt.box_xyxy == (-0.5, 15, 25, 19.5)
+    apply(document, do.AddBox(label="muscle", box_xyxy=(400, -7, 20, 3)))
+    assert document.marks("muscle").box_xyxy == (20, -0.5, 29.5, 3)
 
 
 def test_memory_is_bounded_and_forgetting_is_told() -> None:

@@ -197,6 +197,14 @@ def test_the_models_own_mask_is_refined_without_a_question_and_an_edited_one_is_
     assert controller.confirmation is None
 
 
+def test_one_click_asks_even_before_it_replaces_the_models_own_mask() -> None:
+    controller = make(Asked())
+    controller.run()
+    controller.inference.wait(30)
+    assert not controller.run()
+    assert controller.confirmation is not None
+
+
 def test_candidates_cycle_as_undoable_steps_and_ask_before_replacing_edits() -> None:
     controller = make(Asked())
     controller.key(".")
