@@ -25,7 +25,9 @@ TIERS: dict[str, int] = {
     "io": 3,
     "segmenters": 3,
     "oneclick": 3,
+    "editor": 3,
     "outputs": 4,
+    "records": 4,
     "evaluation": 4,
     "training": 5,
     "cli": 5,
@@ -85,7 +87,15 @@ def run_python(code: str) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["ctai_sam2", "ctai_sam2.segmenters", "ctai_sam2.io", "ctai_sam2.evaluation", "ctai_sam2.cli"],
+    [
+        "ctai_sam2",
+        "ctai_sam2.segmenters",
+        "ctai_sam2.io",
+        "ctai_sam2.editor",
+        "ctai_sam2.records",
+        "ctai_sam2.evaluation",
+        "ctai_sam2.cli",
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "sam2", "torchvision", "ipywidgets", "ipycanvas", "matplotlib", "pydicom", "pandas"]

@@ -1,0 +1,52 @@
+"""The editor without a screen: document, commands, history, tools, inference, strings.
+
+A view forwards events to a `Controller`, is told by `Change` what to redraw, and
+holds nothing that cannot be read from the controller again::
+
+    controller = Controller(Document(volume, MIDDLE), ask=ask, record=record)
+    controller.subscribe(redraw)
+    controller.press(x, y)
+"""
+
+from ctai_sam2.editor.actions import ACTIONS, Action
+from ctai_sam2.editor.changes import Box, Change
+from ctai_sam2.editor.commands import apply
+from ctai_sam2.editor.controller import Controller, KeepsEvents
+from ctai_sam2.editor.document import Document, View
+from ctai_sam2.editor.inference import Answer, Ask, Confirmation, InferenceStatus
+from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
+from ctai_sam2.editor.measuring import compare_labels, measure_document, measure_labels
+from ctai_sam2.editor.rendering import render_grey, render_overlay
+from ctai_sam2.editor.strings import LANGUAGES, Message, text
+from ctai_sam2.editor.tools import Preview
+from ctai_sam2.editor.viewport import Viewport
+
+__all__ = [
+    "ACTIONS",
+    "L3",
+    "LANGUAGES",
+    "MIDDLE",
+    "Action",
+    "Answer",
+    "Ask",
+    "Box",
+    "Change",
+    "Confirmation",
+    "Controller",
+    "Document",
+    "InferenceStatus",
+    "KeepsEvents",
+    "Label",
+    "Message",
+    "Preview",
+    "Profile",
+    "View",
+    "Viewport",
+    "apply",
+    "compare_labels",
+    "measure_document",
+    "measure_labels",
+    "render_grey",
+    "render_overlay",
+    "text",
+]

@@ -1,0 +1,489 @@
+"""Events in, commands out: what a view talks to.
+
+A view forwards presses, moves, releases, wheels and keys, calls `Controller.do` for
+its buttons, and redraws what a `Change` names; everything it shows can be read
+again from here. All methods may be called from any thread and run under one
+re-entrant lock, `Controller.lock`; observers are called while it is held, possibly
+from the inference's worker thread, and must not wait for another thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+from ctai_sam2.editor import commands as editing
+from ctai_sam2.editor.actions import BY_KEY, BY_NAME, key_combination
+from ctai_sam2.editor.changes import Aspect, Change
+from ctai_sam2.editor.commands import Command, Compound
+from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.inference import Ask, Confirmation, Inference
+from ctai_sam2.editor.measuring import Readout, measure_roi, measure_ruler, read_out
+from ctai_sam2.editor.strings import Message
+from ctai_sam2.editor.tools import Button, Outcome, Pointer, Preview, Tool, make_tools
+from ctai_sam2.errors import CtaiError, InputError, RecordError, StorageError
+
+_log = logging.getLogger(__name__)
+_WHEEL_STEP = 1.15
+
+Observer: TypeAlias = Callable[[Change], None]
+
+
+class KeepsEvents(Protocol):
+    """What the editor asks of an annotation record (``ctai_sam2.records.Record`` is one)."""
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Keep an event; it is on disk on return.
+
+        Raises
+        ------
+        StorageError, RecordError
+            If it is not; it is then kept in memory and written by the next call that can.
+        """
+        ...
+
+    def replay(self) -> Sequence[Mapping[str, Any]]:
+        """Every event kept, in order."""
+        ...
+
+    def compact(self, snapshot: Mapping[str, Any]) -> None:
+        """Replace all events by one."""
+        ...
+
+
+class Controller:
+    """The editor behind a view.
+
+    Parameters
+    ----------
+    document : Document
+        What is edited; untouched if a record is given.
+    ask : Ask, optional
+        Asked for masks; without it one click is disabled with a reason.
+    record : KeepsEvents, optional
+        Replayed now, and told of every step from then on.
+    auto_run : bool
+        Whether each click and box starts inference at once.
+
+    Raises
+    ------
+    RecordError
+        If the record does not fit the document.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        *,
+        ask: Ask | None = None,
+        record: KeepsEvents | None = None,
+        auto_run: bool = False,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.document: Document = document
+        self.auto_run = auto_run
+        self.message: Message | None = None
+        """The status line."""
+        self.unsaved = False
+        """Whether the record lags behind what is in memory."""
+        self._observers: list[Observer] = []
+        self._record = record
+        self._tools = make_tools()
+        self._hand: Tool | None = None
+        self._panning = False
+        self._hover: Pointer | None = None
+        self._screen_xy: tuple[float, float] | None = None
+        if record is not None:
+            document.restore(record.replay())
+        self.inference: Inference = Inference(
+            document, ask, lock=self.lock, perform=self.apply, tell=self._tell
+        )
+
+    # What a view shows -----------------------------------------------------------------------
+
+    @property
+    def tool(self) -> Tool:
+        """The tool in hand; while panning with space or the middle button, still the one chosen."""
+        return self._tools[self.document.view.tool]
+
+    @property
+    def preview(self) -> Preview:
+        """The gesture under way and the brush's ring."""
+        return self.tool.preview(self.document)
+
+    @property
+    def readout(self) -> Readout | None:
+        """What lies under the hand; None outside of the image."""
+        return None if self._hover is None else read_out(self.document, self._hover.x, self._hover.y)
+
+    @property
+    def measurement(self) -> Message | None:
+        """The ruler's or the region's numbers, while one is shown."""
+        preview = self.preview
+        if preview.kind not in ("ruler", "roi"):
+            return None
+        start, end = preview.points_xy
+        measure = measure_ruler if preview.kind == "ruler" else measure_roi
+        numbers = measure(self.document, start, end)
+        values = {
+            "length": f"{numbers.length_mm:.1f}",
+            "area": f"{numbers.area_mm2:.0f}",
+            "mean": _rounded(numbers.mean_hu),
+            "sd": _rounded(numbers.sd_hu),
+            "low": _rounded(numbers.min_hu),
+            "high": _rounded(numbers.max_hu),
+        }
+        return Message(f"status.{preview.kind}", values)
+
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """A question waiting for `answer`."""
+        return self.inference.confirmation
+
+    @property
+    def run_message(self) -> Message:
+        """Text of the run button: one click, or how many points there are to run."""
+        marks = self.document.marks(self.document.view.active)
+        count = len(marks.points) + (marks.box_xyxy is not None)
+        return Message("action.run_points", {"count": count}) if count else Message("action.run")
+
+    def subscribe(self, observer: Observer) -> Callable[[], None]:
+        """Be told of every change; call what is returned to be told no longer."""
+        with self.lock:
+            self._observers.append(observer)
+
+        def unsubscribe() -> None:
+            with self.lock:
+                if observer in self._observers:
+                    self._observers.remove(observer)
+
+        return unsubscribe
+
+    # Events ----------------------------------------------------------------------------------
+
+    def press(
+        self,
+        x: float,
+        y: float,
+        *,
+        button: Button = "left",
+        modifiers: frozenset[str] = frozenset(),
+        space: Literal["screen", "image"] = "screen",
+    ) -> None:
+        """Take a button going down, at canvas (or, with ``space="image"``, image) coordinates."""
+        with self.lock:
+            at = self._pointer(x, y, space, button, modifiers)
+            if at is None:
+                return
+            if self._hand is not None:
+                # The release was lost, as when the button went up outside of the page.
+                self._gesture(self._hand.leave)
+            panning = button == "middle" or self._panning
+            tool = self._tools["pan"] if panning else self.tool
+            active = self.document.view.active
+            if tool.edits and self.document.labels[active].locked:
+                self._say(Message("status.locked", {"label": Message(f"label.{active}")}))
+                return
+            self._hand = tool
+            self._gesture(lambda document: tool.press(at, document))
+
+    def move(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
+        """Take the hand moving, with or without a button."""
+        with self.lock:
+            at = self._pointer(x, y, space)
+            if at is not None:
+                tool = self._hand or self.tool
+                self._gesture(lambda document: tool.move(at, document))
+
+    def release(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
+        """Take the button going up."""
+        with self.lock:
+            at, tool = self._pointer(x, y, space), self._hand
+            self._hand = None
+            if tool is not None:
+                self._gesture(tool.leave if at is None else lambda document: tool.release(at, document))
+
+    def leave(self) -> None:
+        """Take the hand leaving the canvas: a drag ends where it left, a polygon waits."""
+        with self.lock:
+            tool, self._hand, self._hover = self._hand or self.tool, None, None
+            self._gesture(tool.leave)
+
+    def double_click(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
+        """Two clicks at one place, after both presses were forwarded: closes a polygon."""
+        with self.lock:
+            if self._pointer(x, y, space) is not None:
+                self._gesture(self.tool.finish)
+
+    def wheel(
+        self, steps: float, x: float | None = None, y: float | None = None, *, scroll_slices: bool = False
+    ) -> None:
+        """Take the wheel turning by ``steps`` (up is positive): zoom about the hand, or scroll slices.
+
+        Without a position (ipycanvas reports none) the hand's last one is taken, else the canvas's middle.
+        """
+        with self.lock:
+            if not math.isfinite(steps):
+                return
+            if scroll_slices:
+                self.do("next_slice" if steps > 0 else "previous_slice")
+                return
+            viewport = self.document.view.viewport
+            middle = viewport.canvas_hw[1] / 2, viewport.canvas_hw[0] / 2
+            at = self._screen_xy or middle
+            if x is not None and y is not None and math.isfinite(x) and math.isfinite(y):
+                at = (x, y)
+            factor = _WHEEL_STEP ** max(-20.0, min(steps, 20.0))
+            self.adjust(viewport=viewport.zoomed(factor, *at))
+
+    def key(self, key: str, modifiers: frozenset[str] = frozenset(), *, pressed: bool = True) -> bool:
+        """Take a key, named as browsers do (``"z"``, ``"Escape"``); return whether it means anything."""
+        with self.lock:
+            action = BY_KEY.get(key_combination(key, modifiers))
+            if action is None:
+                return False
+            if pressed:
+                self.do(action.name)
+            elif action.name == "hold_pan":
+                self.hold_pan(False)
+            return True
+
+    def do(self, action: str) -> None:
+        """Do what a button says: an action of `actions.ACTIONS` by its name.
+
+        Raises
+        ------
+        InputError
+            If there is no such action.
+        """
+        with self.lock:
+            if action not in BY_NAME:
+                raise InputError("no such action", received=action)
+            if action.startswith("tool.") and action.removeprefix("tool.") not in self.document.profile.tools:
+                return
+            BY_NAME[action].perform(self)
+
+    # Doing -----------------------------------------------------------------------------------
+
+    def apply(self, command: Command | Compound) -> Change:
+        """Do a command as one undoable step, write it down and tell observers."""
+        with self.lock:
+            change, edit, dropped = editing.apply(self.document, command)
+            if change.refused:
+                label = Message(f"label.{change.refused[0]}")
+                self.message = Message("status.locked", {"label": label})
+            elif dropped:
+                self.message = Message("status.forgotten", {"count": dropped})
+            elif edit is not None:
+                self.message = None
+            if edit is not None:
+                self._write({"type": "edit", "edit": edit.to_json(), "dropped": dropped})
+            self._notify(_with(change, "status"))
+            return change
+
+    def undo(self) -> Change:
+        """Take the last step back, unless its label is locked; inference under way becomes stale."""
+        return self._step("undo")
+
+    def redo(self) -> Change:
+        """Do the last undone step again."""
+        return self._step("redo")
+
+    def adjust(self, **changes: Any) -> Change:
+        """Change how things are looked at (see `document.View`); a new tool drops the gesture under way."""
+        with self.lock:
+            if changes.get("tool", self.document.view.tool) != self.document.view.tool or (
+                changes.get("active", self.document.view.active) != self.document.view.active
+            ):
+                self.cancel_gesture()
+            change = self.document.adjust(**changes)
+            self._notify(change)
+            return change
+
+    def adjust_label(self, name: str, **changes: Any) -> Change:
+        """Change a label's ``colour``, ``visible`` or ``locked``."""
+        with self.lock:
+            change = self.document.adjust_label(name, **changes)
+            self._notify(change)
+            return change
+
+    def go_to(self, index: int) -> Change:
+        """Show another slice; a gesture under way is dropped."""
+        with self.lock:
+            self.cancel_gesture()
+            change = self.document.go_to(index)
+            self._notify(change)
+            return change
+
+    def resize(self, width: int, height: int) -> None:
+        """Take another size of the canvas and fit the slice to it."""
+        with self.lock:
+            viewport = replace(self.document.view.viewport, canvas_hw=(height, width))
+            self.adjust(viewport=viewport.fitted())
+
+    def run(self, group: str | None = None, *, refine: bool = False) -> bool:
+        """Ask for masks of a group or label; of the active label's when omitted. See `Inference.request`."""
+        with self.lock:
+            return self.inference.request(group or self.document.view.active, refine=refine)
+
+    def answer(self, accepted: bool) -> None:
+        """Answer the question in `confirmation`; a refusal keeps everything."""
+        self.inference.answer(accepted)
+
+    def finish(self) -> None:
+        """Enter: close the polygon under way."""
+        with self.lock:
+            self._gesture(self.tool.finish)
+
+    def step_back(self) -> None:
+        """Backspace: take back a polygon's last corner; it never undoes a finished step."""
+        with self.lock:
+            self.tool.step_back()
+            self._tell("preview")
+
+    def cancel(self) -> None:
+        """Escape: refuse the question, else drop the gesture, else cancel inference."""
+        with self.lock:
+            if self.confirmation is not None:
+                self.answer(False)
+            elif not self.cancel_gesture():
+                self.inference.cancel()
+
+    def cancel_gesture(self) -> bool:
+        """Forget the gesture under way; whether there was one."""
+        with self.lock:
+            hand, self._hand = self._hand, None
+            dropped = self.tool.cancel() | (hand is not None and hand.cancel())
+            if dropped:
+                self._tell("preview")
+            return dropped
+
+    def hold_pan(self, held: bool) -> None:
+        """Pan with any tool while space is held; a view without key-up calls it from a button."""
+        with self.lock:
+            self._panning = held
+            self._tell("view")
+
+    def refuse(self, error: CtaiError) -> None:
+        """Say in the status line why something was not done."""
+        self._say(Message("status.refused", {"why": str(error)}))
+
+    def compact_record(self) -> bool:
+        """Rewrite the record as one snapshot with its history; also saves what could not be saved before."""
+        with self.lock:
+            return self._try_record(lambda record: record.compact(self.document.snapshot()))
+
+    def close(self) -> None:
+        """Let the worker go. The record belongs to whoever opened it."""
+        self.inference.close()
+
+    # Inside ----------------------------------------------------------------------------------
+
+    def _step(self, kind: Literal["undo", "redo"]) -> Change:
+        with self.lock:
+            self.cancel_gesture()
+            stack = self.document.history.done if kind == "undo" else self.document.history.undone
+            if not stack:
+                self._say(Message(f"status.nothing_to_{kind}"))
+                return Change(index=self.document.index)
+            locked = [name for name in sorted(stack[-1].labels) if self.document.labels[name].locked]
+            if locked:
+                self._say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
+                return Change(index=self.document.index, refused=tuple(locked))
+            name = Message(stack[-1].name)
+            change = self.document.undo() if kind == "undo" else self.document.redo()
+            self.message = Message("status.undone" if kind == "undo" else "status.redone", {"edit": name})
+            self._write({"type": kind})
+            self._notify(_with(change, "status"))
+            return change
+
+    def _gesture(self, act: Callable[[Document], Outcome]) -> None:
+        """Let a tool act, then do its command and tell of its preview."""
+        outcome = act(self.document)
+        if isinstance(outcome, Change):
+            self._notify(_with(outcome, "preview"))
+            return
+        if outcome is not None:
+            pointed = isinstance(outcome, editing.MarksCommand)
+            try:
+                change = self.apply(outcome)
+            except InputError as error:
+                self.refuse(error)
+            else:
+                if pointed and change and self.auto_run:
+                    self.run()
+        self._tell("preview")
+
+    def _pointer(
+        self,
+        x: float,
+        y: float,
+        space: str,
+        button: Button = "left",
+        modifiers: frozenset[str] = frozenset(),
+    ) -> Pointer | None:
+        """Place the hand in both coordinates; None where they are no finite numbers."""
+        if not (math.isfinite(x) and math.isfinite(y)):
+            return None
+        viewport = self.document.view.viewport
+        screen = (float(x), float(y)) if space == "screen" else viewport.to_screen(x, y)
+        image = viewport.to_image(*screen) if space == "screen" else (float(x), float(y))
+        if not all(abs(value) < 1e9 for value in (*screen, *image)):
+            return None
+        self._screen_xy = screen
+        self._hover = Pointer(
+            x=image[0],
+            y=image[1],
+            screen_x=screen[0],
+            screen_y=screen[1],
+            button=button,
+            modifiers=frozenset(modifiers),
+        )
+        return self._hover
+
+    def _write(self, event: Mapping[str, Any]) -> None:
+        self._try_record(lambda record: record.append(event))
+
+    def _try_record(self, write: Callable[[KeepsEvents], None]) -> bool:
+        if self._record is None:
+            return False
+        try:
+            write(self._record)
+        except (StorageError, RecordError) as error:
+            self.unsaved = True
+            self._say(Message("status.unsaved", {"why": str(error)}))
+            return False
+        if self.unsaved:
+            self.unsaved = False
+            self._say(Message("status.saved"))
+        return True
+
+    def _say(self, message: Message) -> None:
+        with self.lock:
+            self.message = message
+            self._tell("status")
+
+    def _tell(self, *aspects: Aspect) -> None:
+        self._notify(Change(aspects=frozenset(aspects), index=self.document.index))
+
+    def _notify(self, change: Change) -> None:
+        if not change:
+            return
+        for observer in tuple(self._observers):
+            try:
+                observer(change)
+            except Exception:
+                # One view that cannot draw must not cost the others, nor the edit.
+                _log.exception("an observer of the editor failed")
+
+
+def _with(change: Change, *aspects: Aspect) -> Change:
+    return replace(change, aspects=change.aspects | set(aspects))
+
+
+def _rounded(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0f}"

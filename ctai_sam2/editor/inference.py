@@ -1,0 +1,445 @@
+"""Asking a model without stopping the hand.
+
+One worker thread asks; what it is given is a snapshot (slices and masks never
+change in place). The answer comes back with the revision it was asked at: where
+the label has been edited since, the slice left, or something newer asked, it is
+dropped and nothing changes. A failure changes nothing either and can be retried.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+
+from ctai_sam2.core.masks import as_mask
+from ctai_sam2.editor.changes import Aspect
+from ctai_sam2.editor.commands import Command, Compound, SetMask
+from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.strings import Message
+from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.types import CTSlice, Mask, Prompt
+
+_log = logging.getLogger(__name__)
+
+
+class Ask(Protocol):
+    """What the editor asks of a segmenter; the view passes it in."""
+
+    def __call__(self, slice_: CTSlice, label: str, prompt: Prompt | None, revision: int) -> Any:
+        """Segment a label on a slice.
+
+        Parameters
+        ----------
+        slice_ : CTSlice
+            The slice as it was when asked.
+        label : str
+            A structure's name.
+        prompt : Prompt or None
+            Points, box and mask to refine; None for one click without any.
+        revision : int
+            Of the label; for the caller's own bookkeeping.
+
+        Returns
+        -------
+        object
+            A ``StructureResult``, a ``Prediction`` or an `Answer`.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answer:
+    """Candidate masks for one label.
+
+    Parameters
+    ----------
+    masks : tuple of ndarray of bool, shape (H, W)
+        Best first; at least one.
+    scores : tuple of float or None
+        Confidence in each, 0 to 1; None where it is not known.
+    processing_time_ms : float or None
+        Time of the model.
+    cached : bool
+        True where nothing was computed.
+    backend : str
+        Who answered; empty where not told.
+    warnings : tuple of str
+        Reasons to look twice.
+    """
+
+    masks: tuple[Mask, ...]
+    scores: tuple[float | None, ...]
+    processing_time_ms: float | None = None
+    cached: bool = False
+    backend: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, result: Any) -> Answer:
+        """Take what a segmenter or one click handed back.
+
+        The first candidate is a result's own, cleaned mask; the others are the model's as they are.
+
+        Raises
+        ------
+        InputError
+            If it has no mask.
+        """
+        if isinstance(result, cls):
+            return result
+        prediction = getattr(result, "prediction", None) if hasattr(result, "prediction") else result
+        mask = getattr(result, "mask", None)
+        if mask is None:
+            raise InputError("the segmenter handed back no mask", received=type(result).__name__)
+        others = () if prediction is None else tuple(prediction.masks[1:])
+        scores = () if prediction is None else tuple(float(s) for s in prediction.scores[1:])
+        confidence = getattr(result, "confidence", None)
+        if confidence is None and prediction is not None:
+            confidence = prediction.confidence_score
+        return cls(
+            masks=tuple(as_mask(each) for each in (mask, *others)),
+            scores=(confidence, *scores),
+            processing_time_ms=getattr(prediction, "processing_time_ms", None),
+            cached=bool(getattr(prediction, "cached", False)),
+            backend=str(getattr(prediction, "backend", "")),
+            warnings=tuple(getattr(result, "warnings", ())),
+        )
+
+
+State: TypeAlias = Literal["idle", "running", "failed", "disabled"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceStatus:
+    """Where inference stands, ready to be shown.
+
+    Parameters
+    ----------
+    state : {"idle", "running", "failed", "disabled"}
+        ``disabled`` carries its reason as the message, for the button's tooltip.
+    message : Message or None
+        What to tell the person.
+    confidence : float or None
+        Of the last answer's mask, 0 to 1; of several labels the lowest.
+    processing_time_ms : float or None
+        Of the last answer; of several labels the sum.
+    elapsed_s : float or None
+        From asking to answer.
+    cached : bool
+        Whether the last answer was computed before.
+    backend : str
+        Who answered.
+    warnings : tuple of str
+        What to look at.
+    candidate, candidates : int
+        Which candidate is shown, from 1, of how many; 0 where there is none.
+    """
+
+    state: State = "idle"
+    message: Message | None = None
+    confidence: float | None = None
+    processing_time_ms: float | None = None
+    elapsed_s: float | None = None
+    cached: bool = False
+    backend: str = ""
+    warnings: tuple[str, ...] = ()
+    candidate: int = 0
+    candidates: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Confirmation:
+    """A question before something on slice ``index`` is replaced; the view calls `Controller.answer`."""
+
+    message: Message
+    index: int
+    proceed: Callable[[], object]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Job:
+    label: str
+    index: int
+    slice_: CTSlice
+    prompt: Prompt | None
+    revision: int
+
+
+@dataclass
+class _Shown:
+    """The answer a label's mask came from, which candidate, and the mask it left after limits."""
+
+    answer: Answer
+    candidate: int
+    mask: Mask
+
+
+@dataclass
+class _Request:
+    group: str
+    refine: bool = False
+    use_marks: bool = True
+
+
+class Inference:
+    """Runs requests for a document; made by the controller, which it calls back under the lock.
+
+    Parameters
+    ----------
+    document : Document
+        What it reads and, through ``perform``, changes.
+    ask : Ask or None
+        None disables it.
+    lock : RLock
+        The controller's.
+    perform : callable
+        Does a command and tells observers.
+    tell : callable
+        Tells observers that these aspects changed.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        ask: Ask | None,
+        *,
+        lock: threading.RLock,
+        perform: Callable[[Command | Compound], object],
+        tell: Callable[..., None],
+    ) -> None:
+        self._document, self._ask, self._lock = document, ask, lock
+        self._perform, self._tell = perform, tell
+        self._executor: ThreadPoolExecutor | None = None
+        self._run = 0
+        self._future: Future[None] | None = None
+        self._last: _Request | None = None
+        self._shown: dict[tuple[int, str], _Shown] = {}
+        self.confirmation: Confirmation | None = None
+        self.status = InferenceStatus()
+        self.set_available(None if ask is not None else Message("ai.no_segmenter"))
+
+    def set_available(self, reason: Message | None) -> None:
+        """Enable with None, or disable with the reason; a run under way is cancelled by disabling."""
+        with self._lock:
+            if self._ask is None:
+                reason = reason or Message("ai.no_segmenter")
+            if reason is not None:
+                self._run += 1
+                self._set(InferenceStatus(state="disabled", message=reason))
+            elif self.status.state == "disabled":
+                self._set(InferenceStatus())
+
+    def request(self, group: str, *, refine: bool = False, use_marks: bool = True) -> bool:
+        """Ask for a group or label of the profile; whether it was started at once.
+
+        Without start there is a reason in the status, or a `confirmation` to answer.
+
+        Raises
+        ------
+        InputError
+            If there is no such group or label.
+        """
+        with self._lock:
+            if self.status.state == "disabled":
+                self._tell("inference")
+                return False
+            request = _Request(group=group, refine=refine, use_marks=use_marks)
+            if any(self._needs_confirmation(job) for job in self._jobs(request)):
+                # What the hand does while the question stands belongs into the snapshot.
+                self._confirm(lambda: self._start(request))
+                return False
+            return self._start(request)
+
+    def retry(self) -> bool:
+        """Ask again what failed, as things stand now; False where nothing was asked yet."""
+        with self._lock:
+            last = self._last
+            if last is None:
+                return False
+            return self.request(last.group, refine=last.refine, use_marks=last.use_marks)
+
+    def cancel(self) -> bool:
+        """Drop the run under way when it ends; whether there was one."""
+        with self._lock:
+            running = self.status.state == "running"
+            if running:
+                self._run += 1
+                self._set(InferenceStatus(message=Message("ai.cancelled")))
+            return running
+
+    def cycle(self, label: str, step: int = 1) -> bool:
+        """Show the next of the model's candidates; asks first where the mask was edited since."""
+        with self._lock:
+            key = (self._document.index, label)
+            shown = self._shown.get(key)
+            if shown is None or len(shown.answer.masks) < 2 or self._document.labels[label].locked:
+                self._set(replace(self.status, message=Message("ai.no_candidates")))
+                return False
+            if not np.array_equal(shown.mask, self._document.mask(label)):
+                self._confirm(lambda: self._show(label, shown, step))
+                return False
+            self._show(label, shown, step)
+            return True
+
+    def answer(self, accepted: bool) -> None:
+        """Answer the question pending; a refusal, or another slice in view now, keeps everything."""
+        with self._lock:
+            question, self.confirmation = self.confirmation, None
+            self._tell("confirm")
+            if question is not None and accepted and question.index == self._document.index:
+                question.proceed()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until the last run asked for has ended, for scripts and notebooks; False on time-out.
+
+        Never call it while holding the lock.
+        """
+        future = self._future
+        return future is None or not wait([future], timeout_s).not_done
+
+    def close(self) -> None:
+        """Drop what is under way and let the worker go; may be called twice."""
+        with self._lock:
+            self._run += 1
+            executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _job(self, label: str, refine: bool, use_marks: bool) -> _Job:
+        document = self._document
+        mask = document.mask(label) if refine and document.mask(label).any() else None
+        marks = document.marks(label)
+        prompt = marks.to_prompt(mask=mask) if use_marks else None
+        if prompt is None and mask is not None:
+            prompt = Prompt(mask=mask)
+        return _Job(
+            label=label,
+            index=document.index,
+            slice_=document.slice,
+            prompt=prompt,
+            revision=document.revision_of(label),
+        )
+
+    def _needs_confirmation(self, job: _Job) -> bool:
+        mask = self._document.mask(job.label)
+        if not mask.any():
+            return False
+        shown = self._shown.get((job.index, job.label))
+        return job.prompt is None or shown is None or not np.array_equal(shown.mask, mask)
+
+    def _confirm(self, proceed: Callable[[], object]) -> None:
+        self.confirmation = Confirmation(
+            message=Message("ai.confirm_replace"), index=self._document.index, proceed=proceed
+        )
+        self._tell("confirm")
+
+    def _jobs(self, request: _Request) -> tuple[_Job, ...]:
+        """One job per unlocked label; where some were pointed at, of those alone."""
+        document = self._document
+        names = [
+            name for name in document.profile.labels_of(request.group) if not document.labels[name].locked
+        ]
+        marked = [name for name in names if request.use_marks and document.marks(name)]
+        return tuple(self._job(name, request.refine, request.use_marks) for name in marked or names)
+
+    def _start(self, request: _Request) -> bool:
+        jobs = self._jobs(request)
+        if not jobs:
+            label = Message(f"label.{request.group}")
+            self._set(replace(self.status, message=Message("status.locked", {"label": label})))
+            return False
+        self._run += 1
+        self._last = request
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctai-sam2-editor")
+        self._set(InferenceStatus(state="running", message=Message("ai.running")))
+        self._future = self._executor.submit(self._work, self._run, jobs)
+        return True
+
+    def _work(self, run: int, jobs: tuple[_Job, ...]) -> None:
+        began = time.perf_counter()
+        if self._ask is None or run != self._run:
+            return
+        try:
+            answers = []
+            for job in jobs:
+                answers.append(Answer.of(self._ask(job.slice_, job.label, job.prompt, job.revision)))
+                if any(mask.shape != job.slice_.shape_hw for mask in answers[-1].masks):
+                    raise InputError("the segmenter's mask has another shape than the slice")
+        except Exception as error:
+            if not isinstance(error, CtaiError):
+                _log.exception("asking for a mask failed")
+            with self._lock:
+                if run == self._run:
+                    why = str(error) if isinstance(error, CtaiError) else type(error).__name__
+                    self._set(InferenceStatus(state="failed", message=Message("ai.failed", {"why": why})))
+            return
+        with self._lock:
+            if run == self._run:
+                self._take(jobs, answers, time.perf_counter() - began)
+
+    def _take(self, jobs: tuple[_Job, ...], answers: list[Answer], elapsed_s: float) -> None:
+        document = self._document
+        stale = any(
+            job.index != document.index or job.revision != document.revision_of(job.label) for job in jobs
+        )
+        if stale or any(document.labels[job.label].locked for job in jobs):
+            self._set(InferenceStatus(message=Message("ai.stale")))
+            return
+        commands = [
+            SetMask(label=job.label, mask=answer.masks[0], origin="ai")
+            for job, answer in zip(jobs, answers, strict=True)
+        ]
+        self._perform(
+            commands[0] if len(commands) == 1 else Compound(commands=tuple(commands), name="edit.set_mask_ai")
+        )
+        for job, answer in zip(jobs, answers, strict=True):
+            self._shown[job.index, job.label] = _Shown(answer, 0, document.mask(job.label))
+        times = [a.processing_time_ms for a in answers if a.processing_time_ms is not None]
+        scores = [a.scores[0] for a in answers if a.scores[0] is not None]
+        status = InferenceStatus(
+            confidence=min(scores, default=None),
+            processing_time_ms=sum(times) if times else None,
+            elapsed_s=elapsed_s,
+            cached=all(answer.cached for answer in answers),
+            backend=answers[0].backend,
+            warnings=tuple(text for answer in answers for text in answer.warnings),
+            candidate=1,
+            candidates=max(len(answer.masks) for answer in answers),
+        )
+        self._set(replace(status, message=_told(status)))
+
+    def _show(self, label: str, shown: _Shown, step: int) -> None:
+        count = len(shown.answer.masks)
+        shown.candidate = (shown.candidate + step) % count
+        self._perform(SetMask(label=label, mask=shown.answer.masks[shown.candidate], origin="ai"))
+        shown.mask = self._document.mask(label)
+        status = replace(
+            self.status,
+            confidence=shown.answer.scores[shown.candidate],
+            candidate=shown.candidate + 1,
+            candidates=count,
+        )
+        values = {"number": status.candidate, "count": count}
+        self._set(replace(status, message=Message("ai.candidate", values)))
+
+    def _set(self, status: InferenceStatus) -> None:
+        aspect: Aspect = "inference"
+        self.status = status
+        self._tell(aspect)
+
+
+def _told(status: InferenceStatus) -> Message:
+    values = {
+        "confidence": "–" if status.confidence is None else f"{status.confidence:.0%}",
+        "seconds": f"{status.elapsed_s or 0.0:.1f}",
+        "backend": status.backend or "–",
+    }
+    return Message("ai.done_cached" if status.cached else "ai.done", values)

@@ -1,0 +1,119 @@
+"""What can be outlined: labels with their colours, and the two editors' profiles.
+
+Names are those of ``ctai_sam2.oneclick.results.STRUCTURES``. Labels may overlap
+(psoas is part of muscle), so a lock protects a label's own mask and prompts and
+says nothing about the others.
+
+The psoas is two labels, left and right, because asymmetry is measured; the group
+``psoas`` stands for both, as the original system's psoas mode did. ``muscle`` is
+the original's "combo". A rectangle in the L3 profile is pixels like anything
+else: the rectangles handed on are the boxes around the mask's separate parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, HuRange
+from ctai_sam2.errors import InputError
+from ctai_sam2.types import Plane
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """One structure and how it is shown.
+
+    Parameters
+    ----------
+    name : str
+        A structure's name.
+    colour : str
+        ``#RRGGBB``, from a palette people with any colour vision can tell apart (Okabe and Ito 2008).
+    visible : bool
+        Whether its mask is drawn.
+    locked : bool
+        Whether its mask and prompts are protected from every command.
+    """
+
+    name: str
+    colour: str
+    visible: bool = True
+    locked: bool = False
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green and blue, 0 to 255."""
+        return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What an editor is for.
+
+    Parameters
+    ----------
+    name : str
+        ``l3`` or ``middle``; its title is in `strings`.
+    plane : Plane
+        The plane of its slices; one of unknown or oblique plane is taken too.
+    labels : tuple of Label
+        First one active at the start.
+    groups : mapping of str to tuple of str
+        Labels that one click finds together, as one undoable step.
+    tools : tuple of str
+        Offered tools, the first one chosen at the start.
+    muscle_limit : HuRange
+        The range offered for threshold-limited painting.
+    """
+
+    name: str
+    plane: Plane
+    labels: tuple[Label, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    tools: tuple[str, ...]
+    muscle_limit: HuRange = field(default=DEFAULT_DEFINITIONS.muscle)
+
+    def labels_of(self, group: str) -> tuple[str, ...]:
+        """Labels a group or a single label stands for.
+
+        Raises
+        ------
+        InputError
+            If there is no such group or label.
+        """
+        names = {label.name for label in self.labels}
+        if group in self.groups:
+            return self.groups[group]
+        if group not in names:
+            raise InputError(
+                "no such label", received=group, hint=f"Known: {', '.join(sorted(names | set(self.groups)))}."
+            )
+        return (group,)
+
+
+_DRAWING = ("brush", "eraser", "polygon", "lasso", "rectangle", "flood")
+_LOOKING = ("ruler", "roi", "pan", "window")
+
+L3 = Profile(
+    name="l3",
+    plane="sagittal",
+    labels=(Label(name="l3", colour="#F0E442"),),
+    groups=MappingProxyType({"l3": ("l3",)}),
+    tools=("rectangle", "click", "box", *(tool for tool in _DRAWING if tool != "rectangle"), *_LOOKING),
+)
+"""Sagittal slice: the body of the third lumbar vertebra."""
+
+MIDDLE = Profile(
+    name="middle",
+    plane="axial",
+    labels=(
+        Label(name="psoas_left", colour="#56B4E9"),
+        Label(name="psoas_right", colour="#009E73"),
+        Label(name="muscle", colour="#E69F00"),
+    ),
+    groups=MappingProxyType({"psoas": ("psoas_left", "psoas_right"), "muscle": ("muscle",)}),
+    tools=("click", "box", "polygon", *(tool for tool in _DRAWING if tool != "polygon"), *_LOOKING),
+)
+"""Axial slice through the middle of L3: psoas and all skeletal muscle."""

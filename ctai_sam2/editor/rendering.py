@@ -1,0 +1,73 @@
+"""Pixels a view sends: the grey slice, and the overlay of a box. Pure arrays, no canvas."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ctai_sam2.core.windowing import window_to_uint8
+from ctai_sam2.editor.changes import Box
+from ctai_sam2.editor.document import Document
+from ctai_sam2.types import Mask
+
+_CROSS = ndimage.generate_binary_structure(2, 1)
+
+
+def render_grey(document: Document) -> NDArray[np.uint8]:
+    """Render the slice in the current window, uint8 (H, W)."""
+    return window_to_uint8(document.slice.hu, document.view.window)
+
+
+def render_overlay(
+    document: Document, box_xyxy: Box | None = None, *, references: bool = False
+) -> tuple[NDArray[np.uint8], int, int]:
+    """Visible masks as RGBA, for a box of pixels or for all of the slice.
+
+    Parameters
+    ----------
+    document : Document
+        What to draw.
+    box_xyxy : Box, optional
+        A change's dirty box; widened by a pixel, since an outline depends on neighbours.
+
+    references : bool
+        Draw another reader's masks instead of those being edited.
+
+    Returns
+    -------
+    rgba : ndarray of uint8, shape (h, w, 4)
+        Transparent where there is no mask; not premultiplied. Earlier labels lie over later ones.
+    x0, y0 : int
+        Where its first pixel belongs; clear that rectangle before.
+    """
+    height, width = document.shape_hw
+    x0, y0, x1, y1 = (0, 0, width - 1, height - 1) if box_xyxy is None else box_xyxy
+    x0, y0, x1, y1 = max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, width - 1), min(y1 + 1, height - 1)
+    rgba = np.zeros((y1 - y0 + 1, x1 - x0 + 1, 4), dtype=np.uint8)
+    view = document.view
+    fill = 0 if view.outline_only else round(255 * view.opacity)
+    edge = max(round(255 * view.opacity), 220)
+    # Muscle, the last label, holds psoas: drawn first, it leaves the smaller ones in sight.
+    for label in reversed(document.labels.values()):
+        mask = document.references.get(label.name) if references else document.mask(label.name)
+        if mask is None:
+            continue
+        inside = mask[y0 : y1 + 1, x0 : x1 + 1]
+        if not (label.visible and inside.any()):
+            continue
+        outline = _outline(mask, (x0, y0, x1, y1))
+        if not view.outline_only:
+            rgba[inside] = (*label.rgb, fill)
+        rgba[outline] = (*label.rgb, edge)
+    return rgba, x0, y0
+
+
+def _outline(mask: Mask, box: Box) -> Mask:
+    """Mask pixels beside background, within a box; what lies beyond the image is background."""
+    x0, y0, x1, y1 = box
+    left, top = min(x0, 1), min(y0, 1)
+    part = mask[y0 - top : y1 + 2, x0 - left : x1 + 2]
+    eroded = ndimage.binary_erosion(part, _CROSS, border_value=0)
+    inner = (part & ~eroded)[top : top + y1 - y0 + 1, left : left + x1 - x0 + 1]
+    return np.asarray(inner, dtype=np.bool_)

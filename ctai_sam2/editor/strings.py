@@ -1,0 +1,233 @@
+"""Every word of the interface, in English and 简体中文, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from ctai_sam2.errors import InputError
+
+LANGUAGES = ("en", "zh")
+
+TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        # key: (English, 简体中文)
+        "title.l3": ("L3 editor (sagittal)", "L3 编辑器（矢状位）"),
+        "title.middle": ("Mid-L3 editor (axial)", "L3 中间层编辑器（轴位）"),
+        "label.l3": ("L3 vertebra", "第三腰椎"),
+        "label.psoas": ("Psoas", "腰大肌"),
+        "label.psoas_left": ("Left psoas", "左腰大肌"),
+        "label.psoas_right": ("Right psoas", "右腰大肌"),
+        "label.muscle": ("All muscle (combo)", "全部骨骼肌（combo）"),
+        "tool.click": ("Click", "点选"),
+        "tool.box": ("Box", "框选"),
+        "tool.brush": ("Brush", "画笔"),
+        "tool.eraser": ("Eraser", "橡皮擦"),
+        "tool.polygon": ("Polygon", "多边形"),
+        "tool.lasso": ("Lasso", "套索"),
+        "tool.rectangle": ("Rectangle", "矩形"),
+        "tool.flood": ("Fill", "填充"),
+        "tool.ruler": ("Ruler", "测距"),
+        "tool.roi": ("Region HU", "区域 HU"),
+        "tool.pan": ("Pan", "平移"),
+        "tool.window": ("Window", "窗宽窗位"),
+        "help.click": (
+            "Left click: part of it (green). Right or Shift click: not part of it (red). Then run.",
+            "左键：属于目标（绿色）。右键或 Shift+单击：不属于目标（红色）。然后运行。",
+        ),
+        "help.box": ("Drag a box around it, then run.", "拖动画框包住目标，然后运行。"),
+        "help.brush": ("Drag to paint; right button or Shift erases.", "拖动绘制；右键或 Shift 擦除。"),
+        "help.eraser": ("Drag to erase; right button or Shift paints.", "拖动擦除；右键或 Shift 绘制。"),
+        "help.polygon": (
+            "Click corners; click the first one, double-click or press Enter to close. "
+            "Esc cancels, Backspace steps back.",
+            "单击添加顶点；点击起点、双击或按 Enter 闭合。Esc 取消，Backspace 撤回一个顶点。",
+        ),
+        "help.lasso": ("Drag around the region; Shift erases.", "拖动圈出区域；按 Shift 擦除。"),
+        "help.rectangle": ("Drag a rectangle; Shift erases.", "拖动绘制矩形；按 Shift 擦除。"),
+        "help.flood": (
+            "Click: connected pixels of similar density are added; Shift takes away.",
+            "单击：加入密度相近的连通像素；按 Shift 去除。",
+        ),
+        "help.ruler": ("Drag to measure a distance.", "拖动测量距离。"),
+        "help.roi": ("Drag an ellipse to measure mean HU.", "拖动椭圆测量平均 HU。"),
+        "help.pan": ("Drag to move; the wheel zooms.", "拖动平移；滚轮缩放。"),
+        "help.window": (
+            "Drag sideways for width, up and down for level.",
+            "左右拖动调窗宽，上下拖动调窗位。",
+        ),
+        "action.run": ("One click", "一键分割"),
+        "action.run_points": ("Run ({count} points)", "运行（{count} 个点）"),
+        "action.refine": ("Refine mask", "细化掩膜"),
+        "action.retry": ("Retry", "重试"),
+        "action.cancel": ("Cancel", "取消"),
+        "action.finish": ("Close shape", "闭合图形"),
+        "action.step_back": ("Remove last corner", "撤回顶点"),
+        "action.undo": ("Undo", "撤销"),
+        "action.redo": ("Redo", "重做"),
+        "action.clear": ("Clear", "清空"),
+        "action.clear_prompts": ("Clear points", "清除点"),
+        "action.next_candidate": ("Next candidate", "下一个候选"),
+        "action.previous_candidate": ("Previous candidate", "上一个候选"),
+        "action.toggle_sign": ("Switch + / −", "切换正负点"),
+        "action.brush_smaller": ("Smaller brush", "缩小画笔"),
+        "action.brush_larger": ("Larger brush", "放大画笔"),
+        "action.fill_holes": ("Fill holes", "填补空洞"),
+        "action.keep_largest": ("Keep largest part", "保留最大区域"),
+        "action.remove_islands": ("Remove islands", "去除孤岛"),
+        "action.grow": ("Grow 1 mm", "外扩 1 毫米"),
+        "action.shrink": ("Shrink 1 mm", "内缩 1 毫米"),
+        "action.smooth": ("Smooth", "平滑"),
+        "action.apply_limit": ("Cut to muscle HU", "按肌肉 HU 裁剪"),
+        "action.toggle_limit": ("Paint muscle HU only", "仅绘制肌肉 HU"),
+        "action.copy_below": ("Copy from slice below", "复制下方层面"),
+        "action.copy_above": ("Copy from slice above", "复制上方层面"),
+        "action.zoom_in": ("Zoom in", "放大"),
+        "action.zoom_out": ("Zoom out", "缩小"),
+        "action.fit": ("Fit", "适合窗口"),
+        "action.hold_pan": ("Hold to pan", "按住平移"),
+        "action.next_slice": ("Next slice", "下一层"),
+        "action.previous_slice": ("Previous slice", "上一层"),
+        "action.next_label": ("Next label", "下一个标签"),
+        "action.toggle_visible": ("Show or hide", "显示或隐藏"),
+        "action.toggle_lock": ("Lock or unlock", "锁定或解锁"),
+        "action.toggle_outline": ("Outline only", "仅显示轮廓"),
+        "action.more_opaque": ("More opaque", "更不透明"),
+        "action.less_opaque": ("More transparent", "更透明"),
+        "window.soft_tissue": ("Soft tissue window", "软组织窗"),
+        "window.muscle": ("Muscle window", "肌肉窗"),
+        "window.fat": ("Fat window", "脂肪窗"),
+        "window.bone": ("Bone window", "骨窗"),
+        "window.lung": ("Lung window", "肺窗"),
+        "edit.paint": ("Stroke", "笔画"),
+        "edit.fill_polygon": ("Polygon", "多边形"),
+        "edit.lasso": ("Lasso", "套索"),
+        "edit.fill_rectangle": ("Rectangle", "矩形"),
+        "edit.flood_fill": ("Fill", "填充"),
+        "edit.fill_holes": ("Holes filled", "填补空洞"),
+        "edit.keep_largest": ("Largest part kept", "保留最大区域"),
+        "edit.remove_islands": ("Islands removed", "去除孤岛"),
+        "edit.grow": ("Grown", "外扩"),
+        "edit.shrink": ("Shrunk", "内缩"),
+        "edit.smooth": ("Smoothed", "平滑"),
+        "edit.limit_to_hu": ("Cut to HU range", "按 HU 裁剪"),
+        "edit.set_mask_ai": ("Model's mask", "模型掩膜"),
+        "edit.set_mask_copy": ("Copied mask", "复制掩膜"),
+        "edit.set_mask_import": ("Imported mask", "导入掩膜"),
+        "edit.clear": ("Cleared", "清空"),
+        "edit.add_point": ("Point", "点"),
+        "edit.add_box": ("Box", "框"),
+        "edit.clear_prompts": ("Points cleared", "清除点"),
+        "edit.compound": ("Several steps", "多个步骤"),
+        "ai.running": ("Processing… this may take up to 30 seconds", "处理中……最长可能需要 30 秒"),
+        "ai.done": (
+            "Done: confidence {confidence}, {seconds} s ({backend})",
+            "完成：置信度 {confidence}，{seconds} 秒（{backend}）",
+        ),
+        "ai.done_cached": (
+            "Done: confidence {confidence}, {seconds} s (cached, {backend})",
+            "完成：置信度 {confidence}，{seconds} 秒（缓存，{backend}）",
+        ),
+        "ai.failed": (
+            "No mask was made; your annotation is unchanged. {why} Retry, or go on by hand.",
+            "未能生成掩膜，现有标注保持不变。{why} 可重试，或继续手动编辑。",
+        ),
+        "ai.stale": (
+            "You edited meanwhile: the answer was dropped. Run again to use it.",
+            "期间有新的编辑，结果已丢弃。如需使用请重新运行。",
+        ),
+        "ai.cancelled": ("Cancelled; nothing was changed.", "已取消，未作更改。"),
+        "ai.confirm_replace": (
+            "This will replace current annotations. Continue?",
+            "这将替换当前标注，是否继续？",
+        ),
+        "ai.no_segmenter": (
+            "No segmenter is available; editing by hand works.",
+            "没有可用的分割模型；仍可手动编辑。",
+        ),
+        "ai.unavailable": (
+            "Not available now: {why} Editing by hand works.",
+            "目前不可用：{why} 仍可手动编辑。",
+        ),
+        "ai.no_candidates": ("There is no other candidate.", "没有其他候选。"),
+        "ai.candidate": ("Candidate {number} of {count}", "候选 {number} / {count}"),
+        "status.locked": ("{label} is locked.", "{label} 已锁定。"),
+        "status.nothing_to_undo": ("Nothing to undo.", "没有可撤销的操作。"),
+        "status.nothing_to_redo": ("Nothing to redo.", "没有可重做的操作。"),
+        "status.undone": ("Undone: {edit}", "已撤销：{edit}"),
+        "status.redone": ("Redone: {edit}", "已重做：{edit}"),
+        "status.forgotten": (
+            "Memory for undo is full: {count} old steps can no longer be undone.",
+            "撤销内存已满：{count} 个较早的步骤无法再撤销。",
+        ),
+        "status.unsaved": (
+            "Not saved: {why} Everything is kept in memory; the next edit tries again.",
+            "未保存：{why} 内容仍在内存中，下一次编辑会再次尝试。",
+        ),
+        "status.saved": ("Saved.", "已保存。"),
+        "status.refused": ("Not done: {why}", "未执行：{why}"),
+        "status.readout": (
+            "x {x}, y {y} · {hu} HU · {x_mm}, {y_mm} mm",
+            "x {x}，y {y} · {hu} HU · {x_mm}，{y_mm} 毫米",
+        ),
+        "status.ruler": (
+            "{length} mm · mean {mean} HU ({low} to {high})",
+            "{length} 毫米 · 平均 {mean} HU（{low} 至 {high}）",
+        ),
+        "status.roi": (
+            "{area} mm² · mean {mean} ± {sd} HU ({low} to {high})",
+            "{area} 平方毫米 · 平均 {mean} ± {sd} HU（{low} 至 {high}）",
+        ),
+        "status.area": ("{label}: {area} cm², mean {mean} HU", "{label}：{area} 平方厘米，平均 {mean} HU"),
+    }
+)
+"""Text by key, in the order of `LANGUAGES`; ``{names}`` are filled in."""
+
+
+@dataclass(frozen=True, kw_only=False)
+class Message:
+    """A text to be shown, in whatever language is set when it is shown.
+
+    Parameters
+    ----------
+    key : str
+        A key of `TABLE`.
+    values : mapping of str to object
+        For its placeholders.
+    """
+
+    key: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        text(self.key, "en", **self.values)
+
+    def text(self, language: str) -> str:
+        """In a language."""
+        return text(self.key, language, **self.values)
+
+
+def text(key: str, language: str, **values: Any) -> str:
+    """Look a text up and fill it in; a value that is itself a `Message` is put into the same language.
+
+    Raises
+    ------
+    InputError
+        If the key, the language or a placeholder's value is missing.
+
+    Examples
+    --------
+    >>> text("action.run_points", "zh", count=3)
+    '运行（3 个点）'
+    """
+    if key not in TABLE or language not in LANGUAGES:
+        raise InputError("no such text or language", received=(key, language))
+    filled = {
+        name: value.text(language) if isinstance(value, Message) else value for name, value in values.items()
+    }
+    try:
+        return TABLE[key][LANGUAGES.index(language)].format(**filled)
+    except (KeyError, IndexError) as error:
+        raise InputError(f"the text {key} lacks a value", received=str(error)) from error
