@@ -47,6 +47,8 @@ IMAGE_UNKNOWN = "image_unknown"
 """Error code by which the service asks for the image (again)."""
 INPUT_INVALID = "prompt_invalid"
 """Error code for what `InputError` stands for on this side."""
+PROTOCOL_MISMATCH = "protocol_mismatch"
+"""Error code for a client of another version."""
 
 MAX_CANDIDATES = 3
 
