@@ -29,10 +29,17 @@ _CONNECTIONS = 1000
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's protocol, but a client that does not finish the head of its request is cut off."""
+    """uvicorn's protocol, but a client that does not finish the head of its request is cut off.
+
+    It has no access log either: paths and queries are the clients' own words.
+    """
 
     headers_s = HEADERS_S
     _head_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.access_log = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start counting: the first head is due."""

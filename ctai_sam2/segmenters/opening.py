@@ -22,6 +22,8 @@ SegmenterKind = Literal["auto", "local", "remote"]
 """``auto`` is every backend there is, first available first, with a cache in front; or one backend bare."""
 
 
+RETRY_BEFORE_FALLBACK_S = 5.0
+"""How long a busy service is asked again before this process does the work itself."""
 HEALTH_REFRESH_S = 30.0
 """How often the health of several backends is looked at in the background."""
 
@@ -63,14 +65,16 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         raise Unavailable("one-click segmentation is switched off", hint="Set SAM2_ENABLED=true.")
     if kind != "auto":
         return _BACKENDS[kind](settings)
-    names = ["local"]
+    backends = {"local": _open_local(settings)}
     if settings.service_urls:
-        names.insert(0 if settings.prefer == "service" else 1, "remote")
+        remote = _open_remote(settings, retry_for_s=RETRY_BEFORE_FALLBACK_S)
+        is_first = settings.prefer == "service"
+        backends = {"remote": remote, **backends} if is_first else {**backends, "remote": remote}
     return CachedSegmenter(
         FallbackSegmenter(
-            {name: _BACKENDS[name](settings) for name in names},
+            backends,
             # A backend alone is asked when needed; of several, one must know who is back.
-            refresh_s=HEALTH_REFRESH_S if len(names) > 1 else None,
+            refresh_s=HEALTH_REFRESH_S if len(backends) > 1 else None,
         ),
         cache_folder(settings),
         expires_hours=settings.cache_expire_hours,
@@ -145,14 +149,16 @@ def _open_local(settings: Settings) -> Segmenter:
     )
 
 
-def _open_remote(settings: Settings) -> Segmenter:
+def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Segmenter:
     if not settings.service_urls:
         raise InputError(
             "no segmentation service is named", hint="Set SAM2_SERVICE_URL, for example http://gpu-box:8000."
         )
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     opened = {
-        url: RemoteSegmenter(url, api_key=key, request_timeout_s=settings.request_timeout)
+        url: RemoteSegmenter(
+            url, api_key=key, request_timeout_s=settings.request_timeout, retry_for_s=retry_for_s
+        )
         for url in settings.service_urls
     }
     return FallbackSegmenter(opened) if len(opened) > 1 else next(iter(opened.values()))

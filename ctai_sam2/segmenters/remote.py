@@ -66,8 +66,9 @@ class RemoteSegmenter:
     api_key : str, optional
         Key the service asks for.
     request_timeout_s : float
-        Seconds the service may take for an answer. The client waits 5 s more, and spends no longer than that
-        on trying again either.
+        Seconds the service may take for an answer. The client waits 5 s more.
+    retry_for_s : float, optional
+        Seconds spent on trying again where that may help; as long as the wait for an answer when omitted.
     connect_timeout_s : float
         Seconds a connection may take to come about.
     adapter : requests.adapters.BaseAdapter, optional
@@ -89,6 +90,7 @@ class RemoteSegmenter:
         *,
         api_key: str | None = None,
         request_timeout_s: float = 30.0,
+        retry_for_s: float | None = None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         adapter: BaseAdapter | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -106,7 +108,9 @@ class RemoteSegmenter:
         headers = {wire.PROTOCOL_HEADER: wire.PROTOCOL_VERSION}
         if api_key:
             headers[wire.API_KEY_HEADER] = api_key
-        patient = adapter or RetryingAdapter(budget_s=request_timeout_s + EXTRA_READ_S)
+        patient = adapter or RetryingAdapter(
+            budget_s=self._timeout[1] if retry_for_s is None else retry_for_s
+        )
         self._session = _open_session(parts.hostname, headers, patient)
         self._probe = _open_session(parts.hostname, headers, adapter or RetryingAdapter(budget_s=0))
         self._clock = clock
