@@ -18,12 +18,12 @@ class _Body(BaseModel):
 
 
 class MaskBody(_Body):
-    """A mask: rows exclusive-or the row above, packed eight pixels a byte, deflated, in base64."""
+    """A mask: run lengths of COCO's form as variable-length integers, deflated, in base64."""
 
     shape: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] = Field(
         description="[rows, columns]"
     )
-    bits: str = Field(max_length=4_000_000)
+    runs: str = Field(max_length=4_000_000)
 
 
 class WindowBody(_Body):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ctai_sam2.errors import (
     ServiceUnreachable,
     Unavailable,
 )
+from ctai_sam2.io import read_case_npz
 from ctai_sam2.segmenters import (
     CachedSegmenter,
     FallbackSegmenter,
@@ -147,6 +149,19 @@ def test_a_further_click_is_small() -> None:
     assert len(sizes) == 3
     assert max(up for up, _ in sizes) <= 4000
     assert max(down for _, down in sizes) <= 8000
+
+
+@pytest.mark.realdata
+def test_answers_on_real_slices_are_small(real_data: Path) -> None:
+    cases = sorted((real_data / "dev" / "cases").glob("*axial*.npz"))
+    assert cases
+    with LocalSegmenter() as local:
+        for case in cases:
+            image = window_to_uint8(read_case_npz(case).slice.hu)
+            for name in ("muscle", "psoas_left"):
+                prediction = local.predict(image, Prompt(structure=name))
+                answer = wire.encode_prediction(prediction, "0" * 64)
+                assert len(json.dumps(answer, separators=(",", ":"))) <= 8000
 
 
 def test_an_image_is_sent_once_and_again_when_it_is_gone() -> None:
@@ -290,7 +305,7 @@ def test_a_service_that_is_loading_is_not_available() -> None:
         assert "not ready" in health.detail
 
 
-def open_auto(tmp_path: Any, url: str, **values: Any) -> CachedSegmenter:
+def open_auto(tmp_path: Path, url: str, **values: Any) -> CachedSegmenter:
     settings = Settings(_env_file=None, cache_dir=tmp_path / "cache", device="cpu", service_url=url, **values)
     opened = open_segmenter("auto", settings)
     assert isinstance(opened, CachedSegmenter)
@@ -316,12 +331,12 @@ def test_killed_and_brought_back_in_mid_work() -> None:
 
 
 @pytest.mark.parametrize(("prefer", "backend"), [("service", "remote"), ("local", "local")])
-def test_auto_asks_in_the_order_of_the_settings(tmp_path: Any, prefer: str, backend: str) -> None:
+def test_auto_asks_in_the_order_of_the_settings(tmp_path: Path, prefer: str, backend: str) -> None:
     with serving(FakeSegmenter()) as url, open_auto(tmp_path, url, prefer=prefer) as segmenter:
         assert segmenter.predict(IMAGE, POINT).backend == backend
 
 
-def test_auto_goes_on_alone_and_says_so_in_one_line(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_goes_on_alone_and_says_so_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "ctai_sam2.segmenters.fallback"), open_auto(tmp_path, NOBODY) as segmenter:
         assert segmenter.predict(IMAGE, POINT).backend == "local"
     lines = [record.getMessage() for record in caplog.records if "segmenters:" in record.getMessage()]

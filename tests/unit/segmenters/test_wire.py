@@ -73,6 +73,14 @@ def test_predictions_come_back() -> None:
     assert (found.identity, found.backend) == (FAKE_IDENTITY, "remote")
 
 
+@given(st.integers(1, 4096 * 4096))
+def test_runs_of_any_length(length: int) -> None:
+    values = np.array([0, length, 1, 127, 128], np.int64)
+    np.testing.assert_array_equal(
+        wire._unpack_integers(np.frombuffer(wire._pack_integers(values), np.uint8)), values
+    )
+
+
 def test_images_come_back_under_their_digest() -> None:
     from ctai_sam2.io.uploads import decode_upload
 
@@ -91,17 +99,20 @@ def deflated(data: bytes) -> str:
     ("value", "sentence"),
     [
         (None, "travels as"),
-        ({"shape": [4], "bits": ""}, "travels as"),
-        ({"shape": [4, 4], "bits": "%"}, "travels as"),
-        ({"shape": [4, 4], "bits": 5}, "travels as"),
-        ({"shape": [10**400, 1], "bits": ""}, "impossible shape"),
-        ({"shape": [0, 4], "bits": ""}, "impossible shape"),
-        ({"shape": [5000, 5000], "bits": ""}, "impossible shape"),
-        ({"shape": [float("inf"), 4], "bits": ""}, "travels as"),
-        ({"shape": [4, 4], "bits": "AAAA"}, "damaged"),
-        ({"shape": [4, 4], "bits": deflated(b"1")}, "do not fit"),
-        ({"shape": [4, 4], "bits": deflated(bytes(10_000_000))}, "do not fit"),
-        ({"shape": [4, 4], "bits": base64.b64encode(zlib.compress(b"12")[:-3]).decode()}, "do not fit"),
+        ({"shape": [4], "runs": ""}, "travels as"),
+        ({"shape": [4, 4], "runs": "%"}, "travels as"),
+        ({"shape": [4, 4], "runs": 5}, "travels as"),
+        ({"shape": [10**400, 1], "runs": ""}, "impossible shape"),
+        ({"shape": [0, 4], "runs": ""}, "impossible shape"),
+        ({"shape": [5000, 5000], "runs": ""}, "impossible shape"),
+        ({"shape": [float("inf"), 4], "runs": ""}, "travels as"),
+        ({"shape": [4, 4], "runs": "AAAA"}, "damaged"),
+        ({"shape": [4, 4], "runs": deflated(b"")}, "do not fit"),
+        ({"shape": [4, 4], "runs": deflated(bytes([15]))}, "do not fit"),
+        ({"shape": [4, 4], "runs": deflated(bytes([0x90]))}, "do not fit"),
+        ({"shape": [4, 4], "runs": deflated(bytes([0xFF] * 9 + [1]))}, "do not fit"),
+        ({"shape": [4, 4], "runs": deflated(bytes(10_000_000))}, "do not fit"),
+        ({"shape": [4, 4], "runs": base64.b64encode(zlib.compress(b"12")[:-3]).decode()}, "do not fit"),
     ],
 )
 def test_masks_that_are_none(value: Any, sentence: str) -> None:
