@@ -88,7 +88,7 @@ class Guard:
             )
         if self._key is not None and scope["path"] not in OPEN_PATHS:
             given = headers.get(wire.API_KEY_HEADER.lower(), "")
-            if not hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._key):
+            if not hmac.compare_digest(given.encode("latin-1"), self._key):
                 raise Fault(
                     status=401,
                     code="key_invalid",

@@ -157,9 +157,8 @@ def _require_same_size_inside(file: MemoryFile, header: FrameHeader, max_pixels:
     from pydicom.encaps import get_frame
 
     dataset = read_dataset(file, pixels=True)
-    meta = getattr(dataset, "file_meta", None)
-    syntax = getattr(meta, "TransferSyntaxUID", None)
-    if syntax is None or not getattr(syntax, "is_compressed", False) or "PixelData" not in dataset:
+    syntax = value_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID")
+    if not _is_compressed(syntax) or "PixelData" not in dataset:
         return
     try:
         with quiet("pydicom"):
@@ -173,6 +172,13 @@ def _require_same_size_inside(file: MemoryFile, header: FrameHeader, max_pixels:
             "the image's compressed stream has another size than its header",
             received=f"{inside} and {header.shape_hw}",
         )
+
+
+def _is_compressed(syntax: Any) -> bool:
+    try:
+        return bool(syntax.is_compressed)
+    except (AttributeError, ValueError):  # none is named, or none that exists: the reader will say so
+        return False
 
 
 def size_of_codestream(stream: bytes) -> tuple[int, int] | None:

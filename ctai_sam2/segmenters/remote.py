@@ -107,7 +107,8 @@ class RemoteSegmenter:
         self._probe_timeout = (connect_timeout_s, min(_PROBE_READ_S, request_timeout_s + EXTRA_READ_S))
         headers = {wire.PROTOCOL_HEADER: wire.PROTOCOL_VERSION}
         if api_key:
-            headers[wire.API_KEY_HEADER] = api_key
+            # Headers are bytes told as Latin-1; this keeps a key of any letters what it is.
+            headers[wire.API_KEY_HEADER] = api_key.encode().decode("latin-1")
         patient = adapter or RetryingAdapter(
             budget_s=self._timeout[1] if retry_for_s is None else retry_for_s
         )
@@ -152,10 +153,8 @@ class RemoteSegmenter:
         image = require_request(image_hw, prompt)
         body = json.dumps(wire.encode_prompt(prompt), separators=(",", ":")).encode()
         key = _key_of(image)
-        digest = self._recall(key)
-        answer: Any = None
-        if digest is not None:
-            answer = self._ask_known(digest, body)
+        digest = self._recall(key) or ""
+        answer = self._ask_known(digest, body) if digest else None
         if answer is None:
             data = wire.encode_image(image)
             digest = wire.digest_of(data)
@@ -165,7 +164,6 @@ class RemoteSegmenter:
                 files={"file": ("slice.png", data, "image/png"), "prompt": (None, body, "application/json")},
             )
             self._remember(key, digest)
-        assert digest is not None
         shape_hw = (image.shape[0], image.shape[1])
         try:
             prediction = wire.decode_prediction(

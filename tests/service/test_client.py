@@ -273,8 +273,9 @@ def test_an_answer_of_another_image_is_never_taken() -> None:
 
 
 def test_a_key_is_sent_and_its_lack_told() -> None:
-    with serving(FakeSegmenter(), service_settings(api_key="k" * 16)) as url:
-        with RemoteSegmenter(url, api_key="k" * 16) as remote:
+    key = "Schlüssel-für-Łódź"
+    with serving(FakeSegmenter(), service_settings(api_key=key)) as url:
+        with RemoteSegmenter(url, api_key=key) as remote:
             remote.predict(IMAGE, POINT)
         with RemoteSegmenter(url) as remote, pytest.raises(ServiceRejected, match="SAM2_API_KEY"):
             remote.predict(IMAGE, POINT)

@@ -316,7 +316,7 @@ def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None
             assert process.poll() is None
             try:
                 return requests.get(f"{url}/ready", timeout=5).status_code == 200
-            except requests.ConnectionError:
+            except requests.RequestException:  # it may import for seconds without answering
                 return False
 
         wait_for(is_ready)
@@ -333,6 +333,7 @@ def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None
         _, told = process.communicate(timeout=WAIT_S)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 0
     lines = [json.loads(line) for line in told.splitlines()]
     assert any(line["event"] == "stopped" for line in lines)
