@@ -151,11 +151,11 @@ def serve(settings: Settings | None = None) -> None:
     """
     settings = settings or Settings()
     require_safe(settings)
-    set_up_logging()
-    # uvicorn ends in order on this signal and then raises it again; what is opened here must still be closed.
-    with suppress(ValueError):  # signals belong to the main thread
-        signal.signal(signal.SIGTERM, lambda *_: None)
     with open_served_segmenter(settings) as segmenter:
+        set_up_logging()
+        # uvicorn ends in order on this signal and then raises it again; what is open must still be closed.
+        with suppress(ValueError):  # signals belong to the main thread
+            signal.signal(signal.SIGTERM, lambda *_: None)
         server = make_server(make_app(segmenter, settings), settings)
         try:
             server.run()
