@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import requests
 
-from ctai_sam2.segmenters import CachedSegmenter, RemoteSegmenter, wire
+from ctai_sam2.segmenters import CachedSegmenter, RemoteSegmenter, open_segmenter, wire
 from ctai_sam2.types import Prediction, Prompt
 from service.serving import ImpatientProtocol
 from tests.fakes import FakeSegmenter, make_image
@@ -306,20 +306,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def end(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait(WAIT_S)
+    if process.stderr is not None:
+        process.stderr.close()
+
+
+def is_ready(process: subprocess.Popen[str], url: str) -> bool:
+    assert process.poll() is None
+    try:
+        return requests.get(f"{url}/ready", timeout=5).status_code == 200
+    except requests.RequestException:  # it may import for seconds without answering
+        return False
+
+
 def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
     port = free_port()
     process = start(SAM2_PORT=str(port), SAM2_CACHE_DIR=str(tmp_path))
     url = f"http://127.0.0.1:{port}"
     try:
-
-        def is_ready() -> bool:
-            assert process.poll() is None
-            try:
-                return requests.get(f"{url}/ready", timeout=5).status_code == 200
-            except requests.RequestException:  # it may import for seconds without answering
-                return False
-
-        wait_for(is_ready)
+        wait_for(lambda: is_ready(process, url))
         with RemoteSegmenter(url) as remote, ThreadPoolExecutor(4) as pool:
             remote.predict(IMAGE, Prompt.point(40, 48))
             asked = [
@@ -332,12 +339,38 @@ def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None
                 assert one.result(WAIT_S).backend == "remote"
         _, told = process.communicate(timeout=WAIT_S)
     finally:
-        process.kill()
-        process.communicate()
+        end(process)
     assert process.returncode == 0
     lines = [json.loads(line) for line in told.splitlines()]
     assert any(line["event"] == "stopped" for line in lines)
     assert {line["route"] for line in lines if line["event"] == "answered"} >= {"/v1/segment"}
+
+
+def test_work_goes_on_without_a_killed_process_and_returns_to_the_next(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = {"SAM2_PORT": str(port), "SAM2_CACHE_DIR": str(tmp_path / "service")}
+    settings = service_settings(service_url=url, device="cpu", cache_dir=tmp_path / "client")
+    first = start(**environment)
+    second: subprocess.Popen[str] | None = None
+    try:
+        wait_for(lambda: is_ready(first, url))
+        with open_segmenter("auto", settings) as segmenter:
+            answers = [segmenter.predict(IMAGE, Prompt.point(40, 48))]
+            end(first)
+            answers.append(segmenter.predict(IMAGE, Prompt.point(41, 48)))
+            second = start(**environment)
+            wait_for(lambda: is_ready(second, url))
+            answers.append(segmenter.predict(IMAGE, Prompt.point(42, 48)))
+            with RemoteSegmenter(url) as remote:
+                np.testing.assert_array_equal(
+                    remote.predict(IMAGE, Prompt.point(41, 48)).masks, answers[1].masks
+                )
+    finally:
+        for process in (first, second):
+            if process is not None:
+                end(process)
+    assert [answer.backend for answer in answers] == ["remote", "local", "remote"]
 
 
 def test_it_does_not_listen_to_others_without_a_key() -> None:
