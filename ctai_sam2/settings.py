@@ -98,7 +98,12 @@ class Settings(BaseSettings):
     )
     cache_max_mb: float = Field(512, gt=0, description="Size in MB that the answer cache is kept below.")
     service_url: str | None = Field(
-        None, description="Address of a segmentation service; unset means none is used."
+        None,
+        description="Address of a segmentation service, or several separated by commas: the first that is "
+        "available answers. Unset means none is used.",
+    )
+    prefer: Literal["service", "local"] = Field(
+        "service", description="Who is asked first where a service is named: the service or this process."
     )
     api_key: SecretStr | None = Field(
         None, description="Key the service asks for; required when it listens beyond this machine."
@@ -112,8 +117,24 @@ class Settings(BaseSettings):
     max_concurrency: int = Field(
         2, ge=1, le=256, description="Predictions the service runs at the same time."
     )
+    queue_length: int = Field(
+        32,
+        ge=0,
+        le=10_000,
+        description="Requests the service lets wait; those beyond are asked to come back (429).",
+    )
     batch_size: int = Field(
         1, ge=1, le=64, description="Slices embedded together by the service where a GPU is used."
+    )
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
+    max_body_mb: float = Field(32, gt=0, le=2048, description="Size in MB of a request the service takes.")
+    max_pixels: int = Field(
+        4096 * 4096, ge=64, le=4096 * 4096, description="Pixels of an image the service takes."
+    )
+    max_points: int = Field(1024, ge=1, le=1024, description="Points the service takes in one prompt.")
+    image_store_mb: float = Field(
+        256, gt=0, description="Size in MB of the decoded images the service keeps for further clicks."
     )
 
     def __init__(self, **values: Any) -> None:
@@ -126,19 +147,32 @@ class Settings(BaseSettings):
                 "the .env file cannot be read", received=type(error).__name__, hint="Save it as UTF-8 text."
             ) from None
 
-    @field_validator("service_url", "models_url")
+    @property
+    def service_urls(self) -> tuple[str, ...]:
+        """The addresses in ``service_url``."""
+        return tuple(self.service_url.split(",")) if self.service_url else ()
+
+    @field_validator("service_url")
     @classmethod
-    def _require_plain_url(cls, value: str | None) -> str | None:
+    def _require_plain_urls(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        urls = [_plain_url(part.strip()) for part in value.split(",") if part.strip()]
+        if not urls:
             raise ValueError("must be an address beginning with http:// or https://")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError(
-                "must not hold a user name or password; use SAM2_API_KEY, or ~/.netrc for a mirror"
-            )
-        return value.rstrip("/")
+        return ",".join(dict.fromkeys(urls))
+
+    @field_validator("models_url")
+    @classmethod
+    def _require_plain_url(cls, value: str | None) -> str | None:
+        return None if value is None else _plain_url(value)
+
+    @field_validator("host")
+    @classmethod
+    def _require_host(cls, value: str) -> str:
+        if not value.strip() or any(character in value for character in "/ @"):
+            raise ValueError("must be an address or a name without scheme and port")
+        return value.strip()
 
     @field_validator("device")
     @classmethod
@@ -185,6 +219,16 @@ def settings_table() -> str:
     for variable, kind, default, description in list_settings():
         lines.append(f"| `{variable}` | {kind} | {f'`{default}`' if default else 'unset'} | {description} |")
     return "\n".join(lines) + "\n"
+
+
+def _plain_url(value: str) -> str:
+    """Check an address; return it without a slash at its end."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an address beginning with http:// or https://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("must not hold a user name or password; use SAM2_API_KEY, or ~/.netrc for a mirror")
+    return value.rstrip("/")
 
 
 def _explain(error: ValidationError) -> InputError:

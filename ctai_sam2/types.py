@@ -553,8 +553,9 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 def _as_float(value: ArrayLike, what: str) -> NDArray[np.float32]:
     try:
-        return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError) as error:
+        with np.errstate(over="ignore"):  # infinite then, and refused as such
+            return np.array(value, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what} must be numbers", received=type(value).__name__) from error
 
 

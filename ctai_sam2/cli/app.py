@@ -14,6 +14,7 @@ from ctai_sam2 import __version__
 from ctai_sam2.cli import models
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.cli.serve import serve
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.command()(evaluate)
+app.command()(serve)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]

@@ -211,22 +211,18 @@ def _check_cache(settings: Settings) -> Check:
 
 
 def _check_service(settings: Settings) -> Check:
-    import requests
+    from ctai_sam2.segmenters import open_segmenter
 
-    if not settings.service_url:
+    if not settings.service_urls:
         return Check(layer="service", status="ok", detail="none configured (SAM2_SERVICE_URL is empty)")
-    url = settings.service_url.rstrip("/") + "/health"
+    with open_segmenter("remote", settings) as remote:
+        health = remote.health()
     hint = "Start the service, correct SAM2_SERVICE_URL, or leave it empty to work locally."
-    try:
-        answer = requests.get(url, timeout=(3, 5))
-        answer.raise_for_status()
-        status = answer.json().get("status")
-    except (requests.RequestException, ValueError) as error:
-        return Check(
-            layer="service", status="warn", detail=f"no healthy answer: {type(error).__name__}", hint=hint
-        )
     return Check(
-        layer="service", status="ok" if status == "healthy" else "warn", detail=f"answers '{status}'", hint=""
+        layer="service",
+        status="ok" if health.available else "warn",
+        detail=health.detail,
+        hint="" if health.available else hint,
     )
 
 

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from ctai_sam2.io.overlay import write_overlay_png
     from ctai_sam2.io.pictures import read_mask_png
     from ctai_sam2.io.study import list_series, read_slice, read_study
+    from ctai_sam2.io.uploads import Upload, decode_upload
 
 _HOMES = {
     "ORIENTATIONS": "dicom_writing",
     "ReferenceCase": "cases",
     "SeriesInfo": "dicom_series",
+    "Upload": "uploads",
     "atomic_write": "atomic",
+    "decode_upload": "uploads",
     "list_series": "study",
     "read_case_npz": "cases",
     "read_mask_nifti": "nifti",
@@ -47,7 +50,9 @@ __all__ = [
     "ORIENTATIONS",
     "ReferenceCase",
     "SeriesInfo",
+    "Upload",
     "atomic_write",
+    "decode_upload",
     "list_series",
     "read_case_npz",
     "read_mask_nifti",

@@ -7,10 +7,11 @@ above it.
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 
@@ -105,12 +106,36 @@ _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima", ".dc3", ".ct", ""}
 
 
 @dataclass(frozen=True, kw_only=True)
+class MemoryFile:
+    """A file's content that never was on a disk, for readers that take a path.
+
+    Parameters
+    ----------
+    name : str
+        How messages call it.
+    data : bytes
+        Its content.
+    """
+
+    name: str
+    data: bytes = field(repr=False)
+
+    def open(self, mode: str = "rb") -> IO[bytes]:
+        """Open it for reading, as `Path.open` does."""
+        return io.BytesIO(self.data)
+
+
+FileSource: TypeAlias = Path | MemoryFile
+"""Where a DICOM object is read from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameHeader:
     """One image of one DICOM file: where it lies and whether it can be used.
 
     Parameters
     ----------
-    path : Path
+    path : Path or MemoryFile
         The file.
     frame : int
         Index of the frame in the file, from 0.
@@ -134,7 +159,7 @@ class FrameHeader:
         What a reader should know before measuring.
     """
 
-    path: Path
+    path: FileSource
     frame: int = 0
     series_uid: str = ""
     instance_uid: str = ""
@@ -149,7 +174,7 @@ class FrameHeader:
     cautions: tuple[str, ...] = ()
 
 
-def looks_like_dicom(path: Path) -> bool:
+def looks_like_dicom(path: FileSource) -> bool:
     """Tell whether the first bytes are those of a DICOM file, with or without its preamble.
 
     Raises
@@ -175,12 +200,12 @@ def is_dicom_named(path: Path) -> bool:
     return suffix in _DICOM_SUFFIXES or suffix[1:].isdigit()
 
 
-def read_dataset(path: Path, *, pixels: bool) -> Any:
+def read_dataset(path: FileSource, *, pixels: bool) -> Any:
     """Parse the elements this package knows; nothing else is looked at.
 
     Parameters
     ----------
-    path : Path
+    path : Path or MemoryFile
         A DICOM file.
     pixels : bool
         Whether to read the pixel data too.
@@ -206,9 +231,9 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
             hint="Give CT images as exported by the scanner or PACS.",
         )
     try:
-        with quiet("pydicom"):
+        with quiet("pydicom"), path.open("rb") as file:
             return dcmread(
-                path,
+                file,
                 stop_before_pixels=not pixels,
                 force=True,
                 specific_tags=list(PIXEL_KEYWORDS if pixels else HEADER_KEYWORDS),
@@ -223,7 +248,7 @@ def read_dataset(path: Path, *, pixels: bool) -> Any:
         raise damaged(path, f"its header cannot be parsed ({type(error).__name__})") from error
 
 
-def read_headers(path: Path) -> list[FrameHeader]:
+def read_headers(path: FileSource) -> list[FrameHeader]:
     """Headers of all images in a DICOM file, one per frame.
 
     Raises
@@ -277,12 +302,12 @@ def number_of(value: Any) -> float | None:
     return number if np.isfinite(number) else None
 
 
-def damaged(path: Path, cause: str) -> DicomError:
+def damaged(path: FileSource, cause: str) -> DicomError:
     """Make the error for a file whose content cannot be used."""
     return DicomError(f"{path.name} cannot be read: {cause}", hint="Export the file again.")
 
 
-def _headers_of(path: Path, dataset: Any) -> list[FrameHeader]:
+def _headers_of(path: FileSource, dataset: Any) -> list[FrameHeader]:
     modality = str(value_of(dataset, "Modality") or "")
     sop_class = str(value_of(dataset, "SOPClassUID") or "")
     if not sop_class:
@@ -436,13 +461,15 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return numbers if len(numbers) == count and all(np.isfinite(numbers)) else None
 
 
-def _size(path: Path) -> int:
+def _size(path: FileSource) -> int:
+    if isinstance(path, MemoryFile):
+        return len(path.data)
     try:
         return path.stat().st_size
     except OSError:
         return -1
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
+def _unreadable(path: FileSource, error: OSError) -> InputError:
     cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
     return InputError(f"{path.name} cannot be opened: {cause}", hint="Check the path and its permissions.")

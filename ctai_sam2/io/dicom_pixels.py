@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError
 from ctai_sam2.io.dicom_headers import (
+    FileSource,
     damaged,
     functional_value,
     number_of,
@@ -46,7 +46,7 @@ class DecodedFile:
     cautions: tuple[str, ...]
 
 
-def read_hu_frames(path: Path, frames: Sequence[int]) -> DecodedFile:
+def read_hu_frames(path: FileSource, frames: Sequence[int]) -> DecodedFile:
     """Decode frames of a DICOM file and convert them to HU.
 
     Rescale slope and intercept (or a modality LUT) are those of each frame.
@@ -55,7 +55,7 @@ def read_hu_frames(path: Path, frames: Sequence[int]) -> DecodedFile:
 
     Parameters
     ----------
-    path : Path
+    path : Path or MemoryFile
         A file whose header was accepted.
     frames : sequence of int
         Indices of the frames wanted, from 0.
@@ -132,7 +132,7 @@ def _mend_transfer_syntax(dataset: Any) -> list[str]:
     return ["the file names no transfer syntax; it was taken as uncompressed"]
 
 
-def _require_enough_bytes(path: Path, dataset: Any) -> None:
+def _require_enough_bytes(path: FileSource, dataset: Any) -> None:
     # Before anything is allocated: a damaged header may declare gigabytes.
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         return
@@ -165,7 +165,7 @@ def _decode(dataset: Any, frames: Sequence[int]) -> list[NDArray[Any]]:
 
 
 def _to_hu(
-    path: Path, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]
+    path: FileSource, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]
 ) -> NDArray[np.int16]:
     padding = _padding_mask(dataset, stored)
     hu = _rescale(path, dataset, frame, stored, cautions)
@@ -177,7 +177,9 @@ def _to_hu(
     return hu.astype(np.int16)
 
 
-def _rescale(path: Path, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]) -> NDArray[Any]:
+def _rescale(
+    path: FileSource, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]
+) -> NDArray[Any]:
     if value_of(dataset, "ModalityLUTSequence"):
         from pydicom.pixels.processing import apply_modality_lut
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.core.geometry import affine_from_dicom, plane_of
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
-from ctai_sam2.io.dicom_headers import FrameHeader, is_dicom_named, looks_like_dicom, read_headers
+from ctai_sam2.io.dicom_headers import FileSource, FrameHeader, is_dicom_named, looks_like_dicom, read_headers
 from ctai_sam2.types import Plane
 
 SAME_PLACE_MM = 1e-4
@@ -164,7 +164,8 @@ def group_series(headers: Sequence[FrameHeader]) -> list[Series]:
     """
     by_uid: dict[str, list[FrameHeader]] = {}
     for header in headers:
-        by_uid.setdefault(header.series_uid or f"\0{header.path.parent}", []).append(header)
+        folder = header.path.parent if isinstance(header.path, Path) else ""
+        by_uid.setdefault(header.series_uid or f"\0{folder}", []).append(header)
     result: list[Series] = []
     unnamed = 0
     for uid, members in by_uid.items():
@@ -195,7 +196,7 @@ def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{len(skipped)} {noun} could not be read: {shown}{more}"]
 
 
-def cause_of(error: CtaiError, path: Path) -> str:
+def cause_of(error: CtaiError, path: FileSource) -> str:
     """Get the cause an error names, without the file name in front."""
     text = error.problem
     for start in (f"{path.name} cannot be read: ", f"{path.name} cannot be opened: ", f"{path.name} "):

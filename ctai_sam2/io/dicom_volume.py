@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from ctai_sam2.core.geometry import (
     tilt_deg,
 )
 from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
-from ctai_sam2.io.dicom_headers import FrameHeader
+from ctai_sam2.io.dicom_headers import FileSource, FrameHeader
 from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
 from ctai_sam2.io.dicom_series import (
     NAMES_SHOWN,
@@ -84,7 +83,7 @@ def _sorted_along_normal(frames: list[FrameHeader]) -> list[FrameHeader]:
 def _decode_all(
     frames: Sequence[FrameHeader], shape_hw: tuple[int, int]
 ) -> tuple[NDArray[np.int16], list[bool], list[str], list[tuple[str, str]]]:
-    by_path: dict[Path, list[int]] = {}
+    by_path: dict[FileSource, list[int]] = {}
     for index, frame in enumerate(frames):
         by_path.setdefault(frame.path, []).append(index)
     hu = np.zeros((len(frames), *shape_hw), dtype=np.int16)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE
+from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
+from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -58,7 +59,7 @@ def read_picture(
             hint="For example window=Window(level=40, width=400), spacing_mm=(0.8, 0.8);"
             " better give the DICOM file.",
         )
-    grey, largest = _grey_values(path)
+    grey, largest = read_grey_values(path)
     hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
     warnings = [f"HU outside {window.low_hu:g} to {window.high_hu:g} were cut off by the picture's window"]
     step = window.width / largest
@@ -82,25 +83,51 @@ def read_mask_png(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
     InputError
         If the picture is damaged or coloured.
     """
-    return _grey_values(Path(path))[0] > 0
+    return read_grey_values(Path(path))[0] > 0
 
 
-def _grey_values(path: Path) -> tuple[NDArray[Any], int]:
-    import warnings
+def read_grey_values(
+    path: Path | MemoryFile, *, max_pixels: int = MAX_IMAGE_SIDE * MAX_IMAGE_SIDE
+) -> tuple[NDArray[Any], int]:
+    """Read a grey picture as it is.
 
+    Parameters
+    ----------
+    path : Path or MemoryFile
+        PNG or JPEG; colour only if all channels are equal.
+    max_pixels : int
+        Pixels above which it is refused by its header, before anything is decoded.
+
+    Returns
+    -------
+    grey : ndarray of uint8 or uint16, shape (H, W)
+        The picture.
+    largest : int
+        The value of white, 255 or 65535.
+
+    Raises
+    ------
+    InputError
+        If the picture is missing, damaged, coloured or too large.
+    """
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                if max(image.size) > MAX_IMAGE_SIDE:
-                    raise InputError(
-                        f"{path.name} is larger than a CT slice can be", received=f"{image.size} pixels"
-                    )
-                array = _array_of(image)
+        with (
+            quiet("PIL"),
+            path.open("rb") as file,
+            Image.open(file, formats=("PNG", "JPEG")) as image,
+        ):
+            if max(image.size) > MAX_IMAGE_SIDE or image.size[0] * image.size[1] > max_pixels:
+                raise InputError(
+                    f"{path.name} is larger than a CT slice can be",
+                    received=f"{image.size[0]} x {image.size[1]} pixels",
+                )
+            array = _array_of(image)
     except InputError:
         raise
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{path.name} is larger than a CT slice can be") from error
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except PermissionError as error:

@@ -156,10 +156,19 @@ def read_slice(
             received=f"{len(headers)} frames",
             hint="Read it with read_study and take a slice, for example .axial(0).",
         )
-    return _read_dicom_slice(headers[0], spacing_mm)
+    return slice_of_header(headers[0], spacing_mm)
 
 
-def _read_dicom_slice(header: FrameHeader, spacing_mm: Sequence[float] | None) -> CTSlice:
+def slice_of_header(header: FrameHeader, spacing_mm: Sequence[float] | None = None) -> CTSlice:
+    """Read the image that a header stands for, in display orientation; see `read_slice`.
+
+    Raises
+    ------
+    DicomError
+        If it is damaged or is not a CT in HU.
+    GeometryError
+        If it states no pixel spacing and none was given.
+    """
     name = header.path.name
     if header.refusal is not None:
         raise DicomError(f"{name} cannot be used: {header.refusal}", hint="Give a CT image in HU.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ctai_sam2.segmenters.fallback import FallbackSegmenter
     from ctai_sam2.segmenters.local import LocalSegmenter
     from ctai_sam2.segmenters.opening import SegmenterKind, open_segmenter
+    from ctai_sam2.segmenters.remote import RemoteSegmenter
     from ctai_sam2.segmenters.weights import ModelStore
 
 _HOME = {
@@ -23,6 +24,7 @@ _HOME = {
     "LocalSegmenter": "local",
     "ModelStore": "weights",
     "Prefetching": "base",
+    "RemoteSegmenter": "remote",
     "Segmenter": "base",
     "SegmenterKind": "opening",
     "open_segmenter": "opening",
@@ -34,6 +36,7 @@ __all__ = [
     "LocalSegmenter",
     "ModelStore",
     "Prefetching",
+    "RemoteSegmenter",
     "Segmenter",
     "SegmenterKind",
     "open_segmenter",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -112,6 +113,23 @@ class Prefetching(Protocol):
 
         Raises
         ------
+        Unavailable
+            If it cannot be done now.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchEmbedding(Protocol):
+    """A segmenter that embeds several slices in less time than one after the other."""
+
+    def embed_many(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Compute and keep the embeddings of several slices, each of any shape.
+
+        Raises
+        ------
+        InputError
+            If an image cannot be used; then nothing is computed.
         Unavailable
             If it cannot be done now.
         """

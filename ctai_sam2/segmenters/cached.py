@@ -21,7 +21,7 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,13 @@ from joblib import Memory, expires_after, load
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters.base import Prefetching, Segmenter, require_image, require_request
+from ctai_sam2.segmenters.base import (
+    BatchEmbedding,
+    Prefetching,
+    Segmenter,
+    require_image,
+    require_request,
+)
 from ctai_sam2.segmenters.cache_key import CacheKey, explain_miss, make_key
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
@@ -172,6 +178,14 @@ class CachedSegmenter:
         image = require_image(image_hw)
         if isinstance(self._inner, Prefetching):
             self._inner.embed(image)
+
+    def embed_many(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Let the inner segmenter embed slices ahead of time, together if it can."""
+        if isinstance(self._inner, BatchEmbedding):
+            self._inner.embed_many(images)
+            return
+        for image in images:
+            self.embed(image)
 
     def warm_up(self) -> None:
         """Let the inner segmenter get ready, if it can do that ahead of time."""

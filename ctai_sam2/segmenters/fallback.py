@@ -128,8 +128,9 @@ class FallbackSegmenter:
     threshold, cool_down_s, clock
         Of each backend's `CircuitBreaker`.
     refresh_s : float, optional
-        Look at every backend's health in the background this often, so that `health` answers at once;
-        unset asks them when `health` is called.
+        Look at every backend's health in the background, at once and then this often, so that `health`
+        answers at once; who is available is logged in one line at first and whenever that changes. Unset
+        asks them when `health` is called.
 
     Raises
     ------
@@ -274,6 +275,7 @@ class FallbackSegmenter:
         return f"{self._reasons.get(name, 'it failed')} Not asked again for {remaining_s:.0f} s."
 
     def _refresh_forever(self, interval_s: float) -> None:
+        told: dict[str, bool] = {}
         while True:
             for name, segmenter in self._segmenters.items():
                 if self._closing.is_set():
@@ -283,5 +285,16 @@ class FallbackSegmenter:
                 except Exception:  # a health check that fails must not end the checks
                     logger.exception("the health of backend %s cannot be told", name)
                     self._known_health.pop(name, None)
+            found = {name: health.available for name, health in self._known_health.items()}
+            if found != told:
+                told = found
+                logger.info("segmenters: %s", self._describe())
             if self._closing.wait(interval_s):
                 return
+
+    def _describe(self) -> str:
+        """Say in one line who is available and who is not."""
+        return "; ".join(
+            f"{name} {'available' if health.available else 'NOT available'}: {health.detail}"
+            for name, health in self._known_health.items()
+        )

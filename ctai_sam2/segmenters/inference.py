@@ -8,6 +8,7 @@ results are identical (held by a test).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,11 @@ class Network:
 
     def encode(self, image_hw: NDArray[np.uint8]) -> Embedding:
         """Embed a windowed slice, uint8 of shape (H, W)."""
-        batch = prepare_image(image_hw, self.image_size).to(self.device)
+        return self.encode_many([image_hw])[0]
+
+    def encode_many(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
+        """Embed several windowed slices in one run, each uint8 of its own shape (H, W)."""
+        batch = torch.cat([prepare_image(image, self.image_size) for image in images]).to(self.device)
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast),
@@ -77,10 +82,12 @@ class Network:
             if self._model.directly_add_no_mem_embed:
                 flat[-1] = flat[-1] + self._model.no_mem_embed
             maps = [
-                level.permute(1, 2, 0).view(1, -1, *size).float()
+                level.permute(1, 2, 0).view(len(images), -1, *size).float()
                 for level, size in zip(flat, sizes, strict=True)
             ]
-        return Embedding(top=maps[-1], high_res=maps[:-1])
+            # Copies, because a part would keep the memory of the whole batch.
+            split = [[level[i : i + 1].clone() for level in maps] for i in range(len(images))]
+        return [Embedding(top=levels[-1], high_res=levels[:-1]) for levels in split]
 
     def decode(
         self, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +204,18 @@ class LocalSegmenter:
         with self._translated_errors():
             self._embed(loaded.network, image)
 
+    def embed_many(self, images: Sequence[NDArray[np.uint8]]) -> None:
+        """Compute and keep the embeddings of several slices in one run; see `BatchEmbedding.embed_many`."""
+        checked = {_key_of(image): image for image in map(require_image, images)}
+        loaded = self._require_loaded()
+        with self._translated_errors(), self._encode_lock:
+            missing = {key: image for key, image in checked.items() if self._recall(key) is None}
+            if missing:
+                for key, found in zip(
+                    missing, loaded.network.encode_many(list(missing.values())), strict=True
+                ):
+                    self._keep(key, found)
+
     def warm_up(self) -> None:
         """Load the model and run encoder and decoder once; see `Prefetching.warm_up`."""
         blank = np.zeros((64, 64), np.uint8)
@@ -315,7 +327,7 @@ class LocalSegmenter:
         return _Loaded(network=network, identity=identity, calibration=calibration)
 
     def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
-        key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+        key = _key_of(image)
         found = self._recall(key)
         if found is not None:
             return found
@@ -325,12 +337,15 @@ class LocalSegmenter:
             found = self._recall(key)
             if found is None:
                 found = network.encode(image)
-                with self._state_lock:
-                    if not self._closed:
-                        self._embeddings[key] = found
-                    while len(self._embeddings) > self._max_embeddings:
-                        self._embeddings.popitem(last=False)
+                self._keep(key, found)
             return found
+
+    def _keep(self, key: str, embedding: Embedding) -> None:
+        with self._state_lock:
+            if not self._closed:
+                self._embeddings[key] = embedding
+            while len(self._embeddings) > self._max_embeddings:
+                self._embeddings.popitem(last=False)
 
     def _recall(self, key: str) -> Embedding | None:
         with self._state_lock:
@@ -361,6 +376,10 @@ class LocalSegmenter:
                 received=self._name,
                 hint="Close other programs, choose a smaller model, or lower SAM2_MAX_EMBEDDINGS.",
             ) from error
+
+
+def _key_of(image: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def _require_path(weights: str | Path, store: ModelStore) -> Path:

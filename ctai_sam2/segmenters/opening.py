@@ -14,11 +14,18 @@ from ctai_sam2.segmenters.cached import CachedSegmenter
 from ctai_sam2.segmenters.download import Progress, download_checkpoint
 from ctai_sam2.segmenters.fallback import FallbackSegmenter
 from ctai_sam2.segmenters.local import LocalSegmenter
+from ctai_sam2.segmenters.remote import RemoteSegmenter
 from ctai_sam2.segmenters.weights import ModelStore
 from ctai_sam2.settings import Settings
 
-SegmenterKind = Literal["auto", "local"]
+SegmenterKind = Literal["auto", "local", "remote"]
 """``auto`` is every backend there is, first available first, with a cache in front; or one backend bare."""
+
+
+RETRY_BEFORE_FALLBACK_S = 5.0
+"""How long a busy service is asked again before this process does the work itself."""
+HEALTH_REFRESH_S = 30.0
+"""How often the health of several backends is looked at in the background."""
 
 
 def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = None) -> Segmenter:
@@ -28,9 +35,10 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
 
     Parameters
     ----------
-    kind : {"auto", "local"}
-        ``auto``: the backends in order of preference, with the answer cache in front. ``local``: SAM2 in this
-        process without a cache.
+    kind : {"auto", "local", "remote"}
+        ``auto``: the service where the settings name one, and SAM2 in this process, in the order of the
+        settings, with the answer cache in front. ``local``: SAM2 in this process without a cache.
+        ``remote``: the service without a cache.
     settings : Settings, optional
         Read from the environment when omitted.
 
@@ -55,12 +63,19 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
     settings = settings or Settings()
     if not settings.enabled:
         raise Unavailable("one-click segmentation is switched off", hint="Set SAM2_ENABLED=true.")
-    backends = _BACKENDS if kind == "auto" else {kind: _BACKENDS[kind]}
-    opened = {name: open_backend(settings) for name, open_backend in backends.items()}
     if kind != "auto":
-        return opened[kind]
+        return _BACKENDS[kind](settings)
+    backends = {"local": _open_local(settings)}
+    if settings.service_urls:
+        remote = _open_remote(settings, retry_for_s=RETRY_BEFORE_FALLBACK_S)
+        is_first = settings.prefer == "service"
+        backends = {"remote": remote, **backends} if is_first else {**backends, "remote": remote}
     return CachedSegmenter(
-        FallbackSegmenter(opened),
+        FallbackSegmenter(
+            backends,
+            # A backend alone is asked when needed; of several, one must know who is back.
+            refresh_s=HEALTH_REFRESH_S if len(backends) > 1 else None,
+        ),
         cache_folder(settings),
         expires_hours=settings.cache_expire_hours,
         max_bytes=int(settings.cache_max_mb * 1e6),
@@ -134,7 +149,22 @@ def _open_local(settings: Settings) -> Segmenter:
     )
 
 
-_BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local}
+def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Segmenter:
+    if not settings.service_urls:
+        raise InputError(
+            "no segmentation service is named", hint="Set SAM2_SERVICE_URL, for example http://gpu-box:8000."
+        )
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    opened = {
+        url: RemoteSegmenter(
+            url, api_key=key, request_timeout_s=settings.request_timeout, retry_for_s=retry_for_s
+        )
+        for url in settings.service_urls
+    }
+    return FallbackSegmenter(opened) if len(opened) > 1 else next(iter(opened.values()))
+
+
+_BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local, "remote": _open_remote}
 
 
 def _is_checkpoint_file(path: Path) -> bool:

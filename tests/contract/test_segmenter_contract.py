@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,12 @@ from ctai_sam2.segmenters import (
     FallbackSegmenter,
     LocalSegmenter,
     Prefetching,
+    RemoteSegmenter,
     Segmenter,
 )
 from ctai_sam2.types import Prediction, Prompt, Window
 from tests.fakes import FakeSegmenter, make_image, save_random_checkpoint
+from tests.service.running import InProcess, in_process, serving
 
 IMAGE_SIZE = 64
 SHAPE = (96, 120)
@@ -64,6 +68,31 @@ def with_failing_first(local: Segmenter) -> Segmenter:
     return FallbackSegmenter({"failing": FakeSegmenter(error=Unavailable("it is down")), "local": local})
 
 
+SERVICES = ExitStack()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def services_end_with_the_module() -> Iterator[None]:
+    yield
+    SERVICES.close()
+    service_of.cache_clear()
+
+
+@cache
+def service_of(local: LocalSegmenter, kind: str) -> str | InProcess:
+    """One service for all tests of a network: starting it takes longer than most of them."""
+    if kind == "in process":
+        return SERVICES.enter_context(in_process(local))
+    return SERVICES.enter_context(serving(CachedSegmenter(local) if kind == "cached" else local))
+
+
+def remote_to(local: LocalSegmenter, kind: str = "") -> RemoteSegmenter:
+    found = service_of(local, kind)
+    if isinstance(found, InProcess):
+        return RemoteSegmenter("http://127.0.0.1", adapter=found)
+    return RemoteSegmenter(found)
+
+
 KINDS: dict[str, Callable[[LocalSegmenter, Path], Segmenter]] = {
     "local": lambda local, _: local,
     "cached": lambda local, folder: CachedSegmenter(local, folder),
@@ -71,6 +100,11 @@ KINDS: dict[str, Callable[[LocalSegmenter, Path], Segmenter]] = {
     "fallback": lambda local, _: with_failing_first(local),
     "cached fallback": lambda local, folder: CachedSegmenter(with_failing_first(local), folder),
     "fake": lambda _, __: FakeSegmenter(),
+    "remote": lambda local, _: remote_to(local),
+    "remote in process": lambda local, _: remote_to(local, "in process"),
+    "remote cached": lambda local, _: remote_to(local, "cached"),
+    "cached remote": lambda local, folder: CachedSegmenter(remote_to(local), folder),
+    "fallback to remote": lambda local, _: with_failing_first(remote_to(local)),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,16 @@ def test_imports_point_one_way(path: Path) -> None:
     assert room in TIERS, f"{room} is new: give it a tier here and in the architecture page"
     for other in imported_rooms(path) - {room, "__version__"}:
         assert TIERS[other] < TIERS[room], f"{path.name} ({room}) must not import {other}"
+
+
+def test_the_service_imports_what_lies_below_it() -> None:
+    allowed = {"_version", "errors", "types", "core", "settings", "io", "segmenters"}
+    for path in sorted((PACKAGE.parent / "service").glob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        # Its own modules by relative imports: in a wheel the folder has another name.
+        assert not re.search(r"^(from|import) service\b", text, re.MULTILINE), path.name
+        rooms = set(re.findall(r"^\s*from ctai_sam2\.(\w+)", text, re.MULTILINE))
+        assert rooms <= allowed, f"{path.name} must not import {rooms - allowed}"
 
 
 def test_only_few_modules_import_torch() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,35 @@ def test_tables_in_the_manual_are_those_of_the_code() -> None:
 
     assert describe_columns() in (PROJECT / "docs" / "measurements.md").read_text(encoding="utf-8")
     assert settings_table() in (PROJECT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_a_wheel_holds_the_service_under_the_packages_name(tmp_path: Path) -> None:
+    # The build backend is asked directly: it needs neither a network nor an environment of its own.
+    from hatchling.builders.wheel import WheelBuilder
+
+    (built,) = WheelBuilder(str(PROJECT)).build(directory=str(tmp_path), versions=["standard"])
+    with zipfile.ZipFile(built) as wheel:
+        names = wheel.namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ctai_sam2"}
+    modules = {path.name for path in (PROJECT / "service").glob("*.py")}
+    assert modules == {name.split("/")[-1] for name in names if name.startswith("ctai_sam2/_service/")}
+
+
+def test_the_service_runs_under_the_name_it_has_in_a_wheel(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    shutil.copytree(PROJECT / "ctai_sam2", site / "ctai_sam2")
+    shutil.copytree(PROJECT / "service", site / "ctai_sam2" / "_service")
+    code = (
+        "from ctai_sam2.cli.serve import _find_service; found = _find_service(); found.make_app;"
+        "print(found.__name__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert run.stdout.strip() == "ctai_sam2._service"

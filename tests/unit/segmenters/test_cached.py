@@ -343,3 +343,16 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
 def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(InputError):
         CachedSegmenter(FakeSegmenter(), **options)  # type: ignore[arg-type]
+
+
+def test_embedding_many_is_handed_on_to_whoever_can(tmp_path: Path) -> None:
+    class Many(FakeSegmenter):
+        many = 0
+
+        def embed_many(self, images: object) -> None:
+            self.many += 1
+
+    for inner, expected in ((Many(), (1, 0)), (FakeSegmenter(), (0, 2))):
+        with CachedSegmenter(inner, tmp_path) as cached:
+            cached.embed_many([make_image((32, 32), 1), make_image((32, 32), 2)])
+        assert (getattr(inner, "many", 0), inner.embedded) == expected

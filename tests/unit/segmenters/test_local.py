@@ -331,3 +331,24 @@ def test_a_file_of_ones_own_is_built_as_the_architecture_named(tmp_path: Path) -
     own = save_random_checkpoint(tmp_path / "own.pt", "sam2_ct_nano")
     with LocalSegmenter(own, architecture="sam2-ct-nano", device="cpu") as segmenter:
         assert segmenter.identity.name == "own"
+
+
+def test_slices_embedded_together_give_the_answers_of_slices_alone(tmp_path: Path) -> None:
+    checkpoint = save_random_checkpoint(tmp_path / "random.pt", "sam2_ct_nano", image_size=NANO_SIZE)
+    images = [make_image(shape, seed) for seed, shape in enumerate([(300, 400), (64, 64), (90, 70)])]
+
+    def open_one() -> LocalSegmenter:
+        return LocalSegmenter(checkpoint, config="sam2_ct_nano", image_size=NANO_SIZE, device="cpu")
+
+    with open_one() as together, open_one() as alone:
+        together.embed_many([*images, images[0]])
+        assert len(together._embeddings) == 3
+        kept = dict(together._embeddings)
+        for image in images:
+            one, other = (each.predict(image, Prompt.point(30, 30)) for each in (together, alone))
+            # Not to the last bit: a batch may be summed in another order.
+            assert (one.masks != other.masks).mean() < 1e-3
+            np.testing.assert_allclose(one.scores, other.scores, atol=1e-4)
+        assert dict(together._embeddings) == kept, "embedded ahead, nothing is embedded again"
+        with pytest.raises(InputError):
+            together.embed_many([images[0], images[0][0]])

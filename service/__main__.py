@@ -1,0 +1,30 @@
+"""Start the service: ``python -m service``; ``--openapi`` writes its description instead."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ctai_sam2.errors import CtaiError
+
+from .describing import openapi_text
+from .serving import serve
+
+
+def main() -> int:
+    """Run the command line; 0 after an orderly end, 2 where settings or weights cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m service", description=__doc__)
+    parser.add_argument("--openapi", action="store_true", help="print the OpenAPI document and stop")
+    if parser.parse_args().openapi:
+        sys.stdout.write(openapi_text())
+        return 0
+    try:
+        serve()
+    except CtaiError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
