@@ -68,7 +68,11 @@ class PredictionBody(_Body):
     """Candidate masks, best first."""
 
     image: str = Field(description="SHA-256 of the image the masks are of")
-    masks: list[MaskBody] = Field(min_length=1, max_length=3)
+    masks: list[MaskBody] = Field(
+        min_length=1,
+        max_length=3,
+        description="The best mask, then the pixels in which each further candidate differs from it",
+    )
     scores: list[float] = Field(description="confidence in each, 0 to 1")
     model: ModelBody
     processing_time_ms: float

@@ -90,11 +90,11 @@ class Viewport:
             screen_x + (self.pan_xy[0] - screen_x) * ratio,
             screen_y + (self.pan_xy[1] - screen_y) * ratio,
         )
-        return replace(self, px_per_mm=zoom, pan_xy=pan)._in_sight()
+        return self._in_sight(zoom, pan)
 
     def panned(self, by_x: float, by_y: float) -> Viewport:
         """Move the slice on the canvas; a strip of it always stays in sight."""
-        return replace(self, pan_xy=(self.pan_xy[0] + by_x, self.pan_xy[1] + by_y))._in_sight()
+        return self._in_sight(self.px_per_mm, (self.pan_xy[0] + by_x, self.pan_xy[1] + by_y))
 
     def scale_bar(self, at_most_px: float = 120.0) -> tuple[float, float]:
         """Length of a scale bar: (mm, screen pixels), a round number of mm that fits."""
@@ -103,15 +103,16 @@ class Viewport:
                 return length, length * self.px_per_mm
         return _BARS_MM[-1], _BARS_MM[-1] * self.px_per_mm
 
-    def _in_sight(self) -> Viewport:
-        sx, sy = self.scale_xy
-        width, height = self.shape_hw[1] * sx, self.shape_hw[0] * sy
+    def _in_sight(self, px_per_mm: float, pan_xy: tuple[float, float]) -> Viewport:
+        """Another zoom and pan, moved so far that a strip of the slice is seen; too far is no error."""
+        width = self.shape_hw[1] * self.spacing_mm[1] * px_per_mm
+        height = self.shape_hw[0] * self.spacing_mm[0] * px_per_mm
         strip_x, strip_y = min(_KEEP_IN_SIGHT_PX, width), min(_KEEP_IN_SIGHT_PX, height)
         pan = (
-            _clamp(self.pan_xy[0], strip_x - width, self.canvas_hw[1] - strip_x),
-            _clamp(self.pan_xy[1], strip_y - height, self.canvas_hw[0] - strip_y),
+            _clamp(pan_xy[0], strip_x - width, self.canvas_hw[1] - strip_x),
+            _clamp(pan_xy[1], strip_y - height, self.canvas_hw[0] - strip_y),
         )
-        return replace(self, pan_xy=pan)
+        return replace(self, px_per_mm=px_per_mm, pan_xy=pan)
 
 
 def _clamp(value: float, low: float, high: float) -> float:
