@@ -26,7 +26,7 @@ from ctai_sam2.io import (
 from ctai_sam2.types import CTSlice, Mask
 
 if TYPE_CHECKING:
-    from ctai_sam2.oneclick import StructureResult, StudyResult
+    from ctai_sam2.oneclick import L3Result, StructureResult, StudyResult
 
 Cell: TypeAlias = float | int | str | None
 TableRow: TypeAlias = dict[str, Cell]
@@ -46,6 +46,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "slice_thickness_mm",
     "kernel",
     "l3_certainty",
+    "l3_probability",
     "warnings",
 )
 """Columns that say where a row's numbers come from; they follow those of `core.columns.COLUMNS`."""
@@ -129,6 +130,7 @@ def measure_study(
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
     row["l3_certainty"] = None if study.sagittal is None else study.sagittal.certainty
+    row["l3_probability"] = None if study.sagittal is None else study.sagittal.probability
     row["warnings"] = " | ".join(study.warnings) or None
     return row
 
@@ -150,6 +152,12 @@ def describe_structure(ct: CTSlice, result: StructureResult) -> TableRow:
         "hu_mean": float(ct.hu[result.mask].mean()) if result.mask.any() else None,
         "confidence": result.confidence,
     }
+
+
+def _certainty(sagittal: L3Result) -> str:
+    if sagittal.probability is None:
+        return sagittal.certainty
+    return f"{sagittal.certainty}, probability {sagittal.probability:.2f}"
 
 
 def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path) -> StudyFiles:
@@ -188,7 +196,7 @@ def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path)
             folder / "overlay_sagittal.png",
             study.sagittal.slice_,
             {"l3": study.sagittal.l3.mask},
-            title=f"L3 ({study.sagittal.certainty})",
+            title=f"L3 ({_certainty(study.sagittal)})",
         )
     return StudyFiles(
         measurements=write_rows(folder / "measurements.csv", [row]),

@@ -237,7 +237,11 @@ def frame_slice(
 
 
 def frame_sagittal(
-    slice_: CTSlice, *, window: Window = SOFT_TISSUE, at_xy: Sequence[float] | None = None
+    slice_: CTSlice,
+    *,
+    window: Window = SOFT_TISSUE,
+    at_xy: Sequence[float] | None = None,
+    body: Mask | None = None,
 ) -> Frame:
     """Cut a square of `SAGITTAL_SIDE_MM` out of a sagittal slice, so that vertebrae always look as large.
 
@@ -253,13 +257,15 @@ def frame_sagittal(
         As for `frame_slice`.
     at_xy : sequence of 2 floats, optional
         What is looked at, (column, row) in pixels of the slice; the body's middle when omitted.
+    body : ndarray of bool, shape (H, W), optional
+        The patient, where it is known already; found on the slice when omitted.
 
     Raises
     ------
     AnatomyNotFound
         If there is no body.
     """
-    rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm))
+    rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm) if body is None else body)
     low = np.array([columns.min() - 0.5, rows.min() - 0.5])
     high = np.array([columns.max() + 0.5, rows.max() + 0.5])
     at = (low + high) / 2 if at_xy is None else np.asarray(at_xy, dtype=np.float64)

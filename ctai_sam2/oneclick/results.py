@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctai_sam2.errors import InputError
 from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
 
 Structure: TypeAlias = Literal[
@@ -25,6 +26,22 @@ AXIAL_STRUCTURES: tuple[Structure, ...] = (
     "imat",
 )
 STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
+LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+"""From the top down; the sacrum follows."""
+
+_WORTH_PROPOSING = 0.05
+
+
+def level_below_l3(steps: int) -> str | None:
+    """Name of the vertebra so many below L3 (above, if negative); None outside `LEVELS`.
+
+    Examples
+    --------
+    >>> level_below_l3(1), level_below_l3(-3), level_below_l3(3)
+    ('L4', 'T12', None)
+    """
+    index = LEVELS.index("L3") + steps
+    return LEVELS[index] if 0 <= index < len(LEVELS) else None
 
 
 class PredictsMasks(Protocol):
@@ -99,7 +116,7 @@ class AxialResult:
         return {name: result.mask for name, result in self.structures.items()}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class VertebraCandidate:
     """A vertebral body seen on a sagittal slice.
 
@@ -110,12 +127,18 @@ class VertebraCandidate:
     box_xyxy : tuple of float
         Its bounds in pixels of the slice.
     level : str or None
-        ``"L5"``, ``"L4"`` … upwards from the sacrum; None where the sacrum was not seen.
+        ``"L5"``, ``"L4"`` … upwards from the sacrum; None where that cannot be said.
+    l3_probability : float or None
+        How likely this is L3, 0 to 1; None where the bodies were found without the model.
+    result : StructureResult or None
+        Its mask, where the model has outlined it.
     """
 
     centre_xy: tuple[float, float]
     box_xyxy: tuple[float, float, float, float]
     level: str | None = None
+    l3_probability: float | None = None
+    result: StructureResult | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,8 +154,10 @@ class L3Result:
     chosen : int or None
         Which of them is taken for L3; None where that cannot be said.
     certainty : {"counted", "told", "estimated", "unknown"}
-        ``counted`` up from the sacrum; ``told`` by the user; ``estimated`` from the iliac crests;
-        ``unknown``.
+        ``counted`` up from a sacrum clearly seen; ``told`` by the user; ``estimated`` where that is less
+        sure, or from posture or the iliac crests; ``unknown``.
+    probability : float or None
+        How likely the chosen body, or else the likeliest, is L3; None where nothing tells, or the user did.
     l3 : StructureResult or None
         The segmented body, where one was chosen.
     warnings : tuple of str
@@ -143,8 +168,52 @@ class L3Result:
     candidates: tuple[VertebraCandidate, ...]
     chosen: int | None
     certainty: Literal["counted", "told", "estimated", "unknown"]
+    probability: float | None = None
     l3: StructureResult | None = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def proposals(self) -> tuple[int, ...]:
+        """Candidates that may be L3, the likeliest first: the chosen one and its neighbours at least."""
+        chances = [candidate.l3_probability or 0.0 for candidate in self.candidates]
+        near = set() if self.chosen is None else {self.chosen - 1, self.chosen, self.chosen + 1}
+        may_be = [i for i, chance in enumerate(chances) if chance >= _WORTH_PROPOSING or i in near]
+        return tuple(sorted(may_be, key=lambda i: (i != self.chosen, -chances[i])))
+
+    def choose(self, index: int) -> L3Result:
+        """Take another candidate for L3; its mask is known already, so nothing is asked anew.
+
+        Parameters
+        ----------
+        index : int
+            Into ``candidates``.
+
+        Raises
+        ------
+        InputError
+            If there is no such candidate, or the model has not outlined it.
+        """
+        if not 0 <= index < len(self.candidates):
+            raise InputError(
+                "no such candidate", received=index, hint=f"There are {len(self.candidates)}, from 0 on."
+            )
+        result = self.candidates[index].result
+        if result is None:
+            raise InputError(
+                "the model has not outlined this vertebral body", hint="Click into it instead (l3_xy)."
+            )
+        return replace(
+            self,
+            candidates=tuple(
+                replace(candidate, level=level_below_l3(i - index))
+                for i, candidate in enumerate(self.candidates)
+            ),
+            chosen=index,
+            certainty="told",
+            probability=None,
+            l3=result,
+            warnings=result.warnings,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

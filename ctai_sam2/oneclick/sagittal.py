@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,16 +16,37 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick.cleanup import clean_mask, with_cortex
 from ctai_sam2.oneclick.discs import SpineBody, find_bodies
 from ctai_sam2.oneclick.grid import Grid
+from ctai_sam2.oneclick.levels import l3_probabilities
 from ctai_sam2.oneclick.predicting import frame_for, name_structure, predict_on_slice, refine_on_slice
-from ctai_sam2.oneclick.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
+from ctai_sam2.oneclick.results import (
+    L3Result,
+    PredictsMasks,
+    StructureResult,
+    VertebraCandidate,
+    level_below_l3,
+)
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine, straighten_spine
-from ctai_sam2.types import CTSlice, Mask, Prompt, Window
+from ctai_sam2.oneclick.walk import NAMES, SeenBody, SpineWalk
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 Certainty = Literal["counted", "told", "estimated", "unknown"]
 
 _EDGE_HU = 0.5
 _USUAL_HALF_DEPTH_MM = 17.0
 _NEAR_MM = 25.0
+_STARTS = 6
+
+LEVEL_THRESHOLD = 0.5
+"""A body less likely than this to be L3 is not chosen."""
+
+COUNTED_FROM = 0.9
+"""From this probability on the level counts as told by the anatomy; below, a warning goes with it."""
+
+_RIVAL_FROM = 0.15
+_CREST_SPREAD_MM = 15.0
+_CREST_ERRS = 0.1
+_SAME_BODY_MM = 12.0
+_LEAST_CHANCE = 0.01
 
 
 def find_l3(
@@ -33,12 +55,16 @@ def find_l3(
     *,
     l3_xy: Sequence[float] | None = None,
     expected_row: float | None = None,
+    beside: Sequence[CTSlice] = (),
     window: Window = SOFT_TISSUE,
 ) -> L3Result:
-    """Find the vertebral bodies of a sagittal slice, choose L3 and segment it.
+    """Find the vertebral bodies of a sagittal slice, say which is L3 and how sure that is, and segment it.
 
-    Bodies are numbered upwards from the sacrum. Where the sacrum is not seen the level is not guessed:
-    ``chosen`` is None and a warning says so, unless a click or an expected row tells which body it is.
+    A model that knows vertebrae by name outlines one body after the other, and the level follows from
+    what is seen of the sacrum and from the posture of the spine, as a probability (`l3_probabilities`).
+    With other models the bodies are told by the discs between them and numbered up from the sacrum. Below
+    a probability of `LEVEL_THRESHOLD`, or where nothing tells the level, it is not guessed: ``chosen`` is
+    None, a warning says so, and ``proposals`` has the likeliest.
 
     Parameters
     ----------
@@ -49,7 +75,9 @@ def find_l3(
     l3_xy : sequence of 2 floats, optional
         A click in L3, (column, row).
     expected_row : float, optional
-        Row near which L3's centre should be, from elsewhere (iliac crests); used if there is no sacrum.
+        Row near which L3's centre should be, from elsewhere (iliac crests).
+    beside : sequence of CTSlice, optional
+        Sagittal slices near it with the same rows, asked too where this one leaves doubt.
     window : Window
         Window of the image.
 
@@ -62,14 +90,196 @@ def find_l3(
     Unavailable
         If the segmenter cannot answer.
     """
+    if l3_xy is not None:
+        return _l3_by_click(slice_, segmenter, l3_xy, window)
+    bodies = walk_spine(slice_, segmenter, window)
+    if not bodies:
+        return _l3_by_discs(slice_, segmenter, expected_row, window)
+    chances = l3_probabilities(bodies, _height_mm(slice_))
+    if float(chances.max()) < COUNTED_FROM:
+        others = [(walk_spine(other, segmenter, window), _height_mm(other)) for other in beside]
+        chances = _pool(
+            bodies, chances, [(seen, l3_probabilities(seen, high)) for seen, high in others if seen]
+        )
+    if expected_row is not None:
+        chances = _weigh_by_row(chances, bodies, (expected_row + 0.5) * slice_.spacing_mm[0])
+    return number_bodies(slice_, bodies, chances)
+
+
+def walk_spine(
+    slice_: CTSlice, segmenter: PredictsMasks, window: Window = SOFT_TISSUE
+) -> tuple[SeenBody, ...]:
+    """Vertebral bodies and pieces of the sacrum as the model outlines them, from the top down.
+
+    Empty where the model does not know them by name or finds none.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If there is no body on the slice.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    if not set(NAMES) <= set(segmenter.identity.structures):
+        return ()
     try:
-        candidates, sure = find_candidates(slice_)
+        candidates, _ = find_candidates(slice_)
     except AnatomyNotFound:
-        if l3_xy is None:
-            raise
-        candidates, sure = (), False
+        candidates = ()
+    spacing_xy = np.array(slice_.spacing_mm[::-1])
+    starts = [(np.array(c.centre_xy) + 0.5) * spacing_xy for c in candidates[-_STARTS:]]
+    return SpineWalk(slice_, segmenter, window).bodies(starts)
+
+
+def number_bodies(slice_: CTSlice, bodies: Sequence[SeenBody], chances: NDArray[np.float64]) -> L3Result:
+    """Choose L3 among bodies by their probabilities, or refuse to.
+
+    Parameters
+    ----------
+    slice_ : CTSlice
+        They were seen on.
+    bodies : sequence of SeenBody
+        From `walk_spine`.
+    chances : ndarray, shape (len(bodies),)
+        Probability of each to be L3.
+    """
+    best = int(np.argmax(chances))
+    chance = float(chances[best])
+    chosen = best if chance >= LEVEL_THRESHOLD else None
+    # What lies below L5 is sacrum, unless the level is open.
+    shown = bodies[: best + 3] if chosen is not None else [b for b in bodies if b.worth > 0]
+    candidates = tuple(
+        _seen_candidate(slice_, body, float(chances[i]), None if chosen is None else level_below_l3(i - best))
+        for i, body in enumerate(shown)
+    )
+    l3 = None if chosen is None else candidates[chosen].result
+    warnings = _level_warnings(chances, best, chosen)
+    return L3Result(
+        slice_=slice_,
+        candidates=candidates,
+        chosen=chosen,
+        certainty="unknown" if chosen is None else "counted" if chance >= COUNTED_FROM else "estimated",
+        probability=chance,
+        l3=l3,
+        warnings=warnings if l3 is None else (*warnings, *l3.warnings),
+    )
+
+
+def _level_warnings(chances: NDArray[np.float64], best: int, chosen: int | None) -> tuple[str, ...]:
+    chance = float(chances[best])
+    if chosen is None:
+        return (
+            f"L3 cannot be told from its neighbours: the likeliest body has a probability of {chance:.2f}; "
+            "choose among the proposals, click on L3 or give the axial slice",
+        )
+    if chance >= COUNTED_FROM:
+        return ()
+    warnings = [f"L3 may be one level off: its probability is {chance:.2f}; check the level"]
+    neighbours = {"above": best - 1, "below": best + 1}
+    for side, index in neighbours.items():
+        if 0 <= index < len(chances) and chances[index] >= _RIVAL_FROM:
+            warnings.append(
+                f"the vertebra {side} could be L3 as well (probability {chances[index]:.2f}): the border of "
+                "lumbar spine and sacrum is cut off, unclear or transitional"
+            )
+    return tuple(warnings)
+
+
+def _seen_candidate(slice_: CTSlice, body: SeenBody, chance: float, level: str | None) -> VertebraCandidate:
+    x, y = body.centre_mm / np.array(slice_.spacing_mm[::-1]) - 0.5
+    result = _outlined(slice_, body)
+    rows, columns = np.nonzero(result.mask)
+    box = (x - 0.5, y - 0.5, x + 0.5, y + 0.5)
+    if rows.size:
+        box = (columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5)
+    return VertebraCandidate(
+        centre_xy=(float(x), float(y)),
+        box_xyxy=(float(box[0]), float(box[1]), float(box[2]), float(box[3])),
+        level=level,
+        l3_probability=chance,
+        result=result,
+    )
+
+
+def _outlined(slice_: CTSlice, body: SeenBody) -> StructureResult:
+    """Mask of a body on the slice, from the answer the walk had already."""
+    answer = body.answer
+    if answer is None:
+        raise InputError("the body comes without the model's answer", hint="Use those of walk_spine.")
+    masks = np.stack([answer.frame.mask_to_slice(mask) for mask in answer.prediction.masks])
+    prediction = replace(answer.prediction, masks=masks)
+    near = np.zeros(slice_.shape_hw, dtype=bool)
+    centre = np.rint(body.centre_mm / np.array(slice_.spacing_mm[::-1]) - 0.5).astype(int)
+    near[tuple(np.clip(centre[::-1], 0, np.array(slice_.shape_hw) - 1))] = True
+    mask = keep_largest(_clean(slice_, prediction.mask, near=near))
+    return _result(mask, prediction, answer.prompt, "anatomy")
+
+
+def _height_mm(slice_: CTSlice) -> float:
+    return slice_.shape_hw[0] * slice_.spacing_mm[0]
+
+
+def _pool(
+    bodies: Sequence[SeenBody],
+    chances: NDArray[np.float64],
+    others: Sequence[tuple[Sequence[SeenBody], NDArray[np.float64]]],
+) -> NDArray[np.float64]:
+    """Weigh what several slices say alike: the geometric mean of each body's probabilities."""
+    said = [np.append(chances, max(1.0 - float(chances.sum()), 0.0))]
+    heights = np.array([body.centre_mm[1] for body in bodies])
+    for seen, theirs in others:
+        off = np.abs(heights[:, None] - np.array([body.centre_mm[1] for body in seen]))
+        nearest = off.argmin(axis=1)
+        matched = np.where(off.min(axis=1) < _SAME_BODY_MM, theirs[nearest], 0.0)
+        said.append(np.append(matched, max(1.0 - float(theirs.sum()), 0.0)))
+    pooled = np.exp(np.mean([np.log(np.maximum(each, _LEAST_CHANCE)) for each in said], axis=0))
+    return np.asarray(pooled[:-1] / pooled.sum())
+
+
+def _weigh_by_row(
+    chances: NDArray[np.float64], bodies: Sequence[SeenBody], expected_mm: float
+) -> NDArray[np.float64]:
+    """Take what the iliac crests say as further evidence, which may err."""
+    off = np.array([body.centre_mm[1] - expected_mm for body in bodies])
+    likely = np.exp(-0.5 * (off / _CREST_SPREAD_MM) ** 2) + _CREST_ERRS
+    elsewhere = max(1.0 - float(chances.sum()), 0.0) * _CREST_ERRS
+    weighed = chances * likely
+    return np.asarray(weighed / max(float(weighed.sum()) + elsewhere, 1e-9))
+
+
+def _l3_by_click(
+    slice_: CTSlice, segmenter: PredictsMasks, l3_xy: Sequence[float], window: Window
+) -> L3Result:
+    height, width = slice_.shape_hw
+    if len(l3_xy) != 2 or not (-0.5 <= l3_xy[0] <= width - 0.5 and -0.5 <= l3_xy[1] <= height - 0.5):
+        raise InputError("the click on L3 lies outside the slice", received=tuple(l3_xy))
+    try:
+        candidates, _ = find_candidates(slice_)
+    except AnatomyNotFound:
+        candidates = ()
+    distances = [_distance_mm(c.centre_xy, l3_xy, slice_) for c in candidates]
+    nearest = int(np.argmin(distances)) if distances else None
+    chosen = nearest if nearest is not None and distances[nearest] < _NEAR_MM else None
+    result = _segment(
+        slice_, segmenter, _prompt_at(None if chosen is None else candidates[chosen], l3_xy), "user", window
+    )
+    return L3Result(
+        slice_=slice_,
+        candidates=candidates,
+        chosen=chosen,
+        certainty="told",
+        l3=result,
+        warnings=result.warnings,
+    )
+
+
+def _l3_by_discs(
+    slice_: CTSlice, segmenter: PredictsMasks, expected_row: float | None, window: Window
+) -> L3Result:
+    """For models that do not know vertebrae by name: bodies between discs, counted up from the sacrum."""
+    candidates, sure = find_candidates(slice_)
     warnings: list[str] = []
-    chosen, certainty = _choose(candidates, slice_, l3_xy, expected_row)
+    chosen, certainty = _choose(candidates, slice_, expected_row)
     if certainty == "counted" and not sure:
         certainty = "estimated"
         warnings.append("L3 may be one level off: where lumbar spine and sacrum meet is not clear; check it")
@@ -80,14 +290,10 @@ def find_l3(
             "the sacrum is not visible, so vertebrae cannot be numbered; click on L3 or give the axial slice"
         )
     result = None
-    if l3_xy is not None:
-        prompt = _prompt_at(candidates[chosen] if chosen is not None else None, l3_xy)
-        result = _segment(slice_, segmenter, prompt, "user", window)
-    elif chosen is not None:
+    if chosen is not None:
         candidate = candidates[chosen]
         prompt = _prompt_at(candidate, candidate.centre_xy)
         result = _segment(slice_, segmenter, prompt, "anatomy", window)
-    if result is not None:
         warnings += result.warnings
     return L3Result(
         slice_=slice_,
@@ -163,18 +369,8 @@ def _run(bone: NDArray[np.bool_]) -> float:
 
 
 def _choose(
-    candidates: tuple[VertebraCandidate, ...],
-    slice_: CTSlice,
-    l3_xy: Sequence[float] | None,
-    expected_row: float | None,
+    candidates: tuple[VertebraCandidate, ...], slice_: CTSlice, expected_row: float | None
 ) -> tuple[int | None, Certainty]:
-    if l3_xy is not None:
-        height, width = slice_.shape_hw
-        if len(l3_xy) != 2 or not (-0.5 <= l3_xy[0] <= width - 0.5 and -0.5 <= l3_xy[1] <= height - 0.5):
-            raise InputError("the click on L3 lies outside the slice", received=tuple(l3_xy))
-        distances = [_distance_mm(c.centre_xy, l3_xy, slice_) for c in candidates]
-        nearest = int(np.argmin(distances)) if distances else None
-        return (nearest if nearest is not None and distances[nearest] < _NEAR_MM else None), "told"
     for index, candidate in enumerate(candidates):
         if candidate.level == "L3":
             return index, "counted"
@@ -221,14 +417,8 @@ def _segment(
     user = prompt if prompted_by == "user" else None
 
     def clean(mask: Mask, so_far: Prompt) -> Mask:
-        return clean_mask(
-            with_cortex(mask, slice_.hu, slice_.spacing_mm),
-            slice_.hu,
-            pixel_area_mm2=slice_.pixel_area_mm2,
-            near=None if user is not None else _heart_of(prompt, slice_.shape_hw),
-            largest_hole_mm2=400.0,
-            prompt=None if user is None else so_far,
-        )
+        near = None if user is not None else _heart_of(prompt, slice_.shape_hw)
+        return _clean(slice_, mask, near=near, prompt=None if user is None else so_far)
 
     if user is None:
         prediction = predict_on_slice(segmenter, frame, prompt)
@@ -238,6 +428,23 @@ def _segment(
     if user is None:
         # A vertebral body is one piece.
         mask = keep_largest(mask)
+    return _result(mask, prediction, prompt, prompted_by)
+
+
+def _clean(slice_: CTSlice, mask: Mask, *, near: Mask | None, prompt: Prompt | None = None) -> Mask:
+    return clean_mask(
+        with_cortex(mask, slice_.hu, slice_.spacing_mm),
+        slice_.hu,
+        pixel_area_mm2=slice_.pixel_area_mm2,
+        near=near,
+        largest_hole_mm2=400.0,
+        prompt=prompt,
+    )
+
+
+def _result(
+    mask: Mask, prediction: Prediction, prompt: Prompt, prompted_by: Literal["anatomy", "user"]
+) -> StructureResult:
     warnings = () if mask.any() else ("l3: the model found nothing; place a box yourself",)
     return StructureResult(
         structure="l3",

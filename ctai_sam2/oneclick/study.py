@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,6 +39,7 @@ _ILIUM_HU = 180.0
 _ILIUM_MM2 = 120.0
 _ILIUM_FROM_MIDLINE_MM = 50.0
 _SLICES_TRIED = 9
+_BESIDE_MM = 8.0
 
 
 def segment_structure(
@@ -97,11 +99,8 @@ def segment_structure(
             return segment_l3_by_user(slice_, segmenter, prompt, window)
         found = find_l3(slice_, segmenter, window=window)
         if found.l3 is None:
-            raise AnatomyNotFound(
-                "L3 cannot be told from its neighbours: the sacrum is not visible",
-                hint="Place a point in L3.",
-            )
-        return found.l3
+            raise AnatomyNotFound("; ".join(found.warnings), hint="Place a point in L3.")
+        return replace(found.l3, warnings=found.warnings)
     require_axial(slice_)
     session = AxialSession.open(
         slice_,
@@ -162,7 +161,7 @@ def segment_study(
             raise
         warnings.append(str(error))
     if axial_index is None:
-        axial_index = mid_l3_axial_index(volume, _require_l3(sagittal).mask)
+        axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
         warnings += () if sagittal is None else sagittal.warnings
     axial = segment_axial(
         volume.axial(axial_index),
@@ -200,7 +199,8 @@ def find_mid_l3(volume: CTVolume, segmenter: PredictsMasks, *, window: Window = 
     Unavailable
         If the segmenter cannot answer.
     """
-    return mid_l3_axial_index(volume, _require_l3(find_l3_in_volume(volume, segmenter, window=window)).mask)
+    sagittal = find_l3_in_volume(volume, segmenter, window=window)
+    return mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
 
 
 def find_l3_in_volume(
@@ -212,6 +212,9 @@ def find_l3_in_volume(
     window: Window = SOFT_TISSUE,
 ) -> L3Result:
     """Find L3 on the sagittal slice through the middle of a volume's spine.
+
+    The iliac crests tell about the level too, and so do the slices 8 mm to the left and right where the
+    middle one leaves doubt.
 
     Parameters
     ----------
@@ -232,17 +235,38 @@ def find_l3_in_volume(
         If the segmenter cannot answer.
     """
     column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
-    expected = None if l3_xy is not None else _row_from_crests(volume)
-    return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, expected_row=expected, window=window)
+    if l3_xy is not None:
+        return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, window=window)
+    step = round(_BESIDE_MM / volume.spacing_zyx_mm[2])
+    beside = [x for x in (column - step, column + step) if step and 0 <= x < volume.shape_zyx[2]]
+    return find_l3(
+        volume.sagittal(column),
+        segmenter,
+        expected_row=_row_from_crests(volume),
+        beside=[volume.sagittal(x) for x in beside],
+        window=window,
+    )
 
 
-def _require_l3(sagittal: L3Result | None) -> StructureResult:
-    if sagittal is None or sagittal.l3 is None or not sagittal.l3.mask.any():
-        raise AnatomyNotFound(
-            "L3 was not found on the sagittal view",
-            hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index, --axial-index).",
-        )
-    return sagittal.l3
+def _require_l3(volume: CTVolume, sagittal: L3Result | None) -> StructureResult:
+    if sagittal is not None and sagittal.l3 is not None and sagittal.l3.mask.any():
+        return sagittal.l3
+    proposals = "" if sagittal is None else _describe_proposals(volume, sagittal)
+    raise AnatomyNotFound(
+        "L3 was not found on the sagittal view" + proposals,
+        hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index, --axial-index).",
+    )
+
+
+def _describe_proposals(volume: CTVolume, sagittal: L3Result) -> str:
+    """Say where L3 may be, as axial slices a user can give."""
+    places = []
+    for index in sagittal.proposals:
+        candidate = sagittal.candidates[index]
+        if candidate.result is not None and candidate.result.mask.any():
+            slice_index = mid_l3_axial_index(volume, candidate.result.mask)
+            places.append(f"{slice_index} ({candidate.l3_probability or 0.0:.2f})")
+    return f"; likeliest mid-L3 slices, with probabilities: {', '.join(places)}" if places else ""
 
 
 def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:

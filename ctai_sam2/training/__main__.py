@@ -1,4 +1,4 @@
-"""Command line: train, export, draw the curve."""
+"""Command line: train, export, number vertebrae, draw the curve."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import export
 
             export(options)
+        elif options.command == "levels":
+            from ctai_sam2.training.levels import levels
+
+            levels(options)
         else:
             from ctai_sam2.training.curves import draw_curve
 
@@ -77,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
         "--scores", type=Path, help="scores.json of an evaluation without calibration, to calibrate with"
     )
     export.add_argument("--version", default="1")
+    levels = commands.add_parser("levels", help="fit the numbering of vertebrae with the embedded model")
+    levels.add_argument("--out", type=Path, required=True, help="levels.json, read by the one click")
+    levels.add_argument("--phantoms", type=int, default=400)
+    levels.add_argument("--seed", type=int, default=1000)
     curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
     curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
     curve.add_argument("--out", type=Path, required=True, help="*.png")
