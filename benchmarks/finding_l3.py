@@ -106,7 +106,8 @@ def measure_volumes(segmenter: Any, first: int, count: int) -> dict[str, Any]:
         off_mm = None
         if best is not None and best.result is not None and best.result.mask.any():
             index = mid_l3_axial_index(volume, best.result.mask)
-            off_mm = abs(volume.slice_positions_mm[index] - phantom.levels_mm["L3"])
+            at_mm = volume.affine[2, 3] + volume.slice_positions_mm[index]
+            off_mm = abs(float(at_mm) - phantom.levels_mm["L3"])
         rows.append(
             {
                 "chosen": found.chosen is not None,

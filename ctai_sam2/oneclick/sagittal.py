@@ -43,10 +43,10 @@ COUNTED_FROM = 0.9
 """From this probability on the level counts as told by the anatomy; below, a warning goes with it."""
 
 _RIVAL_FROM = 0.15
-_CREST_SPREAD_MM = 15.0
-_CREST_ERRS = 0.1
+_CREST_SPREAD_MM = 20.0
+_CREST_ERRS = 0.5
 _SAME_BODY_MM = 12.0
-_LEAST_CHANCE = 0.01
+_SHARPEN = 1.3
 
 
 def find_l3(
@@ -77,7 +77,7 @@ def find_l3(
     expected_row : float, optional
         Row near which L3's centre should be, from elsewhere (iliac crests).
     beside : sequence of CTSlice, optional
-        Sagittal slices near it with the same rows, asked too where this one leaves doubt.
+        Sagittal slices near it with the same rows, which are asked too.
     window : Window
         Window of the image.
 
@@ -95,12 +95,8 @@ def find_l3(
     bodies = walk_spine(slice_, segmenter, window)
     if not bodies:
         return _l3_by_discs(slice_, segmenter, expected_row, window)
-    chances = l3_probabilities(bodies, _height_mm(slice_))
-    if float(chances.max()) < COUNTED_FROM:
-        others = [(walk_spine(other, segmenter, window), _height_mm(other)) for other in beside]
-        chances = _pool(
-            bodies, chances, [(seen, l3_probabilities(seen, high)) for seen, high in others if seen]
-        )
+    walks = [bodies, *(walk_spine(other, segmenter, window) for other in beside)]
+    chances = _pool([walk for walk in walks if walk], _height_mm(slice_))
     if expected_row is not None:
         chances = _weigh_by_row(chances, bodies, (expected_row + 0.5) * slice_.spacing_mm[0])
     return number_bodies(slice_, bodies, chances)
@@ -219,21 +215,24 @@ def _height_mm(slice_: CTSlice) -> float:
     return slice_.shape_hw[0] * slice_.spacing_mm[0]
 
 
-def _pool(
-    bodies: Sequence[SeenBody],
-    chances: NDArray[np.float64],
-    others: Sequence[tuple[Sequence[SeenBody], NDArray[np.float64]]],
-) -> NDArray[np.float64]:
-    """Weigh what several slices say alike: the geometric mean of each body's probabilities."""
-    said = [np.append(chances, max(1.0 - float(chances.sum()), 0.0))]
-    heights = np.array([body.centre_mm[1] for body in bodies])
-    for seen, theirs in others:
-        off = np.abs(heights[:, None] - np.array([body.centre_mm[1] for body in seen]))
-        nearest = off.argmin(axis=1)
-        matched = np.where(off.min(axis=1) < _SAME_BODY_MM, theirs[nearest], 0.0)
-        said.append(np.append(matched, max(1.0 - float(theirs.sum()), 0.0)))
-    pooled = np.exp(np.mean([np.log(np.maximum(each, _LEAST_CHANCE)) for each in said], axis=0))
-    return np.asarray(pooled[:-1] / pooled.sum())
+def _pool(walks: Sequence[Sequence[SeenBody]], height_mm: float) -> NDArray[np.float64]:
+    """Probability of each body of the first walk to be L3, as the mean of what all walks say.
+
+    A walk counts as much as it saw that looks like vertebrae: beside a bent spine there is little.
+    """
+    heights = np.array([body.centre_mm[1] for body in walks[0]])
+    pooled = np.zeros(len(heights))
+    weights = [sum(body.worth for body in walk) for walk in walks]
+    for walk, weight in zip(walks, weights, strict=True):
+        chances = l3_probabilities(walk, height_mm)
+        off = np.abs(heights[:, None] - np.array([body.centre_mm[1] for body in walk]))
+        pooled += weight * np.where(off.min(axis=1) < _SAME_BODY_MM, chances[off.argmin(axis=1)], 0.0)
+    pooled /= max(sum(weights), 1e-9)
+    if len(walks) == 1:
+        return pooled
+    # A mean of probabilities is timid; the exponent was fitted on phantom volumes.
+    sharper = np.append(pooled, max(1.0 - float(pooled.sum()), 0.0)) ** _SHARPEN
+    return np.asarray(sharper[:-1] / sharper.sum())
 
 
 def _weigh_by_row(

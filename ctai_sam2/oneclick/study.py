@@ -31,7 +31,7 @@ from ctai_sam2.oneclick.sagittal import find_l3, segment_l3_by_user
 from ctai_sam2.oneclick.vertebra_axial import find_vertebral_body
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
-_CREST_TO_L3_MM = 45.0
+_CREST_TO_L3_MM = 52.0
 """L3's middle above the top of the iliac crests, which reach the disc between L4 and L5."""
 
 _CREST_STEP_MM = 12.0
@@ -213,8 +213,7 @@ def find_l3_in_volume(
 ) -> L3Result:
     """Find L3 on the sagittal slice through the middle of a volume's spine.
 
-    The iliac crests tell about the level too, and so do the slices 8 mm to the left and right where the
-    middle one leaves doubt.
+    The iliac crests tell about the level too, and so do the slices 8 mm to the left and right.
 
     Parameters
     ----------
