@@ -88,6 +88,13 @@ class SliceCanvas:
         self.widget.width, self.widget.height = round(self.width * ratio), round(self.height * ratio)
         self.require_all()
 
+    def ready(self) -> None:
+        """Paint, in the pace of whoever is told of it."""
+        if self._on_ready is None:
+            self.paint()
+        else:
+            self._on_ready()
+
     def to_page(self, x: float, y: float) -> tuple[float, float]:
         """Place an event of ipycanvas, given in canvas pixels, in CSS pixels."""
         return x / self.pixel_ratio, y / self.pixel_ratio
@@ -307,10 +314,7 @@ class SliceCanvas:
     def _repaint(self) -> None:
         with self.controller.lock:
             self.require_all()
-        if self._on_ready is None:
-            self.paint()
-        else:
-            self._on_ready()
+        self.ready()
 
 
 def _pen(layer: Canvas, colour: str, width: float) -> None:
