@@ -299,7 +299,6 @@ class MaskEditor:
         kept = _let_go(self.controller, self.record)
         self._pacer.close()
         self.controller.say(Message("view.closed" if kept else "view.closed_unsaved"))
-        self._panel.refresh()
         self._panel.freeze()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

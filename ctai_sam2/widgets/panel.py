@@ -85,7 +85,7 @@ class Panel:
         check: Callable[[], object],
     ) -> None:
         self._controller, self._guard, self._describe = controller, guard, describe
-        self._refreshing = False
+        self._refreshing = self._is_frozen = False
         self._language = ""
         self._retext: list[Callable[[str], None]] = []
         self._title, self._saved, self._case = ipw.HTML(), ipw.HTML(), ipw.HTML()
@@ -132,8 +132,8 @@ class Panel:
 
     def freeze(self) -> None:
         """Take no more input: the editor is closed."""
-        for control in _controls_in(self.widget):
-            control.disabled = True
+        self._is_frozen = True
+        self.refresh()
 
     def guarded(self, act: Callable[[], object]) -> None:
         """Run a control's handler, unless it is the panel itself that moved the control."""
@@ -160,6 +160,9 @@ class Panel:
                 self._show_status()
                 if measure:
                     self._show_numbers()
+                if self._is_frozen:
+                    for control in _controls_in(self.widget):
+                        control.disabled = True
             finally:
                 self._refreshing = outer
 
@@ -264,6 +267,7 @@ class Panel:
     # Building --------------------------------------------------------------------------------
 
     def _lay_out(self, canvas: ipw.Widget, cases: list[ipw.Widget]) -> ipw.VBox:
+        # What comes and goes lies beside or under the picture, which must not move under a drawing hand.
         b = self._buttons
         wrap = {"flex_flow": "row wrap", "align_items": "center"}
         space = ipw.Box(layout=ipw.Layout(flex="1 1 auto"))
@@ -275,7 +279,6 @@ class Panel:
                 *(b[name] for name in ("previous_candidate", "next_candidate", "cancel", "retry")),
                 self._check,
                 self._spinner,
-                self._toast,
             ]
         )
         editing = ipw.HBox(
@@ -300,6 +303,7 @@ class Panel:
         )
         side = ipw.VBox(
             [
+                self._confirm,
                 *(row.widget for row in self._rows.values()),
                 self._numbers,
                 self._window,
@@ -307,7 +311,7 @@ class Panel:
                 ipw.HBox([self._toggles["toggle_outline"], b["zoom_out"], b["zoom_in"], b["fit"]]),
                 more,
             ],
-            layout=ipw.Layout(width="330px", flex="0 0 auto"),
+            layout=ipw.Layout(width="380px", flex="0 0 auto"),
         )
         middle = ipw.HBox(
             [ipw.VBox([canvas, self._slice], layout=ipw.Layout(flex="0 0 auto")), side],
@@ -315,8 +319,8 @@ class Panel:
         )
         widget = ipw.VBox(
             [
-                *(ipw.HTML(STYLE), header, self._tools, asking, self._confirm, editing),
-                *(middle, self._readout, self._status),
+                *(ipw.HTML(STYLE), header, self._tools, asking, editing),
+                *(middle, self._readout, self._status, self._toast),
             ]
         )
         widget.add_class("ctai-sam2-editor")
@@ -348,6 +352,7 @@ class Panel:
         )
         if name in _NARROW:
             button.layout.width = "36px"
+            button.add_class("ctai-sam2-icon")
 
         def say(_: str) -> None:
             button.tooltip = self._tooltip(name)
@@ -466,15 +471,17 @@ class _LabelRow:
 
     def __init__(self, name: str, panel: Panel) -> None:
         self._swatch, self.numbers = ipw.HTML(), ipw.HTML()
-        self._active = ipw.ToggleButton(layout=ipw.Layout(width="130px"))
-        self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="32px"))
-        self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="32px"))
+        self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
+        self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="34px"))
+        self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="34px"))
         controller = panel._controller
 
         def choose(_: Any) -> None:
             panel.guarded(lambda: self._choose(panel, name))
 
         self._active.observe(choose, "value")
+        for toggle in (self._shown, self._locked):
+            toggle.add_class("ctai-sam2-icon")
         for toggle, setting in ((self._shown, "visible"), (self._locked, "locked")):
 
             def change_label(change: Any, setting: str = setting) -> None:

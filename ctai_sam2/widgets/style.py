@@ -1,13 +1,16 @@
 """How the editor looks on the page; colours from JupyterLab's theme where it has them."""
 
 STYLE = """<style>
-.ctai-sam2-editor { max-width: 1000px; }
+.ctai-sam2-editor { max-width: 1010px; }
 .ctai-sam2-editor canvas { background: #000; cursor: crosshair; }
 .ctai-sam2-editor canvas:focus-visible, .ctai-sam2-editor button:focus-visible,
 .ctai-sam2-editor select:focus-visible, .ctai-sam2-editor input:focus-visible
 { outline: 3px solid #0072B2; outline-offset: 1px; }
 .ctai-sam2-editor .widget-toggle-buttons .widget-toggle-button,
 .ctai-sam2-editor .jupyter-widget-toggle-buttons .jupyter-button { margin: 1px; }
+.ctai-sam2-editor button.ctai-sam2-icon { padding: 0; text-overflow: clip; }
+.ctai-sam2-editor button.ctai-sam2-icon i { margin: 0; }
+.ctai-sam2-editor .widget-html, .ctai-sam2-editor .widget-html-content { height: auto; margin: 0 2px; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
 .ctai-sam2-editor .ctai-sam2-good { color: var(--jp-ui-font-color1, #111); }
 .ctai-sam2-editor .ctai-sam2-good, .ctai-sam2-editor .ctai-sam2-bad,
@@ -18,7 +21,7 @@ STYLE = """<style>
 .ctai-sam2-editor .ctai-sam2-off { border-left: 4px solid #999999; }
 .ctai-sam2-editor .ctai-sam2-readout { font-variant-numeric: tabular-nums; font-family: monospace; }
 .ctai-sam2-editor .ctai-sam2-confirm
-{ border: 2px solid #E69F00; padding: 4px 8px; align-items: center; width: fit-content; }
+{ border: 2px solid #E69F00; padding: 4px 8px; align-items: center; flex-flow: row wrap; }
 .ctai-sam2-swatch
 { display: inline-block; width: 14px; height: 14px; border: 1px solid #000; margin: 0 4px; }
 .ctai-sam2-spinner
