@@ -115,6 +115,14 @@ def _answers(url: str, token: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Place:
+    """A point: in pixels of the page, and on the canvas as the editor is told of it."""
+
+    page: tuple[int, int]
+    screen: tuple[float, ...]
+
+
 class Notebook:
     """A notebook opened in a page, whose first canvas is an editor's."""
 
@@ -206,24 +214,35 @@ class Notebook:
             assert time.monotonic() < deadline, f"never true: {expression}"
             self.page.wait_for_timeout(100)
 
-    def to_page(self, x: float, y: float, editor: str = "editor", number: int = 0) -> tuple[float, float]:
-        """Where on the page an image point lies."""
+    def place(self, x: float, y: float, number: int = 0, editor: str = "editor") -> Place:
+        """Find the whole page pixel nearest to an image point, and the same place on the canvas."""
         on_canvas = self.ask(f"{editor}.document.view.viewport.to_screen({x}, {y})")
-        box = self.canvas(number).bounding_box()
-        return box["x"] + on_canvas[0], box["y"] + on_canvas[1]
+        box = self.canvas(number).evaluate(
+            "(canvas) => { const box = canvas.getBoundingClientRect();"
+            " return [box.left, box.top, box.width, box.height]; }"
+        )
+        page = round(box[0] + on_canvas[0]), round(box[1] + on_canvas[1])
+        size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+        screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
+        return Place(page=page, screen=screen)
 
-    def click(self, x: float, y: float, button: str = "left", **where: Any) -> None:
+    def click(self, x: float, y: float, button: str = "left", **where: Any) -> Place:
         """Click at an image point."""
-        self.page.mouse.click(*self.to_page(x, y, **where), button=button)
+        place = self.place(x, y, **where)
+        self.page.mouse.click(*place.page, button=button)
+        return place
 
-    def drag(self, *points: tuple[float, float], button: str = "left", **where: Any) -> None:
+    def drag(self, *points: tuple[float, float], button: str = "left", **where: Any) -> list[Place]:
         """Drag through image points."""
-        places = [self.to_page(*point, **where) for point in points]
-        self.page.mouse.move(*places[0])
+        places = [self.place(*point, **where) for point in points]
+        self.page.mouse.move(*places[0].page)
         self.page.mouse.down(button=button)
         for place in places[1:]:
-            self.page.mouse.move(*place, steps=8)
+            self.page.mouse.move(*place.page)
+            # Chromium joins moves of one frame.
+            self.page.wait_for_timeout(60)
         self.page.mouse.up(button=button)
+        return places
 
     def press(self, name: str) -> None:
         """Press a button or choose a tool by the words on it."""
