@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from ctai_sam2.segmenters import open_segmenter
     from ctai_sam2.settings import Settings
     from ctai_sam2.types import CTSlice, CTVolume, Prediction, Prompt, Window
+    from ctai_sam2.widgets import L3MaskEditor, MiddleMaskEditor
 
 _HOME = {
     "CTSlice": "ctai_sam2.types",
     "CTVolume": "ctai_sam2.types",
     "CtaiError": "ctai_sam2.errors",
+    "L3MaskEditor": "ctai_sam2.widgets",
+    "MiddleMaskEditor": "ctai_sam2.widgets",
     "Prediction": "ctai_sam2.types",
     "Prompt": "ctai_sam2.types",
     "Settings": "ctai_sam2.settings",
@@ -65,6 +68,8 @@ __all__ = [
     "CTSlice",
     "CTVolume",
     "CtaiError",
+    "L3MaskEditor",
+    "MiddleMaskEditor",
     "Prediction",
     "Prompt",
     "Settings",

@@ -140,6 +140,11 @@ class Controller:
         return Message(f"status.{preview.kind}", values)
 
     @property
+    def has_record(self) -> bool:
+        """Whether steps are written down as they are made."""
+        return self._record is not None
+
+    @property
     def confirmation(self) -> Confirmation | None:
         """A question waiting for `answer`."""
         return self.inference.confirmation
@@ -186,7 +191,7 @@ class Controller:
             tool = self._tools["pan"] if panning else self.tool
             active = self.document.view.active
             if tool.edits and self.document.labels[active].locked:
-                self._say(Message("status.locked", {"label": Message(f"label.{active}")}))
+                self.say(Message("status.locked", {"label": Message(f"label.{active}")}))
                 return
             self._hand = tool
             self._gesture(lambda document: tool.press(at, document))
@@ -326,9 +331,13 @@ class Controller:
             self.adjust(viewport=viewport.fitted())
 
     def run(self, group: str | None = None, *, refine: bool = False) -> bool:
-        """Ask for masks of a group or label; of the active label's when omitted. See `Inference.request`."""
+        """Ask for masks of a group or label; see `Inference.request`.
+
+        When omitted: of the active label alone where it was pointed at or is refined, else of the group it
+        belongs to, as one click.
+        """
         with self.lock:
-            return self.inference.request(group or self.document.view.active, refine=refine)
+            return self.inference.request(group or self._meant(refine), refine=refine)
 
     def answer(self, accepted: bool) -> None:
         """Answer the question in `confirmation`; a refusal keeps everything."""
@@ -368,9 +377,15 @@ class Controller:
             self._panning = held
             self._tell("view")
 
+    def say(self, message: Message) -> None:
+        """Show a text in the status line."""
+        with self.lock:
+            self.message = message
+            self._tell("status")
+
     def refuse(self, error: CtaiError) -> None:
         """Say in the status line why something was not done."""
-        self._say(Message("status.refused", {"why": str(error)}))
+        self.say(Message("status.refused", {"why": str(error)}))
 
     def compact_record(self) -> bool:
         """Rewrite the record as one snapshot with its history; also saves what could not be saved before."""
@@ -388,11 +403,11 @@ class Controller:
             self.cancel_gesture()
             stack = self.document.history.done if kind == "undo" else self.document.history.undone
             if not stack:
-                self._say(Message(f"status.nothing_to_{kind}"))
+                self.say(Message(f"status.nothing_to_{kind}"))
                 return Change(index=self.document.index)
             locked = [name for name in sorted(stack[-1].labels) if self.document.labels[name].locked]
             if locked:
-                self._say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
+                self.say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
                 return Change(index=self.document.index, refused=tuple(locked))
             name = Message(stack[-1].name)
             change = self.document.undo() if kind == "undo" else self.document.redo()
@@ -400,6 +415,13 @@ class Controller:
             self._write({"type": kind})
             self._notify(_with(change, "status"))
             return change
+
+    def _meant(self, refine: bool) -> str:
+        document, active = self.document, self.document.view.active
+        if refine or document.marks(active):
+            return active
+        groups = document.profile.groups.items()
+        return next((group for group, labels in groups if active in labels), active)
 
     def _gesture(self, act: Callable[[Document], Outcome]) -> None:
         """Let a tool act, then do its command and tell of its preview."""
@@ -455,17 +477,12 @@ class Controller:
             write(self._record)
         except (StorageError, RecordError) as error:
             self.unsaved = True
-            self._say(Message("status.unsaved", {"why": str(error)}))
+            self.say(Message("status.unsaved", {"why": str(error)}))
             return False
         if self.unsaved:
             self.unsaved = False
-            self._say(Message("status.saved"))
+            self.say(Message("status.saved"))
         return True
-
-    def _say(self, message: Message) -> None:
-        with self.lock:
-            self.message = message
-            self._tell("status")
 
     def _tell(self, *aspects: Aspect) -> None:
         self._notify(Change(aspects=frozenset(aspects), index=self.document.index))

@@ -12,6 +12,7 @@ from ctai_sam2.editor.document import Document
 from ctai_sam2.types import Mask
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
+_REFERENCE_RGB = (255, 255, 255)
 
 
 def render_grey(document: Document) -> NDArray[np.uint8]:
@@ -30,9 +31,8 @@ def render_overlay(
         What to draw.
     box_xyxy : Box, optional
         A change's dirty box; widened by a pixel, since an outline depends on neighbours.
-
     references : bool
-        Draw another reader's masks instead of those being edited.
+        Draw another reader's masks instead of those being edited: their outlines, in white.
 
     Returns
     -------
@@ -46,7 +46,8 @@ def render_overlay(
     x0, y0, x1, y1 = max(x0 - 1, 0), max(y0 - 1, 0), min(x1 + 1, width - 1), min(y1 + 1, height - 1)
     rgba = np.zeros((y1 - y0 + 1, x1 - x0 + 1, 4), dtype=np.uint8)
     view = document.view
-    fill = 0 if view.outline_only else round(255 * view.opacity)
+    outline_only = view.outline_only or references
+    fill = 0 if outline_only else round(255 * view.opacity)
     edge = max(round(255 * view.opacity), 220)
     # Muscle, the last label, holds psoas: drawn first, it leaves the smaller ones in sight.
     for label in reversed(document.labels.values()):
@@ -57,9 +58,9 @@ def render_overlay(
         if not (label.visible and inside.any()):
             continue
         outline = _outline(mask, (x0, y0, x1, y1))
-        if not view.outline_only:
+        if not outline_only:
             rgba[inside] = (*label.rgb, fill)
-        rgba[outline] = (*label.rgb, edge)
+        rgba[outline] = (*(_REFERENCE_RGB if references else label.rgb), edge)
     return rgba, x0, y0
 
 

@@ -180,6 +180,57 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "{area} mm² · mean {mean} ± {sd} HU ({low} to {high})",
             "{area} 平方毫米 · 平均 {mean} ± {sd} HU（{low} 至 {high}）",
         ),
+        "view.save": ("Save", "保存"),
+        "view.saved": ("Saved: {count} files in {folder}", "已保存：{count} 个文件，位于 {folder}"),
+        "view.help": ("Keys and help", "快捷键与帮助"),
+        "view.more": ("Mask operations", "掩膜操作"),
+        "view.brush": ("Brush, mm", "画笔（毫米）"),
+        "view.window": ("Window", "窗宽窗位"),
+        "view.custom": ("Custom", "自定义"),
+        "view.opacity": ("Opacity", "不透明度"),
+        "view.slice": ("Slice", "层面"),
+        "view.continue": ("Continue", "继续"),
+        "view.positive": ("Click adds: + this", "点击添加：+ 属于目标"),
+        "view.negative": ("Click adds: − not this", "点击添加：− 不属于目标"),
+        "view.show": ("Show {label}", "显示{label}"),
+        "view.lock": ("Lock {label}", "锁定{label}"),
+        "view.kept": ("Every change is on disk", "所有更改均已写入磁盘"),
+        "view.unsaved": ("Not on disk: kept in memory", "未写入磁盘：保留在内存中"),
+        "view.no_journal": ("No journal: save before you close", "无日志：关闭前请保存"),
+        "view.reopened": (
+            "Reopened with {count} undoable steps.",
+            "已重新打开，可撤销 {count} 个步骤。",
+        ),
+        "view.closed": (
+            "This editor is closed; what was drawn is on disk. Run the cell again to go on.",
+            "此编辑器已关闭，标注已保存。重新运行单元格即可继续。",
+        ),
+        "view.closed_unsaved": (
+            "This editor is closed; the last changes could not be written.",
+            "此编辑器已关闭，最后的更改未能写入。",
+        ),
+        "view.error": ("Something went wrong here: {why}", "发生内部错误：{why}"),
+        "view.previous_case": ("Previous case", "上一例"),
+        "view.next_case": ("Next case", "下一例"),
+        "view.case": ("Case {number} of {count}: {name}", "第 {number} / {count} 例：{name}"),
+        "view.agreement": (
+            "Other reader (white outline): Dice {dice}",
+            "另一阅片者（白色轮廓）：Dice {dice}",
+        ),
+        "view.mid_l3": ("Middle of L3: row {row}", "L3 中点：第 {row} 行"),
+        "view.mid_l3_axial": (
+            "Middle of L3: row {row}, axial slice {index}",
+            "L3 中点：第 {row} 行，轴位第 {index} 层",
+        ),
+        "view.rectangle": (
+            "Rectangle {number}: x {x0}–{x1}, y {y0}–{y1}",
+            "矩形 {number}：x {x0}–{x1}，y {y0}–{y1}",
+        ),
+        "view.keys_hint": (
+            "Keys work while the image has the focus (click it). Wheel: zoom; Shift+wheel: slices; "
+            "middle button or space: pan.",
+            "单击图像使其获得焦点后快捷键生效。滚轮：缩放；Shift+滚轮：切换层面；中键或空格：平移。",
+        ),
         "status.area": ("{label}: {area} cm², mean {mean} HU", "{label}：{area} 平方厘米，平均 {mean} HU"),
     }
 )

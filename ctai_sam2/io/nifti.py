@@ -133,6 +133,9 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     path = Path(path)
     content = _load(path)
     values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
+    if isinstance(of, CTSlice) and of.affine is None and not content.is_placed:
+        # Neither says where it lies: the file is as `write_mask_nifti` stored it, row by row.
+        return _unplaced_labels(path, values, of.shape_hw)
     target = of.affine if isinstance(of, CTVolume) else _slice_affine(of)
     target_shape = of.shape_zyx if isinstance(of, CTVolume) else (1, *of.shape_hw)
     labels, canonical = canonicalise(values.transpose(2, 1, 0), content.affine)
@@ -153,14 +156,28 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     return result if isinstance(of, CTVolume) else result[0]
 
 
+def _unplaced_labels(path: Path, values: NDArray[Any], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    if values.shape != (shape_hw[1], shape_hw[0], 1):
+        raise GeometryError(
+            f"{path.name} lies on another grid than the image",
+            received=f"shape {values.shape[::-1]} for {(1, *shape_hw)}",
+            hint="Export the labels on the CT's own grid.",
+        )
+    return _checked_labels(values[:, :, 0].T.astype(np.int64))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Content:
-    """A NIfTI file's stored values (x, y, z), how to scale them, and its affine in LPS mm."""
+    """A NIfTI file's stored values (x, y, z), how to scale them, and its affine in LPS mm.
+
+    ``is_placed`` tells whether the header states an orientation.
+    """
 
     stored: NDArray[Any]
     slope: float
     intercept: float
     affine: NDArray[np.float64]
+    is_placed: bool
     warnings: tuple[str, ...]
 
 
@@ -171,7 +188,7 @@ def _load(path: Path) -> _Content:
         # nibabel would write its remarks on odd headers to the terminal.
         with quiet("nibabel.global"):
             image: Any = nibabel.load(path)
-            affine, warnings = _affine_lps(image)
+            affine, is_placed, warnings = _affine_lps(image)
             stored, slope, intercept = _stored_values(path, image)
     except CtaiError:
         raise
@@ -186,7 +203,14 @@ def _load(path: Path) -> _Content:
             f"{path.name} is not a readable NIfTI file ({type(error).__name__})",
             hint="It may be truncated, or something else under this name; export it again.",
         ) from error
-    return _Content(stored=stored, slope=slope, intercept=intercept, affine=affine, warnings=tuple(warnings))
+    return _Content(
+        stored=stored,
+        slope=slope,
+        intercept=intercept,
+        affine=affine,
+        is_placed=is_placed,
+        warnings=tuple(warnings),
+    )
 
 
 def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
@@ -236,8 +260,9 @@ def _to_hu(path: Path, content: _Content) -> NDArray[np.int16]:
     return hu
 
 
-def _affine_lps(image: Any) -> tuple[NDArray[np.float64], list[str]]:
+def _affine_lps(image: Any) -> tuple[NDArray[np.float64], bool, list[str]]:
     warnings: list[str] = []
+    is_placed = True
     affine = np.asarray(image.affine, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise GeometryError("the NIfTI header gives a singular affine", hint="Convert the images again.")
@@ -246,13 +271,14 @@ def _affine_lps(image: Any) -> tuple[NDArray[np.float64], list[str]]:
         unit = str(header.get_xyzt_units()[0])
         affine = np.diag([*[_MM_PER_UNIT.get(unit, 1.0)] * 3, 1.0]) @ affine
         sform, qform = int(header["sform_code"]), int(header["qform_code"])
-        if sform == 0 and qform == 0:
+        is_placed = sform > 0 or qform > 0
+        if not is_placed:
             warnings.append("the header states no orientation: left and right are assumed, check them")
         elif sform > 0 and qform > 0:
             difference = float(np.abs(header.get_sform() - header.get_qform()).max())
             if difference > 0.1:
                 warnings.append("the header's two orientations (sform, qform) differ; sform was taken")
-    return _RAS_FROM_LPS @ affine, warnings
+    return _RAS_FROM_LPS @ affine, is_placed, warnings
 
 
 def _checked_labels(mask: ArrayLike) -> NDArray[np.uint8]:

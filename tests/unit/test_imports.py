@@ -30,6 +30,7 @@ TIERS: dict[str, int] = {
     "outputs": 4,
     "records": 4,
     "evaluation": 4,
+    "widgets": 5,
     "training": 5,
     "cli": 5,
 }

@@ -127,6 +127,9 @@ def test_masks_without_a_place(tmp_path: Path) -> None:
     stored: Any = nibabel.load(path)
     assert stored.header["sform_code"] == stored.header["qform_code"] == 0
     np.testing.assert_allclose(stored.header.get_zooms(), (0.8, 0.7, 1.0))
+    np.testing.assert_array_equal(read_mask_nifti(path, image) > 0, mask)
+    with pytest.raises(GeometryError, match="another grid"):
+        read_mask_nifti(path, CTSlice(hu=np.zeros((4, 3), np.int16), spacing_mm=(0.7, 0.8)))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""Measure what a hand in the editor waits for: ``python -m benchmarks.editor``.
+
+Without a browser: from an event to the message that would be sent, and that message's
+size. With ``--browser`` also in JupyterLab in Chromium, from the mouse moving to the
+picture changing, which includes kernel, websocket and painting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.__main__ import time_ms
+from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
+from ctai_sam2.editor import MIDDLE, Controller, Document
+from ctai_sam2.records import Record
+from ctai_sam2.types import CTSlice, Window
+from ctai_sam2.widgets.canvas import SliceCanvas
+
+CELL = """
+import numpy as np
+import ctai_sam2 as ct
+from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
+phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
+source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm)
+editor = ct.MiddleMaskEditor(source, segmenter=None, folder="annotations")
+editor
+"""
+
+# Resolves with the time from the mouse moving to the first frame in which the canvas differs there.
+WATCH = """async ([x, y]) => {
+  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
+  const context = canvas.getContext("2d");
+  const look = () => context.getImageData(x - 12, y - 12, 24, 24).data.join();
+  const before = look();
+  const box = canvas.getBoundingClientRect();
+  const started = performance.now();
+  const at = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
+  canvas.dispatchEvent(new MouseEvent("mousemove", at));
+  while (performance.now() - started < 5000) {
+    await new Promise(requestAnimationFrame);
+    if (look() !== before) return performance.now() - started;
+  }
+  return null;
+}"""
+
+
+def quantiles(times: Sequence[float]) -> dict[str, float]:
+    """Return the median and the 95th percentile."""
+    return {"p50_ms": statistics.median(times), "p95_ms": float(np.percentile(times, 95))}
+
+
+def measure_sending(repeats: int) -> dict[str, dict[str, float]]:
+    """Time events to the message they cause, with the manager's `send` replaced by a counter."""
+    phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
+    source = CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm)
+    sent: list[int] = []
+    figures: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        record = Record.open(Path(folder) / "bench.jsonl", source)
+        controller = Controller(Document(source, MIDDLE), record=record)
+        canvas = SliceCanvas(controller)
+        manager = canvas.widget._canvas_manager
+        manager.send = lambda content, buffers: sent.append(sum(len(bytes(b)) for b in buffers))
+        controller.subscribe(canvas.require)
+        try:
+
+            def measure(
+                name: str, act: Callable[[int], object], prepare: Callable[[], object] | None = None
+            ) -> None:
+                times = []
+                for number in range(repeats):
+                    if prepare is not None:
+                        prepare()
+                        canvas.paint()
+                    sent.clear()
+                    times.append(time_ms(lambda n=number: (act(n), canvas.paint())))
+                figures[name] = {**quantiles(times), "kB": sum(sent) / 1000}
+
+            def full(_: int) -> None:
+                canvas.require_all()
+
+            measure("full redraw", full)
+            controller.do("tool.brush")
+            measure("hover with the brush", lambda n: controller.move(100 + n, 200))
+            controller.press(200, 200)
+            measure("stroke under way", lambda n: controller.move(200 + 3 * n, 200 + n % 7))
+            controller.release(260, 210)
+            measure(
+                "stroke finished, on disk",
+                lambda n: controller.release(290, 250 + n),
+                prepare=lambda: controller.press(250, 250),
+            )
+            measure("undo", lambda n: controller.undo())
+            measure("wheel zoom", lambda n: controller.wheel(1 if n % 2 else -1, 300, 300))
+            measure("window", lambda n: controller.adjust(window=Window(level=40 + n, width=400)))
+        finally:
+            del manager.send
+            record.close()
+    return figures
+
+
+def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
+    """Time the mouse moving to the picture changing, in a real JupyterLab."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser.lab import CHROMIUM, FLAGS, Notebook, running_lab
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_lab(Path(folder) / "lab") as lab,
+        sync_playwright() as engine,
+    ):
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        notebook = Notebook.open(browser, lab, "benchmark", [CELL])
+        notebook.press("Brush")
+        notebook.page.mouse.move(*notebook.place(200, 200).page)
+        notebook.settled_pixels()
+        times: list[float] = []
+        for number in range(repeats):
+            waited: Any = notebook.page.evaluate(
+                WATCH, [150 + (number * 37) % 300, 150 + (number * 53) % 250]
+            )
+            if waited is not None:
+                times.append(waited)
+            notebook.page.wait_for_timeout(120)
+        browser.close()
+    return {"isolated move, on the page": {**quantiles(times), "answered": len(times) / repeats}}
+
+
+def main() -> None:
+    """Run the measurements."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.editor", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=40, help="events of each kind (default 40)")
+    parser.add_argument("--browser", action="store_true", help="also in JupyterLab in Chromium")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    arguments = parser.parse_args()
+    figures = measure_sending(arguments.repeats)
+    if arguments.browser:
+        figures |= measure_in_browser(arguments.repeats)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+    }
+    print("  ".join(f"{name}: {value}" for name, value in machine.items()))
+    for subject, values in figures.items():
+        print(f"{subject:<28} " + "  ".join(f"{name} {value:8.2f}" for name, value in values.items()))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The picture: a slice with masks, marks and the gesture under way, drawn from a controller.
+
+Grey pixels and masks lie on hidden canvases, one canvas pixel per image pixel. The
+visible canvas has three layers (image, masks, hand); zoom and pan draw the hidden ones
+through a transform and send no pixels. Positions are CSS pixels everywhere but in the
+transform, which multiplies by the screen's pixel ratio: sharp on any screen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from ipycanvas import Canvas, MultiCanvas
+from ipywidgets import Layout
+
+from ctai_sam2.editor import Box, Change, Controller, Preview, render_grey, render_overlay
+from ctai_sam2.types import Window
+from ctai_sam2.widgets.drawing import drawing
+
+POSITIVE, NEGATIVE = "#009E73", "#D55E00"
+"""Points that say "this" and "not this": green and red that people with any colour vision tell apart."""
+
+_HINT, _DARK, _LIGHT = "#56B4E9", "#000000", "#FFFFFF"
+_FONT = "13px sans-serif"
+_POINT_PX, _CORNER_PX = 6.0, 3.5
+_MARGIN_PX = 8.0
+
+_ALL: Box = (0, 0, 1_000_000, 1_000_000)
+
+
+class SliceCanvas:
+    """Draws a controller's slice; holds nothing that the controller cannot tell again.
+
+    Parameters
+    ----------
+    controller : Controller
+        What is drawn. Its viewport takes this canvas's size.
+    width, height : int
+        Size on the page in CSS pixels.
+    on_ready : callable, optional
+        Called when a page shows the canvas anew and it must be painted.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        *,
+        width: int = 640,
+        height: int = 560,
+        on_ready: Callable[[], None] | None = None,
+    ) -> None:
+        self.width, self.height = width, height
+        self.pixel_ratio = 1.0
+        size = {"width": f"{width}px", "height": f"{height}px"}
+        fixed = {f"{bound}_{side}": value for side, value in size.items() for bound in ("min", "max")}
+        self.widget = MultiCanvas(
+            3, width=width, height=height, layout=Layout(flex="0 0 auto", **size, **fixed)
+        )
+        self.widget.add_class("ctai-sam2-canvas")
+        self.controller = controller
+        self._grey, self._masks, self._others = Canvas(), Canvas(), Canvas()
+        self._on_ready = on_ready
+        self._dirty: Box | None = _ALL
+        self._others_stale = True
+        self._grey_shown: tuple[int, Window] | None = None
+        self._look_shown: tuple[float, bool] | None = None
+        self._transform: tuple[float, ...] = ()
+        for canvas in (self._grey, self._masks, self._others, self.widget):
+            canvas.on_client_ready(self._repaint)
+        self.show(controller)
+
+    def show(self, controller: Controller) -> None:
+        """Draw another controller's slice from now on; `paint` sends it."""
+        self.controller = controller
+        height, width = controller.document.shape_hw
+        for canvas in (self._grey, self._masks, self._others):
+            canvas.width, canvas.height = width, height
+        controller.resize(self.width, self.height)
+        self.require_all()
+
+    def set_pixel_ratio(self, ratio: float) -> None:
+        """Take the screen's pixels per CSS pixel; values outside of 0.5 to 4 are ignored."""
+        if not 0.5 <= ratio <= 4 or ratio == self.pixel_ratio:
+            return
+        self.pixel_ratio = ratio
+        self.widget.width, self.widget.height = round(self.width * ratio), round(self.height * ratio)
+        self.require_all()
+
+    def ready(self) -> None:
+        """Paint, in the pace of whoever is told of it."""
+        if self._on_ready is None:
+            self.paint()
+        else:
+            self._on_ready()
+
+    def to_page(self, x: float, y: float) -> tuple[float, float]:
+        """Place an event of ipycanvas, given in canvas pixels, in CSS pixels."""
+        return x / self.pixel_ratio, y / self.pixel_ratio
+
+    def require(self, change: Change) -> None:
+        """Note what a change makes untrue; `paint` draws it again."""
+        aspects = change.aspects
+        if "slice" in aspects:
+            self.require_all()
+        if change.index == self.controller.document.index:
+            for box in change.boxes.values():
+                self._dirty = _union(self._dirty, box)
+        if "labels" in aspects:
+            self._dirty, self._others_stale = _ALL, True
+        if "mask" in aspects and not change.boxes:
+            self._dirty = _ALL
+
+    def require_all(self) -> None:
+        """Note that nothing on the page can be trusted."""
+        self._grey_shown, self._look_shown = None, None
+        self._dirty, self._others_stale, self._transform = _ALL, True, ()
+
+    def paint(self) -> None:
+        """Send what is not on the page yet, in one message."""
+        with self.controller.lock, drawing(self._grey):
+            self._paint_grey()
+            self._paint_masks()
+            self._paint_hand()
+
+    # Layers ----------------------------------------------------------------------------------
+
+    def _paint_grey(self) -> None:
+        document = self.controller.document
+        shown = (document.index, document.view.window)
+        transform = self._page_transform()
+        if shown != self._grey_shown:
+            self._grey.put_image_data(render_grey(document), 0, 0)
+        elif transform == self._transform:
+            return
+        self._draw_through(self.widget[0], transform, self._grey)
+        self._grey_shown = shown
+
+    def _paint_masks(self) -> None:
+        document, view = self.controller.document, self.controller.document.view
+        look = (view.opacity, view.outline_only)
+        transform = self._page_transform()
+        if look != self._look_shown:
+            self._dirty = _ALL
+        if self._dirty is None and not self._others_stale and transform == self._transform:
+            return
+        if self._dirty is not None:
+            height, width = document.shape_hw
+            x0, y0, x1, y1 = self._dirty
+            rgba, x, y = render_overlay(document, (x0, y0, min(x1, width - 1), min(y1, height - 1)))
+            self._masks.clear_rect(x, y, rgba.shape[1], rgba.shape[0])
+            self._masks.put_image_data(rgba, x, y)
+        if self._others_stale:
+            self._others.clear()
+            if document.references:
+                self._others.put_image_data(render_overlay(document, references=True)[0], 0, 0)
+        self._draw_through(self.widget[1], transform, self._masks, self._others)
+        self._look_shown, self._dirty, self._others_stale, self._transform = look, None, False, transform
+
+    def _paint_hand(self) -> None:
+        layer = self.widget[2]
+        layer.reset_transform()
+        layer.clear()
+        layer.scale(self.pixel_ratio, self.pixel_ratio)
+        layer.font, layer.line_cap, layer.line_join = _FONT, "round", "round"
+        self._draw_furniture(layer)
+        self._draw_marks(layer)
+        self._draw_preview(layer, self.controller.preview)
+        self._draw_banner(layer)
+
+    def _draw_through(self, layer: Canvas, transform: tuple[float, ...], *sources: Canvas) -> None:
+        layer.reset_transform()
+        layer.clear()
+        layer.image_smoothing_enabled = False
+        layer.set_transform(*transform)
+        for source in sources:
+            layer.draw_image(source, 0, 0)
+
+    def _page_transform(self) -> tuple[float, ...]:
+        return tuple(float(v) * self.pixel_ratio for v in self.controller.document.view.viewport.transform)
+
+    # What lies over the pixels ---------------------------------------------------------------
+
+    def _draw_furniture(self, layer: Canvas) -> None:
+        left, right, top, bottom = self.controller.document.edge_letters()
+        middle_x, middle_y = self.width / 2, self.height / 2
+        for letter, x, y in (
+            (left, _MARGIN_PX + 4, middle_y),
+            (right, self.width - _MARGIN_PX - 4, middle_y),
+            (top, middle_x, _MARGIN_PX + 6),
+            (bottom, middle_x, self.height - _MARGIN_PX - 6),
+        ):
+            if letter:
+                _write(layer, letter, x, y)
+        length_mm, length_px = self.controller.document.view.viewport.scale_bar()
+        x, y = _MARGIN_PX + 4, self.height - _MARGIN_PX - 4
+        for colour, width in ((_DARK, 5), (_LIGHT, 2)):
+            _pen(layer, colour, width)
+            layer.stroke_lines([(x, y - 5), (x, y), (x + length_px, y), (x + length_px, y - 5)])
+        words = f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
+        _write(layer, words, x + length_px / 2, y - 14)
+
+    def _draw_marks(self, layer: Canvas) -> None:
+        document = self.controller.document
+        for name, label in document.labels.items():
+            if not label.visible:
+                continue
+            marks = document.marks(name)
+            if marks.box_xyxy is not None:
+                self._draw_box(layer, marks.box_xyxy, _HINT, dashed=True)
+            for point in marks.points:
+                x, y = document.view.viewport.to_screen(point.x, point.y)
+                layer.fill_style = POSITIVE if point.positive else NEGATIVE
+                layer.fill_circle(x, y, _POINT_PX)
+                _pen(layer, _LIGHT, 1.5)
+                layer.stroke_circle(x, y, _POINT_PX)
+                arm = _POINT_PX - 2.5
+                layer.stroke_line(x - arm, y, x + arm, y)
+                if point.positive:
+                    layer.stroke_line(x, y - arm, x, y + arm)
+
+    def _draw_preview(self, layer: Canvas, preview: Preview) -> None:
+        document = self.controller.document
+        viewport = document.view.viewport
+        points = [viewport.to_screen(x, y) for x, y in preview.points_xy]
+        hover = None if preview.hover_xy is None else viewport.to_screen(*preview.hover_xy)
+        colour = NEGATIVE if preview.erase else document.labels[document.view.active].colour
+        radius = preview.radius_mm * viewport.px_per_mm
+        if preview.kind == "stroke":
+            layer.global_alpha = 0.6
+            _pen(layer, colour, max(2 * radius, 1.0))
+            # A line of no length is drawn as nothing; a dab needs one that is there.
+            way = points if len(points) > 1 else [*points, (points[0][0] + 0.01, points[0][1])]
+            layer.stroke_lines(np.array(way))
+            layer.global_alpha = 1.0
+        elif preview.kind in ("polygon", "lasso"):
+            self._draw_outline(layer, preview, points, hover, colour)
+        elif preview.kind in ("box", "rectangle"):
+            (x0, y0), (x1, y1) = preview.points_xy
+            is_prompt = preview.kind == "box"
+            self._draw_box(layer, (x0, y0, x1, y1), _HINT if is_prompt else colour, dashed=is_prompt)
+        elif preview.kind in ("ruler", "roi"):
+            self._draw_measure(layer, preview.kind, points)
+        if radius > 0 and hover is not None:
+            for shade, width in ((_DARK, 2.5), (NEGATIVE if preview.erase else _LIGHT, 1.0)):
+                _pen(layer, shade, width)
+                layer.stroke_circle(*hover, max(radius, 1.0))
+
+    def _draw_outline(
+        self,
+        layer: Canvas,
+        preview: Preview,
+        points: list[tuple[float, float]],
+        hover: tuple[float, float] | None,
+        colour: str,
+    ) -> None:
+        line = [*points, hover] if preview.kind == "polygon" and hover is not None else points
+        for shade, width in ((_DARK, 3.5), (colour, 1.5)):
+            _pen(layer, shade, width)
+            if len(line) > 1:
+                layer.stroke_lines(np.array(line))
+        if preview.kind == "polygon":
+            layer.fill_style = _LIGHT
+            for x, y in points:
+                layer.fill_circle(x, y, _CORNER_PX)
+            if preview.closable:
+                _pen(layer, _LIGHT, 2)
+                layer.stroke_circle(*points[0], 2.5 * _CORNER_PX)
+
+    def _draw_measure(self, layer: Canvas, kind: str, points: list[tuple[float, float]]) -> None:
+        (x0, y0), (x1, y1) = points
+        for shade, width in ((_DARK, 3.5), (_HINT, 1.5)):
+            _pen(layer, shade, width)
+            if kind == "ruler":
+                layer.stroke_line(x0, y0, x1, y1)
+            else:
+                layer.begin_path()
+                layer.ellipse(
+                    (x0 + x1) / 2, (y0 + y1) / 2, abs(x1 - x0) / 2, abs(y1 - y0) / 2, 0, 0, 2 * math.pi
+                )
+                layer.stroke()
+        numbers = self.controller.measurement
+        if numbers is not None:
+            text = numbers.text(self.controller.document.view.language)
+            _write(layer, text, min(max((x0 + x1) / 2, 130), self.width - 130), max(y0, y1) + 16)
+
+    def _draw_box(
+        self, layer: Canvas, box: tuple[float, float, float, float], colour: str, *, dashed: bool
+    ) -> None:
+        viewport = self.controller.document.view.viewport
+        (x0, y0), (x1, y1) = viewport.to_screen(*box[:2]), viewport.to_screen(*box[2:])
+        ring = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
+        _pen(layer, _DARK, 3.5)
+        layer.stroke_lines(ring)
+        _pen(layer, colour, 1.5)
+        layer.set_line_dash([6, 4] if dashed else [])
+        layer.stroke_lines(ring)
+        layer.set_line_dash([])
+
+    def _draw_banner(self, layer: Canvas) -> None:
+        status = self.controller.inference.status
+        if status.state != "running" or status.message is None:
+            return
+        layer.fill_style = "rgba(0, 0, 0, 0.6)"
+        layer.fill_rect(0, self.height / 2 - 22, self.width, 44)
+        _write(
+            layer,
+            status.message.text(self.controller.document.view.language),
+            self.width / 2,
+            self.height / 2,
+        )
+
+    def _repaint(self) -> None:
+        with self.controller.lock:
+            self.require_all()
+        self.ready()
+
+
+def _pen(layer: Canvas, colour: str, width: float) -> None:
+    layer.stroke_style, layer.line_width = colour, float(width)
+
+
+def _write(layer: Canvas, words: str, x: float, y: float) -> None:
+    """Write centred, light on a dark rim, readable on any grey."""
+    layer.text_align, layer.text_baseline = "center", "middle"
+    _pen(layer, _DARK, 3)
+    layer.stroke_text(words, float(x), float(y))
+    layer.fill_style = _LIGHT
+    layer.fill_text(words, float(x), float(y))
+
+
+def _union(one: Box | None, other: Box) -> Box:
+    if one is None:
+        return other
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])

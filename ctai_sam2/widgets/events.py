@@ -1,0 +1,102 @@
+"""Mouse, keys and wheel of a page, handed to a controller.
+
+ipycanvas tells where the mouse is and not which button it holds; the companion, a
+small front-end of our own, tells that too. Where the companion cannot run, ipycanvas's
+events serve, and "not this" is reached by its button or key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from ctai_sam2.editor.actions import BY_KEY
+from ctai_sam2.widgets.canvas import SliceCanvas
+
+_PIXELS_PER_STEP = 100.0
+
+Guard = Callable[[Callable[[], object]], None]
+"""Runs something and shows what it raises."""
+
+
+class Companion(anywidget.AnyWidget):
+    """The front-end that reports buttons, modifiers, wheel and keys; it shows nothing itself."""
+
+    _esm = Path(__file__).with_name("companion.js").read_text(encoding="utf-8")
+    width = traitlets.Int().tag(sync=True)
+    height = traitlets.Int().tag(sync=True)
+    shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+
+
+class Events:
+    """Connects a canvas, and its companion, to the canvas's controller.
+
+    Parameters
+    ----------
+    canvas : SliceCanvas
+        Whose events; the controller is the one it shows at the time.
+    guard : callable
+        Runs each handler and shows its errors.
+    """
+
+    def __init__(self, canvas: SliceCanvas, guard: Guard) -> None:
+        self._canvas, self._guard = canvas, guard
+        self._touched = (0.0, 0.0)
+        self.companion = Companion(width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY))
+        self.companion.on_msg(lambda _, content, __: guard(lambda: self.take(content)))
+        page = canvas.widget
+        page.on_mouse_down(lambda x, y: self._at(canvas.controller.press, x, y))
+        page.on_mouse_move(lambda x, y: self._at(canvas.controller.move, x, y))
+        page.on_mouse_up(lambda x, y: self._at(canvas.controller.release, x, y))
+        page.on_mouse_out(lambda x, y: guard(canvas.controller.leave))
+        page.on_mouse_wheel(lambda _, dy: guard(lambda: canvas.controller.wheel(-dy / _PIXELS_PER_STEP)))
+        page.on_key_down(self._key)
+        page.on_touch_start(lambda touches: self._touch(canvas.controller.press, touches))
+        page.on_touch_move(lambda touches: self._touch(canvas.controller.move, touches))
+        page.on_touch_end(lambda _: guard(lambda: canvas.controller.release(*self._touched)))
+        page.on_touch_cancel(lambda _: guard(canvas.controller.cancel_gesture))
+
+    def take(self, content: Mapping[str, Any]) -> None:
+        """Take a message of the companion."""
+        controller = self._canvas.controller
+        kind = content.get("event")
+        held = frozenset(content.get("modifiers", ()))
+        if kind == "move":
+            for x, y in content["points"]:
+                controller.move(x, y)
+        elif kind == "press":
+            controller.press(*content["at"], button=content["button"], modifiers=held)
+        elif kind == "release":
+            controller.release(*content["at"])
+        elif kind == "leave":
+            controller.leave()
+        elif kind == "double":
+            controller.double_click(*content["at"])
+        elif kind == "wheel":
+            controller.wheel(content["steps"], *content["at"], scroll_slices="shift" in held)
+        elif kind == "key":
+            controller.key(content["key"], held, pressed=content["pressed"])
+        elif kind == "screen":
+            with controller.lock:
+                self._canvas.set_pixel_ratio(float(content["pixel_ratio"]))
+                self._canvas.ready()
+
+    def _at(self, act: Callable[[float, float], None], x: float, y: float) -> None:
+        self._guard(lambda: act(*self._canvas.to_page(x, y)))
+
+    def _touch(self, act: Callable[[float, float], None], touches: list[tuple[float, float]]) -> None:
+        # Two fingers are no drawing.
+        if len(touches) == 1:
+            self._touched = self._canvas.to_page(*touches[0])
+            self._guard(lambda: act(*self._touched))
+
+    def _key(self, key: str, shift: bool, ctrl: bool, meta: bool) -> None:
+        pairs = (("shift", shift), ("ctrl", ctrl), ("meta", meta))
+        held = frozenset(name for name, is_held in pairs if is_held)
+        # Without a key-up, space would pan for ever.
+        if key != " ":
+            self._guard(lambda: self._canvas.controller.key(key, held))

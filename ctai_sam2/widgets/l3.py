@@ -1,0 +1,84 @@
+"""The editor of L3 on a sagittal slice."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from ctai_sam2.editor import L3, Box, Message, Profile
+from ctai_sam2.oneclick import choose_sagittal_index, mid_l3_axial_index
+from ctai_sam2.outputs import TableRow
+from ctai_sam2.types import CTVolume
+from ctai_sam2.widgets.editor import MaskEditor, Source
+
+
+class L3MaskEditor(MaskEditor):
+    """The third lumbar vertebra on a sagittal slice: mask, bounding rectangles, middle.
+
+    Display it as the last line of a cell. Drag rectangles, as many as needed, or let one click find the
+    body and its mask. Of a volume the slice through the spine is shown first. See `MaskEditor` for the
+    parameters.
+    """
+
+    profile: ClassVar[Profile] = L3
+
+    @property
+    def rectangles(self) -> list[Box]:
+        """Boxes around the mask's separate parts: (x0, y0, x1, y1), corners on pixel centres, inclusive."""
+        with self.controller.lock:
+            return self.document.rectangles("l3")
+
+    @property
+    def mid_row(self) -> int | None:
+        """Row half-way between the mask's upper and lower end; None while there is no mask."""
+        with self.controller.lock:
+            return self._mid_row(self.document.index)
+
+    @property
+    def axial_index(self) -> int | None:
+        """Of a volume, the axial slice through the middle of L3 (0 is the most inferior)."""
+        with self.controller.lock:
+            return self._axial_index(self.document.index)
+
+    def _measure(self, index: int) -> TableRow:
+        slice_, mask = self.document.slice_at(index), self.document.mask("l3", index)
+        rows, columns = np.nonzero(mask)
+        box = (columns.min(), rows.min(), columns.max(), rows.max()) if rows.size else (None,) * 4
+        row: TableRow = {
+            "structure": "l3",
+            "sagittal_index": slice_.index,
+            "area_cm2": float(rows.size) * slice_.pixel_area_mm2 / 100,
+            "hu_mean": float(slice_.hu[mask].mean()) if rows.size else None,
+            "mid_l3_row": self._mid_row(index),
+            "mid_l3_axial_index": self._axial_index(index),
+        }
+        names = ("x0", "y0", "x1", "y1")
+        row |= {name: None if value is None else int(value) for name, value in zip(names, box, strict=True)}
+        return row
+
+    def _describe(self) -> list[Message]:
+        lines = [
+            Message(
+                "view.rectangle", {"number": number, **dict(zip(("x0", "y0", "x1", "y1"), box, strict=True))}
+            )
+            for number, box in enumerate(self.rectangles, start=1)
+        ]
+        row, axial = self.mid_row, self.axial_index
+        if axial is not None:
+            lines.append(Message("view.mid_l3_axial", {"row": row, "index": axial}))
+        elif row is not None:
+            lines.append(Message("view.mid_l3", {"row": row}))
+        return lines
+
+    def _mid_row(self, index: int) -> int | None:
+        rows = np.flatnonzero(self.document.mask("l3", index).any(axis=1))
+        return int(rows[0] + rows[-1]) // 2 if rows.size else None
+
+    def _axial_index(self, index: int) -> int | None:
+        mask = self.document.mask("l3", index)
+        source = self.document.source
+        return mid_l3_axial_index(source, mask) if isinstance(source, CTVolume) and mask.any() else None
+
+    def _first_index(self, source: Source) -> int | None:
+        return choose_sagittal_index(source) if isinstance(source, CTVolume) else None

@@ -1,0 +1,251 @@
+"""A real JupyterLab on loopback and a notebook in Chromium, for the journeys."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import requests
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page
+
+PROJECT = Path(__file__).resolve().parents[2]
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--disable-dev-shm-usage",
+)
+PATIENCE_MS = 90_000
+
+_EXECUTE = """async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code, store_history: false, silent: false });
+  let printed = "";
+  let failed = "";
+  future.onIOPub = (message) => {
+    if (message.header.msg_type === "stream") printed += message.content.text;
+    if (message.header.msg_type === "error") failed = message.content.traceback.join("\\n");
+  };
+  await future.done;
+  return { printed, failed };
+}"""
+
+_PIXELS = """(canvas) => canvas.toDataURL("image/png").split(",")[1]"""
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A server: its address, token and the folder it serves."""
+
+    url: str
+    token: str
+    folder: Path
+
+
+@contextmanager
+def running_lab(folder: Path) -> Iterator[Lab]:
+    """Start JupyterLab with fresh folders of its own, and end it."""
+    home, served = folder / "home", folder / "notebooks"
+    served.mkdir(parents=True)
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    # Else a pop-up asks whether to fetch news, over the cells.
+    (settings / "notification.jupyterlab-settings").write_text(json.dumps({"fetchNews": "false"}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "SAM2_CACHE_DIR": str(home / "cache"),
+        "PYTHONPATH": str(PROJECT),
+    }
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+        *(f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={served}"),
+        *(f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"),
+    ]
+    with (folder / "lab.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=served, env=environment, stdout=log, stderr=log)
+        url = f"http://127.0.0.1:{port}"
+        try:
+            until = time.monotonic() + 120
+            while not _answers(url, token):
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError((folder / "lab.log").read_text(errors="replace")[-2000:])
+                time.sleep(0.2)
+            yield Lab(url, token, served)
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(30)
+
+
+def _answers(url: str, token: str) -> bool:
+    try:
+        return requests.get(f"{url}/api/status?token={token}", timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+@dataclass(frozen=True)
+class Place:
+    """A point: in pixels of the page, and on the canvas as the editor is told of it."""
+
+    page: tuple[int, int]
+    screen: tuple[float, ...]
+
+
+class Notebook:
+    """A notebook opened in a page, whose first canvas is an editor's."""
+
+    def __init__(self, page: Page, lab: Lab, name: str) -> None:
+        self.page, self._lab, self._name = page, lab, name
+
+    @classmethod
+    def open(cls, browser: Browser, lab: Lab, name: str, cells: Sequence[str], **context: Any) -> Notebook:
+        """Write a notebook of these cells, show it and run it."""
+        written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        written.metadata["kernelspec"] = {
+            "name": "python3",
+            "display_name": "Python 3",
+            "language": "python",
+        }
+        nbformat.write(written, lab.folder / f"{name}.ipynb")
+        page = browser.new_context(viewport={"width": 1360, "height": 1180}, **context).new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        notebook = cls(page, lab, name)
+        notebook.load()
+        notebook.run_all()
+        return notebook
+
+    def load(self) -> None:
+        """Load the page, and wait for the notebook and its kernel."""
+        self.page.goto(f"{self._lab.url}/doc/tree/{self._name}.ipynb?token={self._lab.token}&reset")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell")
+        self.page.wait_for_function(
+            "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+        )
+
+    def run_all(self) -> None:
+        """Run every cell and wait for the picture."""
+        self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+        self.wait_for_picture()
+
+    def wait_for_picture(self, number: int = 0) -> None:
+        """Wait until an editor's canvas shows something that is not black."""
+        self.canvas(number).wait_for()
+        self.page.wait_for_function(
+            """(number) => {
+              const canvas = document.querySelectorAll("canvas.ctai-sam2-canvas")[number];
+              const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+              let bright = 0;
+              for (let i = 0; i < data.length; i += 4) bright += data[i] > 60;
+              return bright > data.length / 100;
+            }""",
+            arg=number,
+        )
+
+    def canvas(self, number: int = 0) -> Any:
+        """An editor's canvas element."""
+        return self.page.locator("canvas.ctai-sam2-canvas").nth(number)
+
+    def pixels(self, number: int = 0) -> NDArray[np.uint8]:
+        """What a canvas shows, RGBA."""
+        encoded = self.canvas(number).evaluate(_PIXELS)
+        return np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA"))
+
+    def settled_pixels(self, number: int = 0) -> NDArray[np.uint8]:
+        """What a canvas shows once two looks in a row see the same."""
+        before = self.pixels(number)
+        for _ in range(100):
+            self.page.wait_for_timeout(150)
+            now = self.pixels(number)
+            if np.array_equal(before, now):
+                return now
+            before = now
+        raise AssertionError("the picture does not come to rest")
+
+    def ask(self, expression: str) -> Any:
+        """Value of a Python expression in the kernel, through JSON."""
+        told = self.page.evaluate(_EXECUTE, f"import json; print(json.dumps({expression}))")
+        assert not told["failed"], told["failed"]
+        return json.loads(told["printed"].strip().splitlines()[-1])
+
+    def tell(self, code: str) -> None:
+        """Run Python in the kernel."""
+        told = self.page.evaluate(_EXECUTE, code)
+        assert not told["failed"], told["failed"]
+
+    def until(self, expression: str, seconds: float = 120) -> Any:
+        """Ask until the answer is true."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = self.ask(expression)
+            if answer:
+                return answer
+            assert time.monotonic() < deadline, f"never true: {expression}"
+            self.page.wait_for_timeout(100)
+
+    def place(self, x: float, y: float, number: int = 0, editor: str = "editor") -> Place:
+        """Find the whole page pixel nearest to an image point, and the same place on the canvas."""
+        on_canvas = self.ask(f"{editor}.document.view.viewport.to_screen({x}, {y})")
+        box = self.canvas(number).evaluate(
+            "(canvas) => { const box = canvas.getBoundingClientRect();"
+            " return [box.left, box.top, box.width, box.height]; }"
+        )
+        page = round(box[0] + on_canvas[0]), round(box[1] + on_canvas[1])
+        size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+        screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
+        return Place(page=page, screen=screen)
+
+    def click(self, x: float, y: float, button: str = "left", **where: Any) -> Place:
+        """Click at an image point."""
+        place = self.place(x, y, **where)
+        self.page.mouse.click(*place.page, button=button)
+        return place
+
+    def drag(self, *points: tuple[float, float], button: str = "left", **where: Any) -> list[Place]:
+        """Drag through image points."""
+        places = [self.place(*point, **where) for point in points]
+        self.page.mouse.move(*places[0].page)
+        self.page.mouse.down(button=button)
+        for place in places[1:]:
+            self.page.mouse.move(*place.page)
+            # Chromium joins moves of one frame.
+            self.page.wait_for_timeout(60)
+        self.page.mouse.up(button=button)
+        return places
+
+    def press(self, name: str) -> None:
+        """Press a button or choose a tool by the words on it."""
+        words = re.compile(rf"^\s*{re.escape(name)}\s*$")
+        # By its text: an icon's glyph would be part of the accessible name.
+        self.page.locator(".ctai-sam2-editor button:visible").filter(has_text=words).first.click()
