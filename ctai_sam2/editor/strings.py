@@ -222,6 +222,9 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Middle of L3: row {row}, axial slice {index}",
             "L3 中点：第 {row} 行，轴位第 {index} 层",
         ),
+        "view.l3_here": ("L3 is the likeliest body ({chance})", "L3 为可能性最大的椎体（{chance}）"),
+        "view.l3_higher": ("L3 is {steps} higher ({chance})", "L3 在其上方第 {steps} 个（{chance}）"),
+        "view.l3_lower": ("L3 is {steps} lower ({chance})", "L3 在其下方第 {steps} 个（{chance}）"),
         "view.rectangle": (
             "Rectangle {number}: x {x0}–{x1}, y {y0}–{y1}",
             "矩形 {number}：x {x0}–{x1}，y {y0}–{y1}",

@@ -9,13 +9,15 @@ from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.oneclick import (
     STRUCTURES,
     AxialSession,
+    L3Result,
     PredictsMasks,
     StructureResult,
     find_l3,
+    find_l3_in_volume,
     segment_structure,
 )
 from ctai_sam2.segmenters import Segmenter, open_segmenter
-from ctai_sam2.types import CTSlice, Prompt
+from ctai_sam2.types import CTSlice, CTVolume, Prompt
 
 _shared_lock = threading.Lock()
 _shared: list[Segmenter] = []
@@ -42,11 +44,19 @@ class OneClick:
     ----------
     segmenter : PredictsMasks
         Any segmenter.
+    volume : CTVolume, optional
+        The slices come from; L3 is then told from its neighbouring slices and the iliac crests too.
     """
 
-    def __init__(self, segmenter: PredictsMasks) -> None:
+    def __init__(self, segmenter: PredictsMasks, volume: CTVolume | None = None) -> None:
         self._segmenter = segmenter
+        self._volume = volume
         self._session: AxialSession | None = None
+        self._levels: tuple[CTSlice, L3Result] | None = None
+
+    def levels(self, slice_: CTSlice) -> L3Result | None:
+        """Vertebral bodies found when L3 was asked for on this slice last; None for any other."""
+        return self._levels[1] if self._levels is not None and self._levels[0] is slice_ else None
 
     def __call__(self, slice_: CTSlice, label: str, prompt: Prompt | None, revision: int) -> StructureResult:
         """Segment a label on a slice; see `editor.Ask`.
@@ -67,10 +77,11 @@ class OneClick:
     def _segment_l3(self, slice_: CTSlice, prompt: Prompt | None) -> StructureResult:
         if prompt is not None:
             return segment_structure(slice_, "l3", self._segmenter, prompt=prompt)
-        found = find_l3(slice_, self._segmenter)
+        if self._volume is None:
+            found = find_l3(slice_, self._segmenter)
+        else:
+            found = find_l3_in_volume(self._volume, self._segmenter, sagittal_index=slice_.index)
+        self._levels = (slice_, found)
         if found.l3 is None:
-            raise AnatomyNotFound(
-                "L3 cannot be told from its neighbours: the sacrum is not visible",
-                hint="Click on L3, then run.",
-            )
+            raise AnatomyNotFound("; ".join(found.warnings), hint="Choose a body, or click on L3, then run.")
         return replace(found.l3, warnings=found.warnings)

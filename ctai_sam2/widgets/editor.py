@@ -24,7 +24,7 @@ from ctai_sam2.widgets.asking import OneClick, shared_segmenter
 from ctai_sam2.widgets.canvas import SliceCanvas
 from ctai_sam2.widgets.drawing import PAINT_EVERY_S, Pacer
 from ctai_sam2.widgets.events import Events
-from ctai_sam2.widgets.panel import Panel
+from ctai_sam2.widgets.panel import Panel, Proposal
 from ctai_sam2.widgets.saving import write_results
 
 _log = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class MaskEditor:
                 step_case=self.step_case if len(self._cases) > 1 else None,
                 describe=self._describe,
                 check=self.check_segmenter,
+                propose=self._propose,
             )
             self._panel.widget.children = (*self._panel.widget.children, self._events.companion)
             self._show_case()
@@ -313,6 +314,10 @@ class MaskEditor:
         """Lines shown under the labels' numbers."""
         return []
 
+    def _propose(self) -> list[Proposal]:
+        """Other answers to choose from, as buttons."""
+        return []
+
     def _first_index(self, source: Source) -> int | None:
         """Slice of a volume shown first, where the editor knows better than its middle."""
         return None
@@ -331,8 +336,9 @@ class MaskEditor:
             record = Record.open(path, source)
             _editors[path] = self
         try:
-            ask = None if self._segmenter is None else OneClick(self._segmenter)
-            controller = Controller(document, ask=ask, record=record, auto_run=self._auto_run)
+            volume = source if isinstance(source, CTVolume) else None
+            self._one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
+            controller = Controller(document, ask=self._one_click, record=record, auto_run=self._auto_run)
             steps = len(document.history.done)
             if steps:
                 controller.message = Message("view.reopened", {"count": steps})

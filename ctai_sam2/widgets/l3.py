@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from ctai_sam2.editor import L3, Box, Message, Profile
-from ctai_sam2.oneclick import choose_sagittal_index, mid_l3_axial_index
+from ctai_sam2.editor.commands import SetMask
+from ctai_sam2.errors import InputError
+from ctai_sam2.oneclick import L3Result, choose_sagittal_index, mid_l3_axial_index
 from ctai_sam2.outputs import TableRow
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.editor import MaskEditor, Source
+from ctai_sam2.widgets.panel import Proposal
+
+_MOST_PROPOSALS = 4
 
 
 class L3MaskEditor(MaskEditor):
@@ -40,6 +46,48 @@ class L3MaskEditor(MaskEditor):
         """Of a volume, the axial slice through the middle of L3 (0 is the most inferior)."""
         with self.controller.lock:
             return self._axial_index(self.document.index)
+
+    @property
+    def levels(self) -> L3Result | None:
+        """Vertebral bodies that one click found on the slice in view, with their probabilities to be L3."""
+        return None if self._one_click is None else self._one_click.levels(self.document.slice)
+
+    def choose_level(self, candidate: int) -> None:
+        """Take another of the bodies of `levels` for L3, as one undoable step; the model is not asked again.
+
+        Parameters
+        ----------
+        candidate : int
+            Into ``levels.candidates``.
+
+        Raises
+        ------
+        InputError
+            If one click has found no such body on the slice in view.
+        """
+        with self.controller.lock:
+            found = self.levels
+            if found is None:
+                raise InputError("one click has found no bodies on this slice", hint="Run it first.")
+            chosen = found.choose(candidate).l3
+            if chosen is not None:
+                self.controller.apply(SetMask(label="l3", mask=chosen.mask, origin="ai"))
+
+    def _propose(self) -> list[Proposal]:
+        found = self.levels
+        if found is None or not found.proposals:
+            return []
+        start = found.proposals[0]
+        offers: list[Proposal] = []
+        for index in sorted(found.proposals[:_MOST_PROPOSALS]):
+            candidate = found.candidates[index]
+            if candidate.result is None:
+                continue
+            key = "here" if index == start else "higher" if index < start else "lower"
+            chance = "–" if candidate.l3_probability is None else f"{candidate.l3_probability:.0%}"
+            values = {"steps": abs(index - start), "chance": chance}
+            offers.append((Message(f"view.l3_{key}", values), partial(self.choose_level, index)))
+        return offers
 
     def _measure(self, index: int) -> TableRow:
         slice_, mask = self.document.slice_at(index), self.document.mask("l3", index)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import Any
+from typing import Any, TypeAlias
 
 import ipywidgets as ipw
 
@@ -26,6 +26,8 @@ from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM
 from ctai_sam2.widgets.events import Guard
 from ctai_sam2.widgets.style import SPINNER, STYLE
+
+Proposal: TypeAlias = tuple[Message, Callable[[], object]]
 
 _LANGUAGE_NAMES = {"en": "English", "zh": "中文"}
 _MASK_ACTIONS = (
@@ -71,6 +73,8 @@ class Panel:
         Lines that an editor adds under its labels' numbers.
     check : callable
         Looks again whether one click is available, where it was not.
+    propose : callable
+        Other answers to choose from: what a button says, and what it does.
     """
 
     def __init__(
@@ -83,8 +87,11 @@ class Panel:
         step_case: Callable[[int], object] | None,
         describe: Callable[[], Sequence[Message]],
         check: Callable[[], object],
+        propose: Callable[[], Sequence[Proposal]],
     ) -> None:
         self._controller, self._guard, self._describe = controller, guard, describe
+        self._propose = propose
+        self._offers: list[Proposal] = []
         self._refreshing = self._is_frozen = False
         self._language = ""
         self._retext: list[Callable[[str], None]] = []
@@ -104,6 +111,7 @@ class Panel:
         self._rows = {name: _LabelRow(name, self) for name in controller.document.labels}
         self._choice = self._language_chooser()
         self._save = self._button("view.save", save, icon="save")
+        self._proposals = ipw.VBox()
         self._confirm = ipw.HBox(
             [
                 self._question,
@@ -224,9 +232,22 @@ class Panel:
         kind = {"failed": "bad", "disabled": "off", "running": "busy"}.get(status.state, "good")
         lines = [escape(told), *(f"⚠ {escape(warning)}" for warning in status.warnings)]
         self._toast.value = _line(kind, "<br>".join(lines), role="status") if told else ""
+        self._show_proposals()
         question = self._controller.confirmation
         self._question.value = "" if question is None else escape(question.message.text(self._language))
         _set_shown(self._confirm, question is not None)
+
+    def _show_proposals(self) -> None:
+        self._offers = list(self._propose())
+        captions = [message.text(self._language) for message, _ in self._offers]
+        if captions == [button.description for button in self._proposals.children]:
+            return
+        buttons = []
+        for number, caption in enumerate(captions):
+            button = ipw.Button(description=caption, tooltip=caption, layout=ipw.Layout(width="auto"))
+            button.on_click(lambda _, number=number: self.guarded(lambda: self._offers[number][1]()))
+            buttons.append(button)
+        self._proposals.children = buttons
 
     def _show_status(self) -> None:
         message = self._controller.message or Message(f"help.{self._controller.document.view.tool}")
@@ -306,6 +327,7 @@ class Panel:
                 self._confirm,
                 *(row.widget for row in self._rows.values()),
                 self._numbers,
+                self._proposals,
                 self._window,
                 self._opacity,
                 ipw.HBox([self._toggles["toggle_outline"], b["zoom_out"], b["zoom_in"], b["fit"]]),

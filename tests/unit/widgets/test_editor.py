@@ -14,7 +14,12 @@ import numpy as np
 import pytest
 
 import ctai_sam2 as ct
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
+from ctai_sam2.core.phantom import (
+    make_axial_slice,
+    make_sagittal_slice,
+    make_volume,
+    reference_parameters,
+)
 from ctai_sam2.editor import LANGUAGES, text
 from ctai_sam2.errors import InputError, RecordError, Unavailable
 from ctai_sam2.io import read_mask_nifti, read_mask_png
@@ -475,3 +480,37 @@ def _until(is_true: Callable[[], bool]) -> None:
         if thread is not threading.current_thread() and thread.daemon:
             thread.join(5)
     assert is_true()
+
+
+@pytest.mark.parametrize("as_volume", [False, True])
+def test_other_levels_are_offered_and_chosen_without_the_model(
+    opened: Callable[..., Any], as_volume: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    if as_volume:
+        phantom = make_volume(
+            reference_parameters(), shape_zyx=(76, 100, 100), spacing_zyx_mm=(5.0, 4.0, 4.0), rng=rng
+        )
+        source: Any = CTVolume(hu_zyx=phantom.hu_zyx, affine=phantom.affine)
+    else:
+        sagittal = make_sagittal_slice(
+            reference_parameters(), shape_hw=(200, 200), spacing_mm=(2.0, 2.0), rng=rng
+        )
+        source = CTSlice(hu=sagittal.hu, spacing_mm=sagittal.spacing_mm, plane="sagittal")
+    with ct.open_segmenter("local") as segmenter:
+        editor = opened(L3MaskEditor, source, segmenter=segmenter)
+        assert editor.levels is None
+        with pytest.raises(InputError, match="found no bodies"):
+            editor.choose_level(0)
+        editor.run()
+    found = editor.levels
+    assert found is not None
+    first = editor.masks["l3"]
+    offers = editor._panel._proposals.children
+    assert len(offers) >= 3
+    assert "higher" in offers[0].description
+    offers[0].click()
+    higher = editor.masks["l3"]
+    assert np.nonzero(higher)[0].mean() < np.nonzero(first)[0].min()
+    editor.do("undo")
+    assert np.array_equal(editor.masks["l3"], first)
