@@ -1,4 +1,4 @@
-"""Exit 0 if the service of this container has its model: what HEALTHCHECK runs, with the standard library alone."""
+"""Exit 0 if this container's service has its model: what HEALTHCHECK runs, by the standard library alone."""
 
 import http.client
 import json

@@ -1,8 +1,9 @@
-"""Print what the package needs, one requirement a line: ``requirements.py [EXTRA ...]``, in the project's folder."""
+"""Print what the package needs, one a line: ``requirements.py [EXTRA ...]`` beside pyproject.toml."""
 
 import sys
-import tomllib
 from pathlib import Path
+
+import tomllib
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 wanted = list(project["dependencies"])
