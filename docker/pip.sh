@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # pip for the image's build: behind a proxy with an authority of its own, and with nothing set that is empty.
 set -euo pipefail
 if [ -s /run/secrets/ca_bundle ]; then

@@ -25,7 +25,7 @@ from ctai_sam2.types import Prediction, Prompt
 WAIT_S = 120.0
 THREADS = 2
 """As in docker-compose.yml: sums in another order differ in their last bits."""
-PROMPTS = (Prompt(structure="muscle"), Prompt(structure="psoas_left"), Prompt.point(300, 300))
+NAMED = (Prompt(structure="muscle"), Prompt(structure="psoas_left"))
 
 IN_THE_CONTAINER = """
 import hashlib, os, sys, requests
@@ -70,8 +70,11 @@ def wait(url: str, since: float) -> int:
     return 1
 
 
-def compare(url: str, answer: Path | None) -> int:
-    """Compare masks with those of this process; 1 where one pixel differs."""
+def compare(url: str, answer: Path | None, click_x: float | None) -> int:
+    """Compare masks with those of this process; 1 where one pixel differs.
+
+    A click that was not made before is computed; names are answered from the cache when asked again.
+    """
     is_same = True
     with LocalSegmenter(device="cpu", num_threads=THREADS) as local:
         if answer is not None:
@@ -81,10 +84,10 @@ def compare(url: str, answer: Path | None) -> int:
                 image_sha256=wire.digest_of(wire.encode_image(image)),
                 shape_hw=(image.shape[0], image.shape[1]),
             )
-            return 0 if _agree("phantom", PROMPTS[0], there, local.predict(image, PROMPTS[0])) else 1
+            return 0 if _agree("phantom", NAMED[0], there, local.predict(image, NAMED[0])) else 1
         with RemoteSegmenter(url, api_key=os.environ["SAM2_API_KEY"]) as remote:
             for name, image in images().items():
-                for prompt in PROMPTS:
+                for prompt in NAMED if click_x is None else [*NAMED, Prompt.point(click_x, 300)]:
                     there, here = remote.predict(image, prompt), local.predict(image, prompt)
                     is_same &= _agree(name, prompt, there, here)
     return 0 if is_same else 1
@@ -95,7 +98,8 @@ def _agree(name: str, prompt: Prompt, there: Prediction, here: Prediction) -> bo
     differing = int((there.masks != here.masks).sum())
     sys.stdout.write(
         f"        {name}, {prompt.structure or 'one click'}: {int(there.mask.sum())} pixels, "
-        f"{differing} of {there.masks.size} differ, {there.processing_time_ms:.0f} ms"
+        f"{differing} of {there.masks.size} differ, "
+        f"{'from the cache' if there.cached else f'{there.processing_time_ms:.0f} ms'}"
         f"{'' if same_weights else ', OTHER WEIGHTS'}\n"
     )
     return same_weights and differing == 0 and there.mask.any()
@@ -120,7 +124,9 @@ def main() -> int:
     parser.add_argument("--url", required=True)
     errands = parser.add_subparsers(dest="errand", required=True)
     errands.add_parser("wait").add_argument("--since", type=float, required=True)
-    errands.add_parser("compare").add_argument("--answer", type=Path, default=None)
+    comparing = errands.add_parser("compare")
+    comparing.add_argument("--answer", type=Path, default=None)
+    comparing.add_argument("--click-x", type=float, default=None)
     errands.add_parser("original").add_argument("--patient", required=True)
     for name in ("status-without-key", "cached", "picture", "script"):
         errands.add_parser(name)
@@ -128,14 +134,14 @@ def main() -> int:
     if given.errand == "wait":
         return wait(given.url, given.since)
     if given.errand == "compare":
-        return compare(given.url, given.answer)
+        return compare(given.url, given.answer, given.click_x)
     if given.errand == "original":
         return original(given.url, given.patient)
     if given.errand == "status-without-key":
         sys.stdout.write(f"{requests.get(given.url + wire.ORIGINAL_HEALTH_PATH, timeout=10).status_code}\n")
     elif given.errand == "cached":
         with RemoteSegmenter(given.url, api_key=os.environ["SAM2_API_KEY"]) as remote:
-            sys.stdout.write(f"{remote.predict(phantom_image(), PROMPTS[0]).cached}\n")
+            sys.stdout.write(f"{remote.predict(phantom_image(), NAMED[0]).cached}\n")
     elif given.errand == "picture":
         sys.stdout.buffer.write(wire.encode_image(phantom_image()))
     else:
