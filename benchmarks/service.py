@@ -189,12 +189,67 @@ def measure_overload(images: list[np.ndarray], *, clients: int, clicks: int) -> 
     return figures
 
 
+def measure_memory(images: list[np.ndarray], *, requests_in_all: int, clients: int = 4) -> dict[str, float]:
+    """Watch the service's memory over many requests: clicks, slices never seen before, and bad ones.
+
+    Of twenty requests of a client one brings a new slice and one is refused. The stores are small, so that
+    they are full after the first tenth and what grows later is not a store filling up.
+    """
+    per_tenth = max(1, requests_in_all // (10 * clients))
+    seen: Counter[str] = Counter()
+    lock = threading.Lock()
+    memory: list[float] = []
+    data = [wire.encode_image(image) for image in images]
+
+    with running_service(IMAGE_STORE_MB=8, MAX_EMBEDDINGS=8, CACHE_MAX_MB=8, QUEUE_LENGTH=64) as (url, pid):
+
+        def client(index: int, tenth: int) -> None:
+            rng = np.random.default_rng((index, tenth))
+            session = requests.Session()
+            known = data[index % len(data)]
+            for number in range(per_tenth):
+                body: dict[str, object] = {"points": rng.uniform(100, 400, (1, 2)).tolist()}
+                if number % 20 == 0:
+                    changed = images[index % len(images)].copy()
+                    changed[:8] = rng.integers(0, 256, changed[:8].shape, np.uint8)
+                    known = wire.encode_image(changed)
+                elif number % 20 == 10:
+                    body = {"points": [[-5, 1e9]]}
+                path = wire.digest_of(known)
+                answer = session.post(url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120)
+                if answer.status_code == 404:
+                    session.put(url + wire.IMAGE_PATH.format(sha256=path), data=known, timeout=120)
+                    answer = session.post(url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120)
+                with lock:
+                    seen[str(answer.status_code)] += 1
+            session.close()
+
+        for tenth in range(10):
+            with ThreadPoolExecutor(clients) as pool:
+                list(pool.map(client, range(clients), [tenth] * clients))
+            memory.append(memory_mb(pid) or float("nan"))
+    growth = np.polyfit(np.arange(5), memory[5:], 1)[0] / (per_tenth * clients / 1000)
+    return {
+        "requests": float(10 * per_tenth * clients),
+        **{f"status_{status}": float(count) for status, count in sorted(seen.items())},
+        **{f"memory_after_{n}_tenths_mb": memory[n - 1] for n in (1, 2, 4, 6, 8, 10)},
+        "mb_per_1000_requests_2nd_half": float(growth),
+    }
+
+
 def main() -> None:
     """Run all measurements."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--overload-clients", type=int, default=64, help="0 leaves it out (default 64)")
     parser.add_argument("--clicks", type=int, default=20, help="clicks of each client and round (default 20)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=10_000,
+        help="requests of the memory run; 0 leaves it out (default 10000)",
+    )
     parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
     arguments = parser.parse_args()
 
@@ -215,8 +270,13 @@ def main() -> None:
             figures[f"{clients} clients"] = measure_clients(
                 url, pid, local, images, clients=clients, clicks=arguments.clicks, rounds=arguments.rounds
             )
-        figures["idle"] = {"service_memory_mb": idle_mb or float("nan")}
-    figures["overload, 64 clients"] = measure_overload(images, clients=64, clicks=4)
+        figures["just started"] = {"service_memory_mb": idle_mb or float("nan")}
+    if arguments.overload_clients:
+        figures[f"overload, {arguments.overload_clients} clients"] = measure_overload(
+            images, clients=arguments.overload_clients, clicks=4
+        )
+    if arguments.requests:
+        figures["memory, 4 clients"] = measure_memory(images, requests_in_all=arguments.requests)
 
     machine = {
         "processor": platform.processor() or platform.machine(),
