@@ -154,6 +154,12 @@ class Notebook:
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
         )
 
+    def reload(self) -> None:
+        """Save the notebook and load the page anew; the kernel goes on."""
+        self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        self.load()
+        self.wait_for_picture()
+
     def run_all(self) -> None:
         """Run every cell and wait for the picture."""
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
