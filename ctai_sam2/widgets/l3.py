@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import ClassVar
 
 import numpy as np
 
 from ctai_sam2.editor import L3, Box, Message, Profile
+from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.oneclick import choose_sagittal_index, mid_l3_axial_index
 from ctai_sam2.outputs import TableRow
 from ctai_sam2.types import CTVolume
@@ -81,4 +83,8 @@ class L3MaskEditor(MaskEditor):
         return mid_l3_axial_index(source, mask) if isinstance(source, CTVolume) and mask.any() else None
 
     def _first_index(self, source: Source) -> int | None:
-        return choose_sagittal_index(source) if isinstance(source, CTVolume) else None
+        if isinstance(source, CTVolume):
+            # Where no spine is seen the middle slice serves as well as any.
+            with suppress(AnatomyNotFound):
+                return choose_sagittal_index(source)
+        return None

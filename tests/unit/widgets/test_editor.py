@@ -407,6 +407,15 @@ def test_l3_by_rectangles_with_its_middle(opened: Callable[..., Any], tmp_path: 
     assert editor.mid_row is None
 
 
+def test_a_volume_without_a_spine_opens_in_its_middle(opened: Callable[..., Any]) -> None:
+    assert opened(L3MaskEditor, make_l3_volume()).document.index == 4
+
+
+def test_a_volume_opens_at_the_spine(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctai_sam2.widgets.l3.choose_sagittal_index", lambda volume: 6)
+    assert opened(L3MaskEditor, make_l3_volume()).document.index == 6
+
+
 def test_polygons_go_out_exactly(opened: Callable[..., Any]) -> None:
     from ctai_sam2.core.contours import polygons_to_mask
 
