@@ -67,6 +67,8 @@ class SliceCanvas:
         self._grey_shown: tuple[int, Window] | None = None
         self._look_shown: tuple[float, bool] | None = None
         self._transform: tuple[float, ...] = ()
+        self._boxes: list[Box] = []
+        self._boxes_of: tuple[int, int] | None = None
         for canvas in (self._grey, self._masks, self._others, self.widget):
             canvas.on_client_ready(self._repaint)
         self.show(controller)
@@ -116,6 +118,7 @@ class SliceCanvas:
         """Note that nothing on the page can be trusted."""
         self._grey_shown, self._look_shown = None, None
         self._dirty, self._others_stale, self._transform = _ALL, True, ()
+        self._boxes_of = None
 
     def paint(self) -> None:
         """Send what is not on the page yet, in one message."""
@@ -165,6 +168,7 @@ class SliceCanvas:
         layer.scale(self.pixel_ratio, self.pixel_ratio)
         layer.font, layer.line_cap, layer.line_join = _FONT, "round", "round"
         self._draw_furniture(layer)
+        self._draw_rectangles(layer)
         self._draw_marks(layer)
         self._draw_preview(layer, self.controller.preview)
         self._draw_banner(layer)
@@ -200,6 +204,18 @@ class SliceCanvas:
             layer.stroke_lines([(x, y - 5), (x, y), (x + length_px, y), (x + length_px, y - 5)])
         words = f"{length_mm / 10:g} cm" if length_mm >= 10 else f"{length_mm:g} mm"
         _write(layer, words, x + length_px / 2, y - 14)
+
+    def _draw_rectangles(self, layer: Canvas) -> None:
+        """Draw what the L3 editor hands on beside the mask: the boxes around its parts."""
+        document = self.controller.document
+        if document.profile.name != "l3" or not document.labels["l3"].visible:
+            return
+        now = (document.index, document.revision_of("l3"))
+        if self._boxes_of != now:
+            self._boxes, self._boxes_of = document.rectangles("l3"), now
+        for x0, y0, x1, y1 in self._boxes:
+            box = (x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5)
+            self._draw_box(layer, box, document.labels["l3"].colour, dashed=False)
 
     def _draw_marks(self, layer: Canvas) -> None:
         document = self.controller.document

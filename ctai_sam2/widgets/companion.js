@@ -12,6 +12,7 @@ function render({ model, el }) {
   el.style.display = "none";
   let held = null;
   let hovering = false;
+  let last = null;
   let points = [];
   let steps = 0;
   let wheelAt = null;
@@ -104,11 +105,20 @@ function render({ model, el }) {
       wheelAt = { at: place(event, canvas), modifiers: modifiers(event) };
       soon();
     },
+    focusin(event) {
+      last = editorOf(event.target) === null ? null : event.target;
+    },
     keydown(event) {
-      if (editorOf(event.target) === null || event.altKey) return;
-      const onCanvas = canvasOf(event.target) !== null;
+      let target = event.target;
+      if (target === document.body && last !== null && (last.disabled || last.offsetParent === null)) {
+        // The button pressed last has gone, and the focus with it: it belongs to the picture now.
+        target = last.closest(EDITOR)?.querySelector(CANVAS) ?? target;
+        target.focus({ preventScroll: true });
+      }
+      if (editorOf(target) === null || event.altKey) return;
+      const onCanvas = canvasOf(target) !== null;
       const key = event.key.toLowerCase();
-      if (!onCanvas && (event.target.matches("input, textarea, select") || NATIVE.test(key))) return;
+      if (!onCanvas && (target.matches("input, textarea, select") || NATIVE.test(key))) return;
       const isWord = key.length > 1 || /[a-z]/.test(key);
       const combination =
         (event.ctrlKey || event.metaKey ? "ctrl+" : "") + (event.shiftKey && isWord ? "shift+" : "") + key;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ctai_sam2.editor import L3, Box, Message, Profile
 from ctai_sam2.editor.commands import SetMask
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.oneclick import L3Result, choose_sagittal_index, mid_l3_axial_index
 from ctai_sam2.outputs import TableRow
 from ctai_sam2.types import CTVolume
@@ -129,4 +130,8 @@ class L3MaskEditor(MaskEditor):
         return mid_l3_axial_index(source, mask) if isinstance(source, CTVolume) and mask.any() else None
 
     def _first_index(self, source: Source) -> int | None:
-        return choose_sagittal_index(source) if isinstance(source, CTVolume) else None
+        if isinstance(source, CTVolume):
+            # Where no spine is seen the middle slice serves as well as any.
+            with suppress(AnatomyNotFound):
+                return choose_sagittal_index(source)
+        return None

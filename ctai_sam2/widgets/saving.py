@@ -15,8 +15,8 @@ from ctai_sam2.types import CTSlice
 def write_results(document: Document, rows: Sequence[TableRow], folder: Path) -> list[Path]:
     """Write every outlined slice's masks as NIfTI and PNG, then the table.
 
-    Each file is replaced atomically. A label without a pixel on an outlined slice is written empty, and
-    files of a slice that is no longer outlined are removed, so that masks and table agree.
+    Each file is replaced atomically. What an earlier save wrote for a label or slice that has no pixel any
+    more is removed, so that masks and table agree.
 
     Parameters
     ----------
@@ -37,25 +37,31 @@ def write_results(document: Document, rows: Sequence[TableRow], folder: Path) ->
     StorageError
         If something cannot be written.
     """
+    table = folder / f"{document.profile.name}_measurements.csv"
+    earlier = _saved_before(document, folder) if table.exists() else []
     written = []
     for index in document.indices:
         slice_ = document.slice_at(index)
-        for label in document.labels:
+        for label, mask in document.masks(index).items():
             stem = f"{_prefix(document, index)}{label}"
-            mask = document.mask(label, index)
             written.append(write_mask_nifti(folder / f"{stem}.nii.gz", mask, slice_))
             written.append(write_mask_png(folder / f"{stem}.png", mask))
-    table = folder / f"{document.profile.name}_measurements.csv"
     written.append(write_rows(table, rows))
-    current = {path.name for path in written}
-    for label in document.labels:
-        for ending in (".nii.gz", ".png"):
-            # One pattern, with or without a slice's prefix, and of this editor's labels alone.
-            for path in folder.glob(f"{document.profile.plane}_[0-9][0-9][0-9][0-9]_{label}{ending}"):
-                if path.name not in current:
-                    with suppress(OSError):
-                        path.unlink()
+    for path in set(earlier) - set(written):
+        with suppress(OSError):
+            path.unlink()
     return written
+
+
+def _saved_before(document: Document, folder: Path) -> list[Path]:
+    """Files that a save of this editor wrote, by their names."""
+    digits = "" if isinstance(document.source, CTSlice) else f"{document.profile.plane}_[0-9][0-9][0-9][0-9]_"
+    return [
+        path
+        for label in document.labels
+        for ending in (".nii.gz", ".png")
+        for path in folder.glob(f"{digits}{label}{ending}")
+    ]
 
 
 def _prefix(document: Document, index: int) -> str:

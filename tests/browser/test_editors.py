@@ -168,8 +168,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
     pixels = require_full_redraw_looks_the_same(notebook)
 
     # The page is reloaded: the picture comes back from Python.
-    notebook.load()
-    notebook.wait_for_picture()
+    notebook.reload()
     assert np.array_equal(notebook.settled_pixels(), pixels)
     require_twin(notebook)
     notebook.drag((205, 356), (215, 356))
@@ -238,8 +237,7 @@ def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Noteb
     notebook.page.mouse.wheel(0, -300)
     notebook.until("editor.document.view.viewport.px_per_mm > 2")
     pixels = require_full_redraw_looks_the_same(notebook)
-    notebook.load()
-    notebook.wait_for_picture()
+    notebook.reload()
     assert np.array_equal(notebook.settled_pixels(), pixels)
     notebook.press("Save")
     notebook.until("__import__('pathlib').Path('l3/journey/l3_measurements.csv').exists()")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ipycanvas import Canvas
 
-from ctai_sam2.editor import MIDDLE, Controller, render_grey, render_overlay
+from ctai_sam2.editor import L3, MIDDLE, Controller, render_grey, render_overlay
 from ctai_sam2.editor import commands as do
 from ctai_sam2.types import Window
 from ctai_sam2.widgets.canvas import SliceCanvas
@@ -139,6 +139,25 @@ def test_another_readers_mask_is_drawn_over_and_taken_away(
     recorder.clear()
     canvas.paint()
     assert len(recorder.images()) == 1
+
+
+def test_the_l3_editor_shows_the_rectangles_around_the_mask(recorder: Recorder) -> None:
+    controller = Controller(make_document(L3))
+    canvas = SliceCanvas(controller, width=300, height=200)
+    controller.subscribe(canvas.require)
+    canvas.paint()
+    recorder.clear()
+    for x in (4, 14):
+        controller.apply(do.FillRectangle(label="l3", box_xyxy=(x, 4, x + 4, 9)))
+    canvas.paint()
+    rings = [buffers for _, name, _, buffers in recorder.commands if name == "strokeLines"]
+    points = np.frombuffer(rings[-1][0], np.float64).reshape(-1, 2)
+    assert points[0] == pytest.approx(controller.document.view.viewport.to_screen(13.5, 3.5))
+    assert points[2] == pytest.approx(controller.document.view.viewport.to_screen(18.5, 9.5))
+    controller.do("undo")
+    recorder.clear()
+    canvas.paint()
+    assert sum(name == "strokeLines" for name in recorder.names()) == len(rings) - 2
 
 
 def test_everything_that_can_be_under_the_hand_is_drawn(

@@ -249,10 +249,10 @@ def test_saving_writes_masks_and_table_that_agree(opened: Callable[..., Any], tm
     paint(editor)
     files = editor.save()
     home = tmp_path / "annotations" / "case"
-    assert {path.name for path in files} == {
-        *(f"{name}{end}" for name in ("psoas_left", "psoas_right", "muscle") for end in (".png", ".nii.gz")),
+    assert [path.name for path in files] == [
+        *("psoas_left.nii.gz", "psoas_left.png"),
         "middle_measurements.csv",
-    }
+    ]
     mask = editor.masks["psoas_left"]
     assert np.array_equal(read_mask_png(home / "psoas_left.png"), mask)
     assert np.array_equal(read_mask_nifti(home / "psoas_left.nii.gz", editor.document.slice) > 0, mask)
@@ -278,6 +278,22 @@ def test_a_slice_no_longer_outlined_leaves_no_file_behind(opened: Callable[..., 
     assert not (home / "axial_0002_psoas_left.png").exists()
     assert (home / "axial_0001_psoas_left.png").exists()
     assert (home / "axial_0002_notes.png").exists()
+
+
+def test_a_label_cleared_since_loses_its_files_and_others_keep_theirs(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    editor = opened()
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "muscle.png").write_bytes(b"someone else's")
+    editor.save(theirs)
+    assert (theirs / "muscle.png").exists()
+    paint(editor)
+    assert (editor.save()[0].parent / "psoas_left.png").exists()
+    editor.do("clear")
+    [table] = editor.save()
+    assert [path.name for path in table.parent.iterdir()] == ["middle_measurements.csv"]
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(
@@ -410,6 +426,15 @@ def test_l3_by_rectangles_with_its_middle(opened: Callable[..., Any], tmp_path: 
     button(editor, "Clear").click()
     assert editor.rectangles == []
     assert editor.mid_row is None
+
+
+def test_a_volume_without_a_spine_opens_in_its_middle(opened: Callable[..., Any]) -> None:
+    assert opened(L3MaskEditor, make_l3_volume()).document.index == 4
+
+
+def test_a_volume_opens_at_the_spine(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctai_sam2.widgets.l3.choose_sagittal_index", lambda volume: 6)
+    assert opened(L3MaskEditor, make_l3_volume()).document.index == 6
 
 
 def test_polygons_go_out_exactly(opened: Callable[..., Any]) -> None:
