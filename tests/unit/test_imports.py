@@ -31,7 +31,8 @@ TIERS: dict[str, int] = {
     "records": 4,
     "evaluation": 4,
     "training": 5,
-    "cli": 5,
+    "cohort": 5,
+    "cli": 6,
 }
 
 
@@ -105,6 +106,7 @@ def run_python(code: str) -> str:
         "ctai_sam2.editor",
         "ctai_sam2.records",
         "ctai_sam2.evaluation",
+        "ctai_sam2.cohort",
         "ctai_sam2.cli",
     ],
 )

@@ -1,0 +1,34 @@
+"""Cohorts: a table of studies in, a table of measurements with its quality control out.
+
+Nothing heavy is imported before a name is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ctai_sam2.cohort.manifest import Case, read_manifest, write_manifest
+    from ctai_sam2.cohort.scanning import Scan, scan_cases
+
+_HOMES = {
+    "Case": "manifest",
+    "Scan": "scanning",
+    "read_manifest": "manifest",
+    "scan_cases": "scanning",
+    "write_manifest": "manifest",
+}
+
+__all__ = ["Case", "Scan", "read_manifest", "scan_cases", "write_manifest"]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{home}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
