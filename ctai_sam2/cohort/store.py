@@ -3,7 +3,7 @@
 ::
 
     out/
-      records/<case>.json        the row, its keys and its quality control; the case is done once this is there
+      records/<case>.json        row, keys and quality control; with it a case is done
       answers/<case>.zip         mid-L3 slice and the model's answers: measured again without inference
       masks/<case>.nii.gz        label map of the slice; <case>_l3.nii.gz on the sagittal one
       pictures/<case>.jpg        overlay for the report

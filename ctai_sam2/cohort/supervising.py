@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from ctai_sam2.cohort.plan import Plan, Task
 from ctai_sam2.cohort.store import Store
@@ -127,7 +128,7 @@ class Supervisor:
                 error=outcome.sentence,
             )
             return write_failure(
-                Store(_as_path(self._assignment.folder)), task, failed, again=outcome.kind == "WorkerDied"
+                Store(Path(self._assignment.folder)), task, failed, again=outcome.kind == "WorkerDied"
             )
         return outcome
 
@@ -160,8 +161,7 @@ class Supervisor:
         limit_s = limits.time_s + (_START_LIMIT_S if self._fresh else 0.0)
         started = time.monotonic()
         try:
-            assert process.stdin is not None
-            send(process.stdin, (task, then))  # type: ignore[arg-type]
+            send(cast(BinaryIO, process.stdin), (task, then))
         except OSError:
             return self._died(started)
         while True:
@@ -212,10 +212,9 @@ class Supervisor:
                 stderr=None if _log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,
                 env={**os.environ, **threads, **assignment.environment, "PYTHONPATH": _python_path()},
             )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            send(process.stdin, sys.path)  # type: ignore[arg-type]
-            send(process.stdin, (assignment.folder, assignment.plan, assignment.model_token))  # type: ignore[arg-type]
+            stream = cast(BinaryIO, process.stdin)
+            send(stream, sys.path)
+            send(stream, (assignment.folder, assignment.plan, assignment.model_token))
         except OSError as error:
             raise DeviceUnavailable(
                 "no worker process can be started",
@@ -224,12 +223,12 @@ class Supervisor:
             ) from error
         # Each process has its own inbox: a late word of one that was killed reaches nobody.
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        stream = process.stdout
+        answers = cast(BinaryIO, process.stdout)
 
         def listen() -> None:
             while True:
                 try:
-                    inbox.put(receive(stream))  # type: ignore[arg-type]
+                    inbox.put(receive(answers))
                 except (EOFError, OSError, ValueError):
                     inbox.put(_END)
                     return
@@ -356,11 +355,6 @@ def _python_path() -> str:
     """Where a worker finds this package if it was not installed, before anything is received."""
     from ctai_sam2 import __file__ as here
 
-    root = str(_as_path(here).parents[1])
-    return os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))
-
-
-def _as_path(text: str) -> Any:
-    from pathlib import Path
-
-    return Path(text)
+    root = Path(here).parents[1]
+    mine = "" if root.name == "site-packages" else str(root)
+    return os.pathsep.join(filter(None, [mine, os.environ.get("PYTHONPATH", "")]))
