@@ -6,10 +6,10 @@ import contextlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ctai_sam2.cohort.manifest import Case, read_manifest
 from ctai_sam2.cohort.plan import Plan, Task
@@ -146,7 +146,7 @@ def run_cohort(
     """
     started = time.perf_counter()
     settings = settings or Settings()
-    cases = list(manifest) if _is_cases(manifest) else read_manifest(manifest)  # type: ignore[arg-type]
+    cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else list(manifest)
     _require_numbers(workers, threads, time_limit_s, memory_limit_mb)
     plan = Plan(
         segmenter=segmenter,
@@ -343,7 +343,7 @@ def _dask_client(dask: Any) -> Iterator[Any]:
         yield dask
         return
     try:
-        client = Client(dask, set_as_default=False, timeout="10s")
+        client: Any = cast(Any, Client)(dask, set_as_default=False, timeout="10s")
     except (OSError, ValueError) as error:
         raise Unavailable(
             "the Dask scheduler does not answer", received=dask, hint="Check its address: tcp://host:8786."
@@ -353,7 +353,7 @@ def _dask_client(dask: Any) -> Iterator[Any]:
 
 
 def _batches(tasks: list[Task], workers: int) -> Iterator[list[Task]]:
-    """Runs of cases for one worker, in which it reads ahead; short enough that none is left with many."""
+    """Cut the cases into runs for one worker, which reads ahead in them; short, to share the end."""
     size = max(1, min(_LONGEST_BATCH, len(tasks) // (4 * workers)))
     for start in range(0, len(tasks), size):
         yield tasks[start : start + size]
@@ -373,13 +373,7 @@ def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _is_cases(manifest: object) -> bool:
-    return not isinstance(manifest, (str, os.PathLike)) and isinstance(manifest, Iterable)
-
-
 def _with_threads(plan: Plan, settings: Settings, threads: int) -> Plan:
-    from dataclasses import replace
-
     if settings.num_threads is not None:
         return plan
     return replace(plan, settings={**plan.settings, "num_threads": threads})

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
 _START_LIMIT_S = 300.0
-"""Time given to load code and model before the first case's own limit counts."""
+"""Time given to load code, and again to load the model; a case's own clock stands still meanwhile."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _END = object()
 
@@ -97,7 +97,7 @@ class Supervisor:
         self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._fresh = True
+        self._loading = True
         self.peak_mb = 0.0
 
     def do(self, task: Task, then: Task | None = None) -> Outcome:
@@ -158,7 +158,6 @@ class Supervisor:
         process = self._require_process()
         limits = self._assignment.limits
         memory = _memory_meter(process.pid)
-        limit_s = limits.time_s + (_START_LIMIT_S if self._fresh else 0.0)
         started = time.monotonic()
         try:
             send(cast(BinaryIO, process.stdin), (task, then))
@@ -172,17 +171,20 @@ class Supervisor:
             if answer is _END:
                 return self._died(started)
             if isinstance(answer, Outcome):
-                self._fresh = False
                 return answer
+            if answer is not None:
+                self._loading, started = answer == "loading", time.monotonic()
             if self._stop.is_set():
                 self.kill()
                 raise Stopped
             seconds = time.monotonic() - started
             used_mb = memory()
             self.peak_mb = max(self.peak_mb, used_mb)
+            limit_s = _START_LIMIT_S if self._loading else limits.time_s
             if seconds > limit_s:
+                what = "loading the model" if self._loading else "it"
                 self.kill()
-                return _Ended("TimeLimitExceeded", f"it took more than {limits.time_s:g} s.", seconds)
+                return _Ended("TimeLimitExceeded", f"{what} took more than {limit_s:g} s.", seconds)
             if used_mb > limits.memory_mb:
                 self.kill()
                 sentence = f"its process took more than {limits.memory_mb:.0f} MB of memory."
@@ -234,7 +236,7 @@ class Supervisor:
                     return
 
         threading.Thread(target=listen, daemon=True, name="listening").start()
-        self._process, self._inbox, self._fresh = process, inbox, True
+        self._process, self._inbox, self._loading = process, inbox, True
         return process
 
 

@@ -63,7 +63,8 @@ def main() -> None:
     from ctai_sam2.cohort.working import Worker
 
     folder, plan, token = receive(sys.stdin.buffer)
-    worker = Worker(Store(Path(folder)), plan, token)
+    worker = Worker(Store(Path(folder)), plan, token, tell=lambda word: send(output, word))
+    send(output, "ready")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def listen() -> None:

@@ -36,7 +36,7 @@ from ctai_sam2.io import write_bytes, write_mask_nifti
 from ctai_sam2.oneclick import StructureResult
 from ctai_sam2.outputs import measure_results
 from ctai_sam2.records import fingerprint
-from ctai_sam2.segmenters import Segmenter
+from ctai_sam2.segmenters import Prefetching, Segmenter
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
@@ -96,9 +96,20 @@ class Worker:
         How cases are treated.
     model_token : str
         Tells which model the run is made with.
+    tell : callable, optional
+        Told ``"loading"`` before the model is loaded and ``"ready"`` after: the case is not to blame for
+        the time that takes.
     """
 
-    def __init__(self, store: Store, plan: Plan, model_token: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        plan: Plan,
+        model_token: str,
+        *,
+        tell: Callable[[str], None] = lambda word: None,
+    ) -> None:
+        self._tell = tell
         self._store = store
         self._plan = plan
         self._token = model_token
@@ -140,7 +151,12 @@ class Worker:
 
     def _live(self) -> Segmenter:
         if self._segmenter is None:
-            self._segmenter = self._plan.open_segmenter()
+            self._tell("loading")
+            segmenter = self._plan.open_segmenter()
+            if isinstance(segmenter, Prefetching):
+                segmenter.warm_up()
+            self._segmenter = segmenter
+            self._tell("ready")
         return self._segmenter
 
     def _make_record(self, task: Task, then: Task | None) -> tuple[Work, dict[str, Any]]:
