@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +16,7 @@ from typing import Any, cast
 from ctai_sam2.cohort.manifest import Case, read_manifest
 from ctai_sam2.cohort.plan import Plan, Task
 from ctai_sam2.cohort.store import Store, key_of, stamp_of
-from ctai_sam2.cohort.supervising import Assignment, Crew, Limits, dismiss, do_tasks, enlist
+from ctai_sam2.cohort.supervising import Assignment, Crew, Limits, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, is_current, write_results
 from ctai_sam2.cohort.working import Outcome
 from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -29,6 +31,7 @@ TIME_LIMIT_S = 600.0
 
 _SHARE_OF_MEMORY = 0.8
 _LONGEST_BATCH = 8
+_LOOK_EVERY_S = 0.2
 _GIVE_UP_AFTER = 3
 """So many cases in a row without a segmenter, and the run ends: the others would fare no better."""
 
@@ -266,6 +269,7 @@ class _Tally:
         self.inferred = self.measured = self.failed = self.undone = 0
         self.stopper: Unavailable | StorageError | None = None
         self.advance: Callable[[int], None] = lambda failed: None
+        self.lock = threading.Lock()
         self._in_a_row = 0
 
     def take(self, outcome: Outcome) -> None:
@@ -289,24 +293,27 @@ def _dispatch(tasks: list[Task], assignment: Assignment, workers: int, dask: Any
     """Have the tasks done; return the most memory a worker process took."""
     if dask is not None:
         return _dispatch_to_dask(tasks, assignment, dask, tally)
-    from joblib import Parallel, delayed
-
     crew = Crew(assignment)
     crew.on_outcome = lambda outcome: _take(tally, crew, outcome)
-    enlist(assignment, crew)
-    parallel = Parallel(n_jobs=workers, backend="threading", batch_size=1, return_as="generator_unordered")
+    drivers = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="driving")
     try:
-        for _ in parallel(delayed(do_tasks)(assignment, batch) for batch in _batches(tasks, workers)):
-            if tally.stopper is not None:
-                break
+        waiting = {drivers.submit(crew.do, batch) for batch in _batches(tasks, workers)}
+        while waiting and tally.stopper is None:
+            # Short waits, in which Ctrl-C is heard.
+            finished, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
+            for one in finished:
+                one.result()
     finally:
         # Also after Ctrl-C: cases in hand are given up, whole files stay.
-        peak_mb = dismiss(assignment.run_id)
-    return peak_mb
+        crew.stop.set()
+        drivers.shutdown(wait=True, cancel_futures=True)
+        crew.close()
+    return crew.peak_mb
 
 
 def _take(tally: _Tally, crew: Crew, outcome: Outcome) -> None:
-    tally.take(outcome)
+    with tally.lock:
+        tally.take(outcome)
     if tally.stopper is not None:
         crew.stop.set()
 

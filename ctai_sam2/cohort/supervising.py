@@ -307,29 +307,25 @@ class Crew:
             supervisor.close()
 
 
-_crews: dict[str, Crew] = {}
+_crews: dict[str, Crew | None] = {}
+"""Crews of this process by run, under Dask; None where the run is over."""
 _crews_lock = threading.Lock()
 
 
-def enlist(assignment: Assignment, crew: Crew) -> None:
-    """Make a crew known in this process, so that `do_tasks` finds it."""
-    with _crews_lock:
-        _crews[assignment.run_id] = crew
-
-
 def do_tasks(assignment: Assignment, tasks: Sequence[Task]) -> list[Outcome]:
-    """Do cases in this process's crew; on another machine one is made at the first call."""
+    """Do cases in this process's crew of a run, which the first call makes; nothing once it is dismissed."""
     with _crews_lock:
-        crew = _crews.get(assignment.run_id)
-        if crew is None:
-            crew = _crews[assignment.run_id] = Crew(assignment)
-    return crew.do(tasks)
+        if assignment.run_id not in _crews:
+            _crews[assignment.run_id] = Crew(assignment)
+        crew = _crews[assignment.run_id]
+    return [] if crew is None else crew.do(tasks)
 
 
 def dismiss(run_id: str) -> float:
-    """End the crew of a run in this process; return the most memory, in MB, one of its workers took."""
+    """End a run in this process; return the most memory, in MB, that one of its workers took."""
     with _crews_lock:
-        crew = _crews.pop(run_id, None)
+        crew = _crews.get(run_id)
+        _crews[run_id] = None
     if crew is None:
         return 0.0
     crew.close()
