@@ -10,17 +10,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctai_sam2.cohort.manifest import Case, read_manifest, write_manifest
+    from ctai_sam2.cohort.running import CohortRun, run_cohort
     from ctai_sam2.cohort.scanning import Scan, scan_cases
+    from ctai_sam2.cohort.table import CohortFiles, read_table
 
 _HOMES = {
     "Case": "manifest",
+    "CohortFiles": "table",
+    "CohortRun": "running",
     "Scan": "scanning",
     "read_manifest": "manifest",
+    "read_table": "table",
+    "run_cohort": "running",
     "scan_cases": "scanning",
     "write_manifest": "manifest",
 }
 
-__all__ = ["Case", "Scan", "read_manifest", "scan_cases", "write_manifest"]
+__all__ = [
+    "Case",
+    "CohortFiles",
+    "CohortRun",
+    "Scan",
+    "read_manifest",
+    "read_table",
+    "run_cohort",
+    "scan_cases",
+    "write_manifest",
+]
 
 
 def __getattr__(name: str) -> Any:
