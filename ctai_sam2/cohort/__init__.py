@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ctai_sam2.cohort.manifest import Case, read_manifest, write_manifest
+    from ctai_sam2.cohort.report import write_report
     from ctai_sam2.cohort.running import CohortRun, run_cohort
     from ctai_sam2.cohort.scanning import Scan, scan_cases
     from ctai_sam2.cohort.table import CohortFiles, read_table
+    from ctai_sam2.cohort.worklist import Worklist
 
 _HOMES = {
     "Case": "manifest",
     "CohortFiles": "table",
     "CohortRun": "running",
     "Scan": "scanning",
+    "Worklist": "worklist",
     "read_manifest": "manifest",
     "read_table": "table",
     "run_cohort": "running",
     "scan_cases": "scanning",
     "write_manifest": "manifest",
+    "write_report": "report",
 }
 
 __all__ = [
@@ -31,11 +35,13 @@ __all__ = [
     "CohortFiles",
     "CohortRun",
     "Scan",
+    "Worklist",
     "read_manifest",
     "read_table",
     "run_cohort",
     "scan_cases",
     "write_manifest",
+    "write_report",
 ]
 
 

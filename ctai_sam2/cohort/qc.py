@@ -69,7 +69,7 @@ class QcLimits:
     asymmetry: float = 0.35
     outlier_z: float = 3.5
     fewest: int = 12
-    hole_share: float = 0.03
+    hole_share: float = 0.1
     stray_share: float = 0.05
     edge_mm: float = 20.0
     area_cv: float = 0.1

@@ -136,15 +136,7 @@ class Store:
         StorageError
             If another run holds it, or the folder cannot be written to.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = lock_file(self.folder / ".lock")
-        except OSError as error:
-            raise StorageError(
-                f"nothing can be written to the folder {self.folder.name}",
-                received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
-                hint="Choose another with --out, or check its permissions.",
-            ) from error
+        descriptor = self.try_lock()
         if descriptor is None:
             raise StorageError(
                 f"another run is writing to the folder {self.folder.name}",
@@ -154,6 +146,24 @@ class Store:
             yield
         finally:
             os.close(descriptor)
+
+    def try_lock(self) -> int | None:
+        """Lock the folder; a descriptor whose closing frees it, or None where another run holds it.
+
+        Raises
+        ------
+        StorageError
+            If the folder cannot be written to.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            return lock_file(self.folder / ".lock")
+        except OSError as error:
+            raise StorageError(
+                f"nothing can be written to the folder {self.folder.name}",
+                received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
+                hint="Choose another with --out, or check its permissions.",
+            ) from error
 
 
 def stamp_of(path: Path) -> str:

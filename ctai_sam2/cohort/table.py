@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2._version import __version__
-from ctai_sam2.cohort.manifest import Case
+from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.plan import Plan
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import Store
@@ -293,6 +293,7 @@ def _remember(case: Case) -> dict[str, Any]:
         "height_m": case.height_m,
         "weight_kg": case.weight_kg,
         "sex": case.sex,
+        "prompts": {name: format_prompt(prompt) for name, prompt in case.prompts.items()},
     }
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.cohort.answers import Answers, Kept, read_kept, write_kept
 from ctai_sam2.cohort.corrections import Correction, read_correction
+from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.pictures import draw_picture
 from ctai_sam2.cohort.plan import Plan, Task
 from ctai_sam2.cohort.segmenting import (
@@ -31,7 +32,7 @@ from ctai_sam2.cohort.segmenting import (
 from ctai_sam2.cohort.store import Store, key_of
 from ctai_sam2.core.body import body_mask
 from ctai_sam2.core.masks import fill_holes, keep_largest
-from ctai_sam2.errors import AnatomyNotFound, StorageError, Unavailable
+from ctai_sam2.errors import AnatomyNotFound, InputError, StorageError, Unavailable
 from ctai_sam2.io import write_bytes, write_mask_nifti
 from ctai_sam2.oneclick import StructureResult
 from ctai_sam2.outputs import measure_results
@@ -143,6 +144,46 @@ class Worker:
             return outcome if stops else write_failure(self._store, task, outcome)
         return Outcome(case_id=task.case.case_id, ok=True, work=work, seconds=time.perf_counter() - started)
 
+    def masks_of(self, case: Case) -> dict[str, Mask]:
+        """Return a case's masks as they count, from its kept answers and what readers drew.
+
+        Raises
+        ------
+        StorageError
+            If its files cannot be read back.
+        Unavailable
+            If an answer is missing among them and the model cannot be asked.
+        """
+        kept = read_kept(self._store.answers_path(case.case_id))
+        found = segment_slice(kept.slice_, case.prompts, self._plan, Answers(self._live, kept.answers))
+        correction = read_correction(self._store, case.case_id)
+        fits = correction is not None and correction.slice_sha256 == fingerprint(kept.slice_)
+        return corrected_masks(found.structures, correction if fits else None)
+
+    def measure_again(self, task: Task) -> None:
+        """Make a case's row again from its kept answers, as after a correction; its study is not read.
+
+        Raises
+        ------
+        InputError
+            If the case has no row.
+        StorageError
+            If its answers cannot be read back, or the record cannot be written.
+        Unavailable
+            If an answer is missing among them and the model cannot be asked.
+        """
+        case_id = task.case.case_id
+        old = self._store.read_record(case_id)
+        if old is None or old["status"] != "done":
+            raise InputError("the case has no row to correct", received=case_id)
+        kept = read_kept(self._store.answers_path(case_id))
+        answers = Answers(self._live, kept.answers)
+        found = segment_slice(kept.slice_, task.case.prompts, self._plan, answers)
+        kept = replace(kept, answers=dict(answers.used))
+        record = self._write(task, kept, found, answers.asked > 0)
+        known = {name: old[name] for name in ("content_sha256", "inference_key", "seconds")}
+        self._store.write_record(case_id, {**record, **known})
+
     def close(self) -> None:
         """Let go of the model."""
         self._reader.shutdown(wait=False, cancel_futures=True)
@@ -181,7 +222,7 @@ class Worker:
         slice_ = kept.slice_
         found = _timed(times, "segment", lambda: segment_slice(slice_, case.prompts, self._plan, answers))
         kept = replace(kept, answers=dict(answers.used))
-        record = _timed(times, "write", lambda: self._write(task, kept, found, content, answers.asked > 0))
+        record = _timed(times, "write", lambda: self._write(task, kept, found, answers.asked > 0))
         record |= {
             "content_sha256": content,
             "inference_key": inference_key,
@@ -235,7 +276,7 @@ class Worker:
             level_warnings=level.warnings,
         )
 
-    def _write(self, task: Task, kept: Kept, found: Segmented, content: str, asked: bool) -> dict[str, Any]:
+    def _write(self, task: Task, kept: Kept, found: Segmented, asked: bool) -> dict[str, Any]:
         case, store, plan = task.case, self._store, self._plan
         slice_ = kept.slice_
         correction = read_correction(store, case.case_id)
