@@ -83,9 +83,21 @@ def make_cohort(folder: Path, count: int, side: int) -> Path:
     return write_manifest(manifest, cases)
 
 
-def run(manifest: Path, out: Path, workers: int, *, progress: bool = False) -> dict[str, Any]:
+def run(
+    manifest: Path, out: Path, workers: int, *, progress: bool = False, segmenter: str = "local"
+) -> dict[str, Any]:
     """Run a cohort and return its counts, without files."""
-    done = asdict(run_cohort(manifest, out, workers=workers, structures=SIDES, threads=1, progress=progress))
+    done = asdict(
+        run_cohort(
+            manifest,
+            out,
+            workers=workers,
+            structures=SIDES,
+            threads=1,
+            segmenter=segmenter,
+            progress=progress,
+        )
+    )
     del done["files"]
     return done
 
