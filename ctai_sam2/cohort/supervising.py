@@ -351,8 +351,6 @@ def _memory_meter(pid: int) -> Callable[[], float]:
 
 def _python_path() -> str:
     """Where a worker finds this package if it was not installed, before anything is received."""
-    from ctai_sam2 import __file__ as here
-
-    root = Path(here).parents[1]
+    root = Path(__file__).resolve().parents[2]
     mine = "" if root.name == "site-packages" else str(root)
     return os.pathsep.join(filter(None, [mine, os.environ.get("PYTHONPATH", "")]))
