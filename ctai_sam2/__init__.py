@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ctai_sam2._version import __version__
 
 if TYPE_CHECKING:
+    from ctai_sam2.cohort import run_cohort
     from ctai_sam2.core.definitions import TissueDefinitions
     from ctai_sam2.core.metrics import measure_slice
     from ctai_sam2.errors import CtaiError
@@ -57,6 +58,7 @@ _HOME = {
     "read_slice": "ctai_sam2.io",
     "read_study": "ctai_sam2.io",
     "robustness": "ctai_sam2.oneclick",
+    "run_cohort": "ctai_sam2.cohort",
     "segment_axial": "ctai_sam2.oneclick",
     "segment_structure": "ctai_sam2.oneclick",
     "segment_study": "ctai_sam2.oneclick",
@@ -84,6 +86,7 @@ __all__ = [
     "read_slice",
     "read_study",
     "robustness",
+    "run_cohort",
     "segment_axial",
     "segment_structure",
     "segment_study",

@@ -4,7 +4,8 @@
 
     CtaiError                       anything this package raises on purpose
     ├── InputError (ValueError)     an argument, a file's content or a setting cannot be used
-    │   └── AnatomyNotFound         the slice does not show what one click needs to start from
+    │   ├── AnatomyNotFound         the slice does not show what one click needs to start from
+    │   └── ManifestError           a cohort's list of cases has rows that cannot be used; names every one
     ├── DicomError                  a DICOM object is damaged, or is not what was asked for
     ├── GeometryError               orientation, spacing or positions contradict each other
     ├── StorageError (OSError)      something could not be written or read back; nothing was half-written
@@ -78,6 +79,10 @@ class InputError(CtaiError, ValueError):
 
 class AnatomyNotFound(InputError):
     """The slice does not show the anatomy one click needs to start from."""
+
+
+class ManifestError(InputError):
+    """A cohort's list of cases has rows that cannot be used; names every one of them."""
 
 
 class DicomError(CtaiError):

@@ -101,19 +101,73 @@ def measure_study(
     InputError
         If the height is not plausible.
     """
-    ct = study.axial.slice_
+    return measure_results(
+        study.axial.slice_,
+        _results_by_name(study),
+        height_m=height_m,
+        definitions=definitions,
+        axial_index=study.axial_index,
+        l3_certainty=None if study.sagittal is None else study.sagittal.certainty,
+        l3_probability=None if study.sagittal is None else study.sagittal.probability,
+        warnings=study.warnings,
+    )
+
+
+def measure_results(
+    ct: CTSlice,
+    results: Mapping[str, StructureResult],
+    *,
+    masks: Mapping[str, Mask] | None = None,
+    height_m: float | None = None,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    axial_index: int | None = None,
+    l3_certainty: str | None = None,
+    l3_probability: float | None = None,
+    warnings: Sequence[str] = (),
+) -> TableRow:
+    """Measure the structures of an axial slice: one table row with its provenance.
+
+    Parameters
+    ----------
+    ct : CTSlice
+        The slice.
+    results : mapping of str to StructureResult
+        By structure; ``l3`` gives its confidence only.
+    masks : mapping of str to ndarray of bool, shape (H, W), optional
+        Masks to measure instead of those of the results, as after a correction.
+    height_m, definitions
+        As in `measure_study`.
+    axial_index : int, optional
+        Index of the slice in its volume.
+    l3_certainty : str, optional
+        How the level is known.
+    l3_probability : float, optional
+        How likely the level is L3.
+    warnings : sequence of str
+        For the row.
+
+    Returns
+    -------
+    dict
+        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If the height is not plausible.
+    """
+    measured = {name: one.mask for name, one in results.items()} if masks is None else dict(masks)
     row: TableRow = dict(
         measure_slice(
             ct.hu,
-            {name: mask for name, mask in study.masks.items() if name in _MEASURED},
+            {name: mask for name, mask in measured.items() if name in _MEASURED},
             ct.spacing_mm,
             definitions=definitions,
             height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
             slice_extent_mm=ct.thickness_mm,
-            middle_slice=study.axial_index,
+            middle_slice=axial_index,
         )
     )
-    results = _results_by_name(study)
     row.update(dict.fromkeys(PROVENANCE_COLUMNS))
     for name in _CONFIDENT:
         result = results.get(name)
@@ -129,9 +183,8 @@ def measure_study(
     row["kvp"], row["kernel"] = acquisition.kvp, acquisition.kernel
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
-    row["l3_certainty"] = None if study.sagittal is None else study.sagittal.certainty
-    row["l3_probability"] = None if study.sagittal is None else study.sagittal.probability
-    row["warnings"] = " | ".join(study.warnings) or None
+    row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
+    row["warnings"] = " | ".join(warnings) or None
     return row
 
 

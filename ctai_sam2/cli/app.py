@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from ctai_sam2 import __version__
-from ctai_sam2.cli import models
+from ctai_sam2.cli import cohort, models
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
@@ -35,6 +35,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(models.app, name="models")
+app.add_typer(cohort.app, name="cohort")
 app.command()(evaluate)
 app.command()(serve)
 

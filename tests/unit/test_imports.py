@@ -32,7 +32,8 @@ TIERS: dict[str, int] = {
     "evaluation": 4,
     "widgets": 5,
     "training": 5,
-    "cli": 5,
+    "cohort": 5,
+    "cli": 6,
 }
 
 
@@ -106,6 +107,7 @@ def run_python(code: str) -> str:
         "ctai_sam2.editor",
         "ctai_sam2.records",
         "ctai_sam2.evaluation",
+        "ctai_sam2.cohort",
         "ctai_sam2.cli",
     ],
 )

@@ -1,0 +1,330 @@
+"""Measure a cohort run (``python -m benchmarks.cohort``): overhead, rerun, memory, loss by ``kill -9``.
+
+Cases are small phantom slices with a prompt for each psoas, so that the runner and not the anatomy is
+measured. No two are alike. The folder is kept where ``--folder`` names one: run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from ctai_sam2.cohort import Case, read_manifest, run_cohort, write_manifest
+from ctai_sam2.core.masks import mask_to_box_xyxy
+from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.io import read_case_npz
+from ctai_sam2.oneclick import AxialSession
+from ctai_sam2.segmenters import open_segmenter
+from ctai_sam2.settings import Settings
+from ctai_sam2.types import Prompt
+
+PROJECT = Path(__file__).resolve().parents[1]
+SIDES = ("psoas_left", "psoas_right")
+PATIENTS = 24
+"""Different anatomies; each case adds noise of its own."""
+
+
+def make_cohort(folder: Path, count: int, side: int) -> Path:
+    """Write slices and their manifest, unless an earlier run did; returns the manifest."""
+    manifest = folder / "cases.csv"
+    if manifest.is_file() and sum(1 for _ in manifest.open()) == count + 1:
+        return manifest
+    (folder / "slices").mkdir(parents=True, exist_ok=True)
+    spacing = 400 / side
+    patients = []
+    for number in range(min(PATIENTS, count)):
+        rng = np.random.default_rng(number)
+        phantom = make_axial_slice(
+            random_parameters(rng), shape_hw=(side, side), spacing_mm=(spacing, spacing), rng=rng
+        )
+        prompts = {}
+        for name in SIDES:
+            box = mask_to_box_xyxy(phantom.masks[name])
+            if box is None:
+                continue
+            rows, columns = np.nonzero(phantom.masks[name])
+            prompts[name] = Prompt(
+                points_xy=[[float(np.median(columns)), float(np.median(rows))]],  # type: ignore[arg-type]
+                box_xyxy=(box[0] - 0.5, box[1] - 0.5, box[2] + 0.5, box[3] + 0.5),
+                structure=name,
+            )
+        patients.append((phantom, prompts))
+    cases = []
+    for number in range(count):
+        phantom, prompts = patients[number % len(patients)]
+        noise = np.random.default_rng(number).normal(0, 6, phantom.hu.shape)
+        path = folder / "slices" / f"{number:06d}.npz"
+        if not path.is_file():
+            np.savez(
+                path,
+                image=np.rint(np.maximum(phantom.hu + noise, -1024)).astype(np.int16),
+                spacing=np.array(phantom.spacing_mm),
+                meta=json.dumps({"plane": "axial"}),
+            )
+        cases.append(Case(case_id=f"C{number:06d}", path=path, height_m=1.7, prompts=prompts))
+    return write_manifest(manifest, cases)
+
+
+def run(
+    manifest: Path, out: Path, workers: int, *, progress: bool = False, segmenter: str = "local"
+) -> dict[str, Any]:
+    """Run a cohort and return its counts, without files."""
+    done = asdict(
+        run_cohort(
+            manifest,
+            out,
+            workers=workers,
+            structures=SIDES,
+            threads=1,
+            segmenter=segmenter,
+            progress=progress,
+        )
+    )
+    del done["files"]
+    return done
+
+
+def loop_bare(manifest: Path) -> float:
+    """Do the same questions in a plain loop in this process, writing nothing; returns seconds per case."""
+    cases = read_manifest(manifest)
+    with open_segmenter("local", Settings(num_threads=1)) as segmenter:
+
+        def ask(case: Case) -> None:
+            session = AxialSession.open(read_case_npz(case.path).slice, segmenter)
+            for name, prompt in case.prompts.items():
+                session.segment(name, prompt=prompt)  # type: ignore[arg-type]
+
+        ask(cases[0])
+        started = time.perf_counter()
+        for case in cases:
+            ask(case)
+    return (time.perf_counter() - started) / len(cases)
+
+
+@contextmanager
+def watching_memory() -> Iterator[list[tuple[float, float, float]]]:
+    """Sample (seconds, MB of this process, MB of its largest child) every two seconds."""
+    samples: list[tuple[float, float, float]] = []
+    ended, started, me = threading.Event(), time.perf_counter(), psutil.Process()
+
+    def look() -> None:
+        while not ended.wait(2.0):
+            largest = 0.0
+            for child in me.children(recursive=True):
+                try:
+                    largest = max(largest, child.memory_info().rss / 1e6)
+                except psutil.Error:
+                    continue
+            samples.append((time.perf_counter() - started, me.memory_info().rss / 1e6, largest))
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
+
+
+def summarise_memory(samples: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Compare the second quarter of the run with the last."""
+    if len(samples) < 8:
+        return {"samples": len(samples)}
+    values = np.array(samples)
+    quarter = len(values) // 4
+    early, late = values[quarter : 2 * quarter], values[-quarter:]
+    return {
+        "samples": len(samples),
+        "parent_mb": [round(float(np.median(part[:, 1])), 1) for part in (early, late)],
+        "worker_mb": [round(float(np.median(part[:, 2])), 1) for part in (early, late)],
+    }
+
+
+def measure_overhead(folder: Path, count: int, side: int, rounds: int) -> dict[str, Any]:
+    """Compare bare loop, one worker and two in turn; a run of no work tells what starting costs."""
+    manifest = make_cohort(folder / "overhead", count, side)
+    short = write_manifest(folder / "overhead" / "one.csv", read_manifest(manifest)[:1])
+    bare, one, two, two_starts = [], [], [], []
+    for number in range(rounds):
+        bare.append(loop_bare(manifest))
+        start = run(short, folder / f"start-{number}", 1)["seconds"]
+        one.append((run(manifest, folder / f"one-{number}", 1)["seconds"] - start) / (count - 1))
+        two_starts.append(start)
+        two.append((run(manifest, folder / f"two-{number}", 2)["seconds"] - start) / (count - 1))
+    again = run(manifest, folder / "one-0", 1)
+    first = one[0] * (count - 1) + two_starts[0]
+    tables = {(folder / f"{name}-0" / "table.csv").read_bytes() for name in ("one", "two")}
+    return {
+        "cases": count,
+        "bare_ms": [round(1000 * value, 1) for value in bare],
+        "one_worker_ms": [round(1000 * value, 1) for value in one],
+        "two_workers_ms": [round(1000 * value, 1) for value in two],
+        "overhead_ms_per_case": round(1000 * float(np.median(np.subtract(one, bare))), 1),
+        "two_over_one": round(float(np.median(np.divide(one, two))), 2),
+        "start_s": round(float(np.median(two_starts)), 1),
+        "first_s": round(first, 2),
+        "rerun_s": round(again["seconds"], 4),
+        "rerun_times_faster": round(first / again["seconds"]),
+        "one_and_two_workers_agree": len(tables) == 1,
+    }
+
+
+def measure_kills(folder: Path, count: int, side: int, kills: int, seed: int) -> dict[str, Any]:
+    """Kill a run at random moments, worker or parent, run it again, and look for what was lost."""
+    manifest = make_cohort(folder / "kills", count, side)
+    out, rng = folder / "kills-out", random.Random(seed)
+    run(manifest, folder / "kills-reference", 2)
+    records = out / "records"
+    lost, torn, done = 0, 0, 0
+    moments: list[str] = []
+
+    def whole() -> set[str]:
+        nonlocal torn
+        found = set()
+        for path in records.glob("*.json"):
+            try:
+                json.loads(path.read_bytes())
+                found.add(path.name)
+            except ValueError:
+                torn += 1
+        return found
+
+    def is_busy(process: subprocess.Popen[bytes], known: int) -> bool:
+        return len(whole()) > known or process.poll() is not None
+
+    before: set[str] = set()
+    command = [sys.executable, "-m", "benchmarks.cohort", "--child", str(manifest), str(out)]
+    while done < kills:
+        process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        # Wait for signs of work, or every kill would hit the start.
+        _wait(partial(is_busy, process, len(before)), 120)
+        time.sleep(rng.uniform(0.0, 1.5))
+        if process.poll() is not None:
+            # All cases were done before the kill: begin anew.
+            for path in records.glob("*.json"):
+                path.unlink()
+            before = set()
+            continue
+        children = psutil.Process(process.pid).children()
+        victim = rng.choice([process.pid, process.pid, *(child.pid for child in children)])
+        os.kill(victim, signal.SIGKILL)
+        moments.append("parent" if victim == process.pid else "worker")
+        done += 1
+        if victim == process.pid:
+            process.wait()
+            time.sleep(1.0)
+        else:
+            process.wait(timeout=600)
+        after = whole()
+        lost += len(before - after)
+        before = after
+    last = run(manifest, out, 2)
+    same = (out / "table.csv").read_bytes() == (folder / "kills-reference" / "table.csv").read_bytes()
+    left = sum(1 for path in out.rglob(".writing-*"))
+    return {
+        "cases": count,
+        "kills": done,
+        "of": {name: moments.count(name) for name in ("parent", "worker")},
+        "records_lost": lost,
+        "torn_files": torn,
+        "left_behind": left,
+        "failed_in_the_end": last["failed"],
+        "table_equals_undisturbed": same,
+    }
+
+
+def measure_many(folder: Path, count: int, side: int, workers: int, segmenter: str) -> dict[str, Any]:
+    """Run a large cohort once and again, watching memory."""
+    manifest = make_cohort(folder / "many", count, side)
+    out = folder / f"many-{segmenter.partition(':')[0]}"
+    with watching_memory() as samples:
+        first = run(manifest, out, workers, progress=True, segmenter=segmenter)
+    again = run(manifest, out, workers, segmenter=segmenter)
+    return {
+        "segmenter": segmenter,
+        **first,
+        "memory": summarise_memory(samples),
+        "rerun_s": round(again["seconds"], 3),
+        "rerun_unchanged": again["unchanged"],
+    }
+
+
+def _wait(ready: Callable[[], bool], limit_s: float) -> None:
+    until = time.monotonic() + limit_s
+    while not ready() and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Run the measurements asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cohort", description=__doc__)
+    parser.add_argument("--cases", type=int, default=60, help="cases of the overhead and kill tests")
+    parser.add_argument("--many", type=int, default=0, help="cases of a large cohort (10000 takes long)")
+    parser.add_argument("--side", type=int, default=128, help="pixels of a slice's side")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions of the overhead test")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0, help="decides when is killed")
+    parser.add_argument("--workers", type=int, default=2, help="of the large cohort")
+    parser.add_argument(
+        "--segmenter",
+        default="local",
+        help="of the large cohort; tests.fakes:FakeSegmenter for the runner alone",
+    )
+    parser.add_argument("--only", choices=["overhead", "kills", "many"], default=None)
+    parser.add_argument("--folder", type=Path, default=None, help="kept, and gone on with")
+    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    parser.add_argument("--child", nargs=2, type=Path, default=None, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        run(arguments.child[0], arguments.child[1], 2)
+        return
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)).resolve()
+        figures: dict[str, Any] = {}
+        if arguments.only in (None, "overhead"):
+            with tempfile.TemporaryDirectory() as fresh:
+                figures["overhead"] = measure_overhead(
+                    Path(fresh), arguments.cases, arguments.side, arguments.rounds
+                )
+        if arguments.only in (None, "kills"):
+            with tempfile.TemporaryDirectory() as fresh:
+                figures["kills"] = measure_kills(
+                    Path(fresh), arguments.cases, arguments.side, arguments.kills, arguments.seed
+                )
+        if arguments.many and arguments.only in (None, "many"):
+            figures["many"] = measure_many(
+                folder, arguments.many, arguments.side, arguments.workers, arguments.segmenter
+            )
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "python": platform.python_version(),
+    }
+    result = {"machine": machine, **figures}
+    print(json.dumps(result, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

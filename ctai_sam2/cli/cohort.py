@@ -1,0 +1,214 @@
+"""``ctai-sam2 cohort``: many studies, one table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.errors import InputError
+
+if TYPE_CHECKING:
+    from ctai_sam2.cohort.worklist import Worklist
+
+app = typer.Typer(name="cohort", no_args_is_help=True, help="Measure many studies; review what is flagged.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+Results = Annotated[Path, typer.Argument(help="Folder that 'cohort run' wrote.")]
+
+INTERRUPTED = 130
+
+
+@app.command()
+@reporting_errors
+def scan(
+    folder: Annotated[Path, typer.Argument(help="Folder whose entries are studies.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Manifest to write (CSV).")] = Path("cases.csv"),
+    ids_from_names: Annotated[
+        bool,
+        typer.Option("--ids-from-names", help="Name cases after their folders (often patients' names)."),
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the studies of a folder as a manifest, to be completed by hand."""
+    from tqdm import tqdm
+
+    from ctai_sam2.cohort import scan_cases, write_manifest
+
+    if out.exists() and not force:
+        raise InputError(f"there is a manifest {out.name} already", hint="Add --force to replace it.")
+    with tqdm(unit="study", disable=as_json) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        found = scan_cases(folder, ids_from_names=ids_from_names, on_progress=show)
+    write_manifest(out, found.cases)
+    if as_json:
+        print_json({"manifest": out, "cases": len(found.cases), "skipped": len(found.skipped)})
+        return
+    print_line(f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.")
+    for name, reason in found.skipped:
+        typer.secho(f"Note: {name}: {reason}", fg="yellow")
+
+
+@app.command()
+@reporting_errors
+def run(
+    manifest: Annotated[Path, typer.Argument(help="Manifest (CSV or Parquet), see 'cohort scan'.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = Path("cohort-results"),
+    workers: Annotated[int | None, typer.Option("--workers", "-w", help="Cases at the same time.")] = None,
+    segmenter: Annotated[
+        str, typer.Option("--segmenter", help="local, or remote: the service of the settings.")
+    ] = "local",
+    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
+    dask: Annotated[str | None, typer.Option("--dask", help="Dask scheduler, tcp://host:8786.")] = None,
+    structure: Annotated[
+        list[str] | None, typer.Option("--structure", "-s", help="All if not given; repeatable.")
+    ] = None,
+    definitions: Annotated[
+        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
+    ] = None,
+    robustness: Annotated[
+        int, typer.Option("--robustness", min=0, help="Jittered prompts per structure; 0 for none.")
+    ] = 0,
+    time_limit_s: Annotated[float, typer.Option("--time-limit-s", help="Seconds for one case.")] = 600.0,
+    memory_limit_mb: Annotated[
+        float | None, typer.Option("--memory-limit-mb", help="Memory of one worker process.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed cases again.")] = False,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Segment and measure every case; run it again and only what is missing or changed is done."""
+    from ctai_sam2.cohort import run_cohort
+    from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.oneclick import AXIAL_STRUCTURES
+    from ctai_sam2.settings import Settings
+
+    try:
+        done = run_cohort(
+            manifest,
+            out,
+            workers=workers,
+            segmenter=segmenter,
+            settings=Settings(model=model) if model else Settings(),
+            dask=dask,
+            structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
+            definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
+            robustness_trials=robustness,
+            time_limit_s=time_limit_s,
+            memory_limit_mb=memory_limit_mb,
+            retry_failed=retry_failed,
+            progress=not as_json,
+        )
+    except KeyboardInterrupt:
+        typer.secho("Stopped. What was done is kept; run the same command to go on.", fg="yellow", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    page = _write_report(done.files.folder, changed=bool(done.inferred + done.measured)) if report else None
+    counts = {
+        name: getattr(done, name)
+        for name in ("cases", "inferred", "measured", "unchanged", "failed", "flagged")
+    }
+    if as_json:
+        print_json({**counts, "seconds": done.seconds, "files": vars(done.files), "report": page})
+        return
+    print_line(
+        f"{done.cases} cases in {done.seconds:.1f} s: {done.inferred} segmented, {done.measured} measured "
+        f"again, {done.unchanged} unchanged. {done.failed} failed, {done.flagged} flagged."
+    )
+    for path in (done.files.csv, done.files.parquet, done.files.summary, page):
+        if path is not None:
+            print_line(f"  {path}")
+
+
+@app.command("report")
+@reporting_errors
+def write_page(results: Results, as_json: AsJson = False) -> None:
+    """Write report.html: flagged cases first, overlays, distributions, a table that sorts."""
+    from ctai_sam2.cohort.report import write_report
+
+    page = write_report(results)
+    if as_json:
+        print_json({"report": page})
+    else:
+        print_line(str(page))
+
+
+@app.command()
+@reporting_errors
+def review(
+    results: Results,
+    accept: Annotated[
+        str | None, typer.Option("--accept", help="Case whose masks stand as they are.")
+    ] = None,
+    correct: Annotated[str | None, typer.Option("--correct", help="Case that gets other masks.")] = None,
+    mask: Annotated[
+        list[str] | None, typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")
+    ] = None,
+    who: Annotated[str, typer.Option("--by", help="The reader.")] = "",
+    note: Annotated[str, typer.Option("--note", help="What was seen or done.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List flagged cases nobody looked at, the gravest first; accept one, or give it corrected masks."""
+    from ctai_sam2.cohort.worklist import Worklist
+
+    if accept and correct:
+        raise InputError("a case is accepted or corrected", hint="Give --accept or --correct.")
+    if bool(mask) != bool(correct):
+        raise InputError("a correction needs masks, and masks a case", hint="--correct ID --mask name=file.")
+    worklist = Worklist(results)
+    merged = None
+    if accept:
+        merged = worklist.accept(accept, who=who, what=note)
+    elif correct:
+        merged = worklist.correct(correct, _read_masks(worklist, correct, mask or []), who=who, what=note)
+    open_items = [item for item in worklist.items if item.is_open]
+    if as_json:
+        listed = [{"case_id": item.case_id, "flags": dict(item.flags)} for item in open_items]
+        print_json({"open": listed, "flagged": len(worklist.items), "merged": merged})
+        return
+    if merged is False:
+        typer.secho("Note: kept; a run holds the folder, the next one takes it up.", fg="yellow")
+    print_table(
+        [
+            {"case": item.case_id, "flags": " ".join(item.flags), "first": next(iter(item.flags.values()))}
+            for item in open_items
+        ],
+        ("case", "flags", "first"),
+    )
+    print_line(f"\n{len(open_items)} of {len(worklist.items)} flagged cases are open.")
+
+
+def _write_report(folder: Path, *, changed: bool) -> Path | None:
+    from ctai_sam2.cohort.report import write_report
+
+    page = folder / "report.html"
+    if page.is_file() and not changed:
+        return page
+    try:
+        return write_report(folder)
+    except InputError as error:
+        typer.secho(f"Note: {error}", fg="yellow", err=True)
+        return None
+
+
+def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[str, Any]:
+    from ctai_sam2.io import read_mask_nifti, read_mask_png
+
+    slice_ = worklist.load(case_id).slice_
+    masks = {}
+    for entry in entries:
+        name, separator, file = entry.partition("=")
+        if not (name and separator and file):
+            raise InputError("a mask is given as name=file", received=entry)
+        path = Path(file)
+        if path.name.lower().endswith((".nii", ".nii.gz")):
+            masks[name] = read_mask_nifti(path, slice_) > 0
+        else:
+            masks[name] = read_mask_png(path)
+    return masks

@@ -1,0 +1,465 @@
+"""The list of cases of a cohort: read from CSV or Parquet, checked as a whole before anything is run."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ctai_sam2.errors import CtaiError, InputError, ManifestError
+from ctai_sam2.io import write_table_csv
+from ctai_sam2.types import Prompt
+
+PROMPTED: tuple[str, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
+"""Structures that a row may hold a prompt for, in the column ``prompt_<structure>``."""
+
+COLUMNS: tuple[str, ...] = (
+    "case_id",
+    "path",
+    "series_uid",
+    "mid_l3_index",
+    "l3_x",
+    "l3_y",
+    "sagittal_index",
+    "height_m",
+    "sex",
+    "weight_kg",
+    *(f"prompt_{name}" for name in PROMPTED),
+)
+"""Columns of a manifest in order; ``case_id`` and ``path`` are required, further columns are left alone."""
+
+_REQUIRED = ("case_id", "path")
+_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_SHOWN = 50
+
+T = TypeVar("T")
+
+
+class Problem(NamedTuple):
+    """One thing wrong with a manifest: the row as a spreadsheet counts it, the column, and what it is."""
+
+    row: int
+    column: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"row {self.row}, {self.column}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One patient's study and what is known of it.
+
+    Parameters
+    ----------
+    case_id : str
+        Names the case in every result: letters, digits, dot, dash and underscore, 80 at most. A pseudonym,
+        never a patient's name.
+    path : Path
+        A DICOM folder or file, a NIfTI volume, or an ``.npz`` slice.
+    series_uid : str, optional
+        Which series of a folder.
+    mid_l3_index : int, optional
+        The mid-L3 slice, 0 the most inferior; found where it is not given.
+    l3_xy : (float, float), optional
+        A click in L3 on the sagittal slice, (column, row).
+    sagittal_index : int, optional
+        Column of the volume the click was made on.
+    height_m, weight_kg : float, optional
+        Body height and weight.
+    sex : {"M", "F"}, optional
+        For cut-offs and for comparing with others.
+    prompts : mapping of str to Prompt
+        A user's prompts on the mid-L3 slice by structure, instead of those made from anatomy.
+
+    Raises
+    ------
+    InputError
+        If the identifier cannot be a file's name.
+    """
+
+    case_id: str
+    path: Path
+    series_uid: str | None = None
+    mid_l3_index: int | None = None
+    l3_xy: tuple[float, float] | None = None
+    sagittal_index: int | None = None
+    height_m: float | None = None
+    sex: str | None = None
+    weight_kg: float | None = None
+    prompts: Mapping[str, Prompt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _CASE_ID.fullmatch(self.case_id):
+            raise InputError(
+                "a case_id is up to 80 letters, digits, dots, dashes and underscores",
+                hint="Use a pseudonym; it names files.",
+            )
+
+    @property
+    def bmi_kg_m2(self) -> float | None:
+        """Weight over height squared, where both are known."""
+        if self.height_m is None or self.weight_kg is None:
+            return None
+        return self.weight_kg / self.height_m**2
+
+
+def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
+    """Read and check a manifest.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.csv`` (UTF-8; separated by commas, or semicolons as some spreadsheets write) or ``.parquet``.
+        Paths in it are relative to its folder.
+
+    Returns
+    -------
+    list of Case
+        In the file's order.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    ManifestError
+        If anything in it cannot be used; lists every problem by row and column.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no manifest {path.name}", hint="Make one with 'ctai-sam2 cohort scan'.")
+    try:
+        header, rows = _read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+    except CtaiError:
+        raise
+    except Exception as error:  # parsers raise many kinds for damaged files
+        raise InputError(
+            f"{path.name} cannot be read as a table ({type(error).__name__})",
+            hint="Save it as CSV in UTF-8 with one header line.",
+        ) from error
+    return check_rows(rows, base=path.parent, columns=header)
+
+
+def check_rows(
+    rows: Iterable[Mapping[str, Any]],
+    *,
+    base: str | os.PathLike[str] = ".",
+    columns: Sequence[str] | None = None,
+) -> list[Case]:
+    """Turn table rows into cases, or list everything that is wrong with them.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        By column; cells may be text or numbers, empty ones None, NaN or "". Rows without any cell are
+        left out.
+    base : path-like
+        What relative paths are relative to.
+    columns : sequence of str, optional
+        The header; the keys of the first row when omitted.
+
+    Raises
+    ------
+    ManifestError
+        If anything cannot be used.
+    """
+    listed = list(rows)
+    header = list(columns) if columns is not None else list(listed[0]) if listed else []
+    problems = _check_header(header)
+    cases: list[Case] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(listed, start=2):
+        cells = {str(name).strip(): _as_text(value) for name, value in row.items() if name is not None}
+        if not any(cells.values()):
+            continue
+        reader = _RowReader(number, cells)
+        if row.get(None):  # type: ignore[call-overload]
+            reader.note("cells", "there are more cells than columns; put quotation marks around prompts")
+        case = reader.read(Path(base))
+        first = seen.setdefault(cells.get("case_id", "").lower() or f"\0{number}", number)
+        if first != number:
+            reader.note("case_id", f"is that of row {first} too")
+        problems += reader.problems
+        if case is not None and not reader.problems:
+            cases.append(case)
+    if not problems and not cases:
+        problems.append(Problem(1, "case_id", "there is no case in the table"))
+    if problems:
+        raise ManifestError(
+            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in the manifest",
+            received=_listed(problems),
+            hint="Nothing was run; mend the table and start again.",
+        )
+    return cases
+
+
+def write_manifest(path: str | os.PathLike[str], cases: Sequence[Case]) -> Path:
+    """Write cases as CSV that `read_manifest` reads back; paths are relative to it where they lie below it.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    target = Path(path)
+    return write_table_csv(target, [_to_row(case, target.parent.resolve()) for case in cases], COLUMNS)
+
+
+def parse_prompt(text: str, structure: str | None = None) -> Prompt:
+    """Read a prompt as it stands in a cell: points and boxes separated by semicolons.
+
+    Two numbers are a point (column, row), three a point with its label (1 for "this", 0 for "not this"),
+    four a box (x0, y0, x1, y1).
+
+    Raises
+    ------
+    InputError
+        If the text is none.
+
+    Examples
+    --------
+    >>> prompt = parse_prompt("210,260; 250,300,0; 180,220,240,300")
+    >>> prompt.points_xy.tolist(), prompt.labels.tolist(), prompt.box_xyxy
+    ([[210.0, 260.0], [250.0, 300.0]], [1, 0], (180.0, 220.0, 240.0, 300.0))
+    """
+    points: list[tuple[float, float]] = []
+    labels: list[int] = []
+    box: tuple[float, float, float, float] | None = None
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        try:
+            numbers = [float(piece) for piece in part.split(",")]
+        except ValueError:
+            numbers = []
+        if len(numbers) == 4 and box is None:
+            box = (numbers[0], numbers[1], numbers[2], numbers[3])
+        elif len(numbers) == 2 or (len(numbers) == 3 and numbers[2] in (0.0, 1.0)):
+            points.append((numbers[0], numbers[1]))
+            labels.append(int(numbers[2]) if len(numbers) == 3 else 1)
+        else:
+            raise InputError(
+                "a prompt is written 'x,y; x,y,0; x0,y0,x1,y1' (points, and at most one box)", received=part
+            )
+    if not points and box is None:
+        raise InputError("a prompt needs a point or a box", received=text)
+    return Prompt(
+        points_xy=np.array(points, np.float32).reshape(-1, 2),
+        labels=np.array(labels, np.int32),
+        box_xyxy=box,
+        structure=structure,
+    )
+
+
+def format_prompt(prompt: Prompt) -> str:
+    """Write a prompt's points and box the way `parse_prompt` reads them."""
+    parts = [
+        f"{x:g},{y:g}" + ("" if label == 1 else ",0")
+        for (x, y), label in zip(prompt.points_xy.tolist(), np.asarray(prompt.labels).tolist(), strict=True)
+    ]
+    if prompt.box_xyxy is not None:
+        parts.append(",".join(f"{value:g}" for value in prompt.box_xyxy))
+    return "; ".join(parts)
+
+
+class _RowReader:
+    """Reads one row and notes what is wrong with it."""
+
+    def __init__(self, number: int, cells: Mapping[str, str]) -> None:
+        self.number = number
+        self.cells = cells
+        self.problems: list[Problem] = []
+
+    def note(self, column: str, text: str) -> None:
+        self.problems.append(Problem(self.number, column, text))
+
+    def read(self, base: Path) -> Case | None:
+        case_id = self.cells.get("case_id", "")
+        if not _CASE_ID.fullmatch(case_id):
+            self.note(
+                "case_id",
+                "is missing"
+                if not case_id
+                else "must be up to 80 letters, digits, dots, dashes and underscores, the first no sign",
+            )
+        path = self._path(base)
+        l3_x, l3_y = self._number("l3_x", -0.5, 1e5), self._number("l3_y", -0.5, 1e5)
+        if (self.cells.get("l3_x", "") == "") != (self.cells.get("l3_y", "") == ""):
+            self.note("l3_x", "a click needs both l3_x and l3_y")
+        sagittal_index = self._index("sagittal_index")
+        height_m = self._number("height_m", 0.4, 2.6, hint="give metres")
+        weight_kg = self._number("weight_kg", 2, 500, hint="give kilograms")
+        sex = self._sex()
+        mid_l3_index = self._index("mid_l3_index")
+        prompts = {name: self._prompt(name) for name in PROMPTED if self.cells.get(f"prompt_{name}")}
+        if prompts and mid_l3_index is None and not self.cells.get("path", "").lower().endswith(".npz"):
+            self.note("mid_l3_index", "prompts are drawn on one slice: say which")
+        if self.problems or path is None:
+            return None
+        return Case(
+            case_id=case_id,
+            path=path,
+            series_uid=self.cells.get("series_uid") or None,
+            mid_l3_index=mid_l3_index,
+            l3_xy=None if l3_x is None or l3_y is None else (l3_x, l3_y),
+            sagittal_index=sagittal_index,
+            height_m=height_m,
+            sex=sex,
+            weight_kg=weight_kg,
+            prompts={name: prompt for name, prompt in prompts.items() if prompt is not None},
+        )
+
+    def _path(self, base: Path) -> Path | None:
+        text = self.cells.get("path", "")
+        if not text:
+            self.note("path", "is missing")
+            return None
+        path = base / text
+        try:
+            is_file, is_folder = path.is_file(), path.is_dir()
+        except OSError:
+            is_file = is_folder = False
+        if not (is_file or is_folder):
+            self.note("path", "there is nothing at this path (relative paths start at the manifest's folder)")
+            return None
+        return path
+
+    def _number(self, column: str, low: float, high: float, *, hint: str = "") -> float | None:
+        return self._parsed(column, float, lambda v: math.isfinite(v) and low <= v <= high, low, high, hint)
+
+    def _index(self, column: str) -> int | None:
+        return self._parsed(column, _as_index, lambda v: 0 <= v < 100_000, 0, 99_999, "a whole number")
+
+    def _parsed(
+        self,
+        column: str,
+        parse: Callable[[str], T],
+        fits: Callable[[T], bool],
+        low: float,
+        high: float,
+        hint: str,
+    ) -> T | None:
+        text = self.cells.get(column, "")
+        if not text:
+            return None
+        try:
+            value = parse(text)
+        except ValueError:
+            self.note(column, f"is no number (received {text[:20]!r}{'; ' + hint if hint else ''})")
+            return None
+        if not fits(value):
+            more = f"; {hint}" if hint else ""
+            self.note(column, f"lies outside {low:g} to {high:g} (received {text[:20]}{more})")
+            return None
+        return value
+
+    def _sex(self) -> str | None:
+        text = self.cells.get("sex", "").upper()
+        if text in ("", "M", "F"):
+            return text or None
+        if text in ("O", "U", "X"):
+            return None
+        self.note("sex", "must be M or F, or empty where it is not known")
+        return None
+
+    def _prompt(self, name: str) -> Prompt | None:
+        try:
+            return parse_prompt(self.cells[f"prompt_{name}"], name)
+        except CtaiError as error:
+            self.note(f"prompt_{name}", str(error).rstrip("."))
+            return None
+
+
+def _check_header(header: Sequence[str]) -> list[Problem]:
+    names = [str(name).strip() for name in header]
+    problems = [Problem(1, name, "this column is missing") for name in _REQUIRED if name not in names]
+    for name in names:
+        if name in COLUMNS:
+            if names.count(name) > 1:
+                problems.append(Problem(1, name, "this column is there twice"))
+            continue
+        meant = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.8)
+        if meant and meant[0] not in names:
+            problems.append(Problem(1, name[:30], f"there is no such column; is {meant[0]} meant?"))
+        elif name.startswith("prompt_"):
+            problems.append(Problem(1, name[:30], f"prompts are taken for {', '.join(PROMPTED)}"))
+    return list(dict.fromkeys(problems))
+
+
+def _listed(problems: Sequence[Problem]) -> str:
+    ordered = sorted(problems, key=lambda problem: problem.row)
+    lines = [str(problem) for problem in ordered[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"and {len(problems) - _SHOWN} more")
+    return "\n  " + "\n  ".join(lines) + "\n"
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        # Rows too long keep their further cells under the key None.
+        reader = csv.DictReader(file, delimiter=";" if first.count(";") > first.count(",") else ",")
+        rows: list[dict[Any, Any]] = []
+        for row in reader:
+            # The reader leaves blank lines out; a person counts them.
+            rows += [{}] * (reader.line_num - 2 - len(rows)) if _is_one_line(row) else []
+            rows.append(row)
+        return list(reader.fieldnames or ()), rows
+
+
+def _is_one_line(row: Mapping[Any, Any]) -> bool:
+    return not any(isinstance(cell, str) and "\n" in cell for cell in row.values())
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(
+            "Parquet files need pyarrow", hint="Install ctai-sam2[cohort], or give a CSV file."
+        ) from error
+    table = pyarrow.parquet.read_table(path)
+    return list(table.column_names), table.to_pylist()
+
+
+def _as_text(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float | np.floating):
+        return f"{float(value):.17g}"
+    # Tables written by this package put an apostrophe before what a spreadsheet would run as a formula.
+    text = str(value).strip()
+    return "" if text in ("<NA>", "NaT") else text.removeprefix("'")
+
+
+def _as_index(text: str) -> int:
+    value = float(text)
+    if not value.is_integer():
+        raise ValueError(text)
+    return int(value)
+
+
+def _to_row(case: Case, folder: Path) -> dict[str, Any]:
+    path = case.path.resolve()
+    row: dict[str, Any] = {
+        "case_id": case.case_id,
+        "path": (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix(),
+        "series_uid": case.series_uid,
+        "mid_l3_index": case.mid_l3_index,
+        "l3_x": None if case.l3_xy is None else case.l3_xy[0],
+        "l3_y": None if case.l3_xy is None else case.l3_xy[1],
+        "sagittal_index": case.sagittal_index,
+        "height_m": case.height_m,
+        "sex": case.sex,
+        "weight_kg": case.weight_kg,
+    }
+    row.update({f"prompt_{name}": format_prompt(prompt) for name, prompt in case.prompts.items()})
+    return row

@@ -1,0 +1,246 @@
+"""A page to look a cohort over: flagged cases first, overlays, distributions, a table that sorts."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctai_sam2.cohort.qc import MEANINGS
+from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.table import read_summary, read_table
+from ctai_sam2.errors import InputError
+from ctai_sam2.io import write_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAX_PICTURES = 300
+"""Overlays in the page, each some 15 kB; the others lie in ``pictures/``."""
+
+MAX_ROWS = 3000
+"""Rows in the page; all are in ``table.csv``."""
+
+_BINS = 24
+_CHART_WIDTH, _CHART_HEIGHT = 270.0, 74.0
+
+_CHARTS = (
+    ("sma_cm2", "SMA", "cm²", 1.0),
+    ("smi_cm2_m2", "SMI", "cm²/m²", 1.0),
+    ("smd_hu", "SMD", "HU", 1.0),
+    ("psoas_area_mm2", "Psoas area", "cm²", 0.01),
+    ("psoas_hu_mean", "Psoas density", "HU", 1.0),
+    ("sat_area_mm2", "SAT", "cm²", 0.01),
+    ("vat_area_mm2", "VAT", "cm²", 0.01),
+    ("psoas_asymmetry", "Psoas asymmetry", "(L - R) / mean", 1.0),
+)
+
+_TABLE = (
+    ("sma_cm2", "SMA", "cm²", "Skeletal muscle area", 1.0),
+    ("smi_cm2_m2", "SMI", "cm²/m²", "Skeletal muscle index", 1.0),
+    ("smd_hu", "SMD", "HU", "Skeletal muscle density", 1.0),
+    ("psoas_left_area_mm2", "psoas L", "cm²", "Area of the left psoas", 0.01),
+    ("psoas_right_area_mm2", "psoas R", "cm²", "Area of the right psoas", 0.01),
+    ("pmi_cm2_m2", "PMI", "cm²/m²", "Psoas muscle index", 1.0),
+    ("imat_area_mm2", "IMAT", "cm²", "Intermuscular fat", 0.01),
+    ("sat_area_mm2", "SAT", "cm²", "Subcutaneous fat", 0.01),
+    ("vat_area_mm2", "VAT", "cm²", "Visceral fat", 0.01),
+    ("confidence_muscle", "conf.", "", "Confidence in the muscle mask", 1.0),
+    ("middle_slice", "slice", "", "Index of the slice measured", 1.0),
+)
+
+
+def write_report(folder: str | os.PathLike[str]) -> Path:
+    """Write ``report.html`` into a cohort's folder; it needs no other file and no network.
+
+    Parameters
+    ----------
+    folder : path-like
+        What `run_cohort` wrote.
+
+    Returns
+    -------
+    Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results, or jinja2 is not installed.
+    StorageError
+        If it cannot be written.
+    """
+    store = Store(Path(folder))
+    return write_text(store.folder / "report.html", render_report(store))
+
+
+def render_report(store: Store) -> str:
+    """Make the page; see `write_report`.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results, or jinja2 is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
+
+    summary, table = read_summary(store), read_table(store.folder)
+    rows = sorted(_plain_rows(table), key=_gravity)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(
+        files("ctai_sam2.cohort").joinpath("report.html.j2").read_text(encoding="utf-8")
+    )
+    return template.render(
+        summary=summary,
+        models=list(summary["models"]) or ["no model"],
+        definitions=_identify(summary["definitions"]),
+        meanings=MEANINGS,
+        charts=[chart for column in _CHARTS if (chart := _draw_chart(rows, *column)) is not None],
+        tiles=[_make_tile(store, row) for row in rows[:MAX_PICTURES]],
+        hidden_tiles=max(0, len(rows) - MAX_PICTURES),
+        heads=[
+            {"name": "case", "unit": "", "meaning": "Case", "text": True},
+            {"name": "flags", "unit": "", "meaning": "Why to look at it", "text": True},
+            {"name": "sex", "unit": "", "meaning": "Sex", "text": True},
+            *(
+                {"name": name, "unit": unit, "meaning": meaning, "text": False}
+                for _, name, unit, meaning, _ in _TABLE
+            ),
+            {"name": "level", "unit": "", "meaning": "How L3 is known", "text": True},
+            {"name": "reviewed by", "unit": "", "meaning": "Reader", "text": True},
+        ],
+        rows=[_make_cells(row, place < MAX_PICTURES) for place, row in enumerate(rows[:MAX_ROWS])],
+        hidden_rows=max(0, len(rows) - MAX_ROWS),
+    )
+
+
+def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values; None where a cell is empty."""
+    plain = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def _gravity(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Sort key: the gravest flag first, then those with more flags; reviewed cases after the others."""
+    names = _flag_names(row)
+    order = list(MEANINGS)
+    worst = min((order.index(name) for name in names if name in order), default=len(order))
+    return worst + (len(order) if row["reviewed_by"] and names else 0), -len(names)
+
+
+def _flag_names(row: Mapping[str, Any]) -> list[str]:
+    return str(row["flags"] or "").split()
+
+
+def _identify(definitions: Mapping[str, Any]) -> str:
+    ranges = {name: definitions[name] for name in ("muscle", "imat", "sat", "vat")}
+    shown = ", ".join(f"{name} {r['low_hu']:g}…{r['high_hu']:g}" for name, r in ranges.items())
+    name, version, digest = (definitions[key] for key in ("name", "version", "content_hash"))
+    return f"{name}@{version}#{digest} ({shown} HU)"
+
+
+def _make_tile(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        picture = base64.b64encode(store.picture_path(str(row["case_id"])).read_bytes()).decode("ascii")
+    except OSError:
+        picture = ""
+    details = [text.split(": ", 1) for text in str(row["flag_details"] or "").split(" | ") if ": " in text]
+    known = set(_flag_names(row))
+    numbers = [
+        f"{name} {_shown(row[column], factor)} {unit}"
+        for column, name, unit, _, factor in _TABLE[:5]
+        if row[column] is not None
+    ]
+    return {
+        "case_id": row["case_id"],
+        "flags": [(name, text) for name, text in details if name in known],
+        "reviewed": row["reviewed_by"],
+        "picture": picture,
+        "numbers": " · ".join(numbers),
+    }
+
+
+def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
+    flags = _flag_names(row)
+    cells = [
+        _cell(row["case_id"], "t", link=has_tile),
+        {**_cell(len(flags), "t flags"), "shown": "", "flags": flags},
+        _cell(row["sex"], "t"),
+    ]
+    for column, _, _, _, factor in _TABLE:
+        value = row[column]
+        known = value is not None and math.isfinite(value)
+        cells.append({**_cell(value * factor if known else None, ""), "shown": _shown(value, factor)})
+    cells += [_cell(row["l3_certainty"], "t"), _cell(row["reviewed_by"], "t")]
+    return cells
+
+
+def _cell(value: Any, kind: str, *, link: bool = False) -> dict[str, Any]:
+    shown = "" if value is None else value
+    return {"value": shown, "shown": shown, "kind": kind, "flags": [], "link": link}
+
+
+def _shown(value: Any, factor: float = 1.0) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    number = float(value) * factor
+    return f"{number:.0f}" if abs(number) >= 100 or number == int(number) else f"{number:.3g}"
+
+
+def _draw_chart(
+    rows: Sequence[Mapping[str, Any]], column: str, title: str, unit: str, factor: float
+) -> dict[str, Any] | None:
+    """Bars of a histogram, flagged cases as a part of each; None where fewer than two cases have a number."""
+    known = [
+        (float(row[column]) * factor, bool(row["flagged"]))
+        for row in rows
+        if row[column] is not None and math.isfinite(row[column])
+    ]
+    if len(known) < 2:
+        return None
+    values = sorted(value for value, _ in known)
+    low, high = values[0], values[-1]
+    bins = min(_BINS, max(6, round(math.sqrt(len(values)) * 2)))
+    width = (high - low) / bins or 1.0
+    counts, flagged = [0] * bins, [0] * bins
+    for value, is_flagged in known:
+        place = min(int((value - low) / width), bins - 1)
+        counts[place] += 1
+        flagged[place] += is_flagged
+    top, step = max(counts), _CHART_WIDTH / bins
+    bars = []
+    for place, (count, part) in enumerate(zip(counts, flagged, strict=True)):
+        if not count:
+            continue
+        tall, small = count / top * _CHART_HEIGHT, part / top * _CHART_HEIGHT
+        bars.append(
+            {
+                "x": round(place * step + 0.5, 2),
+                "w": round(step - 1, 2),
+                "y": round(76 - tall, 2),
+                "h": round(tall, 2),
+                "fy": round(76 - small, 2),
+                "fh": round(small, 2),
+                "text": f"{low + place * width:.4g} to {low + (place + 1) * width:.4g}: "
+                f"{count} cases, {part} flagged",
+            }
+        )
+    middle = values[len(values) // 2] if len(values) % 2 else sum(values[len(values) // 2 - 1 :][:2]) / 2
+    return {
+        "title": title,
+        "unit": unit,
+        "n": len(values),
+        "median": f"{middle:.3g}",
+        "low": f"{low:.3g}",
+        "high": f"{high:.3g}",
+        "bars": bars,
+    }

@@ -1,0 +1,343 @@
+"""Flagged cases one after the other: look, correct or accept; the table follows.
+
+Any editor can be attached: `Worklist.edit` opens a case in the pure editor
+(`ctai_sam2.editor.Controller`), to which a view belongs, and `Editing.save` takes
+what was drawn. Masks from elsewhere go in by `Worklist.correct`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from ctai_sam2.cohort.answers import read_kept
+from ctai_sam2.cohort.corrections import add_reading
+from ctai_sam2.cohort.manifest import Case, parse_prompt
+from ctai_sam2.cohort.plan import Plan, Task
+from ctai_sam2.cohort.qc import MEANINGS, find_flags
+from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.table import read_summary, write_results
+from ctai_sam2.cohort.working import Worker
+from ctai_sam2.core.definitions import TissueDefinitions
+from ctai_sam2.editor import MIDDLE, Controller, Document
+from ctai_sam2.editor.commands import Compound, SetMask
+from ctai_sam2.editor.inference import Ask
+from ctai_sam2.errors import InputError
+from ctai_sam2.records import Record, fingerprint
+from ctai_sam2.types import CTSlice, Mask, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorklistItem:
+    """A case of the list.
+
+    Parameters
+    ----------
+    case_id : str
+        Which.
+    flags : mapping of str to str
+        Why to look at it: flags in order of gravity, each with a sentence.
+    reviewed_by : str or None
+        Who looked at it last.
+    """
+
+    case_id: str
+    flags: Mapping[str, str]
+    reviewed_by: str | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is flagged and nobody looked at it."""
+        return bool(self.flags) and self.reviewed_by is None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReviewCase:
+    """A case to look at.
+
+    Parameters
+    ----------
+    item : WorklistItem
+        Which, and why.
+    slice_ : CTSlice
+        The slice that was measured.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        As they count now: the reader's where there are any, the model's for the rest.
+    """
+
+    item: WorklistItem
+    slice_: CTSlice
+    masks: Mapping[str, Mask]
+
+
+class Worklist:
+    """The cases of a cohort that somebody should look at, the gravest first.
+
+    Parameters
+    ----------
+    folder : path-like
+        What `run_cohort` wrote.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results of a cohort.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.store = Store(Path(folder).resolve())
+        summary = read_summary(self.store)
+        self._plan = _plan_of(summary)
+        self._token = str(summary["model_token"])
+        self._cases = {told["case_id"]: _case_of(told) for told in summary["manifest"]}
+        self._items = self._read_items()
+
+    @property
+    def items(self) -> tuple[WorklistItem, ...]:
+        """All flagged cases, those nobody looked at first, the gravest of them first."""
+        flagged = [item for item in self._items.values() if item.flags]
+        return tuple(sorted(flagged, key=_gravity))
+
+    def __iter__(self) -> Iterator[WorklistItem]:
+        """Go through the open cases; one that is closed meanwhile is left out."""
+        for item in self.items:
+            if self._items[item.case_id].is_open:
+                yield self._items[item.case_id]
+
+    def next_case(self) -> WorklistItem | None:
+        """Return the gravest open case that has masks; None when all is done."""
+        return next((item for item in self if "failed" not in item.flags), None)
+
+    def load(self, case_id: str) -> ReviewCase:
+        """Read slice and masks of a case.
+
+        Raises
+        ------
+        InputError
+            If there is no such case, or it has no masks.
+        StorageError
+            If its files cannot be read back.
+        """
+        item = self._require(case_id)
+        record = self.store.read_record(case_id)
+        if record is None or record["status"] != "done":
+            raise InputError("the case has no masks to look at", received=case_id)
+        kept = read_kept(self.store.answers_path(case_id))
+        masks = self._worker().masks_of(self._cases[case_id])
+        return ReviewCase(item=item, slice_=kept.slice_, masks=MappingProxyType(masks))
+
+    def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
+        """Write down that a reader looked at a case and lets its masks stand; see `correct`.
+
+        Raises
+        ------
+        InputError, StorageError
+            As in `correct`.
+        """
+        return self.correct(case_id, {}, who=who, what=what)
+
+    def correct(self, case_id: str, masks: Mapping[str, ArrayLike], *, who: str, what: str = "") -> bool:
+        """Put a reader's masks in place of the model's, with who, when and what, and mend the table.
+
+        Parameters
+        ----------
+        case_id : str
+            Which.
+        masks : mapping of str to array_like of bool, shape (H, W)
+            By structure, on the slice of `load`.
+        who : str
+            The reader.
+        what : str
+            A note.
+
+        Returns
+        -------
+        bool
+            Whether the table was mended at once. Where a run holds the folder it is not: the correction is
+            kept, and the next run takes it up.
+
+        Raises
+        ------
+        InputError
+            If there is no such case, nobody signs, or a mask does not fit.
+        StorageError
+            If something cannot be written.
+        """
+        self._require(case_id)
+        record = self.store.read_record(case_id)
+        if record is None or record["status"] != "done":
+            raise InputError("the case has no masks to correct", received=case_id)
+        slice_ = read_kept(self.store.answers_path(case_id)).slice_
+        for name, mask in masks.items():
+            if getattr(mask, "shape", None) != slice_.shape_hw:
+                raise InputError(
+                    f"the mask {name} has another shape than the slice",
+                    received=f"{getattr(mask, 'shape', None)} for {slice_.shape_hw}",
+                )
+        add_reading(self.store, case_id, slice_sha256=fingerprint(slice_), who=who, what=what, masks=masks)
+        merged = self._merge(case_id, str(record["stamp"]))
+        self._items = self._read_items()
+        return merged
+
+    def edit(self, case_id: str, *, ask: Ask | None = None) -> Editing:
+        """Open a case in the pure editor, with a journal that survives a crash; attach a view to it.
+
+        Parameters
+        ----------
+        case_id : str
+            Which.
+        ask : Ask, optional
+            For further clicks; without it one click is disabled and everything else works.
+
+        Raises
+        ------
+        InputError, StorageError
+            As in `load`.
+        RecordError
+            If the case is open elsewhere.
+        """
+        case = self.load(case_id)
+        record = Record.open(self.store.correction_path(case_id).with_suffix(".record.jsonl"), case.slice_)
+        try:
+            document = Document(case.slice_, MIDDLE)
+            controller = Controller(document, ask=ask, record=record)
+            if not document.indices:
+                names = [name for name in document.labels if name in case.masks]
+                first = tuple(SetMask(label=name, mask=case.masks[name]) for name in names)
+                controller.apply(Compound(commands=first))
+        except BaseException:
+            record.close()
+            raise
+        return Editing(worklist=self, case=case, controller=controller, record=record)
+
+    def _merge(self, case_id: str, stamp: str) -> bool:
+        lock = self.store.try_lock()
+        if lock is None:
+            return False
+        try:
+            worker = self._worker()
+            worker.measure_again(Task(case=self._cases[case_id], stamp=stamp, key=""))
+            write_results(self.store, list(self._cases.values()), self._plan, key="", model_token=self._token)
+        finally:
+            os.close(lock)
+        return True
+
+    def _worker(self) -> Worker:
+        return Worker(self.store, self._plan, self._token)
+
+    def _require(self, case_id: str) -> WorklistItem:
+        if case_id not in self._items:
+            raise InputError("there is no such case in the cohort", received=case_id)
+        return self._items[case_id]
+
+    def _read_items(self) -> dict[str, WorklistItem]:
+        records = [self.store.read_record(name) or {"status": "not done"} for name in self._cases]
+        flags = find_flags(
+            records,
+            confidence_threshold=self._plan.confidence_threshold,
+            sexes=[case.sex for case in self._cases.values()],
+        )
+        items = {}
+        for case_id, found in zip(self._cases, flags, strict=True):
+            said = self.store.read_correction(case_id)
+            who = said["entries"][-1]["who"] if said is not None else None
+            items[case_id] = WorklistItem(case_id=case_id, flags=found, reviewed_by=who)
+        return items
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Editing:
+    """A case being edited; a view is attached to ``controller``. Close it, or use it in a ``with`` block.
+
+    Parameters
+    ----------
+    worklist : Worklist
+        Where it is saved.
+    case : ReviewCase
+        As it was opened.
+    controller : Controller
+        The editor.
+    record : Record
+        Its journal.
+    """
+
+    worklist: Worklist
+    case: ReviewCase
+    controller: Controller
+    record: Record = field(repr=False)
+
+    @property
+    def changed(self) -> dict[str, Mask]:
+        """Masks that differ from those the case was opened with."""
+        with self.controller.lock:
+            document = self.controller.document
+            drawn = {name: document.mask(name) for name in document.labels}
+        return {
+            name: mask
+            for name, mask in drawn.items()
+            if (name not in self.case.masks and mask.any())
+            or (name in self.case.masks and (mask != self.case.masks[name]).any())
+        }
+
+    def save(self, *, who: str, what: str = "") -> bool:
+        """Write down what was drawn, or that nothing had to be; see `Worklist.correct`.
+
+        Raises
+        ------
+        InputError, StorageError
+            As in `Worklist.correct`.
+        """
+        return self.worklist.correct(self.case.item.case_id, self.changed, who=who, what=what)
+
+    def close(self) -> None:
+        """Let go of the journal; what is drawn and not saved is there again the next time."""
+        self.record.close()
+
+    def __enter__(self) -> Editing:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _plan_of(summary: Mapping[str, Any]) -> Plan:
+    told = summary["plan"]
+    return Plan(
+        segmenter=told["segmenter"],
+        structures=tuple(told["structures"]),
+        definitions=TissueDefinitions.from_json(json.dumps(summary["definitions"])),
+        window=Window(level=told["window"][0], width=told["window"][1]),
+        confidence_threshold=told["confidence_threshold"],
+        robustness_trials=told["robustness_trials"],
+        smi_cutoffs=told["smi_cutoffs"],
+        smd_cutoffs=told["smd_cutoffs"],
+    )
+
+
+def _case_of(told: Mapping[str, Any]) -> Case:
+    return Case(
+        case_id=told["case_id"],
+        path=Path("read-already"),
+        height_m=told["height_m"],
+        weight_kg=told["weight_kg"],
+        sex=told["sex"],
+        prompts={name: parse_prompt(text, name) for name, text in told["prompts"].items()},
+    )
+
+
+def _gravity(item: WorklistItem) -> tuple[bool, int, int, str]:
+    order = list(MEANINGS)
+    worst = min((order.index(name) for name in item.flags), default=len(order))
+    return item.reviewed_by is not None, worst, -len(item.flags), item.case_id

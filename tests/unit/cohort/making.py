@@ -1,0 +1,71 @@
+"""Small cohorts for tests."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ctai_sam2.cohort import Case
+from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.types import Prompt
+from tests.fakes import FakeSegmenter
+
+FAKE = "tests.fakes:FakeSegmenter"
+QUICK: dict[str, Any] = {"workers": 1, "segmenter": FAKE, "structures": ("psoas_left",), "progress": False}
+"""A run without a model, by prompts alone."""
+
+
+def write_slice(path: Path, seed: int = 0, side: int = 96) -> Path:
+    """Write an axial slice of a phantom as an npz file."""
+    phantom = make_axial_slice(
+        random_parameters(np.random.default_rng(seed)),
+        shape_hw=(side, side),
+        spacing_mm=(400 / side, 400 / side),
+        rng=np.random.default_rng(seed),
+    )
+    np.savez(
+        path,
+        image=phantom.hu,
+        spacing=np.array(phantom.spacing_mm),
+        meta=json.dumps({"plane": "axial"}),
+    )
+    return path
+
+
+def make_cases(folder: Path, count: int, side: int = 96) -> list[Case]:
+    """Make slices with a prompt each, so that nothing but the segmenter is asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prompt = Prompt.point(0.55 * side, 0.55 * side, structure="psoas_left")
+    return [
+        Case(
+            case_id=f"P{number:03d}",
+            path=write_slice(folder / f"{number}.npz", number, side),
+            height_m=1.7,
+            sex="F" if number % 2 else "M",
+            prompts={"psoas_left": prompt},
+        )
+        for number in range(count)
+    ]
+
+
+class Naughty(FakeSegmenter):
+    """Behaves by what is in the slice's first pixel: hangs, eats memory, dies, or has a bug."""
+
+    def predict(self, image_hw: Any, prompt: Prompt, **more: Any) -> Any:
+        wish = int(prompt.points_xy[0, 0] * 10) % 10
+        if wish == 1:
+            time.sleep(3600)
+        elif wish == 2:
+            hoard = np.ones(150_000_000)
+            time.sleep(hoard[0] * 3600)
+        elif wish == 3:
+            import os
+
+            os._exit(7)
+        elif wish == 4:
+            raise RuntimeError("patient Doe")
+        return super().predict(image_hw, prompt, **more)
