@@ -241,11 +241,22 @@ class CTVolume:
         extents: NDArray[np.float64] = (padded[:-1] + padded[1:]) / 2
         return extents
 
+    @property
+    def slice_offsets(self) -> NDArray[np.float64]:
+        """Where each slice lies along the affine's z axis, shape (D,): 0, 1, 2 … where there are no gaps."""
+        positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
+        if positions.size == 1:
+            return np.zeros(1)
+        offsets = (positions - positions[0]) / np.median(np.diff(positions))
+        even = np.arange(positions.size, dtype=np.float64)
+        # Rounding in headers is no gap.
+        return even if np.allclose(offsets, even, rtol=0, atol=1e-4) else offsets
+
     def axial(self, z: int) -> CTSlice:
         """Axial slice ``z`` (0 is the most inferior), anterior up, patient's right on image left."""
         z = self._checked_index(z, 0, "axial")
         columns = np.column_stack([self.affine[:, 0], self.affine[:, 1], self.affine[:, 2]])
-        origin = self.affine @ np.array([0.0, 0.0, z, 1.0])
+        origin = self.affine @ np.array([0.0, 0.0, self.slice_offsets[z], 1.0])
         _, sy, sx = self.spacing_zyx_mm
         return self._slice(
             self.hu_zyx[z], "axial", (sy, sx), columns, origin, float(self.slice_extents_mm[z]), z
