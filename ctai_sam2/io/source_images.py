@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.core.geometry import affine_from_dicom
 from ctai_sam2.errors import DicomError, InputError
-from ctai_sam2.io.dicom_headers import FrameHeader, damaged
+from ctai_sam2.io.dicom_headers import FrameHeader, damaged, looks_like_dicom, value_of
 from ctai_sam2.io.dicom_series import SAME_PLACE_MM, Series, projections
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
@@ -21,7 +21,7 @@ from ctai_sam2.io.quiet import quiet
 from ctai_sam2.io.study import find_series
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
-_COPIED_KEYWORDS = (
+_IDENTITY_KEYWORDS = (
     "SpecificCharacterSet",
     "PatientName",
     "PatientID",
@@ -38,6 +38,34 @@ _COPIED_KEYWORDS = (
     "SeriesInstanceUID",
     "SOPClassUID",
     "SOPInstanceUID",
+)
+_GEOMETRY_KEYWORDS = (
+    "ImageType",
+    "Modality",
+    "Manufacturer",
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "NumberOfFrames",
+    "PixelSpacing",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "LossyImageCompression",
+    "DimensionOrganizationSequence",
+    "DimensionIndexSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)
+_EMPTIED_KEYWORDS = (
+    "PatientBirthDate",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
 )
 
 
@@ -65,6 +93,32 @@ class SourceImages:
     def instance_uids(self) -> frozenset[str]:
         """SOPInstanceUIDs of the images."""
         return frozenset(frame.instance_uid for frame in self.frames)
+
+    @property
+    def is_multiframe(self) -> bool:
+        """True where files hold several images."""
+        return len({frame.path for frame in self.frames}) < len(self.frames)
+
+    @property
+    def step_mm(self) -> float:
+        """Usual distance between neighbouring images along their normal; the thickness of a single one."""
+        normal = np.cross(self.place.stored[:3, 0], self.place.stored[:3, 1])
+        return abs(float(self.place.stored[:3, 2] @ normal) / float(np.linalg.norm(normal)))
+
+    def require_referenced(self, series_uids: Collection[str], name: str) -> None:
+        """Check that an object refers to this series.
+
+        Raises
+        ------
+        InputError
+            If it names series and this one is not among them.
+        """
+        if series_uids and self.series_uid not in series_uids:
+            raise InputError(
+                f"{name} was drawn on another series",
+                received=f"series {', '.join(sorted(series_uids))[:200]}",
+                hint="Give that series, or import without naming the series if both share one grid.",
+            )
 
     def grid(self) -> Grid:
         """Grid of the volume that `read_study` makes of these images."""
@@ -109,7 +163,7 @@ class SourceImages:
             )
         return stored
 
-    def affine_of_frame(self, index: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def affine_of_frame(self, index: int) -> NDArray[np.float64]:
         """Affine of one stored image, (x, y, 0, 1) to LPS mm."""
         frame = self.frames[index]
         if frame.orientation is None or frame.position_mm is None or frame.spacing_mm is None:
@@ -155,15 +209,15 @@ def find_source_images(path: str | os.PathLike[str], *, series_uid: str | None =
     return SourceImages(frames=frames, place=place)
 
 
-def read_identity(frame: FrameHeader, *, all_elements: bool = False) -> Any:
-    """Parse what objects derived from an image repeat of its header: patient, study, references.
+def read_source_dataset(frame: FrameHeader) -> Any:
+    """Parse what an object derived from an image repeats of it: patient, study, references, geometry.
+
+    Nothing else of the header is looked at, so nothing else can get into an export.
 
     Parameters
     ----------
     frame : FrameHeader
         The image.
-    all_elements : bool
-        Everything but the pixels, instead.
 
     Returns
     -------
@@ -172,7 +226,7 @@ def read_identity(frame: FrameHeader, *, all_elements: bool = False) -> Any:
     Raises
     ------
     DicomError
-        If it cannot be parsed or states no frame of reference.
+        If it cannot be parsed or states no study or frame of reference.
     """
     from pydicom import dcmread
 
@@ -182,7 +236,7 @@ def read_identity(frame: FrameHeader, *, all_elements: bool = False) -> Any:
                 file,
                 stop_before_pixels=True,
                 force=True,
-                specific_tags=None if all_elements else list(_COPIED_KEYWORDS),
+                specific_tags=[*_IDENTITY_KEYWORDS, *_GEOMETRY_KEYWORDS],
             )
             stated = bool(dataset.get("FrameOfReferenceUID")) and bool(dataset.get("StudyInstanceUID"))
     except Exception as error:  # pydicom raises whatever its parser stumbles over
@@ -192,7 +246,65 @@ def read_identity(frame: FrameHeader, *, all_elements: bool = False) -> Any:
             f"{frame.path.name} states no study or no frame of reference, so nothing can refer to it",
             hint="Export the images again from the PACS, or export the masks to NIfTI.",
         )
+    for keyword in ("PatientName", "PatientID", "PatientSex", *_EMPTIED_KEYWORDS):
+        if keyword not in dataset:
+            setattr(dataset, keyword, "")
     return dataset
+
+
+def anonymise(dataset: Any, pseudonym: str | None) -> None:
+    """Put a pseudonym for a patient's name and ID and empty dates and numbers; None changes nothing.
+
+    Raises
+    ------
+    InputError
+        If the pseudonym cannot stand in a DICOM element.
+    """
+    if pseudonym is None:
+        return
+    if not 1 <= len(pseudonym) <= 64 or any(c in "\\^=" or not c.isprintable() for c in pseudonym):
+        raise InputError("a pseudonym is 1 to 64 plain characters", hint="For example SUBJECT-017.")
+    dataset.PatientName = dataset.PatientID = pseudonym
+    for keyword in _EMPTIED_KEYWORDS:
+        setattr(dataset, keyword, "")
+
+
+def read_derived(path: Path, classes: Collection[str], what: str) -> Any:
+    """Parse a DICOM object that is no image, such as a SEG.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be opened.
+    DicomError
+        If it is damaged or of another class.
+    """
+    from pydicom import dcmread
+
+    if not path.is_file():
+        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    if not looks_like_dicom(path):
+        raise DicomError(f"{path.name} is not a DICOM file", hint=f"Give {what}.")
+    try:
+        with quiet("pydicom"):
+            dataset = dcmread(path, force=True)
+            found = str(value_of(dataset, "SOPClassUID") or "")
+            modality = str(value_of(dataset, "Modality") or "unknown")
+    except Exception as error:  # pydicom raises whatever its parser stumbles over
+        raise damaged(path, f"it cannot be parsed ({type(error).__name__})") from error
+    if found not in classes:
+        raise DicomError(
+            f"{path.name} is not {what}", received=f"modality {modality[:16]}", hint=f"Give {what}."
+        )
+    return dataset
+
+
+def missing_extra(what: str, package: str) -> InputError:
+    """Make the error for a format whose library is not installed."""
+    return InputError(
+        f"{what} needs the package {package}, which is not installed",
+        hint="Install it with: pip install 'ctai-sam2[export]'",
+    )
 
 
 def _sorted_without_repeats(series: Series) -> tuple[FrameHeader, ...]:
