@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.geometry import canonicalise
+from ctai_sam2.core.geometry import axis_correspondence, canonicalise
 from ctai_sam2.core.masks import as_mask
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.types import CTSlice, CTVolume, Mask
@@ -34,14 +34,11 @@ class Grid:
         Maps (x, y, z, 1) to LPS mm, with the usual slice step.
     z_offsets : ndarray, shape (D,)
         Where each slice lies along z, in steps; 0, 1, 2 … without gaps.
-    rows_are_slices : bool
-        True for a sagittal or coronal slice, whose rows stand for slices whatever gaps lie between them.
     """
 
     shape_zyx: tuple[int, int, int]
     affine: NDArray[np.float64]
     z_offsets: NDArray[np.float64]
-    rows_are_slices: bool = False
 
 
 def grid_of(of: CTSlice | CTVolume) -> Grid:
@@ -54,7 +51,7 @@ def grid_of(of: CTSlice | CTVolume) -> Grid:
     """
     if isinstance(of, CTVolume):
         return Grid(shape_zyx=of.shape_zyx, affine=of.affine, z_offsets=of.slice_offsets)
-    return plane_grid(of.shape_hw, slice_affine(of))
+    return plane_grid(of.shape_hw, slice_affine(of), of.row_offsets)
 
 
 def slice_affine(of: CTSlice) -> NDArray[np.float64]:
@@ -73,16 +70,38 @@ def slice_affine(of: CTSlice) -> NDArray[np.float64]:
     return of.affine
 
 
-def plane_grid(shape_hw: tuple[int, int], affine: NDArray[np.float64]) -> Grid:
-    """Grid of a plane of pixels in any orientation, as a canonical volume one voxel thick."""
+def plane_grid(
+    shape_hw: tuple[int, int], affine: NDArray[np.float64], row_offsets: NDArray[np.float64] | None = None
+) -> Grid:
+    """Grid of a plane of pixels in any orientation, as a canonical volume one voxel thick.
+
+    Parameters
+    ----------
+    shape_hw : tuple of int
+        (rows, columns).
+    affine : ndarray, shape (4, 4)
+        Maps (x, y, 0, 1) to LPS mm.
+    row_offsets : ndarray, shape (H,), optional
+        As for `CTSlice`.
+
+    Raises
+    ------
+    GeometryError
+        If rows are uneven and do not follow the patient's length.
+    """
     view, canonical = canonicalise(np.broadcast_to(False, (1, *shape_hw)), affine)
     depth, height, width = view.shape
-    return Grid(
-        shape_zyx=(depth, height, width),
-        affine=canonical,
-        z_offsets=np.arange(depth, dtype=np.float64),
-        rows_are_slices=depth > 1,
-    )
+    z_offsets = np.arange(depth, dtype=np.float64)
+    if row_offsets is not None:
+        permutation, signs = axis_correspondence(affine)
+        if permutation[2] != 1:
+            raise GeometryError("rows with gaps must follow each other along the patient's length")
+        z_offsets = row_offsets
+        if signs[2] < 0:
+            z_offsets = row_offsets[-1] - row_offsets[::-1]
+            # The last row is the lowest slice; gaps put it further down than even steps would.
+            canonical[:3, 3] -= canonical[:3, 2] * (row_offsets[-1] - (depth - 1))
+    return Grid(shape_zyx=(depth, height, width), affine=canonical, z_offsets=z_offsets)
 
 
 def mask_to_canonical(mask: ArrayLike, of: CTSlice | CTVolume, *, name: str = "the mask") -> Mask:
@@ -177,7 +196,7 @@ def put(target_zyx: Mask, target: Grid, block_zyx: Mask, block: Grid, *, what: s
             raise _other_grid(what, block, target)
     if np.abs(start[:2] - np.rint(start[:2])).max() > TOLERANCE_VOXELS:
         raise _other_grid(what, block, target)
-    z = _slices(start[2] + block.z_offsets, target, block)
+    z = _slices(start[2] + block.z_offsets, target)
     (y_to, y_from), (x_to, x_from) = (
         _overlap(round(start[axis]), block_xyz[axis], target_xyz[axis]) for axis in (1, 0)
     )
@@ -191,10 +210,8 @@ def put(target_zyx: Mask, target: Grid, block_zyx: Mask, block: Grid, *, what: s
     return True
 
 
-def _slices(z: NDArray[np.float64], target: Grid, block: Grid) -> NDArray[np.intp]:
+def _slices(z: NDArray[np.float64], target: Grid) -> NDArray[np.intp]:
     """Index of the target's slice at each place along z, -1 where there is none."""
-    if block.rows_are_slices and z.size == target.z_offsets.size and abs(z[0]) <= TOLERANCE_VOXELS:
-        return np.arange(z.size)
     distance = np.abs(z[:, None] - target.z_offsets[None, :])
     nearest = distance.argmin(axis=1)
     found = distance[np.arange(z.size), nearest] <= TOLERANCE_VOXELS
