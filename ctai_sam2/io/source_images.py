@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.core.geometry import affine_from_dicom
 from ctai_sam2.errors import DicomError, InputError
-from ctai_sam2.io.dicom_headers import FrameHeader, damaged, looks_like_dicom, value_of
+from ctai_sam2.io.dicom_headers import CT_IMAGE, FrameHeader, damaged, looks_like_dicom, value_of
 from ctai_sam2.io.dicom_series import SAME_PLACE_MM, Series, projections
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
@@ -246,6 +246,8 @@ def read_source_dataset(frame: FrameHeader) -> Any:
             f"{frame.path.name} states no study or no frame of reference, so nothing can refer to it",
             hint="Export the images again from the PACS, or export the masks to NIfTI.",
         )
+    if "SOPClassUID" not in dataset:
+        dataset.SOPClassUID = dataset.file_meta.get("MediaStorageSOPClassUID", CT_IMAGE)
     for keyword in ("PatientName", "PatientID", "PatientSex", *_EMPTIED_KEYWORDS):
         if keyword not in dataset:
             setattr(dataset, keyword, "")
