@@ -168,7 +168,8 @@ def polygon_to_keyhole(polygon: Polygon) -> NDArray[np.float64]:
 
     What `polygons_to_mask` fills of it is what it fills of the polygon; so do other
     programs that know outlines only (DICOM PS3.3 C.8.8.6.3 calls it the keyhole
-    technique). Each hole is joined where its corners come nearest to what is joined already.
+    technique). Each hole is joined from its topmost corner to the nearest corner of the
+    outline or of a hole that begins above it.
 
     Examples
     --------
@@ -176,29 +177,23 @@ def polygon_to_keyhole(polygon: Polygon) -> NDArray[np.float64]:
     >>> len(polygon_to_keyhole(Polygon(exterior_xy=square, holes_xy=(hole,))))
     10
     """
-    ring = polygon.exterior_xy
-    holes = list(polygon.holes_xy)
-    # For each hole its nearest corner: squared distance, corner joined to, own corner.
-    nearest = [_nearest_corners(ring, hole) for hole in holes]
-    while holes:
-        chosen = min(range(len(holes)), key=lambda i: nearest[i][0])
-        _, to_xy, own = nearest.pop(chosen)
-        hole = np.roll(holes.pop(chosen), -own, axis=0)
-        at = int(np.flatnonzero((ring == to_xy).all(axis=1))[0])
-        ring = np.concatenate([ring[: at + 1], hole, hole[:1], ring[at:]])
-        for index, other in enumerate(holes):
-            candidate = _nearest_corners(hole, other)
-            if candidate[0] < nearest[index][0]:
-                nearest[index] = candidate
-    return ring
-
-
-def _nearest_corners(
-    ring_xy: NDArray[np.float64], hole_xy: NDArray[np.float64]
-) -> tuple[float, NDArray[np.float64], int]:
-    squared = ((ring_xy[:, None, :] - hole_xy[None, :, :]) ** 2).sum(axis=2)
-    at, own = np.unravel_index(int(squared.argmin()), squared.shape)
-    return float(squared[at, own]), ring_xy[at], int(own)
+    holes = sorted(polygon.holes_xy, key=lambda ring: float(ring[:, 1].min()))
+    rings = [polygon.exterior_xy, *(np.roll(ring, -int(ring[:, 1].argmin()), axis=0) for ring in holes)]
+    corners = np.concatenate(rings)
+    starts = np.cumsum([0, *(len(ring) for ring in rings)])
+    joined_at: dict[int, list[int]] = {}
+    for number in range(1, len(rings)):
+        start = starts[number]
+        distances = ((corners[:start] - corners[start]) ** 2).sum(axis=1)
+        joined_at.setdefault(int(distances.argmin()), []).append(number)
+    # A hole is joined to rings before it, so going backwards its own holes are in place already.
+    walks: list[list[int]] = [[] for _ in rings]
+    for number in range(len(rings) - 1, -1, -1):
+        for corner in range(starts[number], starts[number + 1]):
+            walks[number].append(corner)
+            for hole in joined_at.get(corner, ()):
+                walks[number] += [*walks[hole], int(starts[hole]), corner]
+    return np.asarray(corners[walks[0]], dtype=np.float64)
 
 
 def polygon_area_px(polygon: Polygon) -> float:

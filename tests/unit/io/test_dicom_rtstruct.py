@@ -95,10 +95,11 @@ def test_it_names_structures_series_and_patient_as_the_standard_asks(tmp_path: P
 
 @pytest.mark.filterwarnings("ignore")  # rt-utils uses what pydicom is about to remove
 def test_rt_utils_reads_the_same_shapes(tmp_path: Path) -> None:
+    # Square images and pixels: rt-utils 1.2.7 takes row for column spacing, and rows for columns.
     rt_utils = pytest.importorskip("rt_utils", reason="rt-utils is not installed")
-    volume = make_volume((4, 48, 40))
+    volume = make_volume((4, 48, 48), (2.5, 0.75, 0.75))
     write_series(tmp_path / "s", volume)
-    y, x = np.mgrid[:48, :40]
+    y, x = np.mgrid[:48, :48]
     disc = (x - 18) ** 2 + (y - 25) ** 2 < 150
     disc &= (x - 15) ** 2 + (y - 25) ** 2 > 12
     mask = np.zeros(volume.shape_zyx, bool)
@@ -118,9 +119,9 @@ def test_rt_utils_reads_the_same_shapes(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # rt-utils uses what pydicom is about to remove
 def test_outlines_of_rt_utils_are_read(tmp_path: Path) -> None:
     rt_utils = pytest.importorskip("rt_utils", reason="rt-utils is not installed")
-    volume = make_volume((4, 48, 40))
+    volume = make_volume((4, 48, 48), (2.5, 0.75, 0.75))
     write_series(tmp_path / "s", volume)
-    y, x = np.mgrid[:48, :40]
+    y, x = np.mgrid[:48, :48]
     mask = np.zeros(volume.shape_zyx, bool)
     mask[1:3] = ((x - 18) ** 2 + (y - 25) ** 2 < 150) & ((x - 18) ** 2 + (y - 25) ** 2 > 20)
     other = rt_utils.RTStructBuilder.create_new(dicom_series_path=str(tmp_path / "s"))
