@@ -210,6 +210,14 @@ def put(target_zyx: Mask, target: Grid, block_zyx: Mask, block: Grid, *, what: s
     return True
 
 
+def same_places(first: NDArray[np.float64], second: NDArray[np.float64], shape_zyx: tuple[int, ...]) -> bool:
+    """Tell whether two affines put every voxel of a grid at the same place, within the tolerance."""
+    relative = np.linalg.solve(first, second)[:3]
+    sizes = np.asarray(shape_zyx[::-1], dtype=np.float64)
+    drift = (relative[:, :3] - np.eye(3)) * (sizes - 1)
+    return bool(np.abs(relative[:, 3]).max() <= TOLERANCE_VOXELS and np.abs(drift).max() <= TOLERANCE_VOXELS)
+
+
 def _slices(z: NDArray[np.float64], target: Grid) -> NDArray[np.intp]:
     """Index of the target's slice at each place along z, -1 where there is none."""
     distance = np.abs(z[:, None] - target.z_offsets[None, :])

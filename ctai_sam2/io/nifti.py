@@ -16,6 +16,7 @@ from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
 from ctai_sam2.io.dicom_volume import MAX_VOXELS
+from ctai_sam2.io.grids import same_places
 from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import CTSlice, CTVolume
 
@@ -140,7 +141,7 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     index_zyx, target_canonical = canonicalise(np.arange(np.prod(target_shape)).reshape(target_shape), target)
     place_matters = not (isinstance(of, CTSlice) and of.affine is None)
     if labels.shape != index_zyx.shape or (
-        place_matters and not np.allclose(canonical, target_canonical, atol=1e-2)
+        place_matters and not same_places(target_canonical, canonical, labels.shape)
     ):
         raise GeometryError(
             f"{path.name} lies on another grid than the image",
