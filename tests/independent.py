@@ -33,19 +33,14 @@ def seg_points_mm(path: Path) -> dict[str, Points]:
     points: dict[str, list[Any]] = {item.SegmentLabel: [] for item in dataset.SegmentSequence}
     labels = {item.SegmentNumber: item.SegmentLabel for item in dataset.SegmentSequence}
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
-        orientation = next(
-            group.PlaneOrientationSequence[0].ImageOrientationPatient
-            for group in (frame, shared)
-            if "PlaneOrientationSequence" in group
-        )
-        spacing = next(
-            group.PixelMeasuresSequence[0].PixelSpacing
-            for group in (frame, shared)
-            if "PixelMeasuresSequence" in group
-        )
-        position = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        def functional_group(name: str, frame: Any = frame) -> Any:
+            return next(group[name][0] for group in (frame, shared) if name in group)
+
+        orientation = functional_group("PlaneOrientationSequence").ImageOrientationPatient
+        spacing = functional_group("PixelMeasuresSequence").PixelSpacing
+        position = np.array(functional_group("PlanePositionSequence").ImagePositionPatient, dtype=float)
         along_row, along_column = np.array(orientation[:3], float), np.array(orientation[3:], float)
-        label = labels[frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
+        label = labels[functional_group("SegmentIdentificationSequence").ReferencedSegmentNumber]
         for row in range(rows):
             for column in range(columns):
                 if bits[(number * rows + row) * columns + column]:

@@ -15,11 +15,11 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.io.atomic import write_json, write_text
-from ctai_sam2.io.grids import checked_mask
+from ctai_sam2.io.grids import checked_mask, grid_of, mask_from_canonical, put
 from ctai_sam2.io.masks import write_label_png
-from ctai_sam2.io.nifti import read_mask_nifti, write_mask_nifti
+from ctai_sam2.io.nifti import read_label_block, read_mask_nifti, write_mask_nifti
 from ctai_sam2.io.overlay import choose_colours
 from ctai_sam2.io.pictures import read_grey_values
 from ctai_sam2.io.terms import checked_label
@@ -148,8 +148,11 @@ def read_labels(
         if isinstance(of, CTVolume):
             raise InputError("a PNG belongs to one slice, not to a volume", hint="Say which slice.")
         labels = _read_label_png(path, of)
-    else:
+    elif isinstance(of, CTSlice) and (of.affine is None or of.row_offsets is not None):
+        # A place unknown, or one NIfTI cannot say: the grid's shape is all there is to go by.
         labels = read_mask_nifti(path, of)
+    else:
+        labels = _place_nifti(path, of)
     table = dict(names) if names is not None else _read_table(path)
     present = [int(label) for label in np.unique(labels) if label > 0]
     if not table and not present:
@@ -164,6 +167,25 @@ def read_labels(
             "no such label", received=", ".join(missing), hint=f"There are {', '.join(found.values())}."
         )
     return {name: np.asarray(labels == label) for label, name in chosen.items()}
+
+
+def _place_nifti(path: Path, of: CTSlice | CTVolume) -> NDArray[np.uint8]:
+    block, block_grid = read_label_block(path)
+    if isinstance(of, CTVolume) and block.shape == of.shape_zyx:
+        # NIfTI cannot say that slices are missing: a whole volume's labels go slice by slice.
+        return read_mask_nifti(path, of)
+    target = grid_of(of)
+    labels = np.zeros(of.shape_zyx if isinstance(of, CTVolume) else of.shape_hw, dtype=np.uint8)
+    touched = False
+    for label in np.unique(block[block > 0]):
+        placed = np.zeros(target.shape_zyx, dtype=np.bool_)
+        touched |= put(placed, target, np.asarray(block == label), block_grid, what=path.name)
+        labels[mask_from_canonical(placed, of)] = label
+    if not touched and block.any():
+        raise GeometryError(
+            f"{path.name} lies beside the image", hint="Choose the slice or series it was drawn on."
+        )
+    return labels
 
 
 def _stem(path: Path) -> Path:

@@ -271,8 +271,19 @@ def anonymise(dataset: Any, pseudonym: str | None) -> None:
         setattr(dataset, keyword, "")
 
 
-def read_derived(path: Path, classes: Collection[str], what: str) -> Any:
+def read_derived(path: Path, classes: Collection[str], what: str, *, only_class: bool = False) -> Any:
     """Parse a DICOM object that is no image, such as a SEG.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    classes : collection of str
+        SOP classes it may have.
+    what : str
+        How messages call them.
+    only_class : bool
+        Whether to look at its class alone.
 
     Raises
     ------
@@ -289,7 +300,8 @@ def read_derived(path: Path, classes: Collection[str], what: str) -> Any:
         raise DicomError(f"{path.name} is not a DICOM file", hint=f"Give {what}.")
     try:
         with quiet("pydicom"):
-            dataset = dcmread(path, force=True)
+            tags = ["SOPClassUID", "Modality"] if only_class else None
+            dataset = dcmread(path, force=True, specific_tags=tags)
             found = str(value_of(dataset, "SOPClassUID") or "")
             modality = str(value_of(dataset, "Modality") or "unknown")
     except Exception as error:  # pydicom raises whatever its parser stumbles over

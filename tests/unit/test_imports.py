@@ -27,6 +27,7 @@ TIERS: dict[str, int] = {
     "segmenters": 3,
     "oneclick": 3,
     "editor": 3,
+    "exchange": 4,
     "outputs": 4,
     "records": 4,
     "evaluation": 4,
