@@ -33,6 +33,7 @@ def seg_points_mm(path: Path) -> dict[str, Points]:
     points: dict[str, list[Any]] = {item.SegmentLabel: [] for item in dataset.SegmentSequence}
     labels = {item.SegmentNumber: item.SegmentLabel for item in dataset.SegmentSequence}
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+
         def functional_group(name: str, frame: Any = frame) -> Any:
             return next(group[name][0] for group in (frame, shared) if name in group)
 

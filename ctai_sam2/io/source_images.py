@@ -117,7 +117,7 @@ class SourceImages:
             raise InputError(
                 f"{name} was drawn on another series",
                 received=f"series {', '.join(sorted(series_uids))[:200]}",
-                hint="Give that series, or import without naming the series if both share one grid.",
+                hint="Give that series; if both share one grid, import without source= (--any-series).",
             )
 
     def grid(self) -> Grid:
