@@ -12,6 +12,7 @@ import typer
 
 from ctai_sam2 import __version__
 from ctai_sam2.cli import models
+from ctai_sam2.cli.agreement import agreement
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
@@ -36,6 +37,7 @@ app = typer.Typer(
     ),
 )
 app.add_typer(models.app, name="models")
+app.command()(agreement)
 app.command()(evaluate)
 app.command()(export)
 app.command("import")(import_)

@@ -158,3 +158,24 @@ def test_masks_of_another_series_need_to_be_asked_for(tmp_path: Path, made: Any)
     assert "another series" in error
     assert run("import", twin, tmp_path / "seg.dcm", "--out", tmp_path / "b", "--any-series")[0] == 0
     np.testing.assert_array_equal(read_mask_png(tmp_path / "b" / "muscle.png"), masks["muscle"])
+
+
+def test_readers_are_compared(tmp_path: Path) -> None:
+    from ctai_sam2.io import write_table_csv
+
+    first = [{"case_id": f"c{i}", "sma_cm2": 100 + 7 * i, "middle_slice": 4} for i in range(6)]
+    second = [{"case_id": f"c{i}", "sma_cm2": 101 + 7.5 * i, "middle_slice": 4 + (i > 4)} for i in range(6)]
+    for name, rows in (("anna", first), ("model", second), ("crossed", second)):
+        write_table_csv(tmp_path / f"{name}.csv", rows)
+    tables = (tmp_path / "anna.csv", tmp_path / "model.csv")
+    crossed = ("--crossed-first", tmp_path / "crossed.csv")
+    code, text, error = run("agreement", *tables, *crossed, "--out", tmp_path / "out")
+    assert code == 0, error
+    for word in ("anna minus model", "sma_cm2", "Slice apart from contour", "Same slice in 5 of 6 cases"):
+        assert word in text
+    assert (tmp_path / "out" / "bland_altman.png").is_file()
+    code, text, _ = run("agreement", *tables, "--names", "A,B", "--out", tmp_path / "out", "--json")
+    answer = json.loads(text)
+    assert (code, answer["first"], answer["measures"][0]["n"]) == (0, "A", 6)
+    assert run("agreement", *tables, "--names", "A", "--out", tmp_path / "out")[0] == 2
+    assert run("agreement", tables[0], tmp_path / "no.csv", "--out", tmp_path / "out")[0] == 2
