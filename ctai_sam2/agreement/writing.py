@@ -12,7 +12,6 @@ from ctai_sam2.agreement.comparing import MeasureAgreement, ReaderComparison
 from ctai_sam2.agreement.figure import draw_bland_altman
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
 
-
 # Columns of a division, and the fields they show.
 _DIVISION = {
     "n_divided": "n",

@@ -161,10 +161,10 @@ def test_a_comparison_is_written_whole(tmp_path: Path) -> None:
         table(FIRST), table(SECOND, slices), masks_a=masks, masks_b=masks, names=("anna", "model")
     )
     files = write_comparison(comparison, tmp_path / "out")
-    rows = list(csv.DictReader(files.measures.open()))
+    rows = list(csv.DictReader(files.measures.read_text().splitlines()))
     assert [row["scope"] for row in rows] == ["all"]
     assert float(rows[0]["icc"]) == pytest.approx(0.97335, abs=1e-4)
-    assert len(list(csv.DictReader(files.pairs.open()))) == 14
+    assert len(list(csv.DictReader(files.pairs.read_text().splitlines()))) == 14
     summary = json.loads(files.summary.read_text())
     assert (summary["first"], len(summary["overlaps"])) == ("anna", 14)
     with Image.open(files.figure) as image:
