@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ctai_sam2.core.definitions import TissueDefinitions
     from ctai_sam2.core.metrics import measure_slice
     from ctai_sam2.errors import CtaiError
+    from ctai_sam2.exchange import export_masks, import_masks
     from ctai_sam2.io import list_series, read_slice, read_study
     from ctai_sam2.oneclick import (
         find_l3,
@@ -50,7 +51,9 @@ _HOME = {
     "Settings": "ctai_sam2.settings",
     "TissueDefinitions": "ctai_sam2.core.definitions",
     "Window": "ctai_sam2.types",
+    "export_masks": "ctai_sam2.exchange",
     "find_l3": "ctai_sam2.oneclick",
+    "import_masks": "ctai_sam2.exchange",
     "list_series": "ctai_sam2.io",
     "measure_slice": "ctai_sam2.core.metrics",
     "measure_study": "ctai_sam2.outputs",
@@ -78,7 +81,9 @@ __all__ = [
     "TissueDefinitions",
     "Window",
     "__version__",
+    "export_masks",
     "find_l3",
+    "import_masks",
     "list_series",
     "measure_slice",
     "measure_study",

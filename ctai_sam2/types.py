@@ -122,6 +122,9 @@ class CTSlice:
         The extent the slice stands for along its normal.
     index : int, optional
         Its index in the volume it was taken from.
+    row_offsets : array_like, shape (H,), optional
+        Only for a sagittal or coronal slice through a stack with gaps: where each row really lies along
+        the columns, in steps of the affine, increasing from 0. Rows lie at 0, 1, 2 … when None.
     acquisition : Acquisition
         Facts from the header.
     warnings : tuple of str
@@ -132,7 +135,7 @@ class CTSlice:
     InputError
         If the array is not two-dimensional, is empty or is not finite, or the plane is unknown.
     GeometryError
-        If the spacing is not positive.
+        If the spacing is not positive, or row offsets are not one increasing number per row from 0.
     """
 
     hu: NDArray[Any]
@@ -141,11 +144,20 @@ class CTSlice:
     affine: NDArray[np.float64] | None = None
     thickness_mm: float | None = None
     index: int | None = None
+    row_offsets: NDArray[np.float64] | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _set(self, "hu", _checked_hu(self.hu, ndim=2))
+        if self.row_offsets is not None:
+            offsets = np.array(self.row_offsets, dtype=np.float64)
+            if offsets.shape != self.hu.shape[:1] or offsets[0] != 0 or not (np.diff(offsets) > 0).all():
+                raise GeometryError(
+                    "row offsets must be one increasing number per row, from 0",
+                    received=f"shape {offsets.shape} for {self.hu.shape[0]} rows",
+                )
+            _set(self, "row_offsets", _frozen(offsets))
         _set(self, "spacing_mm", _checked_spacing(self.spacing_mm, 2))
         if self.plane not in PLANES:
             raise InputError("no such plane", received=self.plane, hint=f"One of {', '.join(PLANES)}.")
@@ -241,11 +253,22 @@ class CTVolume:
         extents: NDArray[np.float64] = (padded[:-1] + padded[1:]) / 2
         return extents
 
+    @property
+    def slice_offsets(self) -> NDArray[np.float64]:
+        """Where each slice lies along the affine's z axis, shape (D,): 0, 1, 2 … where there are no gaps."""
+        positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
+        if positions.size == 1:
+            return np.zeros(1)
+        offsets = (positions - positions[0]) / np.median(np.diff(positions))
+        even = np.arange(positions.size, dtype=np.float64)
+        # Rounding in headers is no gap.
+        return even if np.allclose(offsets, even, rtol=0, atol=1e-4) else offsets
+
     def axial(self, z: int) -> CTSlice:
         """Axial slice ``z`` (0 is the most inferior), anterior up, patient's right on image left."""
         z = self._checked_index(z, 0, "axial")
         columns = np.column_stack([self.affine[:, 0], self.affine[:, 1], self.affine[:, 2]])
-        origin = self.affine @ np.array([0.0, 0.0, z, 1.0])
+        origin = self.affine @ np.array([0.0, 0.0, self.slice_offsets[z], 1.0])
         _, sy, sx = self.spacing_zyx_mm
         return self._slice(
             self.hu_zyx[z], "axial", (sy, sx), columns, origin, float(self.slice_extents_mm[z]), z
@@ -255,7 +278,7 @@ class CTVolume:
         """Sagittal slice at column ``x``, superior up, anterior on image left."""
         x = self._checked_index(x, 2, "sagittal")
         columns = np.column_stack([self.affine[:, 1], -self.affine[:, 2], self.affine[:, 0]])
-        origin = self.affine @ np.array([x, 0.0, self.shape_zyx[0] - 1.0, 1.0])
+        origin = self.affine @ np.array([x, 0.0, self.slice_offsets[-1], 1.0])
         sz, sy, sx = self.spacing_zyx_mm
         return self._slice(self.hu_zyx[::-1, :, x], "sagittal", (sz, sy), columns, origin, sx, x)
 
@@ -263,7 +286,7 @@ class CTVolume:
         """Coronal slice at row ``y``, superior up, patient's right on image left."""
         y = self._checked_index(y, 1, "coronal")
         columns = np.column_stack([self.affine[:, 0], -self.affine[:, 2], self.affine[:, 1]])
-        origin = self.affine @ np.array([0.0, y, self.shape_zyx[0] - 1.0, 1.0])
+        origin = self.affine @ np.array([0.0, y, self.slice_offsets[-1], 1.0])
         sz, sy, sx = self.spacing_zyx_mm
         return self._slice(self.hu_zyx[::-1, y, :], "coronal", (sz, sx), columns, origin, sy, y)
 
@@ -294,9 +317,15 @@ class CTVolume:
             affine=np.column_stack([columns, origin]),
             thickness_mm=thickness_mm,
             index=index,
+            row_offsets=None if plane == "axial" else self._row_offsets(),
             acquisition=self.acquisition,
             warnings=self.warnings,
         )
+
+    def _row_offsets(self) -> NDArray[np.float64] | None:
+        offsets = self.slice_offsets
+        even = np.array_equal(offsets, np.arange(offsets.size))
+        return None if even else offsets[-1] - offsets[::-1]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

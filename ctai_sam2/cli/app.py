@@ -12,7 +12,9 @@ import typer
 
 from ctai_sam2 import __version__
 from ctai_sam2.cli import cohort, models
+from ctai_sam2.cli.agreement import agreement
 from ctai_sam2.cli.evaluate import evaluate
+from ctai_sam2.cli.exchange import export, import_
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
 from ctai_sam2.errors import InputError
@@ -36,7 +38,10 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(cohort.app, name="cohort")
+app.command()(agreement)
 app.command()(evaluate)
+app.command()(export)
+app.command("import")(import_)
 app.command()(serve)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,8 +138,38 @@ def _without_repeats(
     return (hu[keep] if repeats else hu), [frames[i] for i in keep], repeats
 
 
-def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[str]) -> CTVolume:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StackPlace:
+    """Where a stack of images lies, as stored and in canonical order.
+
+    Parameters
+    ----------
+    stored : ndarray, shape (4, 4)
+        Maps (x, y, z, 1) of the images as stored, in order along their normal, to LPS mm.
+    canonical : ndarray, shape (4, 4)
+        The same for the canonical volume.
+    shape_zyx : tuple of int
+        Of the canonical volume.
+    slice_positions_mm : ndarray, shape (D,), optional
+        Positions of the canonical volume's slices, where they are the stored images.
+    """
+
+    stored: NDArray[np.float64]
+    canonical: NDArray[np.float64]
+    shape_zyx: tuple[int, int, int]
+    slice_positions_mm: NDArray[np.float64] | None
+
+
+def place_stack(frames: Sequence[FrameHeader]) -> tuple[StackPlace, list[str]]:
+    """Place images, sorted along their normal and without repeats, and say what to be careful about.
+
+    Raises
+    ------
+    GeometryError
+        If orientation, position or spacing is missing, or images other than axial ones are unevenly spaced.
+    """
     first = frames[0]
+    warnings: list[str] = []
     if first.orientation is None or first.position_mm is None or first.spacing_mm is None:
         raise GeometryError("the images lack orientation, position or spacing")
     origins = np.array([frame.position_mm for frame in frames], dtype=np.float64)
@@ -152,21 +183,33 @@ def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[
     affine = affine_from_dicom(first.orientation, first.position_mm, first.spacing_mm, step)
     slice_axis = axis_correspondence(affine)[0].index(2)
     warnings += _geometry_warnings(affine, origins, positions, slice_axis)
-    warnings += implausible_values(hu)
-    hu_zyx, canonical = canonicalise(hu, affine)
+    view, canonical = canonicalise(np.broadcast_to(False, (len(frames), *first.shape_hw)), affine)
     slice_positions: NDArray[np.float64] | None = None
     if slice_axis == 2:
         slice_positions = positions
         if axis_correspondence(affine)[1][2] < 0:
             slice_positions = -positions[::-1]
             # The lowest slice is now the first, and gaps put it elsewhere than even steps would.
-            beyond_lps = origins[-1] - (origins[0] + step * (len(frames) - 1))
-            canonical[:3, 3] += beyond_lps * (-1, -1, 1)
+            canonical[:3, 3] += origins[-1] - (origins[0] + step * (len(frames) - 1))
+    depth, height, width = view.shape
+    place = StackPlace(
+        stored=affine,
+        canonical=canonical,
+        shape_zyx=(depth, height, width),
+        slice_positions_mm=slice_positions,
+    )
+    return place, warnings
+
+
+def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[str]) -> CTVolume:
+    place, found = place_stack(frames)
+    warnings += [*found, *implausible_values(hu)]
+    hu_zyx, _ = canonicalise(hu, place.stored)
     return CTVolume(
         hu_zyx=np.ascontiguousarray(hu_zyx),
-        affine=canonical,
-        slice_positions_mm=slice_positions,
-        acquisition=first.acquisition,
+        affine=place.canonical,
+        slice_positions_mm=place.slice_positions_mm,
+        acquisition=frames[0].acquisition,
         warnings=tuple(dict.fromkeys(warnings)),
     )
 

@@ -16,6 +16,7 @@ from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
 from ctai_sam2.io.dicom_volume import MAX_VOXELS
+from ctai_sam2.io.grids import Grid, same_places
 from ctai_sam2.io.quiet import quiet
 from ctai_sam2.types import CTSlice, CTVolume
 
@@ -143,7 +144,7 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
     index_zyx, target_canonical = canonicalise(np.arange(np.prod(target_shape)).reshape(target_shape), target)
     place_matters = not (isinstance(of, CTSlice) and of.affine is None)
     if labels.shape != index_zyx.shape or (
-        place_matters and not np.allclose(canonical, target_canonical, atol=1e-2)
+        place_matters and not same_places(target_canonical, canonical, labels.shape)
     ):
         raise GeometryError(
             f"{path.name} lies on another grid than the image",
@@ -164,6 +165,41 @@ def _unplaced_labels(path: Path, values: NDArray[Any], shape_hw: tuple[int, int]
             hint="Export the labels on the CT's own grid.",
         )
     return _checked_labels(values[:, :, 0].T.astype(np.int64))
+
+
+def read_label_block(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], Grid]:
+    """Read a label image as it lies in the patient, whatever it was drawn on.
+
+    Returns
+    -------
+    labels : ndarray of uint8, shape (D, H, W)
+        In canonical order.
+    grid : Grid
+        Where it lies.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, holds no labels or states no orientation.
+    GeometryError
+        If its affine is singular.
+    """
+    path = Path(path)
+    content = _load(path)
+    if any("no orientation" in warning for warning in content.warnings):
+        raise InputError(
+            f"{path.name} states no orientation, so the mask has no place",
+            hint="Read it onto the slice it was drawn on.",
+        )
+    values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
+    labels, canonical = canonicalise(
+        _checked_labels(values.astype(np.int64)).transpose(2, 1, 0), content.affine
+    )
+    depth, height, width = labels.shape
+    grid = Grid(
+        shape_zyx=(depth, height, width), affine=canonical, z_offsets=np.arange(depth, dtype=np.float64)
+    )
+    return labels, grid
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

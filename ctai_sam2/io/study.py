@@ -101,6 +101,36 @@ def list_series(
     return [series.info for series in group_series(read_headers(path))]
 
 
+def find_series(path: str | os.PathLike[str], *, series_uid: str | None = None) -> Series:
+    """Find the DICOM series that `read_study` would read, without decoding an image.
+
+    Parameters
+    ----------
+    path : path-like
+        A DICOM folder or file.
+    series_uid : str, optional
+        Which series of a folder.
+
+    Raises
+    ------
+    InputError, DicomError, GeometryError
+        As `read_study`.
+    """
+    path = Path(path)
+    _require_there(path)
+    if path.is_dir():
+        found = scan_folder(path)
+        if not found.series and found.nifti_files:
+            raise InputError(
+                "the folder holds NIfTI files, no DICOM", hint="Give the folder of DICOM images."
+            )
+        if not found.series:
+            _refuse_folder(found)
+        return _require_geometry(_choose(found.series, series_uid, found.skipped))
+    _refuse_other_kinds(path)
+    return _require_geometry(_choose(group_series(read_headers(path)), series_uid))
+
+
 def read_slice(
     path: str | os.PathLike[str],
     *,

@@ -27,6 +27,8 @@ TIERS: dict[str, int] = {
     "segmenters": 3,
     "oneclick": 3,
     "editor": 3,
+    "agreement": 4,
+    "exchange": 4,
     "outputs": 4,
     "records": 4,
     "evaluation": 4,
@@ -108,6 +110,8 @@ def run_python(code: str) -> str:
         "ctai_sam2.records",
         "ctai_sam2.evaluation",
         "ctai_sam2.cohort",
+        "ctai_sam2.agreement",
+        "ctai_sam2.exchange",
         "ctai_sam2.cli",
     ],
 )

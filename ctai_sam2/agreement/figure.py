@@ -1,0 +1,91 @@
+"""Bland and Altman's figure: difference against mean, slice choice told apart by the mark."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from ctai_sam2.agreement.comparing import MeasureAgreement, ReaderComparison
+from ctai_sam2.errors import InputError
+
+_COLUMNS = 2
+_DPI = 130
+_MARKS: tuple[tuple[bool | None, str, str, str], ...] = (
+    (True, "o", "#0072B2", "same slice"),
+    (False, "^", "#D55E00", "different slices"),
+    (None, "s", "#777777", "slice not known"),
+)
+
+
+def draw_bland_altman(comparison: ReaderComparison) -> bytes:
+    """Draw one panel per measure with bias, limits of agreement and their confidence bands; PNG bytes.
+
+    Parameters
+    ----------
+    comparison : ReaderComparison
+        From `compare_readers`.
+
+    Raises
+    ------
+    InputError
+        If it holds no measure.
+    """
+    shown = [entry for entry in comparison.measures if entry.scope == "all"]
+    if not shown:
+        raise InputError("there is no measure to draw")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(5.2 * columns, 3.7 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, entry in zip(panels, shown, strict=False):
+        _draw_panel(panel, entry, comparison)
+    for panel in panels[len(shown) :]:
+        panel.set_axis_off()
+    panels[0].legend(loc="best", fontsize=8, frameon=False)
+    figure.suptitle(f"{comparison.first} minus {comparison.second}", fontsize=11)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": "ctai-sam2"})
+    return buffer.getvalue()
+
+
+def _draw_panel(panel: Any, entry: MeasureAgreement, comparison: ReaderComparison) -> None:
+    pairs, limits = comparison.pairs[entry.measure], entry.bland_altman
+    for kind, mark, colour, text in _MARKS:
+        chosen = [(first, second) for _, first, second, same in pairs if same is kind]
+        if chosen:
+            panel.scatter(
+                [(first + second) / 2 for first, second in chosen],
+                [first - second for first, second in chosen],
+                s=22,
+                marker=mark,
+                color=colour,
+                alpha=0.8,
+                linewidths=0,
+                label=text,
+            )
+    for value, interval, style in (
+        (limits.bias, limits.bias_ci, "-"),
+        (limits.low, limits.low_ci, "--"),
+        (limits.high, limits.high_ci, "--"),
+    ):
+        panel.axhline(value, color="#222222", linewidth=1, linestyle=style)
+        panel.axhspan(*interval, color="#222222", alpha=0.08, linewidth=0)
+        panel.annotate(
+            f"{value:.3g}",
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 2),
+            textcoords="offset points",
+            fontsize=8,
+            ha="right",
+        )
+    panel.axhline(0, color="#999999", linewidth=0.6)
+    panel.set_title(f"{entry.measure}: ICC {entry.icc.value:.3f}, n = {entry.n}", fontsize=9)
+    panel.set_xlabel("mean of both", fontsize=8)
+    panel.set_ylabel("difference", fontsize=8)
+    panel.tick_params(labelsize=8)
+    panel.spines[["top", "right"]].set_visible(False)

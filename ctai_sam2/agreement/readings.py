@@ -1,0 +1,214 @@
+"""One reader's results: a table row, and where there are any the masks, for each case."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.io.grids import Grid, plane_grid, same_places
+from ctai_sam2.io.nifti import read_label_block
+from ctai_sam2.types import CTSlice, Mask
+
+CASE_COLUMNS = ("case_id", "case")
+SLICE_COLUMN = "middle_slice"
+
+_SAME_PLANE_MM = 0.05
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DrawnMask:
+    """A mask on one slice and where it lies.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (H, W)
+        Rows and columns in an order of its own, the same for all masks of one grid.
+    spacing_mm : tuple of float
+        (row, column).
+    grid : Grid, optional
+        Where it lies in the patient; masks without one are taken to lie on one grid.
+    """
+
+    mask: Mask
+    spacing_mm: tuple[float, float]
+    grid: Grid | None = None
+
+    @classmethod
+    def on(cls, ct: CTSlice, mask: NDArray[np.bool_]) -> DrawnMask:
+        """Take a mask drawn on a slice.
+
+        Raises
+        ------
+        InputError
+            If the shapes differ.
+        """
+        if np.shape(mask) != ct.shape_hw:
+            raise InputError(
+                "the mask has another shape than its slice", received=f"{np.shape(mask)} for {ct.shape_hw}"
+            )
+        grid = None if ct.affine is None else plane_grid(ct.shape_hw, ct.affine)
+        return cls(mask=np.asarray(mask, dtype=np.bool_), spacing_mm=ct.spacing_mm, grid=grid)
+
+    def lies_with(self, other: DrawnMask) -> bool:
+        """Tell whether both masks lie on one grid in one plane."""
+        if self.mask.shape != other.mask.shape:
+            return False
+        if self.grid is None or other.grid is None:
+            return bool(np.allclose(self.spacing_mm, other.spacing_mm, rtol=1e-3))
+        if self.grid.shape_zyx != other.grid.shape_zyx:
+            return False
+        # A voxel's extent across the plane may differ; its place may not.
+        thin = self.grid.shape_zyx[::-1].index(1)
+        affine = np.array(other.grid.affine)
+        affine[:3, thin] = self.grid.affine[:3, thin]
+        step = float(np.linalg.norm(self.grid.affine[:3, thin]))
+        shift = float(np.abs(np.linalg.solve(self.grid.affine, affine)[thin, 3])) * step
+        return shift <= _SAME_PLANE_MM and same_places(self.grid.affine, affine, self.grid.shape_zyx)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """What one reader found in one case.
+
+    Parameters
+    ----------
+    case : str
+        The case's pseudonym; pairs the readers.
+    values : mapping of str to float
+        Measurements by column; missing ones are left out.
+    slice_index : int, optional
+        The axial slice the reader chose.
+    masks : mapping of str to DrawnMask
+        Outlines on that slice, by structure.
+    """
+
+    case: str
+    values: Mapping[str, float]
+    slice_index: int | None = None
+    masks: Mapping[str, DrawnMask] = field(default_factory=dict)
+
+
+def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
+    """Read a reader's results.
+
+    Parameters
+    ----------
+    path : path-like
+        A CSV table with a column ``case_id`` or ``case`` (a cohort's ``table.csv``), or a folder whose
+        subfolders, one a case, hold ``measurements.csv`` and ``masks/*.nii.gz`` as ``ctai-sam2 segment``
+        writes them.
+
+    Raises
+    ------
+    InputError
+        If nothing usable is there, a case occurs twice or a file is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
+        if not readings:
+            raise InputError(
+                f"{path.name} holds no case",
+                hint="Each subfolder is a case and holds measurements.csv, as 'ctai-sam2 segment' writes it.",
+            )
+        return readings
+    readings = readings_of_rows(_read_rows(path), path.name)
+    return readings
+
+
+def readings_of_rows(rows: Iterable[Mapping[str, Any]], what: str = "the table") -> list[Reading]:
+    """Turn table rows, one a case, into readings.
+
+    Raises
+    ------
+    InputError
+        If there is no row or no case column, or a case occurs twice.
+    """
+    readings: dict[str, Reading] = {}
+    for row in rows:
+        column = next((name for name in CASE_COLUMNS if row.get(name) not in (None, "")), None)
+        if column is None:
+            raise InputError(
+                f"{what} has a row without a case", hint=f"Name it in a column {' or '.join(CASE_COLUMNS)}."
+            )
+        case = str(row[column])
+        if case in readings:
+            raise InputError(
+                f"a case occurs twice in {what}", received=case[:64], hint="Keep one row a case."
+            )
+        readings[case] = _reading(case, row)
+    if not readings:
+        raise InputError(f"{what} holds no row")
+    return list(readings.values())
+
+
+def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] | None = None) -> Reading:
+    values = {}
+    for name, cell in row.items():
+        number = _number(cell)
+        if number is not None:
+            values[str(name)] = number
+    chosen = values.get(SLICE_COLUMN)
+    return Reading(
+        case=case,
+        values=values,
+        slice_index=None if chosen is None else int(chosen),
+        masks=masks or {},
+    )
+
+
+def _number(cell: Any) -> float | None:
+    if cell is None or isinstance(cell, bool):
+        return None
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_case(folder: Path) -> bool:
+    return folder.is_dir() and (folder / "measurements.csv").is_file()
+
+
+def _read_case(folder: Path) -> Reading:
+    rows = _read_rows(folder / "measurements.csv")
+    if len(rows) != 1:
+        raise InputError(
+            "a case's measurements.csv holds one row", received=f"{len(rows)} in {folder.name[:64]}"
+        )
+    masks = {}
+    for path in sorted((folder / "masks").glob("*.nii.gz")):
+        labels, grid = read_label_block(path)
+        if 1 not in labels.shape:
+            continue
+        thin = labels.shape.index(1)
+        steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
+        rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)
+        masks[path.name.split(".")[0]] = DrawnMask(
+            mask=np.take(labels > 0, 0, axis=thin), spacing_mm=(rows_mm, columns_mm), grid=grid
+        )
+    return _reading(folder.name, rows[0], masks)
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [
+                {str(k): v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)
+            ]
+    except FileNotFoundError as error:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be opened", hint="Check its permissions.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error

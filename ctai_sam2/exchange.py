@@ -1,0 +1,240 @@
+"""Masks to and from other programs: one call each way, the format by the file's name or content."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.types import CTSlice, CTVolume, Mask
+
+if TYPE_CHECKING:
+    from ctai_sam2.io.source_images import SourceImages
+    from ctai_sam2.io.terms import Authorship, StructureTerm
+
+Format: TypeAlias = Literal["seg", "rtstruct", "nifti", "coco", "png"]
+FORMATS: tuple[Format, ...] = ("seg", "rtstruct", "nifti", "coco", "png")
+
+_ENDINGS: tuple[tuple[str, Format], ...] = (
+    (".nii.gz", "nifti"),
+    (".nii", "nifti"),
+    (".json", "coco"),
+    (".png", "png"),
+    (".dcm", "seg"),
+)
+
+
+def export_masks(
+    masks: Mapping[str, ArrayLike],
+    of: CTSlice | CTVolume,
+    path: str | os.PathLike[str],
+    *,
+    format: Format | None = None,
+    source: str | os.PathLike[str] | SourceImages | None = None,
+    series_uid: str | None = None,
+    authorship: Authorship | None = None,
+    terms: Mapping[str, StructureTerm] | None = None,
+    pseudonym: str | None = None,
+    overlaps: Literal["refuse", "later"] = "refuse",
+    encoding: Literal["rle", "polygon"] = "rle",
+) -> Path:
+    """Write masks for another program; returns the path.
+
+    Parameters
+    ----------
+    masks : mapping of str to array_like, shape (H, W) or (D, H, W)
+        By structure.
+    of : CTSlice or CTVolume
+        What they were drawn on.
+    path : path-like
+        Where to write.
+    format : {"seg", "rtstruct", "nifti", "coco", "png"}, optional
+        By the ending when omitted: ``.dcm`` is SEG, ``.nii`` and ``.nii.gz`` NIfTI, ``.json`` COCO.
+    source : path-like or SourceImages, optional
+        DICOM folder or file the image was read from; SEG and RTSTRUCT need it.
+    series_uid : str, optional
+        Which series of that folder.
+    authorship : Authorship, optional
+        Who made the masks; by hand when omitted.
+    terms : mapping of str to StructureTerm, optional
+        DICOM terms of structures this package does not know.
+    pseudonym : str, optional
+        For DICOM: stands for the patient's name and ID; dates and numbers are emptied.
+    overlaps : {"refuse", "later"}
+        For label images (NIfTI, PNG), where a pixel belongs to one structure.
+    encoding : {"rle", "polygon"}
+        For COCO.
+
+    Raises
+    ------
+    InputError
+        If the format is unknown or cannot hold the masks, a shape differs, or a source is missing.
+    GeometryError
+        If the source's images are not those the masks were drawn on.
+    DicomError
+        If the source cannot be referred to.
+    StorageError
+        If it cannot be written.
+    """
+    chosen = format or _format_by_name(Path(path))
+    if chosen not in FORMATS:
+        raise InputError("no such format", received=str(chosen)[:40], hint=f"One of {', '.join(FORMATS)}.")
+    if chosen in ("seg", "rtstruct"):
+        if source is None:
+            raise InputError(
+                f"a DICOM {chosen.upper()} refers to the images the masks were drawn on, and none are given",
+                hint="Pass source= with the DICOM folder, or export to NIfTI, COCO or PNG.",
+            )
+        from ctai_sam2.io.dicom_rtstruct import write_rtstruct
+        from ctai_sam2.io.dicom_seg import write_seg
+
+        write = write_seg if chosen == "seg" else write_rtstruct
+        return write(
+            path,
+            masks,
+            of,
+            _source_images(source, series_uid),
+            authorship=authorship,
+            terms=terms,
+            pseudonym=pseudonym,
+        )
+    if chosen == "coco":
+        from ctai_sam2.io.coco import write_coco
+
+        return write_coco(path, masks, of, encoding=encoding, authorship=authorship)
+    from ctai_sam2.io.label_maps import write_labels
+
+    return write_labels(path, masks, of, overlaps=overlaps)
+
+
+def import_masks(
+    path: str | os.PathLike[str],
+    of: CTSlice | CTVolume,
+    *,
+    source: str | os.PathLike[str] | SourceImages | None = None,
+    series_uid: str | None = None,
+    names: Mapping[str, str] | None = None,
+    structures: Collection[str] | None = None,
+    image: str | int | None = None,
+) -> dict[str, Mask]:
+    """Read another program's masks onto a slice or volume; nothing is resampled.
+
+    Parameters
+    ----------
+    path : path-like
+        DICOM SEG or RTSTRUCT, NIfTI, COCO JSON, or for a slice a PNG.
+    of : CTSlice or CTVolume
+        What they were drawn on.
+    source : path-like or SourceImages, optional
+        DICOM the image was read from; then SEG and RTSTRUCT must refer to that series.
+    series_uid : str, optional
+        Which series of that folder.
+    names : mapping of str to str, optional
+        New names by the names in the file (``{"Segment_1": "psoas_left"}``).
+    structures : collection of str, optional
+        Which to read, by their names in the file; all when omitted.
+    image : str or int, optional
+        Which image of a COCO file.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (H, W) or (D, H, W)
+        By structure. An image without a table has ``label_1`` and so on; one label, the file's name.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks a structure, or refers to another series.
+    GeometryError
+        If it lies on another grid, or nowhere on the image.
+    DicomError
+        If a DICOM file is damaged or neither SEG nor RTSTRUCT.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    kind = _format_by_content(path)
+    if kind in ("seg", "rtstruct"):
+        from ctai_sam2.io.dicom_rtstruct import read_rtstruct
+        from ctai_sam2.io.dicom_seg import read_seg
+
+        read = read_seg if kind == "seg" else read_rtstruct
+        images = None if source is None else _source_images(source, series_uid)
+        masks = read(path, of, source=images, structures=structures)
+    elif kind == "coco":
+        from ctai_sam2.io.coco import read_coco
+
+        masks = read_coco(path, of, image=image, structures=structures)
+    else:
+        from ctai_sam2.io.label_maps import read_labels
+
+        masks = read_labels(path, of, structures=structures)
+        if list(masks) == ["label_1"]:
+            masks = {path.name.split(".")[0]: masks["label_1"]}
+    unknown = sorted(set(names or ()) - set(masks))
+    if unknown:
+        raise InputError(
+            "a label to rename is not in the file",
+            received=", ".join(unknown),
+            hint=f"There are {', '.join(masks)}.",
+        )
+    renamed = [(names or {}).get(name, name) for name in masks]
+    if len(set(renamed)) < len(renamed):
+        raise InputError("two labels would have one name", received=", ".join(renamed))
+    return dict(zip(renamed, masks.values(), strict=True))
+
+
+def slices_with_masks(masks: Mapping[str, Mask]) -> list[int]:
+    """List the axial slices of a volume on which any mask has a voxel.
+
+    Examples
+    --------
+    >>> mask = np.zeros((3, 2, 2), dtype=bool)
+    >>> mask[1, 0, 0] = True
+    >>> slices_with_masks({"muscle": mask})
+    [1]
+    """
+    found: set[int] = set()
+    for mask in masks.values():
+        found.update(int(z) for z in np.flatnonzero(mask.any(axis=(1, 2))))
+    return sorted(found)
+
+
+def _format_by_name(path: Path) -> Format:
+    for ending, kind in _ENDINGS:
+        if path.name.lower().endswith(ending):
+            return kind
+    raise InputError(
+        "the file's ending names no format",
+        received=path.suffix or "no ending",
+        hint=f"Name the format: {', '.join(FORMATS)}.",
+    )
+
+
+def _format_by_content(path: Path) -> Format:
+    from ctai_sam2.io.dicom_headers import looks_like_dicom
+    from ctai_sam2.io.dicom_rtstruct import RTSTRUCT_CLASS
+    from ctai_sam2.io.dicom_seg import SEG_CLASSES
+    from ctai_sam2.io.source_images import read_derived
+
+    if not looks_like_dicom(path):
+        kind = _format_by_name(path)
+        if kind == "seg":
+            raise DicomError(f"{path.name} is not a DICOM file", hint="Export it again.")
+        return kind
+    what = "a DICOM SEG or RTSTRUCT"
+    dataset = read_derived(path, (*SEG_CLASSES, RTSTRUCT_CLASS), what, only_class=True)
+    return "rtstruct" if dataset.SOPClassUID == RTSTRUCT_CLASS else "seg"
+
+
+def _source_images(source: str | os.PathLike[str] | SourceImages, series_uid: str | None) -> SourceImages:
+    from ctai_sam2.io.source_images import SourceImages, find_source_images
+
+    if isinstance(source, SourceImages):
+        return source
+    return find_source_images(source, series_uid=series_uid)

@@ -1,0 +1,359 @@
+"""Masks as DICOM Segmentation objects (SEG), written and read.
+
+A SEG refers to the images it was drawn on and lies on their grid, so a viewer
+shows it in place. Writing is by highdicom (the ``export`` extra); reading
+follows the standard (PS3.3 C.8.20) and takes binary, fractional and label-map
+segmentations of other programs too.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ctai_sam2._version import __version__
+from ctai_sam2.core.geometry import affine_from_dicom, canonicalise
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.io.dicom_headers import damaged, functional_value, number_of, value_of
+from ctai_sam2.io.grids import grid_of, mask_from_canonical, plane_grid, put
+from ctai_sam2.io.overlay import choose_colours
+from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.source_images import (
+    SourceImages,
+    anonymise,
+    missing_extra,
+    read_derived,
+    read_source_dataset,
+)
+from ctai_sam2.io.terms import (
+    Authorship,
+    StructureTerm,
+    checked_label,
+    structure_of,
+    term_of,
+    unique_name,
+)
+from ctai_sam2.types import CTSlice, CTVolume, Mask
+
+SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+"""Segmentation Storage and Label Map Segmentation Storage."""
+
+_SERIES_NUMBER = 900
+
+
+def write_seg(
+    path: str | os.PathLike[str],
+    masks: Mapping[str, ArrayLike],
+    of: CTSlice | CTVolume,
+    source: SourceImages,
+    *,
+    authorship: Authorship | None = None,
+    terms: Mapping[str, StructureTerm] | None = None,
+    pseudonym: str | None = None,
+    description: str = "Body composition at L3",
+) -> Path:
+    """Write masks as one binary DICOM SEG that refers to the images they were drawn on; returns the path.
+
+    Segments may overlap. Images without a voxel of any mask get no frame.
+
+    Parameters
+    ----------
+    path : path-like
+        Where to write; usually ending in ``.dcm``.
+    masks : mapping of str to array_like, shape (H, W) or (D, H, W)
+        By structure; see `TERMS` for the names known.
+    of : CTSlice or CTVolume
+        What they were drawn on.
+    source : SourceImages
+        Its DICOM images, from `find_source_images`.
+    authorship : Authorship, optional
+        Who made the masks; by hand when omitted.
+    terms : mapping of str to StructureTerm, optional
+        Terms of further structures, or other terms for known ones.
+    pseudonym : str, optional
+        Stands for the patient's name and ID; birth date, study date and accession number are left empty.
+        UIDs stay, since they are what refers to the images. When omitted the SEG repeats what the images
+        say of patient and study, as the standard asks, and nothing beyond.
+    description : str
+        Content and series description; name nobody in it.
+
+    Raises
+    ------
+    InputError
+        If there is no mask, all are empty, a shape differs or a label is unknown.
+    GeometryError
+        If the source's images are not those the masks were drawn on.
+    DicomError
+        If the images cannot be referred to, or highdicom refuses their header.
+    StorageError
+        If it cannot be written.
+    """
+    if not masks:
+        raise InputError("there is no mask to export")
+    described = {checked_label(name): term_of(name, terms) for name in masks}
+    stored = source.stored_masks(masks, of)
+    pixels = np.stack([stored[name] for name in masks], axis=-1)
+    used = np.flatnonzero(pixels.any(axis=(1, 2, 3)))
+    if used.size == 0:
+        raise InputError("all masks are empty, and a segmentation without a frame cannot be stored")
+    try:
+        import highdicom
+        from highdicom.color import CIELabColor
+        from pydicom.sr.coding import Code as Coded
+        from pydicom.uid import generate_uid
+    except ImportError as error:
+        raise missing_extra("DICOM SEG", "highdicom") from error
+    author = authorship or Authorship()
+    colours = choose_colours(list(masks))
+
+    def coded(code: tuple[str, str]) -> Any:
+        return Coded(code[0], "SCT", code[1])
+
+    images, pixels = _images_and_pixels(source, pixels, used)
+    for image in images:
+        anonymise(image, pseudonym)
+    algorithm = None
+    if author.model is not None:
+        algorithm = highdicom.AlgorithmIdentificationSequence(
+            name=author.model.name[:64],
+            family=Coded("123109", "DCM", "Artificial Intelligence"),
+            version=author.model.code_version[:64],
+            source="ctai-sam2",
+            parameters={
+                "weights_sha256": author.model.weights_sha256,
+                "image_size": str(author.model.image_size),
+            },
+        )
+    try:
+        with quiet("highdicom"):
+            descriptions = [
+                highdicom.seg.SegmentDescription(
+                    segment_number=number,
+                    segment_label=name,
+                    segmented_property_category=coded(term.category),
+                    segmented_property_type=coded(term.type),
+                    algorithm_type=author.made_by.upper(),
+                    algorithm_identification=algorithm,
+                    anatomic_regions=None if term.region is None else [coded(term.region)],
+                    display_color=CIELabColor.from_rgb(*_rgb(colours[name])),
+                )
+                for number, (name, term) in enumerate(described.items(), start=1)
+            ]
+            for item, term in zip(descriptions, described.values(), strict=True):
+                if term.side is not None:
+                    item.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+                        highdicom.sr.CodedConcept.from_code(coded(term.side))
+                    ]
+            segmentation = highdicom.seg.Segmentation(
+                source_images=images,
+                pixel_array=pixels.astype(np.uint8),
+                segmentation_type="BINARY",
+                segment_descriptions=descriptions,
+                series_instance_uid=generate_uid(prefix=None),
+                series_number=_SERIES_NUMBER,
+                sop_instance_uid=generate_uid(prefix=None),
+                instance_number=1,
+                manufacturer="ctai-sam2",
+                manufacturer_model_name="ctai-sam2",
+                software_versions=__version__,
+                device_serial_number="0",
+                content_description=description[:64],
+                content_label="SEGMENTATION",
+                series_description=description[:64],
+            )
+            if pseudonym is not None:
+                segmentation.PatientIdentityRemoved = "YES"
+                segmentation.DeidentificationMethod = "ctai-sam2: pseudonym, dates and numbers emptied"
+            buffer = io.BytesIO()
+            segmentation.save_as(buffer)
+    except CtaiError:
+        raise
+    except Exception as error:  # highdicom raises many kinds for headers it cannot build upon
+        raise DicomError(
+            f"the images' headers do not allow a DICOM SEG ({type(error).__name__})",
+            hint="Export the images again from the PACS, or export the masks to NIfTI.",
+        ) from error
+    return write_bytes(path, buffer.getvalue())
+
+
+def read_seg(
+    path: str | os.PathLike[str],
+    of: CTSlice | CTVolume,
+    *,
+    source: SourceImages | None = None,
+    structures: Collection[str] | None = None,
+) -> dict[str, Mask]:
+    """Read a DICOM SEG's masks onto the pixels of a slice or the voxels of a volume.
+
+    Frames go where they lie in the patient, whatever their orientation; nothing is
+    resampled. For a slice, frames beside it are left out.
+
+    Parameters
+    ----------
+    path : path-like
+        A SEG by this or another program.
+    of : CTSlice or CTVolume
+        What to put the masks on.
+    source : SourceImages, optional
+        The images of ``of``; then the SEG must refer to their series.
+    structures : collection of str, optional
+        Which segments to read; all when omitted.
+
+    Returns
+    -------
+    dict of str to ndarray of bool, shape (H, W) or (D, H, W)
+        By segment: this package's name for it where label or codes say so, else its label. Fractional
+        segments are cut at one half.
+
+    Raises
+    ------
+    InputError
+        If a structure is not among the segments, or the SEG refers to another series.
+    GeometryError
+        If it lies on another grid, or nowhere on the slice.
+    DicomError
+        If it is damaged, or no SEG.
+    """
+    path = Path(path)
+    dataset = read_derived(path, SEG_CLASSES, "a DICOM SEG")
+    try:
+        names = _segment_names(dataset)
+        referenced = _referenced_series(dataset)
+    except Exception as error:  # malformed sequences surface only when they are looked at
+        raise damaged(path, f"its segments cannot be parsed ({type(error).__name__})") from error
+    if source is not None:
+        source.require_referenced(referenced, path.name)
+    wanted = dict(names)
+    if structures is not None:
+        unknown = sorted(set(structures) - set(names.values()))
+        if unknown:
+            raise InputError(
+                "no such segment", received=", ".join(unknown), hint=f"There are {', '.join(names.values())}."
+            )
+        wanted = {number: name for number, name in names.items() if name in structures}
+    target = grid_of(of)
+    result = {name: np.zeros(target.shape_zyx, dtype=np.bool_) for name in wanted.values()}
+    touched = False
+    for number, affine, mask_hw in _frames(path, dataset, wanted):
+        block, _ = canonicalise(mask_hw[None], affine)
+        touched |= put(
+            result[wanted[number]], target, block, plane_grid(mask_hw.shape, affine), what=path.name
+        )
+    if not touched:
+        raise GeometryError(
+            f"no frame of {path.name} lies on the image",
+            hint="Choose the slice or series it was drawn on.",
+        )
+    return {name: mask_from_canonical(mask, of) for name, mask in result.items()}
+
+
+def _images_and_pixels(
+    source: SourceImages, pixels: NDArray[np.bool_], used: NDArray[np.intp]
+) -> tuple[list[Any], NDArray[np.bool_]]:
+    """Source headers and the masks on them: the images used, or all frames of the one multi-frame file."""
+    if not source.is_multiframe:
+        chosen = [int(index) for index in used]
+        images = [read_source_dataset(source.frames[index]) for index in chosen]
+        for image in images:
+            if number_of(value_of(image, "SliceThickness")) is None:
+                image.SliceThickness = f"{source.step_mm:.6g}"
+        return images, pixels[chosen]
+    if len({frame.path for frame in source.frames}) > 1:
+        raise DicomError(
+            "the series is spread over several multi-frame files, which one SEG cannot refer to",
+            hint="Export the masks to NIfTI or RTSTRUCT.",
+        )
+    image = read_source_dataset(source.frames[0])
+    in_file = np.zeros((int(image.NumberOfFrames), *pixels.shape[1:]), dtype=np.bool_)
+    for index, frame in enumerate(source.frames):
+        in_file[frame.frame] = pixels[index]
+    return [image], in_file
+
+
+def _rgb(colour: str) -> tuple[int, int, int]:
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def _segment_names(dataset: Any) -> dict[int, str]:
+    names: dict[int, str] = {}
+    for item in dataset.SegmentSequence:
+        type_item = (value_of(item, "SegmentedPropertyTypeCodeSequence") or [None])[0]
+        sides = value_of(type_item, "SegmentedPropertyTypeModifierCodeSequence") if type_item else None
+        regions = value_of(item, "AnatomicRegionSequence")
+        label = str(value_of(item, "SegmentLabel") or f"segment {int(item.SegmentNumber)}")
+        name = structure_of(
+            label,
+            None if type_item is None else str(value_of(type_item, "CodeValue") or "") or None,
+            None if not sides else str(value_of(sides[0], "CodeValue") or "") or None,
+            None if not regions else str(value_of(regions[0], "CodeValue") or "") or None,
+        )
+        names[int(item.SegmentNumber)] = unique_name(name, dict.fromkeys(names.values()))
+    # A label map may describe its background as segment 0.
+    names.pop(0, None)
+    return names
+
+
+def _referenced_series(dataset: Any) -> list[str]:
+    items = value_of(dataset, "ReferencedSeriesSequence") or []
+    return [str(item.SeriesInstanceUID) for item in items if value_of(item, "SeriesInstanceUID")]
+
+
+def _frames(
+    path: Path, dataset: Any, wanted: Mapping[int, str]
+) -> Iterator[tuple[int, NDArray[np.float64], Mask]]:
+    """Segment number, affine and mask of each frame that is asked for."""
+    kind = str(value_of(dataset, "SegmentationType") or "BINARY").upper()
+    half = (number_of(value_of(dataset, "MaximumFractionalValue")) or 255.0) / 2
+    for index in range(int(number_of(value_of(dataset, "NumberOfFrames")) or 1)):
+        segment = number_of(
+            functional_value(dataset, index, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        )
+        if kind != "LABELMAP" and (segment is None or int(segment) not in wanted):
+            continue
+        affine = _place_of(dataset, index)
+        pixels = _pixels_of(path, dataset, index)
+        if kind == "LABELMAP":
+            for number in np.unique(pixels):
+                if int(number) in wanted:
+                    yield int(number), affine, pixels == number
+        elif segment is not None:
+            yield int(segment), affine, pixels >= half if kind == "FRACTIONAL" else pixels > 0
+
+
+def _pixels_of(path: Path, dataset: Any, frame: int) -> NDArray[Any]:
+    from pydicom.pixels.utils import iter_pixels
+
+    try:
+        with quiet("pydicom"):
+            rows, columns = int(dataset.Rows), int(dataset.Columns)
+            if int(dataset.BitsAllocated) != 1 or dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+                [decoded] = iter_pixels(dataset, indices=[frame], raw=True)
+                return np.asarray(decoded).reshape(rows, columns)
+            # Frames of bits follow each other without padding (PS3.5 8.1.1): one may begin within a byte.
+            first = frame * rows * columns
+            data = np.frombuffer(dataset.PixelData, np.uint8)[first // 8 : -(-(first + rows * columns) // 8)]
+            bits = np.unpackbits(data, bitorder="little")[first % 8 :][: rows * columns]
+            return bits.reshape(rows, columns)
+    except Exception as error:  # decoders raise many kinds
+        raise damaged(path, f"its frames cannot be decoded ({type(error).__name__})") from error
+
+
+def _place_of(dataset: Any, frame: int) -> NDArray[np.float64]:
+    orientation = functional_value(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    position = functional_value(dataset, frame, "PlanePositionSequence", "ImagePositionPatient")
+    spacing = functional_value(dataset, frame, "PixelMeasuresSequence", "PixelSpacing")
+    if orientation is None or position is None or spacing is None:
+        raise GeometryError(
+            "a frame of the segmentation does not say where it lies",
+            hint="Export it again; segmentations of slides or pictures cannot be placed on CT.",
+        )
+    return affine_from_dicom(
+        [float(v) for v in orientation], [float(v) for v in position], [float(v) for v in spacing]
+    )
