@@ -313,16 +313,12 @@ class Panel:
             ],
             layout=ipw.Layout(width="380px", flex="0 0 auto"),
         )
-        middle = ipw.HBox(
-            [ipw.VBox([canvas, self._slice], layout=ipw.Layout(flex="0 0 auto")), side],
-            layout=ipw.Layout(flex_flow="row wrap"),
+        told = [self._readout, self._status, self._toast]
+        picture = ipw.VBox(
+            [canvas, self._slice, *told], layout=ipw.Layout(flex="0 0 auto", width=canvas.layout.width)
         )
-        widget = ipw.VBox(
-            [
-                *(ipw.HTML(STYLE), header, self._tools, asking, editing),
-                *(middle, self._readout, self._status, self._toast),
-            ]
-        )
+        middle = ipw.HBox([picture, side], layout=ipw.Layout(flex_flow="row wrap"))
+        widget = ipw.VBox([ipw.HTML(STYLE), header, self._tools, asking, editing, middle])
         widget.add_class("ctai-sam2-editor")
         return widget
 
@@ -456,7 +452,8 @@ class Panel:
             key = action.text.replace("tool.", "help.") if action.name in names[: len(tools)] else ""
             words = escape(self._text(action.text)) + (f": {escape(self._text(key))}" if key else "")
             rows.append(f"<tr><td>{keys}</td><td>{words}</td></tr>")
-        return f"<p>{escape(self._text('view.keys_hint'))}</p><table>{''.join(rows)}</table>"
+        hint = f"<p>{escape(self._text('view.keys_hint'))}</p>"
+        return f'<div class="ctai-sam2-help">{hint}<table>{"".join(rows)}</table></div>'
 
 
 _BUTTON_ACTIONS = (
@@ -471,7 +468,7 @@ class _LabelRow:
 
     def __init__(self, name: str, panel: Panel) -> None:
         self._swatch, self.numbers = ipw.HTML(), ipw.HTML()
-        self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
+        self._active = ipw.ToggleButton(layout=ipw.Layout(width="145px"))
         self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="34px"))
         self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="34px"))
         controller = panel._controller
