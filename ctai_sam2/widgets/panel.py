@@ -311,7 +311,7 @@ class Panel:
                 ipw.HBox([self._toggles["toggle_outline"], b["zoom_out"], b["zoom_in"], b["fit"]]),
                 more,
             ],
-            layout=ipw.Layout(width="380px", flex="0 0 auto"),
+            layout=ipw.Layout(width="400px", flex="0 0 auto"),
         )
         told = [self._readout, self._status, self._toast]
         picture = ipw.VBox(
@@ -467,8 +467,8 @@ class _LabelRow:
     """A label: its colour, a button to make it active, whether it is shown and locked, its numbers."""
 
     def __init__(self, name: str, panel: Panel) -> None:
-        self._swatch, self.numbers = ipw.HTML(), ipw.HTML()
-        self._active = ipw.ToggleButton(layout=ipw.Layout(width="145px"))
+        self._swatch, self.numbers = ipw.HTML(), ipw.HTML(layout=ipw.Layout(flex="0 0 auto"))
+        self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
         self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="34px"))
         self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="34px"))
         controller = panel._controller

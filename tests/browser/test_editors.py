@@ -309,6 +309,8 @@ def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
     )
     notebook.tell(TWIN.format(profile="MIDDLE"))
     notebook.press("Brush")
+    # Ipycanvas scrolls the canvas into sight with the first press; the companion does not.
+    notebook.canvas().focus()
     twin_drags(notebook, "brush", notebook.drag((200, 200), (230, 210)))
     notebook.until("area('psoas_left') > 0")
     require_twin(notebook)
@@ -325,9 +327,5 @@ def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
     cells = notebook.page.locator(".jp-Notebook .jp-Cell").count()
     notebook.canvas().focus()
     notebook.page.keyboard.press("b")
-    notebook.page.wait_for_timeout(500)
-    print(
-        "cells inserted:",
-        notebook.page.locator(".jp-Notebook .jp-Cell").count() - cells,
-        notebook.ask("editor.document.view.tool"),
-    )
+    notebook.until("editor.document.view.tool == 'brush'")
+    assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == cells
