@@ -98,8 +98,18 @@ class Panel:
         self._sign = self._sign_toggle()
         self._tools = self._tool_chooser()
         self._window = self._window_chooser()
-        self._brush = self._slider("view.brush", MIN_BRUSH_MM, MAX_BRUSH_MM, "brush_radius_mm", log=True)
-        self._opacity = self._slider("view.opacity", 0.0, 1.0, "opacity")
+        self._brush = self._number(
+            "view.brush",
+            ipw.BoundedFloatText(
+                min=MIN_BRUSH_MM, max=MAX_BRUSH_MM, step=0.5, layout=ipw.Layout(width="150px")
+            ),
+            "brush_radius_mm",
+        )
+        self._opacity = self._number(
+            "view.opacity",
+            ipw.FloatSlider(min=0, max=1, step=0.05, readout=False, layout=ipw.Layout(width="98%")),
+            "opacity",
+        )
         self._slice = self._slice_slider()
         self._rows = {name: _LabelRow(name, self) for name in controller.document.labels}
         self._choice = self._language_chooser()
@@ -297,7 +307,7 @@ class Panel:
             ]
         )
         self._retext.append(
-            lambda language: more.__setattr__(
+            lambda language: more.set_trait(
                 "titles", (text("view.more", language), text("view.help", language))
             )
         )
@@ -408,24 +418,17 @@ class Panel:
         self._retext.append(say)
         return chooser
 
-    def _slider(self, key: str, low: float, high: float, setting: str, *, log: bool = False) -> Any:
-        if log:
-            slider = ipw.BoundedFloatText(
-                min=low, max=high, step=0.5, layout=ipw.Layout(width="150px"), continuous_update=False
-            )
-        else:
-            slider = ipw.FloatSlider(
-                min=low, max=high, step=0.05, readout=False, layout=ipw.Layout(width="98%")
-            )
-        slider.observe(
+    def _number(self, key: str, control: Any, setting: str) -> Any:
+        """Connect a control of a number with a setting of the view."""
+        control.observe(
             lambda change: self.guarded(lambda: self._controller.adjust(**{setting: change["new"]})), "value"
         )
 
         def say(language: str) -> None:
-            slider.description = slider.tooltip = text(key, language)
+            control.description = control.tooltip = text(key, language)
 
         self._retext.append(say)
-        return slider
+        return control
 
     def _slice_slider(self) -> ipw.IntSlider:
         slider = ipw.IntSlider(min=0, max=0, layout=ipw.Layout(width="98%"))

@@ -519,6 +519,21 @@ def test_several_editors_share_a_process(opened: Callable[..., Any]) -> None:
     assert int(two.masks["psoas_left"].sum()) * 2 >= area
 
 
+def test_closing_says_what_became_of_the_work(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = opened(folder=None)
+    paint(without)
+    without.close()
+    assert text("view.closed_no_journal", "en") in shown(without)
+    lost = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        paint(lost)
+        lost.close()
+    assert text("view.closed_unsaved", "en") in shown(lost)
+
+
 def test_an_editor_displays_itself(opened: Callable[..., Any]) -> None:
     editor = opened()
     bundle = editor._repr_mimebundle_()
