@@ -54,6 +54,31 @@ WATCH = """async ([x, y]) => {
 }"""
 
 
+# A drag along a line, a move per frame: how many frames showed the picture changed, and how late its end is.
+DRAG = """async ([y, frames]) => {
+  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
+  const context = canvas.getContext("2d");
+  const box = canvas.getBoundingClientRect();
+  const look = () => context.getImageData(80, y - 3, 440, 6).data.join();
+  const send = (name, x) => canvas.dispatchEvent(
+    new MouseEvent(name, { clientX: box.left + x, clientY: box.top + y, bubbles: true }));
+  let seen = "";
+  let changed = 0;
+  const started = performance.now();
+  send("mousedown", 100);
+  for (let frame = 0; frame < frames; frame += 1) {
+    const x = 100 + (400 * frame) / frames;
+    send("mousemove", x);
+    await new Promise(requestAnimationFrame);
+    const now = look();
+    changed += now !== seen;
+    seen = now;
+  }
+  const seconds = (performance.now() - started) / 1000;
+  return { offered_fps: frames / seconds, painted_fps: changed / seconds };
+}"""
+
+
 def quantiles(times: Sequence[float]) -> dict[str, float]:
     """Return the median and the 95th percentile."""
     return {"p50_ms": statistics.median(times), "p95_ms": float(np.percentile(times, 95))}
@@ -133,8 +158,12 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
             if waited is not None:
                 times.append(waited)
             notebook.page.wait_for_timeout(120)
+        drag: Any = notebook.page.evaluate(DRAG, [250, 180])
         browser.close()
-    return {"isolated move, on the page": {**quantiles(times), "answered": len(times) / repeats}}
+    return {
+        "isolated move, on the page": {**quantiles(times), "answered": len(times) / repeats},
+        "drag of the brush, on the page": drag,
+    }
 
 
 def main() -> None:
@@ -155,7 +184,7 @@ def main() -> None:
     }
     print("  ".join(f"{name}: {value}" for name, value in machine.items()))
     for subject, values in figures.items():
-        print(f"{subject:<28} " + "  ".join(f"{name} {value:8.2f}" for name, value in values.items()))
+        print(f"{subject:<30} " + "  ".join(f"{name} {value:8.2f}" for name, value in values.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
 

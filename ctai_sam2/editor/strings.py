@@ -209,6 +209,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "This editor is closed; the last changes could not be written.",
             "此编辑器已关闭，最后的更改未能写入。",
         ),
+        "view.closed_no_journal": (
+            "This editor is closed. It kept no journal: what was not saved lies in memory alone.",
+            "此编辑器已关闭。未启用日志，未保存的内容仅在内存中。",
+        ),
         "view.error": ("Something went wrong here: {why}", "发生内部错误：{why}"),
         "view.previous_case": ("Previous case", "上一例"),
         "view.next_case": ("Next case", "下一例"),

@@ -299,7 +299,8 @@ class MaskEditor:
         self._closed = True
         kept = _let_go(self.controller, self.record)
         self._pacer.close()
-        self.controller.say(Message("view.closed" if kept else "view.closed_unsaved"))
+        lost = "view.closed_no_journal" if self.record is None else "view.closed_unsaved"
+        self.controller.say(Message("view.closed" if kept else lost))
         self._panel.freeze()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:

@@ -105,8 +105,18 @@ class Panel:
         self._sign = self._sign_toggle()
         self._tools = self._tool_chooser()
         self._window = self._window_chooser()
-        self._brush = self._slider("view.brush", MIN_BRUSH_MM, MAX_BRUSH_MM, "brush_radius_mm", log=True)
-        self._opacity = self._slider("view.opacity", 0.0, 1.0, "opacity")
+        self._brush = self._number(
+            "view.brush",
+            ipw.BoundedFloatText(
+                min=MIN_BRUSH_MM, max=MAX_BRUSH_MM, step=0.5, layout=ipw.Layout(width="150px")
+            ),
+            "brush_radius_mm",
+        )
+        self._opacity = self._number(
+            "view.opacity",
+            ipw.FloatSlider(min=0, max=1, step=0.05, readout=False, layout=ipw.Layout(width="98%")),
+            "opacity",
+        )
         self._slice = self._slice_slider()
         self._rows = {name: _LabelRow(name, self) for name in controller.document.labels}
         self._choice = self._language_chooser()
@@ -318,7 +328,7 @@ class Panel:
             ]
         )
         self._retext.append(
-            lambda language: more.__setattr__(
+            lambda language: more.set_trait(
                 "titles", (text("view.more", language), text("view.help", language))
             )
         )
@@ -333,18 +343,14 @@ class Panel:
                 ipw.HBox([self._toggles["toggle_outline"], b["zoom_out"], b["zoom_in"], b["fit"]]),
                 more,
             ],
-            layout=ipw.Layout(width="380px", flex="0 0 auto"),
+            layout=ipw.Layout(width="400px", flex="0 0 auto"),
         )
-        middle = ipw.HBox(
-            [ipw.VBox([canvas, self._slice], layout=ipw.Layout(flex="0 0 auto")), side],
-            layout=ipw.Layout(flex_flow="row wrap"),
+        told = [self._readout, self._status, self._toast]
+        picture = ipw.VBox(
+            [canvas, self._slice, *told], layout=ipw.Layout(flex="0 0 auto", width=canvas.layout.width)
         )
-        widget = ipw.VBox(
-            [
-                *(ipw.HTML(STYLE), header, self._tools, asking, editing),
-                *(middle, self._readout, self._status, self._toast),
-            ]
-        )
+        middle = ipw.HBox([picture, side], layout=ipw.Layout(flex_flow="row wrap"))
+        widget = ipw.VBox([ipw.HTML(STYLE), header, self._tools, asking, editing, middle])
         widget.add_class("ctai-sam2-editor")
         return widget
 
@@ -434,24 +440,17 @@ class Panel:
         self._retext.append(say)
         return chooser
 
-    def _slider(self, key: str, low: float, high: float, setting: str, *, log: bool = False) -> Any:
-        if log:
-            slider = ipw.BoundedFloatText(
-                min=low, max=high, step=0.5, layout=ipw.Layout(width="150px"), continuous_update=False
-            )
-        else:
-            slider = ipw.FloatSlider(
-                min=low, max=high, step=0.05, readout=False, layout=ipw.Layout(width="98%")
-            )
-        slider.observe(
+    def _number(self, key: str, control: Any, setting: str) -> Any:
+        """Connect a control of a number with a setting of the view."""
+        control.observe(
             lambda change: self.guarded(lambda: self._controller.adjust(**{setting: change["new"]})), "value"
         )
 
         def say(language: str) -> None:
-            slider.description = slider.tooltip = text(key, language)
+            control.description = control.tooltip = text(key, language)
 
         self._retext.append(say)
-        return slider
+        return control
 
     def _slice_slider(self) -> ipw.IntSlider:
         slider = ipw.IntSlider(min=0, max=0, layout=ipw.Layout(width="98%"))
@@ -478,7 +477,8 @@ class Panel:
             key = action.text.replace("tool.", "help.") if action.name in names[: len(tools)] else ""
             words = escape(self._text(action.text)) + (f": {escape(self._text(key))}" if key else "")
             rows.append(f"<tr><td>{keys}</td><td>{words}</td></tr>")
-        return f"<p>{escape(self._text('view.keys_hint'))}</p><table>{''.join(rows)}</table>"
+        hint = f"<p>{escape(self._text('view.keys_hint'))}</p>"
+        return f'<div class="ctai-sam2-help">{hint}<table>{"".join(rows)}</table></div>'
 
 
 _BUTTON_ACTIONS = (
@@ -492,7 +492,7 @@ class _LabelRow:
     """A label: its colour, a button to make it active, whether it is shown and locked, its numbers."""
 
     def __init__(self, name: str, panel: Panel) -> None:
-        self._swatch, self.numbers = ipw.HTML(), ipw.HTML()
+        self._swatch, self.numbers = ipw.HTML(), ipw.HTML(layout=ipw.Layout(flex="0 0 auto"))
         self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
         self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="34px"))
         self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="34px"))

@@ -22,8 +22,13 @@ STYLE = """<style>
 .ctai-sam2-editor .ctai-sam2-readout { font-variant-numeric: tabular-nums; font-family: monospace; }
 .ctai-sam2-editor .ctai-sam2-confirm
 { border: 2px solid #E69F00; padding: 4px 8px; align-items: center; flex-flow: row wrap; }
+.ctai-sam2-help { line-height: 1.35; max-height: 330px; overflow-y: auto; }
+.ctai-sam2-help td { padding: 1px 6px 1px 0; vertical-align: top; }
+.ctai-sam2-help td:first-child { width: 26%; }
+.ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ctai-sam2-swatch
-{ display: inline-block; width: 14px; height: 14px; border: 1px solid #000; margin: 0 4px; }
+{ vertical-align: middle; display: inline-block; width: 14px; height: 14px; border: 1px solid #000;
+margin: 0 4px; }
 .ctai-sam2-spinner
 { width: 16px; height: 16px; border: 3px solid #BBB; border-top-color: #0072B2; border-radius: 50%;
 animation: ctai-sam2-turn 1s linear infinite; margin: 0 8px; }

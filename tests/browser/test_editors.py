@@ -296,3 +296,36 @@ def test_keys_reach_the_editor_and_not_jupyterlab(opened: Callable[..., Notebook
     notebook.canvas().focus()
     notebook.page.keyboard.press("Tab")
     assert notebook.page.evaluate("() => document.activeElement.tagName") != "CANVAS"
+
+
+def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
+    opened: Callable[..., Notebook],
+) -> None:
+    notebook = opened(
+        AXIAL,
+        "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='plain')\n"
+        "editor.widget.children = [c for c in editor.widget.children if c is not editor._events.companion]\n"
+        "editor",
+    )
+    notebook.tell(TWIN.format(profile="MIDDLE"))
+    notebook.press("Brush")
+    # Ipycanvas scrolls the canvas into sight with the first press; the companion does not.
+    notebook.canvas().focus()
+    twin_drags(notebook, "brush", notebook.drag((200, 200), (230, 210)))
+    notebook.until("area('psoas_left') > 0")
+    require_twin(notebook)
+    notebook.press("Click")
+    notebook.press("Click adds: + this")
+    notebook.page.wait_for_timeout(300)
+    notebook.click(256, 256)
+    notebook.until("[p.positive for p in editor.document.marks('psoas_left').points] == [False]")
+    place = notebook.place(256, 256)
+    notebook.page.mouse.move(*place.page)
+    notebook.page.mouse.wheel(0, -200)
+    notebook.until("editor.document.view.viewport.px_per_mm > 1.4")
+    require_full_redraw_looks_the_same(notebook)
+    cells = notebook.page.locator(".jp-Notebook .jp-Cell").count()
+    notebook.canvas().focus()
+    notebook.page.keyboard.press("b")
+    notebook.until("editor.document.view.tool == 'brush'")
+    assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == cells

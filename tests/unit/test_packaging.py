@@ -103,6 +103,7 @@ def test_a_wheel_holds_the_service_under_the_packages_name(tmp_path: Path) -> No
     (built,) = WheelBuilder(str(PROJECT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(built) as wheel:
         names = wheel.namelist()
+    assert "ctai_sam2/widgets/companion.js" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ctai_sam2"}
     modules = {path.name for path in (PROJECT / "service").glob("*.py")}
     assert modules == {name.split("/")[-1] for name in names if name.startswith("ctai_sam2/_service/")}

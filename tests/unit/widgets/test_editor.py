@@ -182,6 +182,60 @@ def test_an_error_in_a_handler_is_shown_and_the_editor_goes_on(
     assert paint(editor) > 0
 
 
+def test_a_picture_that_cannot_be_drawn_costs_nothing_but_itself(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    editor = opened()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(editor._canvas, "paint", fail)
+    editor._pacer._run()
+    assert "ZeroDivisionError" in shown(editor)
+    assert paint(editor) > 0
+    monkeypatch.undo()
+    editor._pacer._run()
+    assert editor._canvas._dirty is None
+
+
+def test_an_answer_that_comes_after_closing_is_dropped(opened: Callable[..., Any]) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(FakeSegmenter):
+        def predict(self, *asked: Any, **options: Any) -> Any:
+            begun.set()
+            assert go_on.wait(30)
+            return super().predict(*asked, **options)
+
+    editor = opened(segmenter=Slow())
+    drag(editor, (20, 20))
+    before = editor.record.path.read_bytes()
+    assert editor.controller.run()
+    assert begun.wait(30)
+    assert "Processing" in shown(editor)
+    editor.close()
+    go_on.set()
+    editor.controller.inference.wait(30)
+    assert editor.masks == {}
+    assert editor.record.path.read_bytes() == before
+
+
+def test_a_next_case_that_is_open_elsewhere_leaves_this_one_in_view(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
+    cases = {"one": make_slice((40, 60)), "two": make_slice((50, 50))}
+    editor = opened(source=cases, name=None)
+    area = paint(editor)
+    with Record.open(tmp_path / "annotations" / "two.middle.record.jsonl", cases["two"]) as held:
+        held.append({"type": "edit"})
+        button(editor, "Next case").click()
+        assert "open in another editor" in shown(editor)
+        assert editor.name == "one"
+    assert paint(editor) >= area
+    assert text("view.kept", "en") in shown(editor)
+
+
 def test_no_segmenter_is_a_reason_on_the_button_and_hands_work(opened: Callable[..., Any]) -> None:
     editor = opened()
     run = button(editor, "One click")
@@ -468,6 +522,21 @@ def test_several_editors_share_a_process(opened: Callable[..., Any]) -> None:
     for thread in threads:
         thread.join()
     assert int(two.masks["psoas_left"].sum()) * 2 >= area
+
+
+def test_closing_says_what_became_of_the_work(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = opened(folder=None)
+    paint(without)
+    without.close()
+    assert text("view.closed_no_journal", "en") in shown(without)
+    lost = opened()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        paint(lost)
+        lost.close()
+    assert text("view.closed_unsaved", "en") in shown(lost)
 
 
 def test_an_editor_displays_itself(opened: Callable[..., Any]) -> None:
