@@ -185,7 +185,11 @@ def test_the_gpu_is_asked_for_in_the_overlay_alone() -> None:
     assert "nvidia" not in json.dumps(service())
     overlay = yaml.safe_load(COMPOSE_FILES[1].read_text(encoding="utf-8"))["services"]["sam2"]
     (device,) = overlay["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {
+        "driver": "nvidia",
+        "device_ids": ["${CTAI_SAM2_GPU:-0}"],
+        "capabilities": ["gpu"],
+    }
 
 
 def test_the_example_describes_each_setting_as_the_code_does() -> None:
