@@ -144,7 +144,7 @@ is_up=yes
 
 # --- the image ---
 make_base_image
-compose build --quiet 2>"$work/build.log" || { tail -40 "$work/build.log" >&2; fail "the image does not build"; }
+compose --progress plain build >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; fail "the image does not build"; }
 image=ctai-sam2:smoke
 say "image built, $(($(docker image inspect --format '{{.Size}}' $image) / 1000000)) MB"
 check "user of the image" 10001:10001 "$(docker image inspect --format '{{.Config.User}}' $image)"
@@ -208,7 +208,7 @@ say "      stopped in $(($(date +%s) - stopped)) s"
 compose down --volumes >/dev/null 2>&1
 
 # --- without any network, with the weights inside ---
-CTAI_SAM2_TARGET=baked CTAI_SAM2_TAG=smoke-baked compose build --quiet 2>"$work/build.log" ||
+CTAI_SAM2_TARGET=baked CTAI_SAM2_TAG=smoke-baked compose --progress plain build >"$work/build.log" 2>&1 ||
     { tail -40 "$work/build.log" >&2; fail "the target 'baked' does not build"; }
 docker run --detach --name "$alone" --network none --read-only --tmpfs /tmp --cap-drop ALL --env SAM2_API_KEY \
     --env SAM2_NUM_THREADS=2 ctai-sam2:smoke-baked >/dev/null
