@@ -220,7 +220,7 @@ def test_the_guide_speaks_of_what_there_is() -> None:
     named = set(re.findall(r"\b(?:CTAI_)?SAM2_[A-Z0-9_]+\b", text)) - {"CTAI_SAM2_SMOKE"}
     assert [name for name in sorted(named) if f"# {name}=" not in example] == []
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    files = re.findall(r"\bdocker/[\w/.]+\.(?:yml|sh|txt|json)\b", text)
+    files = re.findall(r"(?<![./])docker/[\w/.]+\.(?:yml|sh|txt|json)\b", text)
     assert [link for link in links if not (PROJECT / "docs" / link).exists()] == []
     assert [file for file in files if not (PROJECT / file).exists()] == []
 
