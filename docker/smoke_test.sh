@@ -11,7 +11,7 @@
 #   CTAI_SAM2_CA_BUNDLE          PEM file of a proxy's authority, used during the build alone
 #   PIP_INDEX_URL                mirror of PyPI
 #   CTAI_SAM2_REAL_DATA          real CT data: one real slice is compared besides the phantom's
-#   SMOKE_DIR                    where a private engine may lay its folder (default: /tmp); some 20 GB for CUDA builds
+#   SMOKE_DIR                    where a private engine may lay its folder (default: /tmp); some 30 GB for CUDA builds
 # --keep leaves the engine and the containers running, and says how to reach them.
 # shellcheck disable=SC2016
 set -euo pipefail
@@ -26,6 +26,7 @@ keep=no
 [ "${1:-}" != --keep ] || keep=yes
 
 engine_pid=""
+cgroup=ctai-smoke-$$
 is_up=no
 private=no
 passed=0
@@ -61,7 +62,9 @@ clean_up() {
     if [ -n "$engine_pid" ]; then
         kill "$engine_pid" 2>/dev/null || true
         wait "$engine_pid" 2>/dev/null || true
+        awk -v folder="$engine/" 'index($2, folder) == 1 { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
         rm -rf "$engine"
+        find /sys/fs/cgroup -depth -type d -path "*/$cgroup*" -exec rmdir {} + 2>/dev/null || true
     fi
     rm -rf "$work"
     exit "$status"
@@ -80,7 +83,7 @@ start_private_engine() {
     export DOCKER_HOST=unix://$engine/docker.sock
     dockerd --host "$DOCKER_HOST" --data-root "$engine/data" --exec-root "$engine/exec" \
         --pidfile "$engine/docker.pid" --iptables=false --ip6tables=false --ip-forward=false --ip-masq=false \
-        --bridge=none --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "${group%/}/ctai-smoke" \
+        --bridge=none --exec-opt native.cgroupdriver=cgroupfs --cgroup-parent "${group%/}/$cgroup" \
         >"$engine/dockerd.log" 2>&1 &
     engine_pid=$!
     private=yes
@@ -141,7 +144,7 @@ is_up=yes
 
 # --- the image ---
 make_base_image
-compose build --quiet 2>"$work/build.log" || { tail -40 "$work/build.log" >&2; fail "the image does not build"; }
+compose --progress plain build >"$work/build.log" 2>&1 || { tail -40 "$work/build.log" >&2; fail "the image does not build"; }
 image=ctai-sam2:smoke
 say "image built, $(($(docker image inspect --format '{{.Size}}' $image) / 1000000)) MB"
 check "user of the image" 10001:10001 "$(docker image inspect --format '{{.Config.User}}' $image)"
@@ -205,7 +208,7 @@ say "      stopped in $(($(date +%s) - stopped)) s"
 compose down --volumes >/dev/null 2>&1
 
 # --- without any network, with the weights inside ---
-CTAI_SAM2_TARGET=baked CTAI_SAM2_TAG=smoke-baked compose build --quiet 2>"$work/build.log" ||
+CTAI_SAM2_TARGET=baked CTAI_SAM2_TAG=smoke-baked compose --progress plain build >"$work/build.log" 2>&1 ||
     { tail -40 "$work/build.log" >&2; fail "the target 'baked' does not build"; }
 docker run --detach --name "$alone" --network none --read-only --tmpfs /tmp --cap-drop ALL --env SAM2_API_KEY \
     --env SAM2_NUM_THREADS=2 ctai-sam2:smoke-baked >/dev/null

@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -51,6 +52,7 @@ EXTRA_READ_S = 5.0
 _PROBE_READ_S = 5.0
 _IDENTITY_KEPT_S = 30.0
 _IMAGES_REMEMBERED = 4096
+_CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 class RemoteSegmenter:
@@ -300,6 +302,11 @@ class RemoteSegmenter:
                 f"the service at {self.url} did not answer within {self._timeout[1]:g} s",
                 hint="Raise SAM2_REQUEST_TIMEOUT on both sides, or use a smaller model.",
             )
+        if isinstance(error, requests.exceptions.SSLError):
+            return ServiceUnreachable(
+                f"the service at {self.url} shows a certificate that is not trusted here",
+                hint="Name the PEM file of its authority in REQUESTS_CA_BUNDLE.",
+            )
         return ServiceUnreachable(
             f"the service at {self.url} cannot be reached",
             received=type(error).__name__,
@@ -354,6 +361,8 @@ def _open_session(host: str, headers: dict[str, str], adapter: BaseAdapter) -> r
     session.headers.update(headers)
     # On this machine there is no proxy in between, whatever the environment says of the internet.
     session.trust_env = not is_loopback(host)
+    # What else the environment would tell, an authority of one's own, holds there too.
+    session.verify = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), True)
     for scheme in ("http://", "https://"):
         session.mount(scheme, adapter)
     return session

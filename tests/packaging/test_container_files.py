@@ -185,7 +185,11 @@ def test_the_gpu_is_asked_for_in_the_overlay_alone() -> None:
     assert "nvidia" not in json.dumps(service())
     overlay = yaml.safe_load(COMPOSE_FILES[1].read_text(encoding="utf-8"))["services"]["sam2"]
     (device,) = overlay["deploy"]["resources"]["reservations"]["devices"]
-    assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+    assert device == {
+        "driver": "nvidia",
+        "device_ids": ["${CTAI_SAM2_GPU:-0}"],
+        "capabilities": ["gpu"],
+    }
 
 
 def test_the_example_describes_each_setting_as_the_code_does() -> None:
@@ -208,6 +212,26 @@ def test_the_example_names_every_variable_of_compose_and_sets_none() -> None:
     for name, value in named.items():
         if name.startswith("CTAI_") and value:
             assert value == defaults[name], name
+
+
+def test_the_guide_speaks_of_what_there_is() -> None:
+    text = (PROJECT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    example = (PROJECT / ".env.example").read_text(encoding="utf-8")
+    named = set(re.findall(r"\b(?:CTAI_)?SAM2_[A-Z0-9_]+\b", text)) - {"CTAI_SAM2_SMOKE"}
+    assert [name for name in sorted(named) if f"# {name}=" not in example] == []
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    files = re.findall(r"(?<![./])docker/[\w/.]+\.(?:yml|sh|txt|json)\b", text)
+    assert [link for link in links if not (PROJECT / "docs" / link).exists()] == []
+    assert [file for file in files if not (PROJECT / file).exists()] == []
+
+
+def test_the_guides_proxy_lets_through_what_the_service_takes() -> None:
+    text = (PROJECT / "docs" / "deployment.md").read_text(encoding="utf-8")
+    defaults = {variable: default for variable, _, default, _ in list_settings()}
+    assert re.findall(r"client_max_body_size (\d+)m;", text) == [defaults["SAM2_MAX_BODY_MB"]]
+    assert re.findall(r"proxy_read_timeout +(\d+)s;", text) == [
+        str(int(defaults["SAM2_REQUEST_TIMEOUT"]) + 5)
+    ]
 
 
 def test_no_file_of_the_container_holds_a_secret() -> None:

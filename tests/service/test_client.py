@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -49,7 +52,9 @@ Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 @contextmanager
-def scripted(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
+def scripted(
+    *answers: Answer, context: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
     """A server that gives these answers in turn, the last one for ever; yields address and requests."""
     asked: list[tuple[str, str, bytes]] = []
     lock = threading.Lock()
@@ -71,10 +76,12 @@ def scripted(*answers: Answer) -> Iterator[tuple[str, list[tuple[str, str, bytes
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
+        yield f"{'http' if context is None else 'https'}://127.0.0.1:{server.server_port}", asked
     finally:
         server.shutdown()
         server.server_close()
@@ -260,6 +267,41 @@ def test_nobody_there() -> None:
         assert not remote.health().available
         with pytest.raises(ServiceUnreachable):
             remote.warm_up()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for loopback, signed by itself, with its key in the same file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, which makes the certificate")
+    pem = tmp_path_factory.mktemp("tls") / "loopback.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=loopback"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {pem} -out {pem}.crt"
+    subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
+    pem.write_bytes(pem.read_bytes() + Path(f"{pem}.crt").read_bytes())
+    return pem
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_an_authority_of_ones_own_is_named_by_the_environment(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    if is_named:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    prediction = wire.encode_prediction(
+        FakeSegmenter().predict(IMAGE, POINT), wire.digest_of(wire.encode_image(IMAGE))
+    )
+    with scripted(say(200, prediction), context=context) as (url, asked), RemoteSegmenter(url) as remote:
+        if is_named:
+            assert remote.predict(IMAGE, POINT).backend == "remote"
+        else:
+            with pytest.raises(ServiceUnreachable, match="REQUESTS_CA_BUNDLE"):
+                remote.predict(IMAGE, POINT)
+    assert len(asked) == is_named
 
 
 def test_an_answer_of_another_image_is_never_taken() -> None:
