@@ -195,8 +195,8 @@ def check_rows(
         problems.append(Problem(1, "case_id", "there is no case in the table"))
     if problems:
         raise ManifestError(
-            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in the manifest",
-            received=_listed(problems),
+            f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in the manifest:"
+            + _listed(problems),
             hint="Nothing was run; mend the table and start again.",
         )
     return cases
@@ -398,7 +398,7 @@ def _listed(problems: Sequence[Problem]) -> str:
     lines = [str(problem) for problem in ordered[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"and {len(problems) - _SHOWN} more")
-    return "\n  " + "\n  ".join(lines) + "\n"
+    return "\n  " + "\n  ".join(lines)
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
