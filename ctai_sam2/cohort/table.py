@@ -138,7 +138,7 @@ def write_results(
     flags = find_flags(
         records,
         confidence_threshold=plan.confidence_threshold,
-        sexes=[_sex_of(case, record) for case, record in zip(cases, records, strict=True)],
+        sexes=[sex_of(case, record) for case, record in zip(cases, records, strict=True)],
         limits=limits,
     )
     rows = [
@@ -209,7 +209,7 @@ def _make_row(case: Case, record: Mapping[str, Any], flags: Mapping[str, str], p
     weight = case.weight_kg if case.weight_kg is not None else told.get("patient_weight_kg")
     height = case.height_m if case.height_m is not None else told.get("patient_height_m")
     bmi = None if weight is None or height is None else weight / height**2
-    sex = _sex_of(case, record)
+    sex = sex_of(case, record)
     row.update(
         {
             "case_id": case.case_id,
@@ -312,7 +312,8 @@ def _write_parquet(path: Path, rows: Sequence[TableRow]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def _sex_of(case: Case, record: Mapping[str, Any]) -> str | None:
+def sex_of(case: Case, record: Mapping[str, Any]) -> str | None:
+    """Sex by the manifest, else by the images' header."""
     told = (record.get("acquisition") or {}).get("patient_sex")
     return case.sex or (told if told in ("M", "F") else None)
 

@@ -23,7 +23,7 @@ from ctai_sam2.cohort.manifest import Case, parse_prompt
 from ctai_sam2.cohort.plan import Plan, Task
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.store import Store
-from ctai_sam2.cohort.table import read_summary, write_results
+from ctai_sam2.cohort.table import read_summary, sex_of, write_results
 from ctai_sam2.cohort.working import Worker
 from ctai_sam2.core.definitions import TissueDefinitions
 from ctai_sam2.editor import MIDDLE, Controller, Document
@@ -204,7 +204,9 @@ class Worklist:
             If the case is open elsewhere.
         """
         case = self.load(case_id)
-        record = Record.open(self.store.correction_path(case_id).with_suffix(".record.jsonl"), case.slice_)
+        # One journal for each slice: a study that changed begins a new one, the old one stays.
+        name = f"{case_id}-{fingerprint(case.slice_)[:12]}.record.jsonl"
+        record = Record.open(self.store.correction_path(case_id).with_name(name), case.slice_)
         try:
             document = Document(case.slice_, MIDDLE)
             controller = Controller(document, ask=ask, record=record)
@@ -242,7 +244,7 @@ class Worklist:
         flags = find_flags(
             records,
             confidence_threshold=self._plan.confidence_threshold,
-            sexes=[case.sex for case in self._cases.values()],
+            sexes=[sex_of(c, r) for c, r in zip(self._cases.values(), records, strict=True)],
         )
         items = {}
         for case_id, found in zip(self._cases, flags, strict=True):

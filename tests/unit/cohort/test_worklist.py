@@ -108,6 +108,11 @@ def test_the_editor_is_attached_and_what_it_draws_is_merged(cohort: Path) -> Non
     np.testing.assert_array_equal(Worklist(cohort / "out").load("P000").masks["psoas_left"], drawn)
     row = read_table(cohort / "out").set_index("case_id").loc["P000"]
     assert (row["reviewed_by"], row["corrected_structures"]) == ("CD", "psoas_left")
+    # A study that changed is edited from its new masks.
+    write_slice(cohort / "in" / "0.npz", seed=60)
+    run_cohort(cohort / "cases.csv", cohort / "out", **QUICK)
+    with Worklist(cohort / "out").edit("P000") as editing:
+        assert editing.changed == {}
 
 
 def test_while_a_run_holds_the_folder_a_correction_waits_for_the_next(cohort: Path) -> None:
