@@ -52,6 +52,8 @@ lab: $(DEV)  ## open JupyterLab on the notebooks
 bench: $(DEV)  ## timings as ratios in one run
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.cohort
+	$(BIN)/python -m benchmarks.editor
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
