@@ -16,7 +16,6 @@ from ctai_sam2.core.windowing import PRESETS
 from ctai_sam2.editor import (
     LANGUAGES,
     Controller,
-    Label,
     Message,
     compare_labels,
     measure_labels,
@@ -25,6 +24,7 @@ from ctai_sam2.editor import (
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM
 from ctai_sam2.widgets.events import Guard
+from ctai_sam2.widgets.label_row import LabelRow
 from ctai_sam2.widgets.style import SPINNER, STYLE
 
 Proposal: TypeAlias = tuple[Message, Callable[[], object]]
@@ -118,7 +118,7 @@ class Panel:
             "opacity",
         )
         self._slice = self._slice_slider()
-        self._rows = {name: _LabelRow(name, self) for name in controller.document.labels}
+        self._rows = {name: self._label_row(name) for name in controller.document.labels}
         self._choice = self._language_chooser()
         self._save = self._button("view.save", save, icon="save")
         self._proposals = ipw.VBox()
@@ -288,7 +288,7 @@ class Panel:
         measured = {row.label: row for row in measure_labels(document)}
         for name, row in self._rows.items():
             found = measured.get(name)
-            row.numbers.value = "–" if found is None else f"{found.area_cm2:.1f} cm² · {found.mean_hu:.0f} HU"
+            row.show_numbers("–" if found is None else f"{found.area_cm2:.1f} cm² · {found.mean_hu:.0f} HU")
         lines = [message.text(self._language) for message in self._describe()]
         for name, dice in compare_labels(document).items():
             agreement = text("view.agreement", self._language, dice=f"{dice:.2f}")
@@ -458,6 +458,20 @@ class Panel:
         self._retext.append(lambda language: slider.set_trait("description", text("view.slice", language)))
         return slider
 
+    def _label_row(self, name: str) -> LabelRow:
+        def choose() -> None:
+            self._controller.adjust(active=name)
+            # Pressed again while active it stays so.
+            self.refresh(measure=False)
+
+        row = LabelRow(
+            name,
+            choose=lambda: self.guarded(choose),
+            change=lambda **settings: self.guarded(lambda: self._controller.adjust_label(name, **settings)),
+        )
+        self._retext.append(row.translate)
+        return row
+
     def _language_chooser(self) -> ipw.Dropdown:
         options = [(_LANGUAGE_NAMES[language], language) for language in LANGUAGES]
         chooser = ipw.Dropdown(options=options, layout=ipw.Layout(width="90px"))
@@ -486,56 +500,6 @@ _BUTTON_ACTIONS = (
     *("undo", "redo", "clear", "finish", "step_back", "brush_smaller", "brush_larger"),
     *("zoom_out", "zoom_in", "fit", *_MASK_ACTIONS),
 )
-
-
-class _LabelRow:
-    """A label: its colour, a button to make it active, whether it is shown and locked, its numbers."""
-
-    def __init__(self, name: str, panel: Panel) -> None:
-        self._swatch, self.numbers = ipw.HTML(), ipw.HTML(layout=ipw.Layout(flex="0 0 auto"))
-        self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
-        self._shown = ipw.ToggleButton(icon="eye", layout=ipw.Layout(width="34px"))
-        self._locked = ipw.ToggleButton(icon="lock", layout=ipw.Layout(width="34px"))
-        controller = panel._controller
-
-        def choose(_: Any) -> None:
-            panel.guarded(lambda: self._choose(panel, name))
-
-        self._active.observe(choose, "value")
-        for toggle in (self._shown, self._locked):
-            toggle.add_class("ctai-sam2-icon")
-        for toggle, setting in ((self._shown, "visible"), (self._locked, "locked")):
-
-            def change_label(change: Any, setting: str = setting) -> None:
-                panel.guarded(lambda: panel._controller.adjust_label(name, **{setting: change["new"]}))
-
-            toggle.observe(change_label, "value")
-
-        def say(language: str) -> None:
-            label = text(f"label.{name}", language)
-            self._active.description = self._active.tooltip = label
-            self._shown.tooltip = text("view.show", language, label=label)
-            self._locked.tooltip = text("view.lock", language, label=label)
-
-        panel._retext.append(say)
-        self.widget = ipw.HBox(
-            [self._swatch, self._active, self._shown, self._locked, self.numbers],
-            layout=ipw.Layout(align_items="center"),
-        )
-        self.show(controller.document.labels[name], is_active=False)
-
-    def show(self, label: Label, *, is_active: bool) -> None:
-        self._active.value = is_active
-        self._active.button_style = "info" if is_active else ""
-        self._shown.value, self._locked.value = label.visible, label.locked
-        self._shown.icon = "eye" if label.visible else "eye-slash"
-        self._locked.icon = "lock" if label.locked else "unlock"
-        self._swatch.value = f'<span class="ctai-sam2-swatch" style="background:{label.colour}"></span>'
-
-    def _choose(self, panel: Panel, name: str) -> None:
-        panel._controller.adjust(active=name)
-        # Pressed again while active it stays so.
-        panel.refresh(measure=False)
 
 
 def _set_shown(widget: ipw.Widget, is_shown: bool) -> None:
