@@ -316,7 +316,8 @@ def end(process: subprocess.Popen[str]) -> None:
 def is_ready(process: subprocess.Popen[str], url: str) -> bool:
     assert process.poll() is None
     try:
-        return requests.get(f"{url}/ready", timeout=5).status_code == 200
+        # Not /ready: its refusals are logged, and fill the pipe that nobody empties yet.
+        return bool(requests.get(f"{url}/health", timeout=5).json()["model_loaded"])
     except requests.RequestException:  # it may import for seconds without answering
         return False
 
