@@ -187,11 +187,13 @@ def measure_overhead(folder: Path, count: int, side: int, rounds: int) -> dict[s
     }
 
 
-def measure_kills(folder: Path, count: int, side: int, kills: int, seed: int) -> dict[str, Any]:
+def measure_kills(
+    folder: Path, count: int, side: int, kills: int, seed: int, segmenter: str
+) -> dict[str, Any]:
     """Kill a run at random moments, worker or parent, run it again, and look for what was lost."""
     manifest = make_cohort(folder / "kills", count, side)
     out, rng = folder / "kills-out", random.Random(seed)
-    run(manifest, folder / "kills-reference", 2)
+    run(manifest, folder / "kills-reference", 2, segmenter=segmenter)
     records = out / "records"
     lost, torn, done = 0, 0, 0
     moments: list[str] = []
@@ -211,7 +213,7 @@ def measure_kills(folder: Path, count: int, side: int, kills: int, seed: int) ->
         return len(whole()) > known or process.poll() is not None
 
     before: set[str] = set()
-    command = [sys.executable, "-m", "benchmarks.cohort", "--child", str(manifest), str(out)]
+    command = [sys.executable, "-m", "benchmarks.cohort", "--child", str(manifest), str(out), segmenter]
     while done < kills:
         process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         # Wait for signs of work, or every kill would hit the start.
@@ -228,6 +230,7 @@ def measure_kills(folder: Path, count: int, side: int, kills: int, seed: int) ->
         os.kill(victim, signal.SIGKILL)
         moments.append("parent" if victim == process.pid else "worker")
         done += 1
+        print(f"kill {done} of {kills}: {moments[-1]}, {len(before)} records before", file=sys.stderr)
         if victim == process.pid:
             process.wait()
             time.sleep(1.0)
@@ -236,10 +239,11 @@ def measure_kills(folder: Path, count: int, side: int, kills: int, seed: int) ->
         after = whole()
         lost += len(before - after)
         before = after
-    last = run(manifest, out, 2)
+    last = run(manifest, out, 2, segmenter=segmenter)
     same = (out / "table.csv").read_bytes() == (folder / "kills-reference" / "table.csv").read_bytes()
     left = sum(1 for path in out.rglob(".writing-*"))
     return {
+        "segmenter": segmenter,
         "cases": count,
         "kills": done,
         "of": {name: moments.count(name) for name in ("parent", "worker")},
@@ -286,15 +290,16 @@ def main() -> None:
     parser.add_argument(
         "--segmenter",
         default="local",
-        help="of the large cohort; tests.fakes:FakeSegmenter for the runner alone",
+        help="for kills and the large cohort; tests.fakes:FakeSegmenter: the runner alone",
     )
     parser.add_argument("--only", choices=["overhead", "kills", "many"], default=None)
     parser.add_argument("--folder", type=Path, default=None, help="kept, and gone on with")
     parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
-    parser.add_argument("--child", nargs=2, type=Path, default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--child", nargs=3, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
-        run(arguments.child[0], arguments.child[1], 2)
+        manifest, out, segmenter = arguments.child
+        run(Path(manifest), Path(out), 2, segmenter=segmenter)
         return
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -308,7 +313,12 @@ def main() -> None:
         if arguments.only in (None, "kills"):
             with tempfile.TemporaryDirectory() as fresh:
                 figures["kills"] = measure_kills(
-                    Path(fresh), arguments.cases, arguments.side, arguments.kills, arguments.seed
+                    Path(fresh),
+                    arguments.cases,
+                    arguments.side,
+                    arguments.kills,
+                    arguments.seed,
+                    arguments.segmenter,
                 )
         if arguments.many and arguments.only in (None, "many"):
             figures["many"] = measure_many(

@@ -139,7 +139,6 @@ def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out", retry_failed=True).unchanged == 2
 
 
-@pytest.mark.timeout(120)
 def test_a_case_that_hangs_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on(
     tmp_path: Path,
 ) -> None:
@@ -214,9 +213,8 @@ def test_wrong_options_are_refused_before_anything_is_run(tmp_path: Path, wrong:
     assert not (tmp_path / "out" / "table.csv").exists()
 
 
-@pytest.mark.timeout(60)
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cases = make_cases(tmp_path / "in", 40)
+    cases = make_cases(tmp_path / "in", 24)
     taken: list[str] = []
 
     def interrupt(self: Any, outcome: Any) -> None:
@@ -229,21 +227,22 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run(cases, tmp_path / "out")
     records = len(list((tmp_path / "out" / "records").glob("*.json")))
-    assert 3 <= len(taken) <= records < 40
+    assert 3 <= len(taken) <= records < 24
     again = run(cases, tmp_path / "out")
     assert again.unchanged == records
-    assert again.inferred == 40 - records
+    assert again.inferred == 24 - records
 
 
-def test_a_worker_reads_ahead_without_mixing_cases_up(tmp_path: Path) -> None:
+def test_a_worker_reads_ahead_without_mixing_cases_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cases = make_cases(tmp_path / "in", 9)
-    run(cases, tmp_path / "together")
-    for case in cases:
-        run([case], tmp_path / "alone", workers=1)
-    run(cases, tmp_path / "alone")
-    assert (tmp_path / "alone" / "table.csv").read_bytes() == (
-        tmp_path / "together" / "table.csv"
-    ).read_bytes()
+    run(cases, tmp_path / "ahead")
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_LONGEST_BATCH", 1)
+        run(cases, tmp_path / "alone")
+    first, second = ((tmp_path / name / "table.csv").read_bytes() for name in ("ahead", "alone"))
+    assert first == second
 
 
 def test_half_written_files_of_a_killed_run_are_cleared_away(tmp_path: Path) -> None:
