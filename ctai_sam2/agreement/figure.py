@@ -10,6 +10,7 @@ from ctai_sam2.errors import InputError
 
 _COLUMNS = 2
 _DPI = 130
+_BESIDE = 1.025
 _MARKS: tuple[tuple[bool | None, str, str, str], ...] = (
     (True, "o", "#0072B2", "same slice"),
     (False, "^", "#D55E00", "different slices"),
@@ -18,7 +19,7 @@ _MARKS: tuple[tuple[bool | None, str, str, str], ...] = (
 
 
 def draw_bland_altman(comparison: ReaderComparison) -> bytes:
-    """Draw one panel per measure with bias, limits of agreement and their confidence bands; PNG bytes.
+    """Draw one panel per measure with bias and limits of agreement; bars beside it are their intervals. PNG.
 
     Parameters
     ----------
@@ -73,15 +74,24 @@ def _draw_panel(panel: Any, entry: MeasureAgreement, comparison: ReaderCompariso
         (limits.high, limits.high_ci, "--"),
     ):
         panel.axhline(value, color="#222222", linewidth=1, linestyle=style)
-        panel.axhspan(*interval, color="#222222", alpha=0.08, linewidth=0)
+        # Intervals of few cases overlap: beside the panel they stay apart from the points.
+        panel.plot(
+            [_BESIDE, _BESIDE],
+            interval,
+            transform=panel.get_yaxis_transform(),
+            color="#222222",
+            alpha=0.35,
+            linewidth=4 if style == "-" else 2,
+            solid_capstyle="butt",
+            clip_on=False,
+        )
         panel.annotate(
             f"{value:.3g}",
-            (1.0, value),
+            (_BESIDE + 0.02, value),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 2),
-            textcoords="offset points",
             fontsize=8,
-            ha="right",
+            va="center",
+            annotation_clip=False,
         )
     panel.axhline(0, color="#999999", linewidth=0.6)
     panel.set_title(f"{entry.measure}: ICC {entry.icc.value:.3f}, n = {entry.n}", fontsize=9)

@@ -142,7 +142,7 @@ def write_seg(
                     algorithm_type=author.made_by.upper(),
                     algorithm_identification=algorithm,
                     anatomic_regions=None if term.region is None else [coded(term.region)],
-                    display_color=CIELabColor.from_rgb(*_rgb(colours[name])),
+                    display_color=CIELabColor(*_lab(colours[name])),
                 )
                 for number, (name, term) in enumerate(described.items(), start=1)
             ]
@@ -277,8 +277,12 @@ def _images_and_pixels(
     return [image], in_file
 
 
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+def _lab(colour: str) -> tuple[float, float, float]:
+    from skimage.color import rgb2lab
+
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    lightness, a, b = rgb2lab(rgb)
+    return float(lightness), float(a), float(b)
 
 
 def _segment_names(dataset: Any) -> dict[int, str]:

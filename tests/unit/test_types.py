@@ -156,3 +156,30 @@ def test_prediction_is_sorted_best_first() -> None:
 def test_window_needs_a_width(width: float) -> None:
     with pytest.raises(InputError, match="positive width"):
         Window(level=0, width=width)
+
+
+def test_slices_of_a_stack_with_gaps_lie_where_they_are() -> None:
+    hu = np.zeros((4, 3, 2), np.int16)
+    affine = np.diag([0.5, 0.5, 3.0, 1.0])
+    volume = CTVolume(hu_zyx=hu, affine=affine, slice_positions_mm=np.array([0.0, 3.0, 6.0, 15.0]))
+    np.testing.assert_allclose(volume.slice_offsets, [0, 1, 2, 5])
+    top = volume.axial(3).affine
+    assert top is not None
+    assert top[2, 3] == pytest.approx(15.0)
+    for ct in (volume.sagittal(1), volume.coronal(1)):
+        assert ct.row_offsets is not None
+        assert ct.affine is not None
+        heights = ct.affine[2, 3] + ct.affine[2, 1] * ct.row_offsets
+        np.testing.assert_allclose(heights, [15.0, 6.0, 3.0, 0.0])
+    even = CTVolume(hu_zyx=hu, affine=affine)
+    assert even.sagittal(1).row_offsets is None
+    np.testing.assert_array_equal(even.slice_offsets, np.arange(4))
+    # What rounding in headers leaves is no gap.
+    rounded = CTVolume(hu_zyx=hu, affine=affine, slice_positions_mm=np.array([0.0, 3.0001, 6.0, 9.0]))
+    assert rounded.coronal(0).row_offsets is None
+
+
+@pytest.mark.parametrize("offsets", [[0.0, 1.0], [1.0, 2.0, 3.0], [0.0, 2.0, 1.0], [0.0, np.nan, 2.0]])
+def test_row_offsets_increase_from_nought(offsets: list[float]) -> None:
+    with pytest.raises(GeometryError, match="row offsets"):
+        CTSlice(hu=np.zeros((3, 2), np.int16), spacing_mm=(1, 1), row_offsets=np.array(offsets))
