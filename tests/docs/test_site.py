@@ -71,3 +71,11 @@ def test_the_api_page_names_the_whole_public_surface() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     named = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", text, re.M)}
     assert named - {"errors"} == set(ctai_sam2.__all__) - {"__version__"}
+
+
+def test_the_validation_tables_are_those_of_the_scores() -> None:
+    building = load("validation")
+    table = building.render(json.loads(building.SCORES.read_text(encoding="utf-8")))
+    assert f"validation.py -->\n{table}<!-- end" in (DOCS / "validation.md").read_text(encoding="utf-8"), (
+        "run: python docs/building/validation.py"
+    )
