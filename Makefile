@@ -11,7 +11,7 @@ PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 BASE := $(VENV)/.installed-base
 DEV  := $(VENV)/.installed-dev
 
-.PHONY: help setup demo test lint lab bench clean
+.PHONY: help setup demo test lint lab bench docs clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -55,5 +55,8 @@ bench: $(DEV)  ## timings as ratios in one run
 	$(BIN)/python -m benchmarks.cohort
 	$(BIN)/python -m benchmarks.editor
 
+docs: $(DEV)  ## build the documentation site into build/site; a broken link stops it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:  ## remove what make made
-	rm -rf $(VENV) $(OUT) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

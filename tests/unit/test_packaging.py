@@ -64,10 +64,10 @@ def test_conda_and_pip_ask_for_the_same() -> None:
 def test_extra_all_names_every_user_extra() -> None:
     extras = pyproject()["optional-dependencies"]
     assert extras["all"] == [f"ctai-sam2[{','.join(USER_EXTRAS)}]"]
-    assert set(extras) == {*USER_EXTRAS, "dev", "all"}
+    assert set(extras) == {*USER_EXTRAS, "docs", "dev", "all"}
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "demo", "test", "lint", "lab", "bench"])
+@pytest.mark.parametrize("target", ["help", "setup", "demo", "test", "lint", "lab", "bench", "docs"])
 def test_make_has_the_promised_targets(target: str) -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE)

@@ -1,0 +1,81 @@
+"""The site builds without a warning, and its written pages are up to date."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import ctai_sam2
+from tests.docs.pages import PROJECT
+
+DOCS = PROJECT / "docs"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / "building" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed (extra docs)")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    run = subprocess.run(
+        command,
+        cwd=PROJECT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return folder
+
+
+def test_the_site_is_built(site: Path) -> None:
+    assert "segment_study" in (site / "api.html").read_text(encoding="utf-8")
+    assert (site / "source" / "CHANGELOG.md.txt").is_file()
+
+
+def test_the_site_loads_nothing_from_outside(site: Path) -> None:
+    loaded = [
+        (page.name, found)
+        for page in site.rglob("*.html")
+        for found in re.findall(r"<(?:script|link|img)\b[^>]*https?://[^>]*>", page.read_text("utf-8"))
+    ]
+    assert loaded == []
+
+
+def test_the_http_api_page_is_that_of_the_document() -> None:
+    written = load("http_api").render(json.loads((DOCS / "openapi.json").read_text(encoding="utf-8")))
+    assert (DOCS / "http-api.md").read_text(encoding="utf-8") == written, (
+        "run: python docs/building/http_api.py > docs/http-api.md"
+    )
+
+
+def test_the_api_page_names_the_whole_public_surface() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    named = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", text, re.M)}
+    assert named - {"errors"} == set(ctai_sam2.__all__) - {"__version__"}
+
+
+def test_the_validation_tables_are_those_of_the_scores() -> None:
+    building = load("validation")
+    table = building.render(json.loads(building.SCORES.read_text(encoding="utf-8")))
+    assert f"validation.py -->\n{table}<!-- end" in (DOCS / "validation.md").read_text(encoding="utf-8"), (
+        "run: python docs/building/validation.py"
+    )
