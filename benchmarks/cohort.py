@@ -214,31 +214,36 @@ def measure_kills(
 
     before: set[str] = set()
     command = [sys.executable, "-m", "benchmarks.cohort", "--child", str(manifest), str(out), segmenter]
+    process: subprocess.Popen[bytes] | None = None
     while done < kills:
-        process = subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        if process is None:
+            process = subprocess.Popen(
+                command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            )
         # Wait for signs of work, or every kill would hit the start.
         _wait(partial(is_busy, process, len(before)), 120)
-        time.sleep(rng.uniform(0.0, 1.5))
+        time.sleep(rng.uniform(0.0, 1.0))
         if process.poll() is not None:
             # All cases were done before the kill: begin anew.
             for path in records.glob("*.json"):
                 path.unlink()
-            before = set()
+            before, process = set(), None
             continue
         children = psutil.Process(process.pid).children()
         victim = rng.choice([process.pid, process.pid, *(child.pid for child in children)])
         os.kill(victim, signal.SIGKILL)
         moments.append("parent" if victim == process.pid else "worker")
         done += 1
-        print(f"kill {done} of {kills}: {moments[-1]}, {len(before)} records before", file=sys.stderr)
         if victim == process.pid:
             process.wait()
-            time.sleep(1.0)
-        else:
-            process.wait(timeout=600)
+            psutil.wait_procs(children, timeout=30)
+            process = None
         after = whole()
         lost += len(before - after)
         before = after
+        print(f"kill {done} of {kills}: {moments[-1]}, {len(after)} records after", file=sys.stderr)
+    if process is not None:
+        process.wait()
     last = run(manifest, out, 2, segmenter=segmenter)
     same = (out / "table.csv").read_bytes() == (folder / "kills-reference" / "table.csv").read_bytes()
     left = sum(1 for path in out.rglob(".writing-*"))

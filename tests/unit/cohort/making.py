@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -60,11 +61,9 @@ class Naughty(FakeSegmenter):
         if wish == 1:
             time.sleep(3600)
         elif wish == 2:
-            hoard = np.ones(150_000_000)
+            hoard = np.ones(60_000_000)
             time.sleep(hoard[0] * 3600)
         elif wish == 3:
-            import os
-
             os._exit(7)
         elif wish == 4:
             raise RuntimeError("patient Doe")

@@ -139,34 +139,36 @@ def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out", retry_failed=True).unchanged == 2
 
 
-def test_a_case_that_hangs_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on(
-    tmp_path: Path,
-) -> None:
-    cases = make_cases(tmp_path / "in", 6)
-    for number in range(1, 5):
-        prompt = Prompt.point(50 + number / 10 + 0.05, 50, structure="psoas_left")
+def make_naughty(folder: Path, wishes: list[int]) -> list[Any]:
+    """Make cases whose point tells the segmenter how to misbehave."""
+    cases = make_cases(folder, len(wishes))
+    for number, wish in enumerate(wishes):
+        prompt = Prompt.point(50 + wish / 10 + 0.05, 50, structure="psoas_left")
         cases[number] = dataclasses.replace(cases[number], prompts={"psoas_left": prompt})
-    done = run(
-        cases,
-        tmp_path / "out",
-        segmenter="tests.unit.cohort.making:Naughty",
-        time_limit_s=6,
-        memory_limit_mb=800,
-        workers=2,
-    )
-    assert (done.inferred, done.failed) == (2, 4)
+    return cases
+
+
+NAUGHTY = "tests.unit.cohort.making:Naughty"
+
+
+def test_a_case_that_hangs_is_ended_and_the_rest_goes_on(tmp_path: Path) -> None:
+    cases = make_naughty(tmp_path / "in", [0, 1, 0])
+    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, time_limit_s=15)
+    assert (done.inferred, done.failed) == (2, 1)
+    row = read_table(tmp_path / "out").iloc[1]
+    assert (row["error_type"], row["error"]) == ("TimeLimitExceeded", "it took more than 15 s.")
+
+
+def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
+    cases = make_naughty(tmp_path / "in", [0, 2, 3, 4, 0])
+    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, memory_limit_mb=450, workers=2)
+    assert (done.inferred, done.failed) == (2, 3)
     table = read_table(tmp_path / "out").set_index("case_id")
-    assert list(table["error_type"].dropna()) == [
-        "TimeLimitExceeded",
-        "MemoryLimitExceeded",
-        "WorkerDied",
-        "RuntimeError",
-    ]
-    assert "exit code 7" in table.loc["P003", "error"]
+    assert list(table["error_type"].dropna()) == ["MemoryLimitExceeded", "WorkerDied", "RuntimeError"]
+    assert "exit code 7" in table.loc["P002", "error"]
     assert "Doe" not in (tmp_path / "out" / "table.csv").read_text()
-    # What died by itself is tried again; what was too long or too large would be so again.
-    retried = run(cases, tmp_path / "out", segmenter="tests.unit.cohort.making:Naughty")
-    assert retried.unchanged == 5
+    # What died by itself is tried again; what was too large or wrong would be so again.
+    assert run(cases, tmp_path / "out", segmenter=NAUGHTY).unchanged == 4
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
