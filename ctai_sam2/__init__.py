@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ctai_sam2.segmenters import open_segmenter
     from ctai_sam2.settings import Settings
     from ctai_sam2.types import CTSlice, CTVolume, Prediction, Prompt, Window
-    from ctai_sam2.widgets import L3MaskEditor, MiddleMaskEditor
+    from ctai_sam2.widgets import L3MaskEditor, MiddleMaskEditor, ReviewEditor
 
 _HOME = {
     "CTSlice": "ctai_sam2.types",
@@ -50,6 +50,7 @@ _HOME = {
     "MiddleMaskEditor": "ctai_sam2.widgets",
     "Prediction": "ctai_sam2.types",
     "Prompt": "ctai_sam2.types",
+    "ReviewEditor": "ctai_sam2.widgets",
     "Settings": "ctai_sam2.settings",
     "TissueDefinitions": "ctai_sam2.core.definitions",
     "Window": "ctai_sam2.types",
@@ -81,6 +82,7 @@ __all__ = [
     "MiddleMaskEditor",
     "Prediction",
     "Prompt",
+    "ReviewEditor",
     "Settings",
     "TissueDefinitions",
     "Window",

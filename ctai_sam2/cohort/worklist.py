@@ -100,6 +100,11 @@ class Worklist:
         self._items = self._read_items()
 
     @property
+    def journal_folder(self) -> Path:
+        """Where an editor keeps what was drawn and not saved yet."""
+        return self.store.folder / "corrections"
+
+    @property
     def items(self) -> tuple[WorklistItem, ...]:
         """All flagged cases, those nobody looked at first, the gravest of them first."""
         flagged = [item for item in self._items.values() if item.flags]

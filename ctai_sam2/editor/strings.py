@@ -229,6 +229,12 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "view.l3_here": ("L3 is the likeliest body ({chance})", "L3 为可能性最大的椎体（{chance}）"),
         "view.l3_higher": ("L3 is {steps} higher ({chance})", "L3 在其上方第 {steps} 个（{chance}）"),
         "view.l3_lower": ("L3 is {steps} lower ({chance})", "L3 在其下方第 {steps} 个（{chance}）"),
+        "view.reviewed": ("Signed by {who}: {count} masks changed", "{who} 已签署：更改了 {count} 个掩膜"),
+        "view.reviewed_later": (
+            "Signed by {who}: {count} masks changed; a run is at work and will take them up",
+            "{who} 已签署：更改了 {count} 个掩膜；任务正在运行，稍后会采纳",
+        ),
+        "view.flag": ("⚑ {flag}: {why}", "⚑ {flag}：{why}"),
         "view.rectangle": (
             "Rectangle {number}: x {x0}–{x1}, y {y0}–{y1}",
             "矩形 {number}：x {x0}–{x1}，y {y0}–{y1}",

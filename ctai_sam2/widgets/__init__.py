@@ -3,5 +3,6 @@
 from ctai_sam2.widgets.editor import MaskEditor
 from ctai_sam2.widgets.l3 import L3MaskEditor
 from ctai_sam2.widgets.middle import MiddleMaskEditor
+from ctai_sam2.widgets.review import ReviewEditor
 
-__all__ = ["L3MaskEditor", "MaskEditor", "MiddleMaskEditor"]
+__all__ = ["L3MaskEditor", "MaskEditor", "MiddleMaskEditor", "ReviewEditor"]

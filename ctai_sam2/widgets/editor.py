@@ -327,6 +327,8 @@ class MaskEditor:
 
     def _open_case(self, index: int | None, masks: Mapping[str, ArrayLike] | None) -> Controller:
         source = self._cases[self.name]
+        if not isinstance(source, CTSlice | CTVolume):
+            raise InputError("a case is a CTSlice or a CTVolume", received=type(source).__name__)
         if index is None:
             index = self._first_index(source)
         document = Document(source, self.profile, index=index, language=self._language)
@@ -443,15 +445,13 @@ def _open(
         return None, Message("ai.unavailable", {"why": str(error)})
 
 
-def _named_cases(source: Cases, name: str | None) -> dict[str, Source]:
+def _named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
     if isinstance(source, CTSlice | CTVolume):
         return {name or _name_of(source): source}
-    cases = dict(source) if isinstance(source, Mapping) else {_name_of(each): each for each in source}
+    cases = source if isinstance(source, Mapping) else {_name_of(each): each for each in source}
     if not cases:
         raise InputError("there is no case to outline")
-    for case, each in cases.items():
-        if not isinstance(each, CTSlice | CTVolume):
-            raise InputError("a case is a CTSlice or a CTVolume", received=type(each).__name__)
+    for case in cases:
         if not case or any(character in case for character in '/\\:*?"<>|') or case.startswith("."):
             raise InputError(
                 "a case's name becomes a file's name", received=case, hint="Use letters, digits, - and _."
