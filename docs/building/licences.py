@@ -16,17 +16,18 @@ from packaging.utils import canonicalize_name
 _HEAD = """\
 # Licences of the dependencies
 
-What the dependencies say of themselves in their installed metadata: those of the package with the extra `all`,
-direct and indirect, as installed on the machine (Linux, PyTorch with CUDA) where this page was written. Not legal
-advice. Written by `python docs/building/licences.py > docs/licences.md`; write it again before a release.
+What the dependencies say of themselves in their installed metadata: those of the package with the extra
+`all`, direct and indirect, as installed on the machine (Linux, PyTorch with CUDA) where this page was written.
+Not legal advice. Written by `python docs/building/licences.py > docs/licences.md`; write it again before a
+release.
 
 Two kinds need attention when you pass the software on:
 
-- `pylibjpeg-libjpeg`, which decodes JPEG-compressed DICOM, is under the GPL, version 3. It is installed with the
-  package, but no part of it is contained in the package. Whoever passes on an image or a bundle that holds it must
-  keep the GPL's terms for that copy.
-- The `nvidia-*` and `cuda-*` packages come with the CUDA build of PyTorch, under NVIDIA's own terms. The CPU build
-  does without.
+- `pylibjpeg-libjpeg`, which decodes JPEG-compressed DICOM, is under the GPL, version 3. It is installed with
+  the package, but no part of it is contained in the package. Whoever passes on an image or a bundle that
+  holds it must keep the GPL's terms for that copy.
+- The `nvidia-*` and `cuda-*` packages come with the CUDA build of PyTorch, under NVIDIA's own terms. The CPU
+  build does without.
 
 | package | version | licence |
 |---|---|---|
@@ -60,7 +61,7 @@ def collect() -> dict[str, metadata.Distribution]:
 
 
 def licence_of(distribution: metadata.Distribution) -> str:
-    """Return what the metadata says: the expression, else the classifiers, else the first line of the text."""
+    """Return what the metadata says: expression, else classifiers, else the text's first line."""
     told = distribution.metadata
     expression = told.get("License-Expression")
     if expression:
