@@ -17,7 +17,7 @@ _HEAD = """\
 # Licences of the dependencies
 
 What the dependencies say of themselves in their installed metadata: those of the package with the extra
-`all`, direct and indirect, as installed on the machine (Linux, PyTorch with CUDA) where this page was written.
+`all`, direct and indirect, as installed on the machine where this page was written (Linux, PyTorch, CUDA).
 Not legal advice. Written by `python docs/building/licences.py > docs/licences.md`; write it again before a
 release.
 
