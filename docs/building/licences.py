@@ -9,9 +9,15 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import re
 import sys
+from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the standard library reads TOML from 3.11 on; pip's own dependency does before
+    import tomli as tomllib
 
 _HEAD = """\
 # Licences of the dependencies
@@ -32,6 +38,8 @@ Two kinds need attention when you pass the software on:
 | package | version | licence |
 |---|---|---|
 """
+_PROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
+_EXTRAS = ("jupyter", "service", "cohort", "export", "train")
 _PREFIX = "License :: "
 _NAMES_IN_CLASSIFIERS = re.compile(r".* :: ")
 
@@ -39,7 +47,11 @@ _NAMES_IN_CLASSIFIERS = re.compile(r".* :: ")
 def collect() -> dict[str, metadata.Distribution]:
     """Return the installed dependencies by name, those of dependencies too."""
     found: dict[str, metadata.Distribution] = {}
-    waiting = [("ctai-sam2", frozenset({"all", "jupyter", "service", "cohort", "export", "train"}))]
+    # The project's own file, not its installed metadata, which may be older.
+    project = tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["project"]
+    extras_of_users = [lines for name, lines in project["optional-dependencies"].items() if name in _EXTRAS]
+    direct = [Requirement(line) for line in sum(extras_of_users, project["dependencies"])]
+    waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in direct]
     seen = set()
     while waiting:
         name, extras = waiting.pop()
@@ -56,7 +68,6 @@ def collect() -> dict[str, metadata.Distribution]:
             chosen = requirement.marker
             if chosen is None or any(chosen.evaluate({"extra": extra}) for extra in {*extras, ""}):
                 waiting.append((canonicalize_name(requirement.name), frozenset(requirement.extras)))
-    found.pop("ctai-sam2", None)
     return dict(sorted(found.items()))
 
 
