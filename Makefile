@@ -10,12 +10,13 @@ BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 BASE := $(VENV)/.installed-base
 DEV  := $(VENV)/.installed-dev
+RELEASE_PIP := build/release/venv/bin/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test lint lab bench docs clean
+.PHONY: help setup demo test lint lab bench docs release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 # sam2 is a source distribution that builds against torch: torch goes first, and build
 # isolation is off so that a second torch is not downloaded. Its CUDA extension is optional.
@@ -57,6 +58,21 @@ bench: $(DEV)  ## timings as ratios in one run
 
 docs: $(DEV)  ## build the documentation site into build/site; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Run from a folder that is not the source tree, so that what was installed is what is tried.
+release-check: $(DEV)  ## build wheel and sdist, install the wheel into an empty environment, try it there
+	rm -rf build/release && mkdir -p build/release/elsewhere
+	$(BIN)/python -m build --outdir build/release/dist .
+	$(PYTHON) -m venv build/release/venv
+	$(RELEASE_PIP) $(TORCH)
+	$(RELEASE_PIP) setuptools wheel
+	SAM2_BUILD_CUDA=0 $(RELEASE_PIP) --no-build-isolation "sam2>=1.0"
+	$(RELEASE_PIP) build/release/dist/*.whl
+	cd build/release/elsewhere && env -u PYTHONPATH sh -eu -c '\
+	  ../venv/bin/python -m pip check; \
+	  ../venv/bin/ctai-sam2 doctor; \
+	  ../venv/bin/ctai-sam2 demo --out demo; \
+	  test -s demo/measurements.csv'
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(OUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

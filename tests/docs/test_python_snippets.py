@@ -9,14 +9,24 @@ from typing import Any
 import pytest
 
 from ctai_sam2.cli.demo import make_demo_study
-from tests.docs.pages import PAGES, blocks, name_of
+from tests.docs.pages import PAGES, Block, blocks, name_of
 
-# One run of one click costs seconds: pages share its result, each page's own names stay its own.
-RUNNING = [
-    page
-    for page in PAGES
-    if any(block.language == "python" and block.not_run is None for block in blocks(page.read_text("utf-8")))
-]
+
+def snippets(page: Path) -> list[Block]:
+    found = blocks(page.read_text(encoding="utf-8"))
+    return [block for block in found if block.language == "python" and block.not_run is None]
+
+
+def pages_to_run() -> list[Path]:
+    """Pages with Python; of those with the very same snippets (translations), the first."""
+    by_code: dict[tuple[str, ...], Path] = {}
+    for page in PAGES:
+        by_code.setdefault(tuple(block.code for block in snippets(page)), page)
+    by_code.pop((), None)
+    return list(by_code.values())
+
+
+RUNNING = pages_to_run()
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +44,10 @@ def test_snippets_run(page: Path, workplace: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.delenv(name)
     monkeypatch.setenv("SAM2_CACHE_DIR", str(workplace / "cache"))
     names: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(page.read_text(encoding="utf-8")):
-        if block.language == "python" and block.not_run is None:
-            # Empty lines before the code make a traceback name the page's own line.
-            code = compile("\n" * block.line + block.code, str(page), "exec")
-            exec(code, names)
+    for block in snippets(page):
+        # Empty lines before the code make a traceback name the page's own line.
+        code = compile("\n" * block.line + block.code, str(page), "exec")
+        exec(code, names)
 
 
 def test_the_readme_is_run() -> None:

@@ -12,9 +12,17 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import ctai_sam2
 from tests.docs.pages import PROJECT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # the standard library reads TOML from 3.11 on; pip's own dependency does before
+    import tomli as tomllib
 
 DOCS = PROJECT / "docs"
 
@@ -79,3 +87,18 @@ def test_the_validation_tables_are_those_of_the_scores() -> None:
     assert f"validation.py -->\n{table}<!-- end" in (DOCS / "validation.md").read_text(encoding="utf-8"), (
         "run: python docs/building/validation.py"
     )
+
+
+def test_every_dependency_has_its_licence_listed() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = list(project["dependencies"])
+    for extra in ("jupyter", "service", "cohort", "export", "train"):
+        wanted += project["optional-dependencies"][extra]
+    named = {canonicalize_name(Requirement(line).name) for line in wanted}
+    listed = set(re.findall(r"^\| ([a-z0-9-]+) \|", (DOCS / "licences.md").read_text("utf-8"), re.M))
+    assert named - listed == set(), "run: python docs/building/licences.py > docs/licences.md"
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((PROJECT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert (str(cited["version"]), cited["license"]) == (ctai_sam2.__version__, "Apache-2.0")

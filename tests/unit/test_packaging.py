@@ -67,7 +67,9 @@ def test_extra_all_names_every_user_extra() -> None:
     assert set(extras) == {*USER_EXTRAS, "docs", "dev", "all"}
 
 
-@pytest.mark.parametrize("target", ["help", "setup", "demo", "test", "lint", "lab", "bench", "docs"])
+@pytest.mark.parametrize(
+    "target", ["help", "setup", "demo", "test", "lint", "lab", "bench", "docs", "release-check"]
+)
 def test_make_has_the_promised_targets(target: str) -> None:
     makefile = (PROJECT / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{target}:.*## \S", makefile, re.MULTILINE)
@@ -105,6 +107,9 @@ def test_a_wheel_holds_the_service_under_the_packages_name(tmp_path: Path) -> No
         names = wheel.namelist()
     assert "ctai_sam2/widgets/companion.js" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ctai_sam2"}
+    assert {f"ctai_sam2/segmenters/embedded/sam2_ct_nano.{end}" for end in ("safetensors", "json")} <= set(
+        names
+    )
     modules = {path.name for path in (PROJECT / "service").glob("*.py")}
     assert modules == {name.split("/")[-1] for name in names if name.startswith("ctai_sam2/_service/")}
 
