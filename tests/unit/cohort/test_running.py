@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -222,12 +223,17 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch
     def interrupt(self: Any, outcome: Any) -> None:
         taken.append(outcome.case_id)
         if len(taken) == 3:
-            signal.raise_signal(signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(running._Tally, "take", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(cases, tmp_path / "out")
+    # Whatever an earlier test left in place.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(running._Tally, "take", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                run(cases, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     records = len(list((tmp_path / "out" / "records").glob("*.json")))
     assert 3 <= len(taken) <= records < 24
     again = run(cases, tmp_path / "out")

@@ -51,7 +51,7 @@ def test_any_mask_comes_back(tmp_path_factory: pytest.TempPathFactory, mask: Any
 
 
 # pycocotools itself has not followed NumPy 2 yet.
-@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
 @pytest.mark.parametrize("encoding", ["rle", "polygon"])
 def test_pycocotools_decodes_the_same_pixels(tmp_path: Path, encoding: Any, capsys: Any) -> None:
     coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")

@@ -1,0 +1,34 @@
+"""The check of the notebooks is one that can fail: a number changed on purpose does not pass."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+NOTEBOOK = "09_the_embedded_model.ipynb"
+
+
+def run_nbval(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    notebooks = folder / "notebooks"
+    notebooks.mkdir()
+    (folder / "docs").symlink_to(PROJECT / "docs")
+    (notebooks / NOTEBOOK).write_text(text, encoding="utf-8")
+    command = [
+        *(sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider"),
+        str(notebooks / NOTEBOOK),
+    ]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+
+
+def test_an_untouched_notebook_passes_and_a_changed_number_does_not(tmp_path: Path) -> None:
+    text = (PROJECT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
+    changed, count = re.subn(r"psoas: click_1 0\.\d\d", "psoas: click_1 0.11", text, count=1)
+    assert count == 1
+    for name, content, code in (("as-it-is", text, 0), ("changed", changed, 1)):
+        (tmp_path / name).mkdir()
+        done = run_nbval(tmp_path / name, content)
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "0.11" in done.stdout
