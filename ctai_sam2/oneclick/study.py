@@ -39,6 +39,7 @@ _ILIUM_HU = 180.0
 _ILIUM_MM2 = 120.0
 _ILIUM_FROM_MIDLINE_MM = 50.0
 _SLICES_TRIED = 9
+_LEAST_FIELD_MM = 60.0
 _BESIDE_MM = 8.0
 
 
@@ -306,7 +307,14 @@ def choose_sagittal_index(volume: CTVolume) -> int:
     AnatomyNotFound
         If no axial slice shows a vertebral body.
     """
-    depth = volume.shape_zyx[0]
+    depth, height, width = volume.shape_zyx
+    _, row_mm, column_mm = volume.spacing_zyx_mm
+    if min(height * row_mm, width * column_mm) < _LEAST_FIELD_MM:
+        raise AnatomyNotFound(
+            "the study shows no axial slices of the body",
+            received=f"axial slices of {width * column_mm:.0f} x {height * row_mm:.0f} mm",
+            hint="Choose an axial series; a single sagittal slice can be read with read_slice, for L3 alone.",
+        )
     columns = []
     for z in np.unique(np.linspace(0, depth - 1, min(_SLICES_TRIED, depth)).round().astype(int)):
         try:

@@ -80,7 +80,8 @@ def download_checkpoint(
     Raises
     ------
     InputError
-        If the name is unknown, the model is embedded, or no digest is known and none was given.
+        If the name is unknown, the model is embedded, no digest is known and none was given, or the
+        environment names a file of trusted certificates that does not exist.
     WeightsMissing
         If it could not be fetched: no connection, time-out, refused, not found. What arrived is kept for the
         next attempt.
@@ -98,6 +99,7 @@ def download_checkpoint(
         if target.is_file() and hash_file(target) == expected:
             _record_digest(checkpoint, target, expected)
             return target
+    _require_authorities()
     url = f"{mirror_url.rstrip('/')}/{checkpoint.file_name}" if mirror_url else checkpoint.url
     fetch_file(
         url,
@@ -261,6 +263,17 @@ def _require_expected(checkpoint: Checkpoint, given: str | None) -> str:
             received=f"{wanted[:12]}..., known {checkpoint.sha256[:12]}...",
         )
     return checkpoint.sha256
+
+
+def _require_authorities() -> None:
+    """Refuse a file of certificates that is not there; requests would raise what looks like a full disk."""
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            raise InputError(
+                f"the file of trusted certificates that {variable} names does not exist",
+                hint=f"Correct {variable}, or unset it.",
+            )
 
 
 def _require_space(part: Path, total: int | None, have: int) -> None:

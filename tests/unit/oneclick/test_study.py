@@ -83,6 +83,13 @@ def test_without_sacrum_the_level_is_not_guessed() -> None:
     assert oracle.asked == []
 
 
+@pytest.mark.parametrize("shape", [(60, 1, 200), (60, 200, 1)])
+def test_a_study_without_axial_slices_is_told(shape: tuple[int, int, int]) -> None:
+    volume = CTVolume(hu_zyx=np.zeros(shape, np.int16), affine=np.diag([1.0, 1.0, 3.0, 1.0]))
+    with pytest.raises(AnatomyNotFound, match="no axial slices"):
+        choose_sagittal_index(volume)
+
+
 def test_no_spine_is_an_error() -> None:
     slice_ = CTSlice(hu=np.full((200, 200), 40), spacing_mm=(1.5, 1.5), plane="sagittal")
     with pytest.raises(AnatomyNotFound):

@@ -290,6 +290,15 @@ def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path, checkpo
         fetch(store)
 
 
+def test_a_missing_file_of_certificates_is_named(
+    server: Server, store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "hospital.pem"))
+    with pytest.raises(InputError, match="REQUESTS_CA_BUNDLE"):
+        fetch(store)
+    assert not server.requests
+
+
 def test_without_a_known_digest_nothing_is_asked_of_the_network(
     server: Server, tmp_path: Path, checkpoint: Checkpoint
 ) -> None:
