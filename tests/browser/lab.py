@@ -62,8 +62,8 @@ class Lab:
 
 
 @contextmanager
-def running_lab(folder: Path) -> Iterator[Lab]:
-    """Start JupyterLab with fresh folders of its own, and end it."""
+def running_lab(folder: Path, prefix: str = "") -> Iterator[Lab]:
+    """Start JupyterLab with fresh folders of its own, and end it; with a prefix as behind a hub."""
     home, served = folder / "home", folder / "notebooks"
     served.mkdir(parents=True)
     settings = home / "settings" / "@jupyterlab" / "apputils-extension"
@@ -90,10 +90,11 @@ def running_lab(folder: Path) -> Iterator[Lab]:
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={served}"),
         *(f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"),
+        f"--ServerApp.base_url={prefix}/",
     ]
     with (folder / "lab.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=served, env=environment, stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{port}"
+        url = f"http://127.0.0.1:{port}{prefix}"
         try:
             until = time.monotonic() + 120
             while not _answers(url, token):

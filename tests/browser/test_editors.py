@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.browser.lab import Lab, Notebook
+from tests.browser.lab import Lab, Notebook, running_lab
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -327,3 +328,15 @@ def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
     notebook.page.keyboard.press("b")
     notebook.until("editor.document.view.tool == 'brush'")
     assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == cells
+
+
+def test_under_a_hubs_prefix_hands_paint(browser: Any, tmp_path: Path) -> None:
+    cell = "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor"
+    with running_lab(tmp_path, prefix="/user/reader") as lab:
+        notebook = Notebook.open(browser, lab, "hub", [SOURCES + AXIAL, cell])
+        notebook.press("Brush")
+        notebook.until("editor.document.view.tool == 'brush'")
+        notebook.drag((200, 300), (230, 300))
+        assert notebook.until("area('psoas_left')") > 0
+        require_full_redraw_looks_the_same(notebook)
+        notebook.page.context.close()
