@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ DRAG = """async ([y, frames]) => {
   }
   const seconds = (performance.now() - started) / 1000;
   return { offered_fps: frames / seconds, painted_fps: changed / seconds };
+}"""
+
+
+# A click of the point tool, until the model's mask shows 10 pixels beside it.
+CLICK = """async ([x, y]) => {
+  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
+  const context = canvas.getContext("2d");
+  const ratio = canvas.width / canvas.getBoundingClientRect().width;
+  const look = () => context.getImageData((x + 10) * ratio - 2, y * ratio - 2, 4, 4).data.join();
+  const box = canvas.getBoundingClientRect();
+  const at = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
+  const before = look();
+  const started = performance.now();
+  for (const name of ["mousedown", "mouseup"]) canvas.dispatchEvent(new MouseEvent(name, at));
+  while (performance.now() - started < 20000) {
+    await new Promise(requestAnimationFrame);
+    if (look() !== before) return performance.now() - started;
+  }
+  return null;
 }"""
 
 
@@ -166,6 +186,42 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
     }
 
 
+def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:
+    """Time `jupyter lab` to its first mask, then clicks to their overlay, with the embedded model."""
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser.lab import CHROMIUM, FLAGS, Notebook, running_lab
+
+    cell = CELL.replace("segmenter=None", 'segmenter="auto", auto_run=True')
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as engine:
+        browser = engine.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        started = time.perf_counter()
+        with running_lab(Path(folder) / "lab") as lab:
+            notebook = Notebook.open(browser, lab, "first", [CELL.split("editor =")[0], cell])
+            notebook.until("editor.controller.inference.status.state != 'disabled'")
+            notebook.press("One click")
+            notebook.until("'psoas_left' in editor.masks")
+            first_s = time.perf_counter() - started
+            notebook.press("Click")
+            middle = notebook.ask(
+                "[float(v.mean()) for v in editor.document.mask('psoas_left').nonzero()][::-1]"
+            )
+            times: list[float] = []
+            for number in range(clicks):
+                notebook.tell("editor.do('clear'); editor.do('clear_prompts')")
+                notebook.settled_pixels()
+                # Never the same point, which the cache would answer.
+                x, y = notebook.place(middle[0] + number % 3, middle[1] + number // 3).screen
+                waited: Any = notebook.page.evaluate(CLICK, [x, y])
+                if waited is not None:
+                    times.append(waited)
+        browser.close()
+    return {
+        "jupyter lab to the first mask": {"s": first_s},
+        "click to overlay": {**quantiles(times), "answered": len(times) / clicks},
+    }
+
+
 def main() -> None:
     """Run the measurements."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.editor", description=__doc__)
@@ -176,6 +232,7 @@ def main() -> None:
     figures = measure_sending(arguments.repeats)
     if arguments.browser:
         figures |= measure_in_browser(arguments.repeats)
+        figures |= measure_first_mask(9)
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
