@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -46,21 +47,21 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskCommand(Command):
+class MaskCommand(Command, ABC):
     """A command that draws a new mask from the old one."""
 
+    @abstractmethod
     def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
         """Make the mask as it is afterwards, before limits; the argument stays as it is."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)
-class MarksCommand(Command):
+class MarksCommand(Command, ABC):
     """A command that changes what is pointed at."""
 
+    @abstractmethod
     def place(self, marks: Marks, slice_: CTSlice) -> Marks:
         """Make the marks as they are afterwards."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -28,7 +28,13 @@ from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged, value_of
 from ctai_sam2.io.grids import TOLERANCE_VOXELS, Grid, grid_of, mask_from_canonical
 from ctai_sam2.io.overlay import choose_colours
-from ctai_sam2.io.source_images import SourceImages, anonymise, read_derived, read_source_dataset
+from ctai_sam2.io.source_images import (
+    STUDY_KEYWORDS,
+    SourceImages,
+    anonymise,
+    read_derived,
+    read_source_dataset,
+)
 from ctai_sam2.io.terms import (
     TERMS,
     Authorship,
@@ -101,21 +107,7 @@ def write_rtstruct(
     now = datetime.now()
 
     dataset = Dataset()
-    for keyword in (
-        "SpecificCharacterSet",
-        "PatientName",
-        "PatientID",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyInstanceUID",
-        "StudyDate",
-        "StudyTime",
-        "StudyID",
-        "AccessionNumber",
-        "ReferringPhysicianName",
-        "FrameOfReferenceUID",
-        "PositionReferenceIndicator",
-    ):
+    for keyword in STUDY_KEYWORDS:
         if keyword in image:
             setattr(dataset, keyword, image.get(keyword))
     if pseudonym is not None:

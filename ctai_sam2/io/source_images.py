@@ -21,7 +21,7 @@ from ctai_sam2.io.quiet import quiet
 from ctai_sam2.io.study import find_series
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
-_IDENTITY_KEYWORDS = (
+STUDY_KEYWORDS = (
     "SpecificCharacterSet",
     "PatientName",
     "PatientID",
@@ -35,10 +35,12 @@ _IDENTITY_KEYWORDS = (
     "ReferringPhysicianName",
     "FrameOfReferenceUID",
     "PositionReferenceIndicator",
-    "SeriesInstanceUID",
     "SOPClassUID",
     "SOPInstanceUID",
 )
+"""What of a patient and a study an export carries over, and nothing besides."""
+
+_IDENTITY_KEYWORDS = (*STUDY_KEYWORDS, "SeriesInstanceUID")
 _GEOMETRY_KEYWORDS = (
     "ImageType",
     "Modality",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.oneclick.results import LEVELS
 from ctai_sam2.oneclick.spine_path import HALF_WIDTH_MM, StraightSpine
 
 _CORE_MM = 9
@@ -20,7 +21,7 @@ _SACRAL_LEAD_DEG = 27.0
 _SURE_LEAD_DEG = 34.0
 _SURE_LUMBAR_DEG = 20.0
 _GREATEST_BEND_DEG = 35.0
-_LEVELS_UP = ("L5", "L4", "L3", "L2", "L1", "T12", "T11", "T10")
+_LEVELS_UP = LEVELS[::-1]
 
 
 @dataclass(frozen=True, kw_only=True)

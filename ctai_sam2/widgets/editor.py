@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -35,7 +36,7 @@ Cases: TypeAlias = Source | Sequence[Source] | Mapping[str, Source]
 DEFAULT_FOLDER = Path("annotations")
 
 
-class MaskEditor:
+class MaskEditor(ABC):
     """An editor in a notebook cell; `MiddleMaskEditor` and `L3MaskEditor` are the two there are.
 
     Parameters
@@ -308,8 +309,9 @@ class MaskEditor:
 
     # For the editors -------------------------------------------------------------------------
 
+    @abstractmethod
     def _measure(self, index: int) -> TableRow:
-        raise NotImplementedError
+        """Row of the table for a slice."""
 
     def _describe(self) -> list[Message]:
         """Lines shown under the labels' numbers."""
