@@ -30,7 +30,7 @@ from ctai_sam2.cohort.segmenting import (
     without_names,
 )
 from ctai_sam2.cohort.store import Store, key_of
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.masks import fill_holes, keep_largest
 from ctai_sam2.errors import AnatomyNotFound, InputError, StorageError, Unavailable
 from ctai_sam2.io import write_bytes, write_mask_nifti
@@ -395,7 +395,7 @@ def quality_numbers(slice_: CTSlice, masks: Mapping[str, Mask]) -> dict[str, flo
 def _body_at_edge_mm(slice_: CTSlice) -> float:
     """Length over which the body touches the image's edge: there it is cut off."""
     try:
-        body = body_mask(slice_.hu, slice_.spacing_mm)
+        body = body_of(slice_)
     except AnatomyNotFound:
         return 0.0
     row_mm, column_mm = slice_.spacing_mm

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
-from ctai_sam2.types import Mask
+from ctai_sam2.types import CTSlice, Mask
 
 TISSUE_HU = -300.0
 """Above air, lung and table foam, below fat even where it shares a pixel with air."""
@@ -18,6 +19,24 @@ TISSUE_HU = -300.0
 _SHELL_MM = 4.0
 _ARM_CONTACT_MM = 14.0
 _SMALLEST_BODY_MM2 = 4000.0
+
+_found: WeakKeyDictionary[CTSlice, Mask] = WeakKeyDictionary()
+
+
+def body_of(slice_: CTSlice) -> Mask:
+    """Find the trunk on a slice as `body_mask` does, once for as long as the slice lives; read-only.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If nothing on the slice is as large as a trunk.
+    """
+    body = _found.get(slice_)
+    if body is None:
+        body = body_mask(slice_.hu, slice_.spacing_mm)
+        body.setflags(write=False)
+        _found[slice_] = body
+    return body
 
 
 def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.errors import InputError
 from ctai_sam2.types import CTSlice, Mask, Prompt, Window
@@ -211,7 +211,7 @@ def frame_slice(
     isotropic = np.isclose(spacing[0], spacing[1], rtol=_ISOTROPIC_RTOL, atol=0.0)
     stretch = (1.0, 1.0) if isotropic else (spacing[0] / pixel_mm, spacing[1] / pixel_mm)
     if focus_box_xyxy is None:
-        rows, columns = np.nonzero(body_mask(slice_.hu, spacing))
+        rows, columns = np.nonzero(body_of(slice_))
         box = np.array([columns.min() - 0.5, rows.min() - 0.5, columns.max() + 0.5, rows.max() + 0.5])
     else:
         box = np.asarray(focus_box_xyxy, dtype=np.float64)
@@ -241,7 +241,6 @@ def frame_sagittal(
     *,
     window: Window = SOFT_TISSUE,
     at_xy: Sequence[float] | None = None,
-    body: Mask | None = None,
 ) -> Frame:
     """Cut a square of `SAGITTAL_SIDE_MM` out of a sagittal slice, so that vertebrae always look as large.
 
@@ -257,15 +256,13 @@ def frame_sagittal(
         As for `frame_slice`.
     at_xy : sequence of 2 floats, optional
         What is looked at, (column, row) in pixels of the slice; the body's middle when omitted.
-    body : ndarray of bool, shape (H, W), optional
-        The patient, where it is known already; found on the slice when omitted.
 
     Raises
     ------
     AnatomyNotFound
         If there is no body.
     """
-    rows, columns = np.nonzero(body_mask(slice_.hu, slice_.spacing_mm) if body is None else body)
+    rows, columns = np.nonzero(body_of(slice_))
     low = np.array([columns.min() - 0.5, rows.min() - 0.5])
     high = np.array([columns.max() + 0.5, rows.max() + 0.5])
     at = (low + high) / 2 if at_xy is None else np.asarray(at_xy, dtype=np.float64)

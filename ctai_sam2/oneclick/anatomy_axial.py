@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy import ndimage
 
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.masks import remove_islands
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.oneclick.grid import Grid
@@ -80,7 +80,7 @@ def find_axial_anatomy(slice_: CTSlice) -> AxialAnatomy:
         If body, vertebral body or muscle wall is not visible; a missing psoas is told in the result.
     """
     grid = Grid.of(slice_)
-    body = grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm))
+    body = grid.mask_to_grid(body_of(slice_))
     vertebra = find_vertebral_body(grid.hu, body)
     trunk = find_trunk(grid.hu, body, vertebra)
     psoas: dict[Side, Mask] = {}

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.masks import keep_largest
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
@@ -313,7 +313,7 @@ def find_candidates(slice_: CTSlice) -> tuple[tuple[VertebraCandidate, ...], boo
         If no spine is visible.
     """
     grid = Grid.of(slice_)
-    spine = straighten_spine(grid.hu, grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm)))
+    spine = straighten_spine(grid.hu, grid.mask_to_grid(body_of(slice_)))
     bodies = find_bodies(grid.hu, spine)
     found = tuple(_candidate(grid, spine, body) for body in bodies)
     return found, all(body.sure for body in bodies)

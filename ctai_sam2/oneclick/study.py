@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
@@ -332,7 +332,7 @@ def choose_sagittal_index(volume: CTVolume) -> int:
 def _vertebral_centre_xy(slice_: CTSlice) -> tuple[float, float]:
     """Middle of the vertebral body of an axial slice, (column, row), half-way between its sides."""
     grid = Grid.of(slice_)
-    body = grid.mask_to_grid(body_mask(slice_.hu, slice_.spacing_mm))
+    body = grid.mask_to_grid(body_of(slice_))
     vertebra = find_vertebral_body(grid.hu, body)
     across = np.flatnonzero(vertebra.mask.any(axis=0))
     middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.core.body import body_mask
+from ctai_sam2.core.body import body_of
 from ctai_sam2.core.framing import Frame, frame_sagittal
 from ctai_sam2.core.masks import keep_largest, label_components
 from ctai_sam2.oneclick.grid import Grid
@@ -124,7 +124,7 @@ class SpineWalk:
         self._window = window
         self._spacing_xy = np.array(slice_.spacing_mm[::-1])
         self._extent_mm = np.array(slice_.shape_hw[::-1]) * self._spacing_xy
-        self._body = body_mask(slice_.hu, slice_.spacing_mm)
+        self._body = body_of(slice_)
         rows = np.flatnonzero(self._body.any(axis=1))
         self._body_rows = (float(rows[0]), float(rows[-1]))
         self._hu = Grid.of(slice_).hu
@@ -319,9 +319,7 @@ class SpineWalk:
             if low <= at_xy[1] <= high and first[0] < at_xy[0] < last[0]:
                 return frame
         self._frames.append(
-            frame_sagittal(
-                self.slice_, window=self._window, at_xy=(float(at_xy[0]), float(at_xy[1])), body=self._body
-            )
+            frame_sagittal(self.slice_, window=self._window, at_xy=(float(at_xy[0]), float(at_xy[1])))
         )
         return self._frames[-1]
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
-from ctai_sam2.core.body import body_mask
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.core.body import body_mask, body_of
+from ctai_sam2.core.phantom import make_axial_slice, random_parameters, reference_parameters
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.types import CTSlice
 
 
 def disc(shape: tuple[int, int], centre_rc: tuple[float, float], radius: float) -> np.ndarray:
@@ -60,3 +64,15 @@ def test_phantoms(seed: int) -> None:
 def test_no_body() -> None:
     with pytest.raises(AnatomyNotFound, match="no body"):
         body_mask(np.full((50, 50), -1000), (1.0, 1.0))
+
+
+def test_the_body_of_a_slice_is_found_once_and_let_go_with_it() -> None:
+    slice_ = CTSlice(hu=make_axial_slice(reference_parameters()).hu, spacing_mm=(0.8, 0.8))
+    first = body_of(slice_)
+    assert (first == body_mask(slice_.hu, slice_.spacing_mm)).all()
+    assert body_of(slice_) is first
+    assert not first.flags.writeable
+    kept = weakref.ref(slice_)
+    del slice_
+    gc.collect()
+    assert kept() is None
