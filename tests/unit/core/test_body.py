@@ -67,7 +67,9 @@ def test_no_body() -> None:
 
 
 def test_the_body_of_a_slice_is_found_once_and_let_go_with_it() -> None:
-    slice_ = CTSlice(hu=make_axial_slice(reference_parameters(), rng=np.random.default_rng(0)).hu, spacing_mm=(0.8, 0.8))
+    slice_ = CTSlice(
+        hu=make_axial_slice(reference_parameters(), rng=np.random.default_rng(0)).hu, spacing_mm=(0.8, 0.8)
+    )
     first = body_of(slice_)
     assert (first == body_mask(slice_.hu, slice_.spacing_mm)).all()
     assert body_of(slice_) is first

@@ -94,7 +94,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("network", ["tiny at 1024", "nano"])
-def test_answers_are_identical_to_upstream(
+def test_answers_are_those_of_upstream(
     pairs: Callable[[str], Pair], network: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair, prompt = pairs(network), PROMPTS[name]
