@@ -50,11 +50,8 @@ lint: $(DEV)  ## ruff and mypy
 lab: $(DEV)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-bench: $(DEV)  ## timings as ratios in one run
-	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.service
-	$(BIN)/python -m benchmarks.cohort
-	$(BIN)/python -m benchmarks.editor
+bench: $(DEV)  ## timings as ratios in one run, held against the stored ones; keep new ones: make bench STORE=--store
+	$(BIN)/python -m benchmarks $(STORE)
 
 docs: $(DEV)  ## build the documentation site into build/site; a broken link stops it
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,131 +1,101 @@
-"""Measure what users wait for, and print a table and a JSON file with the machine's description.
+"""Run all benchmarks and hold their ratios against the last stored ones: ``python -m benchmarks``.
 
-Single times on a shared machine say little; each comparison runs both sides in
-turn, in one process, and reports the median of the pairwise ratios.
+Ends with an error if a ratio is much worse than the stored one. ``--store`` keeps
+what was measured in its place: do so when the change was meant.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from sam2.sam2_image_predictor import SAM2ImagePredictor
+from benchmarks.reporting import Ratio, describe_machine
 
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
-from ctai_sam2.core.windowing import window_to_uint8
-from ctai_sam2.segmenters.local import LocalSegmenter
-from ctai_sam2.segmenters.sam2_model import build_sam2
-from ctai_sam2.types import Prompt
+STORED = Path(__file__).with_name("ratios.json")
+TOLERANCE = 1.4
+"""So many times worse than stored is a regression; ratios on a shared machine vary by a quarter."""
 
-
-def time_ms(action: Callable[[], object]) -> float:
-    """Return the wall time of one call in ms."""
-    started = time.perf_counter()
-    action()
-    return (time.perf_counter() - started) * 1000
+RUNS: Mapping[str, Sequence[str]] = {
+    "models": (),
+    "cohort": ("--only", "overhead"),
+    "service": ("--requests", "2000"),
+    "editor": (),
+}
+"""Benchmarks, and what they are told here: the longest parts are left to a call of their own."""
 
 
-def measure_import(runs: int) -> dict[str, float]:
-    """Time the import of the package in fresh interpreters."""
-    code = "import time; t = time.perf_counter(); import ctai_sam2; print((time.perf_counter() - t) * 1000)"
-    times = [
-        float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
-        for _ in range(runs)
-    ]
-    return {"import_ms": statistics.median(times)}
+def compare(
+    measured: Mapping[str, Ratio], stored: Mapping[str, Ratio], tolerance: float
+) -> tuple[list[str], list[str]]:
+    """Hold ratios against stored ones.
+
+    Returns
+    -------
+    lines : list of str
+        A line for each that was measured.
+    regressions : list of str
+        Names of those that are worse by more than the tolerance.
+    """
+    lines, regressions = [], []
+    for name, ratio in measured.items():
+        before = stored.get(name)
+        if before is None:
+            lines.append(f"{name}: {ratio.value:.3g} (nothing stored)")
+            continue
+        worse = ratio.worse_than(before)
+        verdict = "as before"
+        if worse > tolerance:
+            verdict = f"{worse:.2f} times WORSE"
+            regressions.append(name)
+        elif worse < 1 / tolerance:
+            verdict = f"{1 / worse:.2f} times better"
+        lines.append(f"{name}: {ratio.value:.3g}, stored {before.value:.3g}: {verdict}")
+    return lines, regressions
 
 
-def measure_local(segmenter: LocalSegmenter, images: list[np.ndarray], prompt: Prompt) -> dict[str, float]:
-    """Time the first mask of unseen slices, and further clicks on a slice already embedded."""
-    segmenter.predict(images[0], prompt)
-    first = [time_ms(lambda image=image: segmenter.predict(image, prompt)) for image in images[1:]]
-    click = [time_ms(lambda: segmenter.predict(images[-1], prompt)) for _ in range(10)]
-    return {"first_mask_ms": statistics.median(first), "click_ms": statistics.median(click)}
-
-
-def compare_with_upstream(weights: Path, images: list[np.ndarray], prompt: Prompt) -> dict[str, float]:
-    """Run SAM2.1-tiny with the same random weights here and through upstream's predictor, in turn."""
-    ours = LocalSegmenter(weights, config="sam2.1_hiera_tiny")
-    model = build_sam2("sam2.1_hiera_tiny")
-    model.load_state_dict(torch.load(weights, weights_only=True)["model"])
-    upstream = SAM2ImagePredictor(model.eval())
-
-    def click_upstream() -> None:
-        upstream.predict(point_coords=prompt.points_xy, point_labels=prompt.labels, multimask_output=True)
-
-    def first_upstream(image: np.ndarray) -> None:
-        upstream.set_image(np.repeat(image[..., None], 3, axis=2))
-        click_upstream()
-
-    ours.predict(images[0], prompt)
-    first_upstream(images[0])
-    first_ratios, click_ratios, first_ms, click_ms = [], [], [], []
-    for image in images[1:]:
-        here = time_ms(lambda image=image: ours.predict(image, prompt))
-        there = time_ms(lambda image=image: first_upstream(image))
-        first_ms.append(here)
-        first_ratios.append(here / there)
-        for _ in range(5):
-            here, there = time_ms(lambda image=image: ours.predict(image, prompt)), time_ms(click_upstream)
-            click_ms.append(here)
-            click_ratios.append(here / there)
+def read_ratios(path: Path) -> dict[str, Ratio]:
+    """Read the ratios of a report or of the stored file; none where there is no file."""
+    if not path.is_file():
+        return {}
     return {
-        "first_mask_ms": statistics.median(first_ms),
-        "click_ms": statistics.median(click_ms),
-        "first_mask_vs_upstream": statistics.median(first_ratios),
-        "click_vs_upstream": statistics.median(click_ratios),
+        name: Ratio(**one) for name, one in json.loads(path.read_text(encoding="utf-8"))["ratios"].items()
     }
 
 
-def main() -> None:
-    """Run all measurements."""
+def main() -> int:
+    """Run, compare, perhaps store."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--slices", type=int, default=4, help="unseen slices per model (default 4)")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    parser.add_argument("--only", choices=list(RUNS), nargs="*", default=list(RUNS))
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"), help="where reports go")
+    parser.add_argument(
+        "--store", action="store_true", help="keep the ratios measured, in benchmarks/ratios.json"
+    )
+    parser.add_argument("--tolerance", type=float, default=TOLERANCE)
     arguments = parser.parse_args()
-
-    rng = np.random.default_rng(0)
-    images = [
-        window_to_uint8(make_axial_slice(reference_parameters(), z_mm=float(z), rng=rng).hu)
-        for z in np.linspace(-20, 20, arguments.slices + 1)
-    ]
-    prompt = Prompt.point(300, 270)
-    figures: dict[str, dict[str, float]] = {"package": measure_import(runs=7)}
-    with LocalSegmenter() as nano:
-        figures["sam2-ct-nano"] = measure_local(nano, images, prompt)
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder, "random.pt")
-        torch.manual_seed(0)
-        torch.save({"model": build_sam2("sam2.1_hiera_tiny").state_dict()}, weights)
-        figures["sam2.1_hiera_tiny (random weights)"] = compare_with_upstream(weights, images, prompt)
-    figures["process"] = {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    print("  ".join(f"{name}: {value}" for name, value in machine.items()))
-    for subject, values in figures.items():
-        for name, value in values.items():
-            print(f"{subject:<36} {name:<24} {value:10.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+    measured: dict[str, Ratio] = {}
+    for name in arguments.only:
+        path = arguments.folder / f"{name}.json"
+        print(f"\n{name}", flush=True)
+        subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{name}", *RUNS[name], "--json", str(path)], check=True
+        )
+        measured |= read_ratios(path)
+    stored = read_ratios(STORED)
+    lines, regressions = compare(measured, stored, arguments.tolerance)
+    print("\n" + "\n".join(lines))
+    if arguments.store:
+        kept = {name: vars(ratio) for name, ratio in {**stored, **measured}.items()}
+        content = {"machine": describe_machine(), "ratios": kept}
+        STORED.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        return 0
+    for name in regressions:
+        print(f"Worse than stored: {name}", file=sys.stderr)
+    return 1 if regressions else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report
 from ctai_sam2.cohort import Case, read_manifest, run_cohort, write_manifest
 from ctai_sam2.core.masks import mask_to_box_xyxy
 from ctai_sam2.core.phantom import make_axial_slice, random_parameters
@@ -144,52 +145,52 @@ def watching_memory() -> Iterator[list[tuple[float, float, float]]]:
         thread.join()
 
 
-def summarise_memory(samples: list[tuple[float, float, float]]) -> dict[str, Any]:
-    """Compare the second quarter of the run with the last."""
+def summarise_memory(samples: list[tuple[float, float, float]]) -> dict[str, float]:
+    """Compare the second quarter of the run with the last; nothing of a run too short for that."""
     if len(samples) < 8:
-        return {"samples": len(samples)}
+        return {}
     values = np.array(samples)
     quarter = len(values) // 4
-    early, late = values[quarter : 2 * quarter], values[-quarter:]
+    parts = {"second": values[quarter : 2 * quarter], "last": values[-quarter:]}
     return {
-        "samples": len(samples),
-        "parent_mb": [round(float(np.median(part[:, 1])), 1) for part in (early, late)],
-        "worker_mb": [round(float(np.median(part[:, 2])), 1) for part in (early, late)],
+        f"{who}_mb_{name}_quarter": float(np.median(part[:, column]))
+        for column, who in ((1, "parent"), (2, "worker"))
+        for name, part in parts.items()
     }
 
 
-def measure_overhead(folder: Path, count: int, side: int, rounds: int) -> dict[str, Any]:
+def measure_overhead(folder: Path, count: int, side: int, rounds: int) -> dict[str, float]:
     """Compare bare loop, one worker and two in turn; a run of no work tells what starting costs."""
     manifest = make_cohort(folder / "overhead", count, side)
     short = write_manifest(folder / "overhead" / "one.csv", read_manifest(manifest)[:1])
-    bare, one, two, two_starts = [], [], [], []
+    bare, one, two, starts = [], [], [], []
     for number in range(rounds):
         bare.append(loop_bare(manifest))
         start = run(short, folder / f"start-{number}", 1)["seconds"]
         one.append((run(manifest, folder / f"one-{number}", 1)["seconds"] - start) / (count - 1))
-        two_starts.append(start)
+        starts.append(start)
         two.append((run(manifest, folder / f"two-{number}", 2)["seconds"] - start) / (count - 1))
     again = run(manifest, folder / "one-0", 1)
-    first = one[0] * (count - 1) + two_starts[0]
+    first = one[0] * (count - 1) + starts[0]
     tables = {(folder / f"{name}-0" / "table.csv").read_bytes() for name in ("one", "two")}
     return {
         "cases": count,
-        "bare_ms": [round(1000 * value, 1) for value in bare],
-        "one_worker_ms": [round(1000 * value, 1) for value in one],
-        "two_workers_ms": [round(1000 * value, 1) for value in two],
-        "overhead_ms_per_case": round(1000 * float(np.median(np.subtract(one, bare))), 1),
-        "two_over_one": round(float(np.median(np.divide(one, two))), 2),
-        "start_s": round(float(np.median(two_starts)), 1),
-        "first_s": round(first, 2),
-        "rerun_s": round(again["seconds"], 4),
-        "rerun_times_faster": round(first / again["seconds"]),
+        "bare_ms": 1000 * statistics.median(bare),
+        "one_worker_ms": 1000 * statistics.median(one),
+        "two_workers_ms": 1000 * statistics.median(two),
+        "one_worker_vs_bare": median_of_pairs(one, bare),
+        "one_worker_vs_two": median_of_pairs(one, two),
+        "start_s": statistics.median(starts),
+        "first_s": first,
+        "rerun_s": again["seconds"],
+        "rerun_times_faster": first / again["seconds"],
         "one_and_two_workers_agree": len(tables) == 1,
     }
 
 
 def measure_kills(
     folder: Path, count: int, side: int, kills: int, seed: int, segmenter: str
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Kill a run at random moments, worker or parent, run it again, and look for what was lost."""
     manifest = make_cohort(folder / "kills", count, side)
     out, rng = folder / "kills-out", random.Random(seed)
@@ -248,10 +249,9 @@ def measure_kills(
     same = (out / "table.csv").read_bytes() == (folder / "kills-reference" / "table.csv").read_bytes()
     left = sum(1 for path in out.rglob(".writing-*"))
     return {
-        "segmenter": segmenter,
         "cases": count,
         "kills": done,
-        "of": {name: moments.count(name) for name in ("parent", "worker")},
+        **{f"kills_of_a_{name}": moments.count(name) for name in ("parent", "worker")},
         "records_lost": lost,
         "torn_files": torn,
         "left_behind": left,
@@ -260,7 +260,7 @@ def measure_kills(
     }
 
 
-def measure_many(folder: Path, count: int, side: int, workers: int, segmenter: str) -> dict[str, Any]:
+def measure_many(folder: Path, count: int, side: int, workers: int, segmenter: str) -> dict[str, float]:
     """Run a large cohort once and again, watching memory."""
     manifest = make_cohort(folder / "many", count, side)
     out = folder / f"many-{segmenter.partition(':')[0]}"
@@ -268,10 +268,9 @@ def measure_many(folder: Path, count: int, side: int, workers: int, segmenter: s
         first = run(manifest, out, workers, progress=True, segmenter=segmenter)
     again = run(manifest, out, workers, segmenter=segmenter)
     return {
-        "segmenter": segmenter,
         **first,
-        "memory": summarise_memory(samples),
-        "rerun_s": round(again["seconds"], 3),
+        **summarise_memory(samples),
+        "rerun_s": again["seconds"],
         "rerun_unchanged": again["unchanged"],
     }
 
@@ -299,7 +298,7 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["overhead", "kills", "many"], default=None)
     parser.add_argument("--folder", type=Path, default=None, help="kept, and gone on with")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    add_json_option(parser)
     parser.add_argument("--child", nargs=3, default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child is not None:
@@ -309,7 +308,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.folder or Path(temporary)).resolve()
-        figures: dict[str, Any] = {}
+        figures: dict[str, dict[str, float]] = {}
         if arguments.only in (None, "overhead"):
             with tempfile.TemporaryDirectory() as fresh:
                 figures["overhead"] = measure_overhead(
@@ -329,16 +328,15 @@ def main() -> None:
             figures["many"] = measure_many(
                 folder, arguments.many, arguments.side, arguments.workers, arguments.segmenter
             )
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-    }
-    result = {"machine": machine, **figures}
-    print(json.dumps(result, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+    ratios = {}
+    if "overhead" in figures:
+        found = figures["overhead"]
+        ratios = {
+            "cohort: one worker, to the bare loop": Ratio(found["one_worker_vs_bare"], "lower", 1.05),
+            "cohort: one worker, to two": Ratio(found["one_worker_vs_two"], "higher", 1.7),
+            "cohort: first run, to the finished one": Ratio(found["rerun_times_faster"], "higher", 100),
+        }
+    report(figures, ratios, arguments.json)
 
 
 if __name__ == "__main__":

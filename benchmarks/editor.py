@@ -8,9 +8,6 @@ picture changing, which includes kernel, websocket and painting.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -20,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.__main__ import time_ms
+from benchmarks.reporting import Ratio, add_json_option, report, time_ms
 from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.records import Record
@@ -222,28 +219,27 @@ def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:
     }
 
 
+def ratios_of(figures: dict[str, dict[str, float]]) -> dict[str, Ratio]:
+    """Pick what is compared from run to run: what a movement costs beside drawing everything anew."""
+    whole = figures["full redraw"]["p50_ms"]
+    return {
+        f"editor: {name}, to a full redraw": Ratio(figures[name]["p50_ms"] / whole, "lower")
+        for name in ("hover with the brush", "stroke under way", "stroke finished, on disk")
+    }
+
+
 def main() -> None:
     """Run the measurements."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.editor", description=__doc__)
     parser.add_argument("--repeats", type=int, default=40, help="events of each kind (default 40)")
     parser.add_argument("--browser", action="store_true", help="also in JupyterLab in Chromium")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    add_json_option(parser)
     arguments = parser.parse_args()
     figures = measure_sending(arguments.repeats)
     if arguments.browser:
         figures |= measure_in_browser(arguments.repeats)
         figures |= measure_first_mask(9)
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-    }
-    print("  ".join(f"{name}: {value}" for name, value in machine.items()))
-    for subject, values in figures.items():
-        print(f"{subject:<30} " + "  ".join(f"{name} {value:8.2f}" for name, value in values.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+    report(figures, ratios_of(figures), arguments.json)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import socket
 import statistics
 import subprocess
@@ -28,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import requests
 
-from benchmarks.__main__ import time_ms
+from benchmarks.reporting import Ratio, add_json_option, report, time_ms
 from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.segmenters import LocalSegmenter, RemoteSegmenter, wire
@@ -250,7 +249,7 @@ def main() -> None:
         default=10_000,
         help="requests of the memory run; 0 leaves it out (default 10000)",
     )
-    parser.add_argument("--json", type=Path, default=None, help="write the figures here as well")
+    add_json_option(parser)
     arguments = parser.parse_args()
 
     rng = np.random.default_rng(0)
@@ -277,18 +276,13 @@ def main() -> None:
         )
     if arguments.requests:
         figures["memory, 4 clients"] = measure_memory(images, requests_in_all=arguments.requests)
-
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
+    ratios = {
+        f"service: clicks of {clients} clients, to the loop in one process": Ratio(
+            figures[f"{clients} clients"]["vs_in_process"], "higher", 0.9
+        )
+        for clients in arguments.clients
     }
-    print("  ".join(f"{name}: {value}" for name, value in machine.items()))
-    for subject, values in figures.items():
-        for name, value in values.items():
-            print(f"{subject:<24} {name:<28} {value:10.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine, "figures": figures}, indent=2) + "\n")
+    report(figures, ratios, arguments.json)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,8 @@ class Network:
             decoder = self._model.sam_mask_decoder
             decoder.transformer = FewTokensTransformer(decoder.transformer)
         self._autocast = dtype == "bfloat16"
+        if self._autocast:
+            _keep_residuals_exact(self._model.image_encoder.trunk)
         self.device = device
         self.image_size = int(model.image_size)
         tokens = getattr(self._model, "structure_tokens", None)
@@ -228,6 +230,17 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and ("allocate memory" in text or "out of memory" in text)
+
+
+def _keep_residuals_exact(trunk: Any) -> None:
+    """Keep what Hiera's blocks add up in float32 under autocast.
+
+    Where a block widens its features, the linear layer on the shortcut answers in bfloat16, and everything
+    added from there on is rounded with it.
+    """
+    for block in trunk.blocks:
+        if block.dim != block.dim_out:
+            block.proj.register_forward_hook(lambda module, inputs, output: output.float())
 
 
 def _points_of(
