@@ -422,7 +422,7 @@ def rle_to_mask(rle: Mapping[str, Any]) -> Mask:
     if not (_are_counts(size) and _are_counts(counts) and len(size) == 2):
         raise InputError("run lengths must be whole numbers of at least 0, and the size two of them")
     height, width = int(size[0]), int(size[1])
-    total = sum(int(count) for count in counts)
+    total = sum(counts.tolist() if isinstance(counts, np.ndarray) else map(int, counts))
     if total == 0 or total != height * width:
         raise InputError(
             "the run lengths do not fill the mask", received=f"{total} pixels for {height} x {width}"
@@ -443,7 +443,9 @@ def _sizes(labels: NDArray[np.int32], count: int) -> NDArray[np.intp]:
 
 
 def _are_counts(values: object) -> bool:
-    return isinstance(values, Sequence | np.ndarray) and all(
+    if isinstance(values, np.ndarray):
+        return values.ndim == 1 and values.dtype.kind in "iu" and bool((values >= 0).all())
+    return isinstance(values, Sequence) and all(
         isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0
         for value in values
     )
