@@ -283,24 +283,33 @@ class Worker:
         correction = read_correction(store, case.case_id)
         stale = correction is not None and correction.slice_sha256 != fingerprint(slice_)
         masks = corrected_masks(found.structures, None if stale else correction)
-        row = measure_results(
-            slice_,
-            found.structures,
-            masks=masks,
-            height_m=case.height_m,
-            definitions=plan.definitions,
-            axial_index=kept.axial_index,
-            l3_certainty=kept.l3_certainty,
-            l3_probability=kept.l3_probability,
-            warnings=[without_names(t, case) for t in (*kept.level_warnings, *found.warnings)],
-        )
+        # Most of the time of writing is waiting for the disk: several files wait together, beside measuring.
+        with ThreadPoolExecutor(max_workers=3, thread_name_prefix="writing") as writer:
+            writing = []
+            if asked or not store.answers_path(case.case_id).is_file():
+                writing.append(writer.submit(write_kept, store.answers_path(case.case_id), kept))
+            if kept.l3_mask is not None and kept.l3_slice is not None:
+                l3_path = store.l3_path(case.case_id)
+                writing.append(writer.submit(write_mask_nifti, l3_path, kept.l3_mask, kept.l3_slice))
+            labels = label_map(masks, slice_.shape_hw)
+            writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, slice_))
+            picture_path = store.picture_path(case.case_id)
+            writing.append(writer.submit(lambda: write_bytes(picture_path, draw_picture(slice_, masks))))
+            row = measure_results(
+                slice_,
+                found.structures,
+                masks=masks,
+                height_m=case.height_m,
+                definitions=plan.definitions,
+                axial_index=kept.axial_index,
+                l3_certainty=kept.l3_certainty,
+                l3_probability=kept.l3_probability,
+                warnings=[without_names(t, case) for t in (*kept.level_warnings, *found.warnings)],
+            )
+            quality = quality_numbers(slice_, masks)
+        for one in writing:
+            one.result()
         row["confidence_l3"] = kept.l3_confidence
-        if asked or not store.answers_path(case.case_id).is_file():
-            write_kept(store.answers_path(case.case_id), kept)
-        if kept.l3_mask is not None and kept.l3_slice is not None:
-            write_mask_nifti(store.l3_path(case.case_id), kept.l3_mask, kept.l3_slice)
-        write_mask_nifti(store.mask_path(case.case_id), label_map(masks, slice_.shape_hw), slice_)
-        write_bytes(store.picture_path(case.case_id), draw_picture(slice_, masks))
         return {
             "case_id": case.case_id,
             "status": "done",
@@ -309,7 +318,7 @@ class Worker:
             "model_token": self._token,
             "row": {name: _plain(value) for name, value in row.items()},
             "qc": {
-                **quality_numbers(slice_, masks),
+                **quality,
                 "missing": sorted(found.missing),
                 "level_gap_mm": _level_gap_mm(kept),
                 "area_cv": dict(found.area_cv),
