@@ -189,7 +189,7 @@ def measure_overhead(folder: Path, count: int, side: int, rounds: int) -> dict[s
 
 
 def measure_kills(
-    folder: Path, count: int, side: int, kills: int, seed: int, segmenter: str
+    folder: Path, count: int, side: int, kills: int, seed: int, segmenter: str, apart_s: float
 ) -> dict[str, float]:
     """Kill a run at random moments, worker or parent, run it again, and look for what was lost."""
     manifest = make_cohort(folder / "kills", count, side)
@@ -211,7 +211,7 @@ def measure_kills(
         return found
 
     def is_busy(process: subprocess.Popen[bytes], known: int) -> bool:
-        return len(whole()) > known or process.poll() is not None
+        return sum(1 for _ in records.glob("*.json")) > known or process.poll() is not None
 
     before: set[str] = set()
     command = [sys.executable, "-m", "benchmarks.cohort", "--child", str(manifest), str(out), segmenter]
@@ -223,7 +223,7 @@ def measure_kills(
             )
         # Wait for signs of work, or every kill would hit the start.
         _wait(partial(is_busy, process, len(before)), 120)
-        time.sleep(rng.uniform(0.0, 1.0))
+        time.sleep(rng.uniform(0.0, apart_s))
         if process.poll() is not None:
             # All cases were done before the kill: begin anew.
             for path in records.glob("*.json"):
@@ -289,6 +289,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=128, help="pixels of a slice's side")
     parser.add_argument("--rounds", type=int, default=3, help="repetitions of the overhead test")
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--apart", type=float, default=1.0, help="most seconds of work before a kill")
     parser.add_argument("--seed", type=int, default=0, help="decides when is killed")
     parser.add_argument("--workers", type=int, default=2, help="of the large cohort")
     parser.add_argument(
@@ -323,6 +324,7 @@ def main() -> None:
                     arguments.kills,
                     arguments.seed,
                     arguments.segmenter,
+                    arguments.apart,
                 )
         if arguments.many and arguments.only in (None, "many"):
             figures["many"] = measure_many(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from ctai_sam2 import run_cohort
 from ctai_sam2.cli.demo import make_demo_study
@@ -22,6 +23,9 @@ from ctai_sam2.cohort import Case, read_table, write_manifest
 from ctai_sam2.cohort.worklist import Worklist
 from ctai_sam2.core.agreement import dice
 from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.errors import Unavailable
+from ctai_sam2.segmenters import LocalSegmenter
+from tests.service.running import service_settings, serving
 from tests.unit.cohort.making import QUICK, make_cases
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -53,6 +57,35 @@ def test_the_shipped_model_measures_a_cohort(tmp_path: Path) -> None:
     assert table.loc["study", "l3_certainty"] in ("counted", "estimated")
     assert (tmp_path / "out" / "masks" / "study_l3.nii.gz").is_file()
     assert run_cohort(cases, tmp_path / "out", workers=1, progress=False).unchanged == 4
+
+
+@pytest.mark.timeout(300)
+def test_the_service_measures_as_this_machine_does(tmp_path: Path) -> None:
+    cases, _ = make_phantoms(tmp_path, 2)
+    # As many threads as this process, where the service runs: sums of floats depend on it in the last digits.
+    threads = torch.get_num_threads()
+    local = run_cohort(cases, tmp_path / "local", workers=1, threads=threads, progress=False)
+    with LocalSegmenter(device="cpu") as model, serving(model) as url:
+        settings = service_settings(service_url=url)
+        remote = run_cohort(
+            cases, tmp_path / "remote", segmenter="remote", settings=settings, workers=2, progress=False
+        )
+    assert (local.inferred, remote.inferred, remote.failed) == (2, 2, 0)
+    assert (tmp_path / "remote" / "table.csv").read_bytes() == (tmp_path / "local" / "table.csv").read_bytes()
+    mine, theirs = Worklist(tmp_path / "local"), Worklist(tmp_path / "remote")
+    for case in cases:
+        masks = theirs.load(case.case_id).masks
+        for name, mask in mine.load(case.case_id).masks.items():
+            np.testing.assert_array_equal(masks[name], mask)
+
+
+@pytest.mark.timeout(300)
+def test_without_a_service_nothing_is_run(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path / "in", 1)
+    settings = service_settings(service_url="http://127.0.0.1:9")
+    with pytest.raises(Unavailable):
+        run_cohort(cases, tmp_path / "out", segmenter="remote", settings=settings, progress=False)
+    assert not list((tmp_path / "out").rglob("*.json"))
 
 
 @pytest.mark.timeout(300)
