@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
-NOTEBOOK = "09_the_embedded_model.ipynb"
+NOTEBOOK = "08_the_embedded_model.ipynb"
 
 
 def run_nbval(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
