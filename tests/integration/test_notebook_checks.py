@@ -1,4 +1,4 @@
-"""The check of the notebooks can fail (a number changed on purpose does not pass), and no patient is in them."""
+"""The check of the notebooks can fail: a number changed on purpose does not pass. No patient is in them."""
 
 from __future__ import annotations
 
