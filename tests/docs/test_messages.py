@@ -1,22 +1,27 @@
-"""The messages that the troubleshooting page quotes are still those of the code."""
+"""The messages that the troubleshooting pages quote are still those of the code."""
 
 from __future__ import annotations
 
 import ast
 import re
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 from tests.docs.pages import PROJECT, blocks
 
 PAGE = PROJECT / "docs" / "troubleshooting.md"
-QUOTED = [
-    line
-    for block in blocks(PAGE.read_text(encoding="utf-8"))
-    if block.language == "text"
-    for line in block.code.splitlines()
-]
+IN_CHINESE = PROJECT / "docs" / "zh" / "troubleshooting.md"
+
+
+def quoted(page: Path) -> list[str]:
+    """The lines of output that a page quotes."""
+    found = blocks(page.read_text(encoding="utf-8"))
+    return [line for block in found if block.language == "text" for line in block.code.splitlines()]
+
+
+QUOTED = quoted(PAGE)
 _FEWEST_LETTERS = 8
 
 
@@ -66,6 +71,10 @@ def _is_in_the_code(text: str) -> bool:
 @pytest.mark.parametrize("line", QUOTED)
 def test_a_quoted_message_is_one_of_the_code(line: str) -> None:
     assert unknown_sentences(line) == []
+
+
+def test_the_chinese_page_quotes_the_same() -> None:
+    assert quoted(IN_CHINESE) == QUOTED
 
 
 def test_a_message_that_is_gone_is_found() -> None:
