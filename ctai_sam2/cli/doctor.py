@@ -155,10 +155,15 @@ def _check_sam2() -> Check:
 
 
 def _check_weights(settings: Settings) -> Check:
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.segmenters.opening import is_checkpoint_file, open_store
+    from ctai_sam2.segmenters.weights import hash_file, require_digest
 
-    if settings.model_path is not None and settings.model_path.is_file():
-        return Check(layer="weights", status="ok", detail=f"own checkpoint {settings.model_path.name}")
+    path = settings.model_path
+    if path is not None and is_checkpoint_file(path):
+        open_store(settings).require_file(path, path.name)
+        if settings.model_sha256 is not None:
+            require_digest(hash_file(path), settings.model_sha256, path.name)
+        return Check(layer="weights", status="ok", detail=f"own checkpoint {path.name}")
     status = open_store(settings).verify(settings.model)
     return Check(layer="weights", status="ok", detail=f"{settings.model}: {status.detail}")
 

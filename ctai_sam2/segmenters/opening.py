@@ -85,7 +85,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
 def open_store(settings: Settings | None = None) -> ModelStore:
     """Open the store of checkpoints that the settings name."""
     path = (settings or Settings()).model_path
-    return ModelStore(None if path is None or _is_checkpoint_file(path) else path)
+    return ModelStore(None if path is None or is_checkpoint_file(path) else path)
 
 
 def cache_folder(settings: Settings | None = None) -> Path:
@@ -137,7 +137,7 @@ def download_model(
 def _open_local(settings: Settings) -> Segmenter:
     path = settings.model_path
     return LocalSegmenter(
-        path if path is not None and _is_checkpoint_file(path) else settings.model,
+        path if path is not None and is_checkpoint_file(path) else settings.model,
         architecture=settings.model,
         config=settings.model_config_file,
         device=settings.device,
@@ -167,5 +167,5 @@ def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Seg
 _BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local, "remote": _open_remote}
 
 
-def _is_checkpoint_file(path: Path) -> bool:
+def is_checkpoint_file(path: Path) -> bool:
     return path.is_file() or (path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir())

@@ -234,6 +234,7 @@ def test_doctor_is_content_here() -> None:
     ("variable", "value", "layer", "status"),
     [
         ("SAM2_MODEL", "sam2.1_hiera_tiny", "weights", "fail"),
+        ("SAM2_MODEL_PATH", "/nowhere/own.pt", "weights", "fail"),
         ("SAM2_DEVICE", "cuda:7", "device", "fail"),
         ("SAM2_SERVICE_URL", "http://127.0.0.1:9", "service", "warn"),
         ("SAM2_CACHE_DIR", "/proc/none", "cache", "warn"),
