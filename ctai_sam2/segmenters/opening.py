@@ -168,4 +168,5 @@ _BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local, "
 
 
 def is_checkpoint_file(path: Path) -> bool:
+    """Whether ``SAM2_MODEL_PATH`` means a checkpoint, there or missing, and not a folder of models."""
     return path.is_file() or (path.suffix in (".pt", ".pth", ".safetensors") and not path.is_dir())
