@@ -137,15 +137,25 @@ def segment(
         return
 
     from ctai_sam2.io import read_slice, read_study
-    from ctai_sam2.oneclick import segment_structure
+    from ctai_sam2.io.atomic import require_writable
+    from ctai_sam2.io.pictures import PICTURE_SUFFIXES
+    from ctai_sam2.oneclick import STRUCTURES, segment_structure
     from ctai_sam2.outputs import describe_structure, write_structure
     from ctai_sam2.settings import Settings
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
+    if structure not in STRUCTURES:
+        raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
+    require_writable(out)
     if axial_index is not None:
         ct = read_study(path, series_uid=series).axial(axial_index)
-    elif path.suffix.lower() in {".png", ".jpg", ".jpeg"}:
+    elif path.is_dir():
+        raise InputError(
+            "one structure is segmented on one slice, and this is a folder",
+            hint="Add --axial-index, the number of the slice (0 = lowest), or leave out --structure.",
+        )
+    elif path.suffix.lower() in PICTURE_SUFFIXES:
         level_width = _numbers(window, 2, "--window level,width") if window else None
         ct = read_slice(
             path,
@@ -157,7 +167,7 @@ def segment(
     with _open_segmenter(model) as segmenter:
         result = segment_structure(
             ct,
-            cast("Structure", structure),
+            structure,
             segmenter,
             prompt=prompt,
             confidence_threshold=Settings().confidence_threshold,
@@ -281,11 +291,16 @@ def _segment_and_report(
     height_m: float | None,
     as_json: bool,
 ) -> None:
+    from ctai_sam2.core.metrics import require_height
     from ctai_sam2.io import read_study
+    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.oneclick import segment_study
     from ctai_sam2.outputs import measure_study, write_study
     from ctai_sam2.settings import Settings
 
+    # What would be refused at the end is refused before the work.
+    require_height(height_m)
+    require_writable(out)
     volume = read_study(study, series_uid=series)
     depth, height, width = volume.shape_zyx
     print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)

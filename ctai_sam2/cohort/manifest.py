@@ -38,6 +38,7 @@ COLUMNS: tuple[str, ...] = (
 
 _REQUIRED = ("case_id", "path")
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+_DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _SHOWN = 50
 
@@ -350,7 +351,8 @@ class _RowReader:
         if not text:
             return None
         try:
-            value = parse(text)
+            # Spreadsheets of many countries write 1,75.
+            value = parse(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
         except ValueError:
             self.note(column, f"is no number (received {text[:20]!r}{'; ' + hint if hint else ''})")
             return None

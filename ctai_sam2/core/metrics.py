@@ -103,7 +103,7 @@ def measure_slice(
     """
     values = _checked_hu(hu)
     spacing = as_spacing_mm(spacing_mm)
-    height = _checked_height(height_m)
+    height = require_height(height_m)
     extent = None if slice_extent_mm is None else _checked_extent(slice_extent_mm)
     rois = _compose(masks, values)
 
@@ -439,7 +439,14 @@ def _checked_hu(hu: ArrayLike) -> NDArray[Any]:
     return values
 
 
-def _checked_height(height_m: float | None) -> float | None:
+def require_height(height_m: float | None) -> float | None:
+    """Return a body height in metres as float; None where it is not known (None or NaN).
+
+    Raises
+    ------
+    InputError
+        If it is no height of a person in metres.
+    """
     if height_m is None or math.isnan(height_m):
         return None
     if not 0.4 <= height_m <= 2.6:

@@ -67,6 +67,24 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
+def require_writable(folder: str | os.PathLike[str]) -> Path:
+    """Make a folder for results and see that files can be written to it, before any work is done for it.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be made, is a file, or takes no files.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=target):
+            pass
+    except OSError as error:
+        raise _storage_error(target, error) from error
+    return target
+
+
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> Path:
     """Write bytes to a file at once; returns its path.
 

@@ -339,7 +339,8 @@ def _refuse_other_kinds(path: Path) -> None:
     if suffix in PICTURE_SUFFIXES:
         raise InputError(
             f"{path.name} is a picture, not a study",
-            hint="Read it with read_slice(path, window=..., spacing_mm=...).",
+            hint="Read it with read_slice(path, window=..., spacing_mm=...); on the command line, give "
+            "--structure, --window level,width and --spacing-mm row,column.",
         )
     if suffix == ".npz" and not looks_like_dicom(path):
         raise InputError(f"{path.name} is a case file", hint="Read it with read_case_npz.")

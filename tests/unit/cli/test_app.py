@@ -251,3 +251,24 @@ def test_doctor_names_the_failing_layer(
     assert check["hint"]
     assert (code == 3) == bool(report["failed"])
     assert (layer in report["failed"]) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--height-m", "175"], 2, "Give it in metres"),
+        (["--out", "/proc/none"], 5, "could not be written"),
+        (["--structure", "psoas_left"], 2, "--axial-index"),
+        (["--structure", "spleen", "--axial-index", "3"], 2, "vertebra"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_work(
+    arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the study was read")
+
+    monkeypatch.setattr("ctai_sam2.io.read_study", refuse)
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    found, _, error = run("segment", str(tmp_path), *arguments, *out)
+    assert (found, told in error) == (code, True), error

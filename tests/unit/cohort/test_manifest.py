@@ -96,6 +96,13 @@ def test_unquoted_prompts_do_not_shift_cells(study: Path) -> None:
         read_manifest(write(study, "case_id,path\nP1,a.nii.gz\n\nP2,a.nii.gz,10,20\n"))
 
 
+def test_decimal_commas_are_read_and_thousands_are_not(study: Path) -> None:
+    (case,) = read_manifest(write(study, "case_id;path;height_m\nP1;a.nii.gz;1,75\n"))
+    assert case.height_m == 1.75
+    with pytest.raises(ManifestError, match="is no number"):
+        read_manifest(write(study, "case_id;path;weight_kg\nP1;a.nii.gz;1,234,567\n"))
+
+
 def test_semicolons_and_a_byte_order_mark_are_read(study: Path) -> None:
     (case,) = read_manifest(write(study, "case_id;path\nP1;a.nii.gz\n", encoding="utf-8-sig"))
     assert case.case_id == "P1"
