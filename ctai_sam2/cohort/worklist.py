@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.cohort.answers import read_kept
@@ -75,6 +76,11 @@ class ReviewCase:
     item: WorklistItem
     slice_: CTSlice
     masks: Mapping[str, Mask]
+
+    def changes(self, drawn: Mapping[str, Mask]) -> dict[str, Mask]:
+        """Return those of a reader's masks that differ from the ones here; an empty one only if it erases."""
+        nothing = np.zeros(self.slice_.shape_hw, dtype=bool)
+        return {name: mask for name, mask in drawn.items() if (mask != self.masks.get(name, nothing)).any()}
 
 
 class Worklist:
@@ -286,12 +292,7 @@ class Editing:
         with self.controller.lock:
             document = self.controller.document
             drawn = {name: document.mask(name) for name in document.labels}
-        return {
-            name: mask
-            for name, mask in drawn.items()
-            if (name not in self.case.masks and mask.any())
-            or (name in self.case.masks and (mask != self.case.masks[name]).any())
-        }
+        return self.case.changes(drawn)
 
     def save(self, *, who: str, what: str = "") -> bool:
         """Write down what was drawn, or that nothing had to be; see `Worklist.correct`.

@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import Controller, Message
 from ctai_sam2.errors import InputError
-from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types import CTSlice
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 
@@ -28,7 +27,7 @@ class ReviewsCases(Protocol):
         ...
 
     def load(self, case_id: str) -> Any:
-        """Slice and masks of a case."""
+        """Slice and masks of a case, and which of a reader's masks differ: see `ReviewCase`."""
         ...
 
     def correct(self, case_id: str, masks: Mapping[str, ArrayLike], *, who: str, what: str = "") -> bool:
@@ -78,7 +77,6 @@ class ReviewEditor(MiddleMaskEditor):
             raise InputError("no case is open", hint="All flagged cases were looked at, or have no masks.")
         self._worklist, self._who, self._what = worklist, who, what
         self._flags: dict[str, Mapping[str, str]] = flags
-        self._before: Mapping[str, Mask] = {}
         super().__init__(_Slices(worklist, flags), folder=worklist.journal_folder, **options)
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
@@ -102,21 +100,19 @@ class ReviewEditor(MiddleMaskEditor):
         files = [] if folder is None else super().save(folder)
         with self.controller.lock:
             drawn = {label: self.document.mask(label).copy() for label in self.document.labels}
-            empty = np.zeros(self.document.slice.shape_hw, dtype=bool)
-            changed = {
-                label: mask for label, mask in drawn.items() if (mask != self._before.get(label, empty)).any()
-            }
+            changed = self._opened.changes(drawn)
             merged = self._worklist.correct(self.name, changed, who=self._who, what=self._what)
             key = "view.reviewed" if merged else "view.reviewed_later"
             self.controller.say(Message(key, {"count": len(changed), "who": self._who}))
         return files
 
     def _open_case(self, index: int | None, masks: Mapping[str, ArrayLike] | None) -> Controller:
-        before = self._worklist.load(self.name).masks
+        case = self._worklist.load(self.name)
         controller = super()._open_case(
-            index, {label.name: before[label.name] for label in self.profile.labels if label.name in before}
+            index,
+            {label.name: case.masks[label.name] for label in self.profile.labels if label.name in case.masks},
         )
-        self._before = before
+        self._opened = case
         return controller
 
     def _describe(self) -> list[Message]:
