@@ -21,6 +21,9 @@ from ctai_sam2.types import CTSlice, Mask
 CASE_COLUMNS = ("case_id", "case")
 SLICE_COLUMN = "middle_slice"
 
+COHORT_TABLE = "table.csv"
+"""Name of the table in a cohort's results folder."""
+
 _SAME_PLANE_MM = 0.05
 
 
@@ -103,9 +106,9 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     Parameters
     ----------
     path : path-like
-        A CSV table with a column ``case_id`` or ``case`` (a cohort's ``table.csv``), or a folder whose
-        subfolders, one a case, hold ``measurements.csv`` and ``masks/*.nii.gz`` as ``ctai-sam2 segment``
-        writes them.
+        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which the table is
+        read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and ``masks/*.nii.gz`` as
+        ``ctai-sam2 segment`` writes them.
 
     Raises
     ------
@@ -113,6 +116,8 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
         If nothing usable is there, a case occurs twice or a file is damaged.
     """
     path = Path(path)
+    if (path / COHORT_TABLE).is_file():
+        path = path / COHORT_TABLE
     if path.is_dir():
         readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
         if not readings:

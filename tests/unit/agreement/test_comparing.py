@@ -172,6 +172,13 @@ def test_a_comparison_is_written_whole(tmp_path: Path) -> None:
     assert draw_bland_altman(comparison)[:4] == b"\x89PNG"
 
 
+def test_a_cohorts_folder_stands_for_its_table(tmp_path: Path) -> None:
+    write_table_csv(tmp_path / "table.csv", table(FIRST[:3]))
+    (tmp_path / "masks").mkdir()
+    readings = read_readings(tmp_path)
+    assert [reading.values["sma_cm2"] for reading in readings] == list(FIRST[:3])
+
+
 def test_folders_of_cases_are_read(tmp_path: Path) -> None:
     volume = make_volume((9, 30, 30), (5.0, 0.5, 2.0))
     for number, row in enumerate(table(FIRST[:3])):
