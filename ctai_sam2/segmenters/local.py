@@ -3,6 +3,8 @@
 What happens to tensors is in `ctai_sam2.segmenters.inference`, imported only
 once a model is needed; here are loading, keeping embeddings, threads and errors.
 
+In which threads tensors are computed says `ctai_sam2.segmenters.tensor_threads`.
+
 Lock order: ``_encode_lock`` before ``_state_lock``; decoding takes neither for
 long, so clicks on a known slice do not wait for another slice's encoder.
 """
@@ -15,12 +17,12 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ from numpy.typing import NDArray
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.segmenters.base import require_image, require_request
+from ctai_sam2.segmenters.tensor_threads import answer, toil
 from ctai_sam2.segmenters.weights import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DType = Literal["auto", "float32", "bfloat16"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +179,8 @@ class LocalSegmenter:
         shape_hw = (image.shape[0], image.shape[1])
         loaded = self._require_loaded()
         with self._translated_errors():
-            from ctai_sam2.segmenters.inference import upsample_masks
-
             embedding = self._embed(loaded.network, image)
-            logits, ious = loaded.network.decode(embedding, prompt, shape_hw)
-            masks = upsample_masks(logits, shape_hw)
-            scores = ious[0].float().cpu().numpy()
+            masks, scores = _answer(loaded.network, embedding, prompt, shape_hw)
         if not np.isfinite(scores).all():
             raise WeightsError(
                 "the model answered with numbers that are not finite",
@@ -211,8 +211,9 @@ class LocalSegmenter:
         with self._translated_errors(), self._encode_lock:
             missing = {key: image for key, image in checked.items() if self._recall(key) is None}
             if missing:
+                network, slices = loaded.network, list(missing.values())
                 for key, found in zip(
-                    missing, loaded.network.encode_many(list(missing.values())), strict=True
+                    missing, _at_length(network, lambda: network.encode_many(slices)), strict=True
                 ):
                     self._keep(key, found)
 
@@ -276,7 +277,7 @@ class LocalSegmenter:
                 raise Unavailable("the segmenter is closed", hint="Open a new one.")
             if self._loaded is None:
                 try:
-                    self._loaded = self._load()
+                    self._loaded = toil(self._load)
                 except CtaiError as error:
                     self._failure = str(error)
                     raise
@@ -336,7 +337,7 @@ class LocalSegmenter:
         with self._encode_lock:
             found = self._recall(key)
             if found is None:
-                found = network.encode(image)
+                found = _at_length(network, lambda: network.encode(image))
                 self._keep(key, found)
             return found
 
@@ -376,6 +377,22 @@ class LocalSegmenter:
                 received=self._name,
                 hint="Close other programs, choose a smaller model, or lower SAM2_MAX_EMBEDDINGS.",
             ) from error
+
+
+def _at_length(network: Network, work: Callable[[], T]) -> T:
+    return toil(work) if network.device.type == "cpu" else work()
+
+
+def _answer(
+    network: Network, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    from ctai_sam2.segmenters.inference import upsample_masks
+
+    def decode() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+        logits, ious = network.decode(embedding, prompt, shape_hw)
+        return upsample_masks(logits, shape_hw), ious[0].float().cpu().numpy()
+
+    return answer(decode) if network.device.type == "cpu" else decode()
 
 
 def _key_of(image: NDArray[np.uint8]) -> str:
