@@ -3,10 +3,11 @@
 PyTorch's OpenMP keeps a team of workers for every thread that ever computed and still
 lives. As soon as there are more workers than processors they no longer wait actively
 for each other, and the many small operations of the mask decoder take twice as long:
-with a service's or an editor's threads asking in turn, always. So all answers of a
-process are computed in one thread of its own, and what takes long (loading, the image
-encoder) in a thread that ends, and its team with it, when it is done; a click does not
-wait for it.
+with a service's or an editor's threads asking in turn, always. So the answers of a
+process are computed in as many threads as have room with their teams, which is one
+unless PyTorch was told to use fewer threads than there are processors; and what takes
+long (loading, the image encoder) in a thread that ends, and its team with it, when it
+is done. A click does not wait for that.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 
 
 def answer(work: Callable[[], T]) -> T:
-    """Do short work in the one thread of this process that answers; work waits for what came before it."""
+    """Do short work in a thread of this process that answers, when it is its turn."""
     with _lock:
         executor = _executors.get(os.getpid())
         if executor is None:
-            executor = ThreadPoolExecutor(1, thread_name_prefix="answering")
+            executor = ThreadPoolExecutor(_places(), thread_name_prefix="answering")
             _executors[os.getpid()] = executor
     return executor.submit(work).result()
 
@@ -51,3 +52,10 @@ def toil(work: Callable[[], T]) -> T:
     finally:
         # Whoever asked goes on when the team is gone, too.
         thread.join()
+
+
+def _places() -> int:
+    import torch
+
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors // torch.get_num_threads())

@@ -111,7 +111,8 @@ def test_answers_are_those_of_upstream(
     order = np.argsort(-scores, kind="stable")
     np.testing.assert_allclose(logits[0][0].clip(-32, 32), low_res, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(prediction.scores, scores[order], rtol=1e-6)
-    np.testing.assert_array_equal(prediction.masks, masks[order].astype(bool))
+    # Random logits cross zero everywhere: rounding turns a pixel in some hundred thousand.
+    assert (prediction.masks != masks[order].astype(bool)).mean() < 2e-5
     # Random logits lie near zero, so masks that are all one value would prove nothing.
     assert 0.01 < prediction.masks.mean() < 0.99
 

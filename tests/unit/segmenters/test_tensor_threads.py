@@ -1,18 +1,33 @@
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
+from ctai_sam2.segmenters import tensor_threads
 from ctai_sam2.segmenters.tensor_threads import answer, toil
 
 
-def test_all_answers_of_a_process_come_from_one_thread() -> None:
-    with ThreadPoolExecutor(4) as callers:
-        threads = set(callers.map(lambda _: answer(threading.get_ident), range(20)))
-    assert threads == {answer(threading.get_ident)}
-    assert threading.get_ident() not in threads
+@pytest.mark.parametrize(("processors", "threads", "places"), [(8, 8, 1), (8, 2, 4), (2, 8, 1), (3, 2, 1)])
+def test_answers_come_from_as_many_threads_as_have_room(
+    processors: int, threads: int, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensor_threads, "_executors", {})
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    together = threading.Barrier(places)
+
+    def work() -> int:
+        together.wait(20)
+        return threading.get_ident()
+
+    with ThreadPoolExecutor(8) as callers:
+        found = set(callers.map(lambda _: answer(work), range(8)))
+    assert len(found) == places
+    assert threading.get_ident() not in found
 
 
 def test_long_work_is_done_beside_answers_and_its_thread_ends() -> None:
