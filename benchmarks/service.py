@@ -241,6 +241,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.service", description=__doc__)
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16, 64])
     parser.add_argument("--overload-clients", type=int, default=64, help="0 leaves it out (default 64)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="of torch, here and in the service (default 1: for many clients)",
+    )
     parser.add_argument("--clicks", type=int, default=20, help="clicks of each client and round (default 20)")
     parser.add_argument("--rounds", type=int, default=3, help="alternating rounds (default 3)")
     parser.add_argument(
@@ -259,8 +265,8 @@ def main() -> None:
     ]
     figures: dict[str, dict[str, float]] = {}
     with (
-        LocalSegmenter(device="cpu", max_embeddings=32) as local,
-        running_service(QUEUE_LENGTH=128) as (url, pid),
+        LocalSegmenter(device="cpu", max_embeddings=32, num_threads=arguments.threads) as local,
+        running_service(QUEUE_LENGTH=128, NUM_THREADS=arguments.threads) as (url, pid),
     ):
         for image in images:
             local.embed(image)
