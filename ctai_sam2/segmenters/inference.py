@@ -57,7 +57,7 @@ class Network:
         Where it runs.
     dtype : {"float32", "bfloat16"}
         Precision of the encoder; the decoder always runs in float32: in bfloat16 masks of the embedded model
-        change by up to a tenth of their area.
+        overlapped those in float32 by an IoU down to 0.87.
     """
 
     def __init__(self, model: Any, *, device: torch.device, dtype: str) -> None:
