@@ -77,7 +77,7 @@ def evaluate(
         open_untrained,
         write_evaluation,
     )
-    from ctai_sam2.evaluation.writing import require_writable
+    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.segmenters.opening import open_store
     from ctai_sam2.settings import Settings
 

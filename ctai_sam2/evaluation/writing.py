@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ctai_sam2._version import __version__
-from ctai_sam2.errors import StorageError
 from ctai_sam2.evaluation.figure import draw_figure, name_group
 from ctai_sam2.evaluation.reliability import draw_reliability, pair_scores, tabulate_reliability
 from ctai_sam2.evaluation.running import Evaluation
@@ -118,25 +116,3 @@ def _by_group(evaluation: Evaluation) -> dict[str, Sequence[Score]]:
         if scores:
             groups[name_group(group)] = scores
     return groups
-
-
-def require_writable(folder: str | os.PathLike[str]) -> Path:
-    """Make a folder for results and check that files can be put there, before the long work.
-
-    Raises
-    ------
-    StorageError
-        If they cannot.
-    """
-    out = Path(folder)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise StorageError(
-            f"nothing can be written to the folder {out.name}",
-            received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
-            hint="Choose another with --out, or check its permissions.",
-        ) from error
-    return out

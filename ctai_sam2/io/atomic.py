@@ -81,7 +81,11 @@ def require_writable(folder: str | os.PathLike[str]) -> Path:
         with tempfile.TemporaryFile(dir=target):
             pass
     except OSError as error:
-        raise _storage_error(target, error) from error
+        raise StorageError(
+            f"nothing can be written to the folder {target.name}",
+            received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
+            hint="Choose another with --out, or check its permissions.",
+        ) from error
     return target
 
 

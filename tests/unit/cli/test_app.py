@@ -257,7 +257,7 @@ def test_doctor_names_the_failing_layer(
     ("arguments", "code", "told"),
     [
         (["--height-m", "175"], 2, "Give it in metres"),
-        (["--out", "/proc/none"], 5, "could not be written"),
+        (["--out", "/proc/none"], 5, "nothing can be written"),
         (["--structure", "psoas_left"], 2, "--axial-index"),
         (["--structure", "spleen", "--axial-index", "3"], 2, "vertebra"),
     ],
