@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.errors import CtaiError, InputError, SegmenterError
 from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
 from ctai_sam2.evaluation.scores import AXIAL_SCORED, SAGITTAL_SCORED, Group, Method, Score, compare
 from ctai_sam2.evaluation.sessions import (
@@ -254,6 +254,7 @@ def evaluate_model(
             yield "a phantom", make, segmenter, "phantom"
 
     scored = 0
+    last_failure: SegmenterError | None = None
     for name, read, model, group in work():
         if progress is not None:
             progress(done, total, name)
@@ -264,13 +265,21 @@ def evaluate_model(
             _LOGGER.warning("%s was not scored: %s", name, error)
             skipped.append(f"{name}: {error.problem}")
             continue
-        found, seen, left_out = _score_case(case, model, plan, group, untrained)
+        try:
+            found, seen, left_out = _score_case(case, model, plan, group, untrained)
+        except SegmenterError as error:
+            _LOGGER.warning("%s was not scored: %s", name, error)
+            skipped.append(f"{name}: {error.problem}")
+            last_failure = error
+            continue
         skipped += left_out
         rows += found
         scored += bool(found)
         examples = sorted([*examples, *seen], key=lambda example: -example.badness)[:_MAX_EXAMPLES]
     if progress is not None:
         progress(done, total, "")
+    if not rows and last_failure is not None:
+        raise last_failure
     if not rows:
         raise InputError(
             "no case has a mask to score",

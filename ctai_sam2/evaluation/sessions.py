@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PromptName
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.simulated_clicks import click_centre_of_largest_error
@@ -246,8 +246,8 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
             result = desk.session.segment(wanted)
         else:
             result = segment_structure(desk.ct, wanted, desk.segmenter)
-    except CtaiError as error:
-        return _no_answer(desk, "button", error)
+    except AnatomyNotFound as error:
+        return _refused(desk, "button", error)
     return Answer(
         prompt="button",
         mask=result.mask,
@@ -273,8 +273,8 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
             else:
                 result = segment_structure(desk.ct, structure, desk.segmenter, prompt=prompt)
             mask, confidence = result.mask, result.confidence or 0.0
-    except CtaiError as error:
-        return _no_answer(desk, name, error)
+    except AnatomyNotFound as error:
+        return _refused(desk, name, error)
     return Answer(
         prompt=name,
         mask=mask,
@@ -283,7 +283,8 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
     )
 
 
-def _no_answer(desk: Desk, name: PromptName, error: CtaiError) -> Answer:
+def _refused(desk: Desk, name: PromptName, error: AnatomyNotFound) -> Answer:
+    # A refusal is a result of the method and scores 0; any other error says nothing about a mask.
     return Answer(
         prompt=name,
         mask=np.zeros(desk.ct.shape_hw, dtype=np.bool_),
