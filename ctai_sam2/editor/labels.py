@@ -1,6 +1,6 @@
 """What can be outlined: labels with their colours, and the two editors' profiles.
 
-Names are those of ``ctai_sam2.oneclick.results.STRUCTURES``. Labels may overlap
+Names are those of ``ctai_sam2.segmentation.results.STRUCTURES``. Labels may overlap
 (psoas is part of muscle), so a lock protects a label's own mask and prompts and
 says nothing about the others.
 
@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, HuRange
 from ctai_sam2.errors import InputError
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
 from ctai_sam2.types import Plane
 
 

@@ -9,8 +9,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom import FAT_STREAK, LEVEL_NAMES, Label
-from ctai_sam2.segmenters.dense_head import DENSE_CLASSES
+from ctai_sam2.phantom import FAT_STREAK, LEVEL_NAMES, Label
+from ctai_sam2.models.dense_head import DENSE_CLASSES
 
 _LABELS: Final[Mapping[str, tuple[int, ...]]] = {
     "outside": (Label.AIR, Label.TABLE_SHELL, Label.TABLE_FOAM, Label.ARM_FAT, Label.ARM_MUSCLE, Label.ARM_BONE),

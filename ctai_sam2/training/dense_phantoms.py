@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
+from ctai_sam2.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
 from ctai_sam2.errors import StorageError
 from ctai_sam2.training.bank import axial_extent_mm
 
@@ -99,7 +99,7 @@ def draw_hard_phantom(
     hu : numpy.ndarray
         int16 (size_px, size_px).
     labels : numpy.ndarray
-        uint8, same shape; values of `ctai_sam2.core.phantom.Label`.
+        uint8, same shape; values of `ctai_sam2.phantom.Label`.
     """
     rng = np.random.default_rng((seed, number, 7))
     parameters = hard_parameters(rng, kind)

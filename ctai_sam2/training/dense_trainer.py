@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters.dense_head import DenseUNet
+from ctai_sam2.models.dense_head import DenseUNet
 from ctai_sam2.training.bank import LabelledImage
 from ctai_sam2.training.dense_batches import DenseBatches
 

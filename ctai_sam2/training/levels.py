@@ -13,15 +13,21 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from tqdm import tqdm
 
-from ctai_sam2.core.phantom import make_sagittal_slice, random_parameters
-from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.io.atomic import write_json
-from ctai_sam2.oneclick.levels import BEYOND, FEATURES, Numbering, describe_places, l3_probabilities
-from ctai_sam2.oneclick.results import LEVELS
-from ctai_sam2.oneclick.sagittal import walk_spine
-from ctai_sam2.oneclick.walk import SeenBody
-from ctai_sam2.segmenters import open_segmenter
+from ctai_sam2.models import open_segmenter
+from ctai_sam2.phantom import make_sagittal_slice, random_parameters
+from ctai_sam2.segmentation.levels.numbering import (
+    BEYOND,
+    FEATURES,
+    Numbering,
+    describe_places,
+    l3_probabilities,
+)
+from ctai_sam2.segmentation.levels.sagittal import walk_spine
+from ctai_sam2.segmentation.levels.spine_walk import SeenBody
+from ctai_sam2.segmentation.results import LEVELS
 from ctai_sam2.types import CTSlice, Mask
 
 _LOGGER = logging.getLogger(__name__)
@@ -71,13 +77,13 @@ def make_cut_spine(seed: int) -> tuple[CTSlice, dict[str, Mask]]:
     if masks["L3"].any() and rng.uniform() < 0.4:
         first = max(0, int(_rows(masks["L3"])[0] - rng.uniform(20, 120) / spacing[0]))
     first = min(first, max(0, stop - int(_LEAST_HEIGHT_MM / spacing[0])))
-    slice_ = CTSlice(hu=phantom.hu[first:stop], spacing_mm=spacing, plane="sagittal")
-    return slice_, {name: mask[first:stop] for name, mask in masks.items()}
+    ct_slice = CTSlice(hu=phantom.hu[first:stop], spacing_mm=spacing, plane="sagittal")
+    return ct_slice, {name: mask[first:stop] for name, mask in masks.items()}
 
 
-def sacrum_place(bodies: Sequence[SeenBody], slice_: CTSlice, masks: Mapping[str, Mask]) -> int | None:
+def sacrum_place(bodies: Sequence[SeenBody], ct_slice: CTSlice, masks: Mapping[str, Mask]) -> int | None:
     """Where the sacrum begins among the bodies, told by the masks their centres lie in; None if by none."""
-    hits = [_level_at(body, slice_, masks) for body in bodies]
+    hits = [_level_at(body, ct_slice, masks) for body in bodies]
     lumbar = [(index, LEVELS.index(hit)) for index, hit in enumerate(hits) if hit in LEVELS]
     if lumbar:
         index, level = lumbar[-1]
@@ -145,15 +151,15 @@ def _collect(count: int, seed: int) -> list[KnownSpine]:
     spines = []
     with open_segmenter("local") as segmenter:
         for number in tqdm(range(seed, seed + count), unit="spine"):
-            slice_, masks = make_cut_spine(number)
+            ct_slice, masks = make_cut_spine(number)
             try:
-                bodies = walk_spine(slice_, segmenter, SOFT_TISSUE)
+                bodies = walk_spine(ct_slice, segmenter, SOFT_TISSUE)
             except AnatomyNotFound:
                 continue
-            place = sacrum_place(bodies, slice_, masks)
+            place = sacrum_place(bodies, ct_slice, masks)
             if place is not None:
                 light = tuple(replace(body, answer=None) for body in bodies)
-                extent = slice_.shape_hw[0] * slice_.spacing_mm[0]
+                extent = ct_slice.shape_hw[0] * ct_slice.spacing_mm[0]
                 spines.append(KnownSpine(bodies=light, extent_mm=extent, sacrum_at=place))
     return spines
 
@@ -163,9 +169,9 @@ def _rows(mask: Mask) -> tuple[int, int]:
     return int(rows[0]), int(rows[-1])
 
 
-def _level_at(body: SeenBody, slice_: CTSlice, masks: Mapping[str, Mask]) -> str | None:
-    x, y = np.rint(body.centre_mm / np.array(slice_.spacing_mm[::-1]) - 0.5).astype(int)
-    height, width = slice_.shape_hw
+def _level_at(body: SeenBody, ct_slice: CTSlice, masks: Mapping[str, Mask]) -> str | None:
+    x, y = np.rint(body.centre_mm / np.array(ct_slice.spacing_mm[::-1]) - 0.5).astype(int)
+    height, width = ct_slice.shape_hw
     row, column = int(np.clip(y, 0, height - 1)), int(np.clip(x, 0, width - 1))
     return next((name for name, mask in masks.items() if mask[row, column]), None)
 

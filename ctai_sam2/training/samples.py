@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
-from ctai_sam2.segmenters.sam2_model import structure_names
-from ctai_sam2.training.augment import frame_at_random, normalise, vary_appearance, vary_tissues
+from ctai_sam2.models.sam2_network import structure_names
+from ctai_sam2.training.augmentation import frame_at_random, normalise, vary_appearance, vary_tissues
 from ctai_sam2.training.bank import LabelledImage, Plane
 from ctai_sam2.training.prompts import (
     BOX_FIRST,
