@@ -37,6 +37,7 @@ DENSE_STRUCTURES: Final[Mapping[str, tuple[str, ...]]] = {
     "vat": ("vat",),
     "viscera": ("organ", "bowel"),
     "spine": ("vertebra", "disc"),
+    "disc": ("disc",),
     "bone": ("bone",),
 }
 """Structures that a prompt can name without pointing, and the classes that make each up."""

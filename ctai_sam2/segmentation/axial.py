@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -15,6 +15,8 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
+from ctai_sam2.segmentation.compartments import fat_within
+from ctai_sam2.segmentation.divided import DividedSlice, divide_by_model
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
@@ -94,6 +96,11 @@ class AxialSession:
         except AnatomyNotFound as error:
             return error
 
+    @cached_property
+    def divided(self) -> DividedSlice | None:
+        """The slice divided by a model that can do so; None where it cannot, or sees no abdomen."""
+        return divide_by_model(self.ct_slice, self.frame, self.segmenter, self.definitions)
+
     def segment(
         self,
         structure: Structure,
@@ -115,6 +122,10 @@ class AxialSession:
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
+        if muscle_strategy is None and self.divided is not None:
+            if structure == "psoas":
+                return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+            return self.divided.segment(structure, self.confidence_threshold)
         if structure in _SIDES:
             side = self._sides[structure]
             if isinstance(side, AnatomyNotFound):
@@ -216,6 +227,8 @@ class AxialSession:
         AnatomyNotFound
             If the layers of the trunk are not visible.
         """
+        if self.divided is not None:
+            return self._fat_by_compartment(self.divided, muscle)
         found = find_fat(self.ct_slice, self._require_anatomy(), muscle.mask, self.definitions)
         return {
             name: StructureResult(
@@ -228,6 +241,20 @@ class AxialSession:
                 warnings=() if mask.any() else (f"{name}: no such fat was found",),
             )
             for name, mask in found.items()
+        }
+
+    def _fat_by_compartment(
+        self, divided: DividedSlice, muscle: StructureResult
+    ) -> dict[Structure, StructureResult]:
+        """Return the model's fat, less what the given muscle takes of it."""
+        places = dict(divided.compartments.places)
+        places["imat"] = places["imat"] | muscle.mask
+        found = fat_within(
+            places, self.ct_slice.hu, muscle.mask, self.ct_slice.spacing_mm, self.definitions
+        )
+        return {
+            name: replace(divided.segment(name, self.confidence_threshold), mask=found[name])
+            for name in _FATS
         }
 
     def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
@@ -357,7 +384,8 @@ def segment_axial(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    if isinstance(session.anatomy, AnatomyNotFound):
+    is_divided = muscle_strategy is None and session.divided is not None
+    if not is_divided and isinstance(session.anatomy, AnatomyNotFound):
         raise session.anatomy
     found: dict[Structure, StructureResult] = {}
     missing: list[str] = []

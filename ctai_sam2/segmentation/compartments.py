@@ -28,10 +28,9 @@ COMPARTMENT_NAMES: Final = (*GROUPS, "between", "sat", "skin", "vat", "viscera",
 
 _FATS: Final = ("sat", "vat", "between")
 _SKIN_MM = 1.5
-_CLOSING_MM = 4.0
+_HULL_MM = 8.0
 _BRIDGE_MM = 2.0
 _SMALLEST_FAT_MM2 = 6.0
-_LEAST_CAVITY_PART = 0.2
 _FAT_HU = HuRange(low_hu=-190.0, high_hu=-30.0)
 
 
@@ -43,10 +42,13 @@ class Compartments:
     ----------
     masks : mapping of str to ndarray of bool, shape (H, W)
         ``psoas_left``, ``psoas_right``, ``muscle``, ``quadratus``, ``paraspinal``, ``wall``, ``sat``, ``vat``,
-        ``imat`` within their HU limits; ``spine`` (vertebral body or disc), ``ring`` (muscle with what lies
-        between) and ``cavity`` as the model closed them.
-    is_closed : bool
-        Whether the muscle ring goes all the way round.
+        ``imat`` within their HU limits; ``spine`` (vertebral body or disc) and ``ring`` (muscle with what lies
+        between, and bone) as the model drew them.
+    places : mapping of str to ndarray of bool, shape (H, W)
+        Where ``sat``, ``vat`` and ``imat`` are looked for.
+    contact_mm : float
+        Over what length subcutaneous fat and cavity touch with no muscle ring between them; the linea alba
+        is so thin that some centimetres are usual.
     stray_mm2 : float
         Muscle that touches neither wall nor back; it was taken out.
     unassigned_mm2 : float
@@ -54,7 +56,8 @@ class Compartments:
     """
 
     masks: Mapping[str, Mask] = field(repr=False)
-    is_closed: bool
+    places: Mapping[str, Mask] = field(repr=False)
+    contact_mm: float
     stray_mm2: float
     unassigned_mm2: float
 
@@ -98,18 +101,14 @@ def divide_slice(
     stray_mm2 = float((stray & in_limits).sum()) * pixel_mm2
     index[stray] = number["viscera"]
 
-    outer, cavity = _sides_of(ring, body, spacing_mm)
-    is_closed = bool(cavity.sum() >= _LEAST_CAVITY_PART * body.sum())
     fat = _within(hu, _FAT_HU)
-    if is_closed:
-        index[outer & np.isin(index, [number["vat"], number["viscera"]]) & fat] = number["sat"]
-        index[cavity & (index == number["sat"])] = number["vat"]
+    _rejoin(index, number, body, spacing_mm)
+    contact_mm = _contact_mm(index, number, spacing_mm)
     inside = shrink(body, _SKIN_MM, spacing_mm)
     unclaimed = fat & inside & ((index == 0) | (index == number["skin"]))
     unassigned_mm2 = float((unclaimed & (index == 0)).sum()) * pixel_mm2
-    index[unclaimed & ~cavity] = number["sat"]
+    index[unclaimed] = number["sat"]
     index[fat & (index == number["viscera"])] = number["vat"]
-    index[unclaimed & cavity] = number["vat"]
 
     _settle_edges(index, in_limits, groups, [number[name] for name in _FATS])
     muscles = {name: index == number[name] for name in GROUPS}
@@ -131,14 +130,39 @@ def divide_slice(
         "vat": index == number["vat"],
         "imat": np.isin(index, [*groups, number["between"]]),
     }
-    smallest_px = int(np.ceil(_SMALLEST_FAT_MM2 / pixel_mm2))
-    for name, place in places.items():
-        tissue = _within(hu, getattr(definitions, name)) & place & ~masks["muscle"]
-        masks[name] = remove_islands(tissue, smallest_px)
-    masks |= {"spine": spine, "ring": ring, "cavity": cavity if is_closed else index == number["vat"]}
+    masks |= fat_within(places, hu, masks["muscle"], spacing_mm, definitions)
+    masks |= {"spine": spine, "ring": ring}
     return Compartments(
-        masks=masks, is_closed=is_closed, stray_mm2=stray_mm2, unassigned_mm2=unassigned_mm2
+        masks=masks, places=places, contact_mm=contact_mm, stray_mm2=stray_mm2, unassigned_mm2=unassigned_mm2
     )
+
+
+def fat_within(
+    places: Mapping[str, Mask],
+    hu: NDArray[Any],
+    muscle: Mask,
+    spacing_mm: tuple[float, float],
+    definitions: TissueDefinitions,
+) -> dict[str, Mask]:
+    """Find ``sat``, ``vat`` and ``imat`` by HU in the places where they can be, outside of a muscle mask.
+
+    Parameters
+    ----------
+    places : mapping of str to ndarray of bool, shape (H, W)
+        See `Compartments`.
+    hu : ndarray, shape (H, W)
+        The slice.
+    muscle : ndarray of bool, shape (H, W)
+        Skeletal muscle, such as a reader has corrected it.
+    spacing_mm, definitions
+        As in `divide_slice`.
+    """
+    smallest_px = int(np.ceil(_SMALLEST_FAT_MM2 / (spacing_mm[0] * spacing_mm[1])))
+    found = {}
+    for name, place in places.items():
+        tissue = _within(hu, getattr(definitions, name)) & place & ~muscle
+        found[name] = remove_islands(tissue, smallest_px)
+    return found
 
 
 def _as_index(classes: Mapping[str, Mask], body: Mask, spacing_mm: tuple[float, float]) -> NDArray[np.uint8]:
@@ -182,21 +206,55 @@ def _main_part(solid: Mask, spine: Mask, spacing_mm: tuple[float, float]) -> Mas
 
 
 def _filled(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
-    closed = shrink(grow(mask, 2 * _CLOSING_MM, spacing_mm), 2 * _CLOSING_MM, spacing_mm)
+    closed = shrink(grow(mask, _HULL_MM, spacing_mm), _HULL_MM, spacing_mm)
     return np.asarray(ndimage.binary_fill_holes(closed | mask), dtype=bool)
 
 
-def _sides_of(ring: Mask, body: Mask, spacing_mm: tuple[float, float]) -> tuple[Mask, Mask]:
-    """Divide the body into what lies outside of the closed ring and the cavity inside of it."""
-    closed = shrink(grow(ring, _CLOSING_MM, spacing_mm), _CLOSING_MM, spacing_mm) | ring
-    free = body & ~closed
-    rim = body & ~shrink(body, 1.01 * max(spacing_mm), spacing_mm)
-    labels, count = label_components(free, diagonal=False)
-    touching = np.zeros(count + 1, dtype=bool)
-    touching[np.unique(labels[rim & free])] = True
-    touching[0] = False
-    outer = np.asarray(touching[labels], dtype=bool)
-    return outer, free & ~outer
+def _rejoin(
+    index: NDArray[np.uint8], number: Mapping[str, int], body: Mask, spacing_mm: tuple[float, float]
+) -> None:
+    """Give islands of fat to the compartment they lie in: the skin's, the cavity's, or between muscles.
+
+    Subcutaneous fat reaches the skin, and the cavity is one: what hangs together with neither is misnamed.
+    """
+    rim = body & ~shrink(body, 2 * _SKIN_MM, spacing_mm)
+    cavity = (number["vat"], number["viscera"])
+    for own in ((number["sat"], number["skin"]), cavity):
+        labels, count = label_components(np.isin(index, own), diagonal=False)
+        sizes = np.bincount(labels.ravel(), minlength=count + 1)
+        sizes[0] = 0
+        main = np.zeros(count + 1, dtype=bool)
+        if own == cavity:
+            main[np.argmax(sizes)] = True
+        else:
+            main[np.unique(labels[rim])] = True
+        for label, box in enumerate(ndimage.find_objects(labels), start=1):
+            if main[label] or box is None:
+                continue
+            wide = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
+            part = labels[wide] == label
+            around = index[wide][ndimage.binary_dilation(part) & ~part]
+            votes = {
+                "sat": np.isin(around, [number["sat"], number["skin"]]).sum(),
+                "vat": np.isin(around, cavity).sum(),
+                "between": (around > 0).sum(),
+            }
+            votes["between"] -= votes["sat"] + votes["vat"]
+            winner = max(votes, key=lambda name: votes[name])
+            view = index[wide]
+            # An organ is no fat: it stays, and only its name's side is settled by what is fat around it.
+            view[part & (view != number["viscera"])] = number[winner]
+
+
+def _contact_mm(
+    index: NDArray[np.uint8], number: Mapping[str, int], spacing_mm: tuple[float, float]
+) -> float:
+    """Return the length of the border between subcutaneous fat and cavity."""
+    sat = index == number["sat"]
+    cavity = np.isin(index, [number["vat"], number["viscera"]])
+    touching = ndimage.binary_dilation(sat, iterations=2) & ndimage.binary_dilation(cavity)
+    touching &= sat
+    return float(touching.sum()) / 2 * float(np.mean(spacing_mm))
 
 
 def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], fats: list[int]) -> None:

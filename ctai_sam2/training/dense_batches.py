@@ -14,7 +14,7 @@ import torch
 
 from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.models.dense_head import DENSE_CLASSES
-from ctai_sam2.training.augment import frame_at_random, vary_appearance
+from ctai_sam2.training.augmentation import frame_at_random, vary_appearance
 from ctai_sam2.training.bank import LabelledImage, axial_square, read_case
 from ctai_sam2.training.dense_classes import allowed_classes, label_table
 from ctai_sam2.training.framing import resample_square
@@ -70,15 +70,38 @@ def load_partial_cases(folder: Path, *, held_out: Sequence[str] = (), size_px: i
         if any(word in path.name for word in held_out):
             continue
         hu, spacing_mm, plane, masks = read_case(path)
-        if plane != "axial":
+        if not plane.startswith("axial"):
             continue
+        masks = _as_parts(masks)
         if hu.ndim == 3:
-            for index in range(len(hu)):
+            # Neighbours of a stack teach little more than every third slice does.
+            for index in range(0, len(hu), 3):
                 parts = {name: mask[index] for name, mask in masks.items() if name.startswith("psoas_")}
                 images.append(read_partial_case(hu[index], spacing_mm, parts, size_px=size_px))
             continue
         images.append(read_partial_case(hu, spacing_mm, masks, size_px=size_px))
     return images
+
+
+_PARTS: Final = {
+    "organ": ("liver", "kidney", "colon", "small_bowel", "aorta", "inferior_vena_cava", "spleen", "pancreas"),
+    "paraspinal": ("autochthon",),
+    "bone": ("vertebra_", "spinal_cord"),
+}
+
+
+def _as_parts(masks: dict[str, npt.NDArray[np.bool_]]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Unite further masks of a case to those that `allowed_classes` knows."""
+    parts = {
+        name: mask
+        for name, mask in masks.items()
+        if name in ("psoas_left", "psoas_right", "muscle", "vertebra", "sat", "vat")
+    }
+    for part, words in _PARTS.items():
+        members = [mask for name, mask in masks.items() if name.startswith(words)]
+        if members:
+            parts[part] = np.any(members, axis=0)
+    return parts
 
 
 def recolour(

@@ -54,6 +54,56 @@ class DensePhase:
         return warm * (self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * share)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseSchedule:
+    """A whole run.
+
+    Attributes
+    ----------
+    phases : tuple of DensePhase
+        In order.
+    phantoms, bank_size_px : int
+        How many phantoms, and the side of each in pixels.
+    """
+
+    phases: tuple[DensePhase, ...]
+    phantoms: int = 1200
+    bank_size_px: int = 448
+
+
+DENSE_SCHEDULES: Final = {
+    "phantoms": DenseSchedule(
+        phases=(
+            DensePhase(
+                image_size=320, steps=300, images=4, learning_rate=3e-3, final_learning_rate=2.8e-3
+            ),
+            DensePhase(
+                image_size=256, steps=1100, images=4, learning_rate=2.8e-3, final_learning_rate=6e-4, warmup_steps=1
+            ),
+            DensePhase(
+                image_size=384, steps=200, images=4, learning_rate=8e-4, final_learning_rate=2e-4, warmup_steps=1
+            ),
+        )
+    ),
+    "real": DenseSchedule(
+        phases=(
+            DensePhase(
+                image_size=384, steps=120, images=4, learning_rate=4e-4, final_learning_rate=2e-5,
+                real_share=0.4, warmup_steps=5,
+            ),
+        )
+    ),
+    "smoke": DenseSchedule(
+        phases=(
+            DensePhase(image_size=64, steps=2, images=2, learning_rate=1e-3, final_learning_rate=1e-4, real_share=0.5),
+        ),
+        phantoms=2,
+        bank_size_px=64,
+    ),
+}  # fmt: skip
+"""``phantoms`` from random weights, then ``real`` from those; ``smoke`` shows that the pipeline runs."""
+
+
 def dense_loss(
     logits: torch.Tensor, targets: torch.Tensor, partial: torch.Tensor, *, dice_weight: float = 0.3
 ) -> torch.Tensor:
@@ -192,7 +242,7 @@ class DenseTrainer:
             self._optimiser.step()
             self._average()
             self.step += 1
-            summed += float(loss)
+            summed += float(loss.detach())
             if self.step % _LOG_EVERY == 0:
                 seconds = (time.perf_counter() - since) / _LOG_EVERY
                 self._log(
@@ -228,6 +278,7 @@ class DenseTrainer:
                 "mean": self.mean.state_dict(),
                 "optimiser": self._optimiser.state_dict(),
                 "step": self.step,
+                "schedule": [dataclasses.asdict(phase) for phase in self._phases],
             },
             part,
         )
