@@ -173,6 +173,8 @@ class AxialSession:
             If the segmenter cannot answer.
         """
         prompt.require_within(self.ct_slice.shape_hw)
+        if self.divided is not None and structure != "vertebra":
+            return self.divided.segment_prompted(structure, prompt)
         return self._segment_by_anatomy(structure, (prompt,))
 
     def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:

@@ -127,6 +127,40 @@ class DividedSlice:
             warnings=tuple(warnings),
         )
 
+    def segment_prompted(self, structure: Structure, prompt: Prompt | None = None) -> StructureResult:
+        """Return what the prompted decoder makes of psoas or muscle: the second opinion by itself.
+
+        Parameters
+        ----------
+        structure : str
+            ``psoas_left``, ``psoas_right`` or ``muscle``.
+        prompt : Prompt, optional
+            Instead of the one made from the compartments.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If there is no prompt and the structure was not seen.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if prompt is None:
+            if structure not in self._second_opinions:
+                raise AnatomyNotFound(f"{structure} was not found on the slice", hint="Place a point yourself.")
+            mask, prediction, prompt = self._second_opinions[structure]
+        else:
+            region = self.compartments.masks[structure]
+            prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
+            mask = self._within_limits(prediction.mask)
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="anatomy",
+            confidence=prediction.confidence_score,
+        )
+
     def _named(self, name: str) -> Prediction:
         if name in self.predictions:
             return self.predictions[name]

@@ -255,9 +255,14 @@ def confidence_of(
     kind = "psoas" if structure.startswith("psoas") else structure
     trust = TRUST.get(kind, TRUST["vat"])
     probability = trust.probability(expected_iou, agreement)
+    return cap_confidence(probability, gates, structure)
+
+
+def cap_confidence(confidence: float, gates: Sequence[Gate], structure: str) -> float:
+    """Lower a confidence to `GATED_CONFIDENCE` where a gate makes the structure's number doubtful."""
     if any(structure in gate.structures for gate in gates):
-        probability = min(probability, GATED_CONFIDENCE)
-    return probability
+        return min(confidence, GATED_CONFIDENCE)
+    return confidence
 
 
 def _halves(mask: Mask, spine: Mask) -> tuple[Mask, Mask]:
