@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.windowing import window_to_uint8
-from ctai_sam2.io.overlay import STRUCTURE_COLOURS
+from ctai_sam2.structures import COLORS
 from ctai_sam2.types import CTSlice, Mask
 
 SIDE_PX = 320
@@ -63,5 +63,5 @@ def _resized(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _rgb(name: str) -> tuple[int, int, int]:
-    colour = STRUCTURE_COLOURS[name]
+    colour = COLORS[name]
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

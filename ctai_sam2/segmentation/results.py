@@ -4,44 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.structures import Structure, level_below_l3
 from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
 
-Structure: TypeAlias = Literal[
-    "l3", "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat"
-]
-AXIAL_STRUCTURES: tuple[Structure, ...] = (
-    "psoas_left",
-    "psoas_right",
-    "psoas",
-    "muscle",
-    "vertebra",
-    "sat",
-    "vat",
-    "imat",
-)
-STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
-LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
-"""From the top down; the sacrum follows."""
-
 _WORTH_PROPOSING = 0.05
-
-
-def level_below_l3(steps: int) -> str | None:
-    """Name of the vertebra so many below L3 (above, if negative); None outside `LEVELS`.
-
-    Examples
-    --------
-    >>> level_below_l3(1), level_below_l3(-3), level_below_l3(3)
-    ('L4', 'T12', None)
-    """
-    index = LEVELS.index("L3") + steps
-    return LEVELS[index] if 0 <= index < len(LEVELS) else None
 
 
 class PredictsMasks(Protocol):
