@@ -455,7 +455,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Which model answered: enough to reproduce a mask or to notice that it changed.
+    """Which model made a prediction: enough to reproduce a mask or to notice that it changed.
 
     Parameters
     ----------
@@ -484,18 +484,18 @@ class ModelIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Whether a segmenter can answer, and why not.
+    """Whether a segmenter is available, and why not.
 
     Parameters
     ----------
     available : bool
-        True if a prediction can be asked for now.
+        True if it can make a prediction now.
     backend : str
         ``local``, ``remote``, ``cached``, ``fallback`` or a test's name.
     detail : str
         One sentence for a person.
     identity : ModelIdentity, optional
-        The model that would answer.
+        The model it would use.
     """
 
     available: bool
@@ -518,11 +518,11 @@ class Prediction:
     identity : ModelIdentity
         The model that made them.
     processing_time_ms : float
-        Time the model took; for a cached answer, the time of the original run.
+        Time the model took; for a cached prediction, the time of the original run.
     cached : bool
         True where nothing was computed.
     backend : str
-        The segmenter that answered.
+        The segmenter that made it.
     window : Window, optional
         The window the image was made with, where known.
 
