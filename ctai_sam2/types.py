@@ -11,7 +11,7 @@ mm: +x to the patient's left, +y posterior, +z towards the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -101,7 +101,11 @@ class Acquisition:
     patient_weight_kg: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with what is done, the total, and the name of what comes next: one shape for every function."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CTSlice:
     """One CT slice in Hounsfield units, in display orientation.
 
@@ -165,6 +169,11 @@ class CTSlice:
             _set(self, "affine", _checked_affine(self.affine))
         _set(self, "warnings", tuple(self.warnings))
 
+    def __repr__(self) -> str:
+        rows, columns = self.shape_hw
+        row_mm, column_mm = self.spacing_mm
+        return f"CTSlice({self.plane}, {rows} x {columns} pixels of {row_mm:g} x {column_mm:g} mm)"
+
     @property
     def shape_hw(self) -> tuple[int, int]:
         """(rows, columns)."""
@@ -176,7 +185,7 @@ class CTSlice:
         return self.spacing_mm[0] * self.spacing_mm[1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CTVolume:
     """A CT volume in canonical orientation.
 
@@ -228,6 +237,11 @@ class CTVolume:
         positions.setflags(write=False)
         _set(self, "slice_positions_mm", positions)
         _set(self, "warnings", tuple(self.warnings))
+
+    def __repr__(self) -> str:
+        depth, rows, columns = self.shape_zyx
+        z_mm, row_mm, column_mm = self.spacing_zyx_mm
+        return f"CTVolume({depth} x {rows} x {columns} voxels of {z_mm:g} x {row_mm:g} x {column_mm:g} mm)"
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
@@ -504,7 +518,7 @@ class Health:
     identity: ModelIdentity | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Prediction:
     """Candidate masks, best first, and where they came from.
 
@@ -552,6 +566,13 @@ class Prediction:
             raise InputError("scores must be finite and sorted best first", received=scores.tolist())
         _set(self, "masks", _frozen(masks.view()))
         _set(self, "scores", _frozen(scores))
+
+    def __repr__(self) -> str:
+        count, rows, columns = self.masks.shape
+        return (
+            f"Prediction({count} masks of {rows} x {columns}, confidence {self.confidence_score:.2f}, "
+            f"{self.identity.name} by {self.backend})"
+        )
 
     @property
     def mask(self) -> Mask:
