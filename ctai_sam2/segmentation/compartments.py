@@ -31,6 +31,7 @@ _SKIN_MM = 1.5
 _HULL_MM = 8.0
 _BRIDGE_MM = 2.0
 _SMALLEST_FAT_MM2 = 6.0
+_POCKET_MM2 = 150.0
 _FAT_HU = HuRange(low_hu=-190.0, high_hu=-30.0)
 
 
@@ -106,7 +107,8 @@ def divide_slice(
     contact_mm = _contact_mm(index, number, spacing_mm)
     inside = shrink(body, _SKIN_MM, spacing_mm)
     unclaimed = fat & inside & ((index == 0) | (index == number["skin"]))
-    unassigned_mm2 = float((unclaimed & (index == 0)).sum()) * pixel_mm2
+    claimed = np.any([classes[name] for name in COMPARTMENT_NAMES if name in classes], axis=0)
+    unassigned_mm2 = float((fat & inside & ~claimed).sum()) * pixel_mm2
     index[unclaimed] = number["sat"]
     index[fat & (index == number["viscera"])] = number["vat"]
 
@@ -218,6 +220,7 @@ def _rejoin(
     Subcutaneous fat reaches the skin, and the cavity is one: what hangs together with neither is misnamed.
     """
     rim = body & ~shrink(body, 2 * _SKIN_MM, spacing_mm)
+    largest_pocket_px = _POCKET_MM2 / (spacing_mm[0] * spacing_mm[1])
     cavity = (number["vat"], number["viscera"])
     for own in ((number["sat"], number["skin"]), cavity):
         labels, count = label_components(np.isin(index, own), diagonal=False)
@@ -241,6 +244,9 @@ def _rejoin(
             }
             votes["between"] -= votes["sat"] + votes["vat"]
             winner = max(votes, key=lambda name: votes[name])
+            if own == cavity and winner == "between" and sizes[label] > largest_pocket_px:
+                # Between back, quadratus and wall lies fat of the retroperitoneum as well.
+                continue
             view = index[wide]
             # An organ is no fat: it stays, and only its name's side is settled by what is fat around it.
             view[part & (view != number["viscera"])] = number[winner]

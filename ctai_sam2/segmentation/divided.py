@@ -17,7 +17,8 @@ from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import predict_on_slice, prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
 from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
-from ctai_sam2.segmentation.results import PredictsMasks, Structure, StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt
 
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")

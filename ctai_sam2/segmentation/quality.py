@@ -48,7 +48,7 @@ class QualityParameters:
     stray_mm2: float = 100.0
     unassigned_mm2: float = 200.0
     thick_wall_mm: float = 16.0
-    uneven_psoas: float = 0.5
+    uneven_psoas: float = 0.4
     psoas_agreement: float = 0.8
     muscle_agreement: float = 0.85
     least_muscle_mm2: float = 3500.0

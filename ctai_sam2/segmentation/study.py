@@ -30,15 +30,14 @@ from ctai_sam2.segmentation.neighbours import (
 )
 from ctai_sam2.segmentation.quality import cap_confidence, find_jumps, warnings_of
 from ctai_sam2.segmentation.results import (
-    STRUCTURES,
     AxialResult,
     L3Result,
     MedianArea,
     PredictsMasks,
-    Structure,
     StructureResult,
     StudyResult,
 )
+from ctai_sam2.structures import STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _CREST_TO_L3_MM = 52.0
