@@ -45,7 +45,7 @@ DENSE_STRUCTURES: Final[Mapping[str, tuple[str, ...]]] = {
 DENSE_PREFIX: Final = "dense_head."
 """What the head's parameters are called in a weights file."""
 
-DENSE_SIZE_PX: Final = 384
+DENSE_SIZE_PX: Final = 320
 """Side of the square the head sees."""
 
 

@@ -107,9 +107,11 @@ def train_dense(options: argparse.Namespace) -> None:
     )
     phantoms = [as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)]
     # A fold leaves a group of patients out; the run itself leaves out nobody but those named.
-    runs = {options.out: tuple(options.held_out)}
-    for words in options.fold:
-        runs[options.out / f"fold-{words.split(',')[0]}"] = (*options.held_out, *words.split(","))
+    runs = {
+        options.out / f"fold-{words.split(',')[0]}": (*options.held_out, *words.split(","))
+        for words in options.fold
+    }
+    runs[options.out] = tuple(options.held_out)
     for folder, held_out in runs.items():
         real = load_partial_cases(options.real_cases, held_out=held_out) if options.real_cases else []
         _LOGGER.info("%s: %d phantoms, %d real slices", folder.name, len(phantoms), len(real))

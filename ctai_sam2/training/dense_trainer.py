@@ -80,16 +80,13 @@ DENSE_SCHEDULES: Final = {
             DensePhase(
                 image_size=256, steps=1020, images=4, learning_rate=2.8e-3, final_learning_rate=6e-4, warmup_steps=1
             ),
-            DensePhase(
-                image_size=384, steps=140, images=4, learning_rate=8e-4, final_learning_rate=2e-4, warmup_steps=1
-            ),
         )
     ),
     "real": DenseSchedule(
         phases=(
             DensePhase(
-                image_size=384, steps=90, images=4, learning_rate=4e-4, final_learning_rate=2e-5,
-                real_share=0.4, warmup_steps=5,
+                image_size=320, steps=90, images=4, learning_rate=5e-4, final_learning_rate=2e-5,
+                real_share=0.5, warmup_steps=5,
             ),
         )
     ),

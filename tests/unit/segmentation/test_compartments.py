@@ -91,7 +91,9 @@ def test_hu_decides_where_muscle_ends_towards_fat(shift: int) -> None:
         won = moved & classes["sat"]
         classes["wall"], classes["sat"] = drawn | won, classes["sat"] & ~won
     found = divide(classes, hu, body)
-    assert abs(int(found.masks["wall"].sum()) / int(drawn.sum()) - 1) < 0.01
+    off = abs(int(classes["wall"].sum()) / int(drawn.sum()) - 1)
+    assert off > 0.08
+    assert abs(int(found.masks["wall"].sum()) / int(drawn.sum()) - 1) < off / 4
 
 
 def test_fat_that_no_compartment_claims_is_assigned_and_told_of() -> None:
