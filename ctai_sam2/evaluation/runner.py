@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, InputError, SegmenterError
 from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
-from ctai_sam2.evaluation.scores import AXIAL_SCORED, FAT_SCORED, SAGITTAL_SCORED, Group, Method, Score, compare
+from ctai_sam2.evaluation.scores import (
+    AXIAL_SCORED,
+    FAT_SCORED,
+    SAGITTAL_SCORED,
+    Group,
+    Method,
+    Score,
+    compare,
+)
 from ctai_sam2.evaluation.sessions import (
     Answer,
     Desk,

@@ -25,7 +25,15 @@ TARGETS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
 )
 """Median Dice this project wants of its model on patients it never saw, by structure and prompt."""
 
-_POOLS: Final = ("psoas", "muscle", "vertebral body (axial)", "vertebral body (sagittal)", "sat", "vat", "imat")
+_POOLS: Final = (
+    "psoas",
+    "muscle",
+    "vertebral body (axial)",
+    "vertebral body (sagittal)",
+    "sat",
+    "vat",
+    "imat",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

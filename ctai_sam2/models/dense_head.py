@@ -190,9 +190,7 @@ class Division:
         if structure in ("psoas_left", "psoas_right"):
             spine = np.isin(self._labels, [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES["spine"]])
             columns = np.flatnonzero(spine.any(axis=0))
-            middle = (
-                float(columns[0] + columns[-1]) / 2 if columns.size else (self._labels.shape[1] - 1) / 2
-            )
+            middle = float(columns[0] + columns[-1]) / 2 if columns.size else (self._labels.shape[1] - 1) / 2
             on_left = np.arange(mask.shape[1])[None, :] > middle
             mask = mask & (on_left if structure == "psoas_left" else ~on_left)
         return mask

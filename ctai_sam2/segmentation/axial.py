@@ -252,9 +252,7 @@ class AxialSession:
         """Return the model's fat, less what the given muscle takes of it."""
         places = dict(divided.compartments.places)
         places["imat"] = places["imat"] | muscle.mask
-        found = fat_within(
-            places, self.ct_slice.hu, muscle.mask, self.ct_slice.spacing_mm, self.definitions
-        )
+        found = fat_within(places, self.ct_slice.hu, muscle.mask, self.ct_slice.spacing_mm, self.definitions)
         return {
             name: replace(divided.segment(name, self.confidence_threshold), mask=found[name])
             for name in _FATS

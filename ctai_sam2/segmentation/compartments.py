@@ -124,7 +124,11 @@ def divide_slice(
         *((name, muscles[name]) for name in GROUPS[1:]),
     ):
         masks[name] = clean_mask(
-            mask, hu, pixel_area_mm2=pixel_mm2, limits=definitions.muscle, forbidden=spine | (index == number["bone"])
+            mask,
+            hu,
+            pixel_area_mm2=pixel_mm2,
+            limits=definitions.muscle,
+            forbidden=spine | (index == number["bone"]),
         )
     masks["muscle"] |= masks["psoas_left"] | masks["psoas_right"]
     places = {

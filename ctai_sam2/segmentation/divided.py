@@ -29,6 +29,22 @@ _LEAST_BODY_PART = 0.5
 _DISC_SHARE = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class NumberEvidence:
+    """What speaks for a number.
+
+    Parameters
+    ----------
+    expected_iou : float
+        Of the dense head, 0 to 1.
+    agreement : float or None
+        Dice of its mask with the prompted decoder's; None where that was not asked.
+    """
+
+    expected_iou: float
+    agreement: float | None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DividedSlice:
     """A slice divided by a model that knows compartments by name.
@@ -81,6 +97,15 @@ class DividedSlice:
             found[name] = (self._within_limits(prediction.mask), prediction, prompt)
         return found
 
+    def evidence(self, structure: Structure) -> NumberEvidence:
+        """Return what a structure's confidence is told from, besides the gates."""
+        second = self._second_opinions.get(structure)
+        mask = self.compartments.masks[structure]
+        return NumberEvidence(
+            expected_iou=float(self._named({"imat": "between"}.get(structure, structure)).scores[0]),
+            agreement=None if second is None else _dice(mask, second[0]),
+        )
+
     def segment(self, structure: Structure, threshold: float) -> StructureResult:
         """Return a structure other than ``psoas``, with confidence and warnings.
 
@@ -109,10 +134,8 @@ class DividedSlice:
         asked = {"imat": "between"}.get(structure, structure)
         prediction = self._named(asked)
         mask = masks[structure]
-        second = self._second_opinions.get(structure)
-        agreement = None if second is None else _dice(mask, second[0])
-        score = float(prediction.scores[0])
-        confidence = confidence_of(structure, score, agreement, self.gates)
+        evidence = self.evidence(structure)
+        confidence = confidence_of(structure, evidence.expected_iou, evidence.agreement, self.gates)
         warnings = list(warnings_of(self.gates, structure))
         if not mask.any():
             warnings.append(f"{structure}: no such tissue was found")
@@ -147,7 +170,9 @@ class DividedSlice:
         """
         if prompt is None:
             if structure not in self._second_opinions:
-                raise AnatomyNotFound(f"{structure} was not found on the slice", hint="Place a point yourself.")
+                raise AnatomyNotFound(
+                    f"{structure} was not found on the slice", hint="Place a point yourself."
+                )
             mask, prediction, prompt = self._second_opinions[structure]
         else:
             region = self.compartments.masks[structure]

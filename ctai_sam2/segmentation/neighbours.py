@@ -108,9 +108,7 @@ def measure_neighbours(
 
 def areas_of(masks: Mapping[str, Mask], pixel_mm2: float) -> dict[str, float]:
     """Return the areas (mm²) of `COMPARED`, both psoas together and IMAT, as far as there are masks."""
-    areas = {
-        name: float(masks[name].sum()) * pixel_mm2 for name in (*COMPARED, "imat") if name in masks
-    }
+    areas = {name: float(masks[name].sum()) * pixel_mm2 for name in (*COMPARED, "imat") if name in masks}
     if "psoas_left" in areas and "psoas_right" in areas:
         areas["psoas"] = areas["psoas_left"] + areas["psoas_right"]
     return areas
@@ -141,7 +139,9 @@ def take_medians(middle: Mapping[str, float], others: Sequence[SliceAreas]) -> t
     return tuple(medians)
 
 
-def _choose(positions: np.ndarray[tuple[int, ...], np.dtype[np.float64]], index: int, each_side: int) -> list[int]:
+def _choose(
+    positions: np.ndarray[tuple[int, ...], np.dtype[np.float64]], index: int, each_side: int
+) -> list[int]:
     """Indices of the nearest slices to equal steps on either side, each once."""
     chosen = set()
     for direction in (-1, 1):
@@ -153,7 +153,9 @@ def _choose(positions: np.ndarray[tuple[int, ...], np.dtype[np.float64]], index:
             at = int(np.argmin(np.where(beyond, np.abs(positions - wanted), np.inf)))
             if at in chosen:
                 # Slices are thicker than the step: take the next one out.
-                farther = beyond & (np.abs(positions - positions[index]) > abs(positions[at] - positions[index]))
+                farther = beyond & (
+                    np.abs(positions - positions[index]) > abs(positions[at] - positions[index])
+                )
                 if not farther.any():
                     continue
                 at = int(np.argmin(np.where(farther, np.abs(positions - wanted), np.inf)))

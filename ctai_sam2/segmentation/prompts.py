@@ -144,7 +144,9 @@ def make_mask_prompt(
         for part, count, apart in (parts or ((region, positives, apart_mm),))
         for xy in _deepest_pixels(part, count, apart, spacing_mm)
     ]
-    outside = [xy for part, count, apart in negatives for xy in _deepest_pixels(part, count, apart, spacing_mm)]
+    outside = [
+        xy for part, count, apart in negatives for xy in _deepest_pixels(part, count, apart, spacing_mm)
+    ]
     rows, columns = np.nonzero(region)
     slack_y, slack_x = (_BOX_SLACK_MM / spacing for spacing in spacing_mm)
     height, width = region.shape

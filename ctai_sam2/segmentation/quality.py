@@ -6,6 +6,9 @@ Each gate looks for one kind of gross error that was seen on patients that no de
 
 from __future__ import annotations
 
+import functools
+import importlib.resources
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -13,6 +16,7 @@ from typing import Final
 import numpy as np
 from scipy import ndimage
 
+from ctai_sam2.errors import WeightsError
 from ctai_sam2.segmentation.compartments import Compartments
 from ctai_sam2.types import Mask
 
@@ -129,7 +133,11 @@ def find_gross_errors(
             f"{divided.stray_mm2 / 100:.0f} cm² of what looked like muscle touch neither wall nor back",
         )
     if divided.unassigned_mm2 > p.unassigned_mm2:
-        fail("unassigned_fat", ("sat", "vat"), f"{divided.unassigned_mm2 / 100:.0f} cm² of fat were in no class")
+        fail(
+            "unassigned_fat",
+            ("sat", "vat"),
+            f"{divided.unassigned_mm2 / 100:.0f} cm² of fat were in no class",
+        )
     depth = ndimage.distance_transform_edt(masks["wall"], sampling=spacing_mm)
     if float(depth.max()) > p.thick_wall_mm:
         fail("thick_wall", ("muscle", "vat"), "the abdominal wall is as thick as an organ")
@@ -201,7 +209,9 @@ def find_jumps(
 def warnings_of(gates: Sequence[Gate], structure: str) -> tuple[str, ...]:
     """Return a structure's warnings: name of the gate in brackets, so that tables can count them."""
     return tuple(
-        f"{structure}: {gate.message}; look at it [{gate.name}]" for gate in gates if structure in gate.structures
+        f"{structure}: {gate.message}; look at it [{gate.name}]"
+        for gate in gates
+        if structure in gate.structures
     )
 
 
@@ -221,19 +231,30 @@ class Trust:
 
     def probability(self, expected_iou: float, agreement: float | None) -> float:
         """Probability that a mask has a Dice of 0.85 and an area within 10 %."""
-        value = self.bias + self.overlap * _logit(2 * expected_iou / (1 + expected_iou))
+        value = self.bias + self.overlap * logit(2 * expected_iou / (1 + expected_iou))
         if agreement is not None:
-            value += self.agreement * _logit(agreement)
+            value += self.agreement * logit(agreement)
         return float(1 / (1 + np.exp(-value)))
 
 
-TRUST: Final[Mapping[str, Trust]] = {
-    "psoas": Trust(bias=-4.0, overlap=1.5, agreement=1.0),
-    "muscle": Trust(bias=-4.0, overlap=1.5, agreement=1.0),
-    "sat": Trust(bias=-4.0, overlap=2.0),
-    "vat": Trust(bias=-4.0, overlap=2.0),
-}
-"""By kind of number; fitted by ``python -m ctai_sam2.training dense-trust``."""
+def read_trust(text: str) -> dict[str, Trust]:
+    """Read the curves that ``python -m ctai_sam2.training dense-trust`` has fitted, by kind of number.
+
+    Raises
+    ------
+    WeightsError
+        If the text is something else.
+    """
+    try:
+        return {str(kind): Trust(**values) for kind, values in json.loads(text)["curves"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError("the curves of confidence cannot be read", received="trust.json") from error
+
+
+@functools.cache
+def _shipped_trust() -> dict[str, Trust]:
+    path = importlib.resources.files("ctai_sam2.segmentation") / "trust.json"
+    return read_trust(path.read_text(encoding="utf-8"))
 
 
 def confidence_of(
@@ -252,10 +273,16 @@ def confidence_of(
     gates : sequence of Gate
         Checks that failed; one of the structure's own caps the result.
     """
-    kind = "psoas" if structure.startswith("psoas") else structure
-    trust = TRUST.get(kind, TRUST["vat"])
+    curves = _shipped_trust()
+    # Intermuscular fat has no reference to fit to; it is as sure as the muscle that it lies in.
+    trust = curves[{"imat": "muscle"}.get(kind_of(structure), kind_of(structure))]
     probability = trust.probability(expected_iou, agreement)
     return cap_confidence(probability, gates, structure)
+
+
+def kind_of(structure: str) -> str:
+    """Name the kind of number that a structure's is; both psoas are of one kind."""
+    return "psoas" if structure.startswith("psoas") else structure
 
 
 def cap_confidence(confidence: float, gates: Sequence[Gate], structure: str) -> float:
@@ -273,6 +300,7 @@ def _halves(mask: Mask, spine: Mask) -> tuple[Mask, Mask]:
     return mask & on_left, mask & ~on_left
 
 
-def _logit(probability: float) -> float:
+def logit(probability: float) -> float:
+    """Return the log odds of a probability, which is kept within 0.02 … 0.995."""
     clipped = float(np.clip(probability, 0.02, 0.995))
     return float(np.log(clipped / (1 - clipped)))

@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import train_dense
 
             train_dense(options)
+        elif options.command == "dense-trust":
+            from ctai_sam2.training.commands import fit_dense_trust
+
+            fit_dense_trust(options)
         elif options.command == "dense-export":
             from ctai_sam2.training.commands import export_dense
 
@@ -79,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--until", type=int, help="stop before this step")
     _add_machine(train)
     dense = commands.add_parser("dense", help="train the dense head, or fine-tune it leaving patients out")
-    dense.add_argument("--out", type=Path, required=True, help="folder of the run; resumed if it has a checkpoint")
+    dense.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; resumed if it has a checkpoint"
+    )
     dense.add_argument("--schedule", default="phantoms", help="phantoms, real or smoke")
     dense.add_argument("--seed", type=int, default=0)
     dense.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
@@ -87,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
     dense.add_argument("--real-cases", type=Path, help="folder of *.npz slices with reference masks")
     dense.add_argument("--held-out", nargs="*", default=[], help="as for train")
     dense.add_argument(
-        "--fold", action="append", default=[], metavar="WORD[,WORD]",
+        "--fold",
+        action="append",
+        default=[],
+        metavar="WORD[,WORD]",
         help="train once more without cases whose name contains a word; may be repeated",
     )
     _add_machine(dense)
@@ -106,6 +115,22 @@ def _parser() -> argparse.ArgumentParser:
         "--scores", type=Path, help="scores.json of an evaluation without calibration, to calibrate with"
     )
     export.add_argument("--version", default="1")
+    trust = commands.add_parser("dense-trust", help="fit what the dense head's evidence means for a number")
+    trust.add_argument("--model", type=Path, required=True, help="weights with a dense head, for phantoms")
+    trust.add_argument(
+        "--cases", type=Path, required=True, help="folder of *.npz slices with reference masks"
+    )
+    trust.add_argument(
+        "--fold",
+        action="append",
+        default=[],
+        metavar="WORD=WEIGHTS",
+        help="weights that never saw the patients whose cases hold the word; repeat for each",
+    )
+    trust.add_argument("--skip", action="append", default=[], metavar="WORD:STRUCTURE")
+    trust.add_argument("--phantoms", type=int, default=60)
+    trust.add_argument("--seed", type=int, default=0)
+    trust.add_argument("--out", type=Path, required=True, help="trust.json, read by the one click")
     levels = commands.add_parser("levels", help="fit the numbering of vertebrae with the embedded model")
     levels.add_argument("--out", type=Path, required=True, help="levels.json, read by the one click")
     levels.add_argument("--phantoms", type=int, default=400)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -14,7 +15,9 @@ import torch
 from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation import Score, fit_calibration, pair_scores
 from ctai_sam2.models.calibration import Calibration
+from ctai_sam2.models.local import LocalSegmenter
 from ctai_sam2.models.sam2_inference import choose_device
+from ctai_sam2.models.sam2_network import NANO_CONFIG
 from ctai_sam2.training.bank import (
     LabelledImage,
     load_phantom_bank,
@@ -26,6 +29,7 @@ from ctai_sam2.training.dense_batches import as_bank_image, load_partial_cases
 from ctai_sam2.training.dense_export import add_dense_head
 from ctai_sam2.training.dense_phantoms import load_hard_bank
 from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer
+from ctai_sam2.training.dense_trust import write_trust
 from ctai_sam2.training.export import export_weights
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
@@ -95,7 +99,9 @@ def train_dense(options: argparse.Namespace) -> None:
     schedule = DENSE_SCHEDULES.get(options.schedule)
     if schedule is None:
         raise InputError(
-            "the schedule is not known", received=options.schedule, hint=f"One of {', '.join(DENSE_SCHEDULES)}."
+            "the schedule is not known",
+            received=options.schedule,
+            hint=f"One of {', '.join(DENSE_SCHEDULES)}.",
         )
     device = choose_device(options.device)
     hu, labels = load_hard_bank(
@@ -134,6 +140,33 @@ def export_dense(options: argparse.Namespace) -> None:
     """Write the prompted model's weights with a trained dense head beside them."""
     card = add_dense_head(options.base, options.checkpoint, options.out, version=options.version)
     _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
+
+
+def fit_dense_trust(options: argparse.Namespace) -> None:
+    """Fit the confidence of numbers on patients whom the model did not see, and on phantoms."""
+    folds = dict(entry.split("=", 1) for entry in options.fold if "=" in entry)
+    skip = [tuple(entry.split(":", 1)) for entry in options.skip if ":" in entry]
+    if len(folds) != len(options.fold) or len(skip) != len(options.skip):
+        raise InputError(
+            "an option has another form", hint="Write --fold WORD=WEIGHTS, --skip WORD:STRUCTURE."
+        )
+    with contextlib.ExitStack() as stack:
+
+        def open_weights(path: str | Path) -> LocalSegmenter:
+            return stack.enter_context(LocalSegmenter(Path(path), config=NANO_CONFIG))
+
+        # Words may share weights: a model is opened once.
+        opened = {path: open_weights(path) for path in dict.fromkeys(folds.values())}
+        document = write_trust(
+            options.out,
+            cases=options.cases,
+            model=open_weights(options.model),
+            folds={word: opened[path] for word, path in folds.items()},
+            phantoms=options.phantoms,
+            skip=[(word, structure) for word, structure in skip],
+            seed=options.seed,
+        )
+    _LOGGER.info("%s", json.dumps(document["judged"], indent=1))
 
 
 def available_cores() -> int:

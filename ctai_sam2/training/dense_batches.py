@@ -53,7 +53,9 @@ def read_partial_case(
     return as_bank_image(framed, allowed_classes(framed, names), "case")
 
 
-def load_partial_cases(folder: Path, *, held_out: Sequence[str] = (), size_px: int = 512) -> list[LabelledImage]:
+def load_partial_cases(
+    folder: Path, *, held_out: Sequence[str] = (), size_px: int = 512
+) -> list[LabelledImage]:
     """Read the axial slices with reference masks of a folder, psoas stacks among them.
 
     Parameters

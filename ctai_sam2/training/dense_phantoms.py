@@ -17,6 +17,9 @@ from ctai_sam2.training.bank import axial_extent_mm
 KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
 
+HELD_BACK_KIND: Final = "coarse"
+"""Never drawn for training: loud, blurred, streaky and cut-off scans, to see whether confidence holds there."""
+
 _WEIGHTS: Final = (2, 2, 1, 1, 1, 1)
 _CHUNK: Final = 20
 _AIR_HU: Final = -1024
@@ -30,7 +33,7 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
     rng : numpy.random.Generator
         Source of randomness.
     kind : str, optional
-        Instead of one drawn.
+        Instead of one drawn; also `HELD_BACK_KIND`.
     """
     if kind is None:
         kind = KINDS[int(rng.choice(len(KINDS), p=np.asarray(_WEIGHTS) / sum(_WEIGHTS)))]
@@ -54,7 +57,10 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
             ("psoas_half_depth_mm", 7.0), ("erector_half_depth_mm", 10.0), ("quadratus_half_depth_mm", 3.0),
         ):  # fmt: skip
             changes[name] = max(low, getattr(p, name) * (left if "psoas" not in name else left**0.5))
-        changes |= {"imat_share": rng.uniform(0.1, 0.45), "muscle_hu": max(-15.0, p.muscle_hu - rng.uniform(5, 30))}
+        changes |= {
+            "imat_share": rng.uniform(0.1, 0.45),
+            "muscle_hu": max(-15.0, p.muscle_hu - rng.uniform(5, 30)),
+        }
         changes["oedema"] = rng.uniform(0, 1) if rng.uniform() < 0.4 else 0.0
         changes["ascites_mm"] = rng.uniform(5, 60) if rng.uniform() < 0.4 else 0.0
     elif kind == "muscular":
@@ -68,6 +74,12 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
         changes |= {
             "wall_half_width_mm": rng.uniform(150, 190), "wall_front_mm": rng.uniform(100, 160),
             "visceral_share": rng.uniform(0.6, 1.0), "sat_front_mm": rng.uniform(15, 60),
+        }  # fmt: skip
+    elif kind == HELD_BACK_KIND:
+        changes |= {
+            "noise_hu": rng.uniform(20, 55), "blur_mm": rng.uniform(0.9, 2.0), "streak_hu": rng.uniform(5, 30),
+            "field_of_view_mm": rng.uniform(280, 420), "muscle_hu": rng.uniform(5, 50),
+            "fat_hu": rng.uniform(-115, -80), "oedema": rng.uniform(0, 1),
         }  # fmt: skip
     if rng.uniform() < 0.3:
         changes |= {"trabecular_hu": rng.uniform(30, 130), "cortex_hu": rng.uniform(200, 450)}

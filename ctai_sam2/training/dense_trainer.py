@@ -243,7 +243,11 @@ class DenseTrainer:
             if self.step % _LOG_EVERY == 0:
                 seconds = (time.perf_counter() - since) / _LOG_EVERY
                 self._log(
-                    step=self.step, phase=number, loss=round(summed / _LOG_EVERY, 4), rate=rate, seconds=round(seconds, 3)
+                    step=self.step,
+                    phase=number,
+                    loss=round(summed / _LOG_EVERY, 4),
+                    rate=rate,
+                    seconds=round(seconds, 3),
                 )
                 since, summed = time.perf_counter(), 0.0
             if self.step % _SAVE_EVERY == 0:

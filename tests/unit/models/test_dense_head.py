@@ -36,9 +36,19 @@ def head() -> DenseUNet:
 def weights(head: DenseUNet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(5)
-    plain = {name: value.contiguous() for name, value in build_sam2("sam2_ct_nano", image_size=64).state_dict().items()}
-    folded = {DENSE_PREFIX + name: value.contiguous() for name, value in fold_normalisation(head.state_dict()).items()}
-    for name, state in (("plain", plain), ("dense", plain | folded), ("cut", plain | dict(list(folded.items())[:-1]))):
+    plain = {
+        name: value.contiguous()
+        for name, value in build_sam2("sam2_ct_nano", image_size=64).state_dict().items()
+    }
+    folded = {
+        DENSE_PREFIX + name: value.contiguous()
+        for name, value in fold_normalisation(head.state_dict()).items()
+    }
+    for name, state in (
+        ("plain", plain),
+        ("dense", plain | folded),
+        ("cut", plain | dict(list(folded.items())[:-1])),
+    ):
         save_file(state, folder / f"{name}.safetensors")
     return {name: folder / f"{name}.safetensors" for name in ("plain", "dense", "cut")}
 
@@ -67,8 +77,20 @@ def test_the_head_stays_small(head: DenseUNet) -> None:
 def test_every_pixel_gets_one_class(head: DenseUNet) -> None:
     division = divide_image(head, picture(), torch.device("cpu"))
     parts = [
-        division.mask(name) for name in
-        ("psoas", "quadratus", "paraspinal", "wall", "between", "sat", "skin", "vat", "viscera", "spine", "bone")
+        division.mask(name)
+        for name in (
+            "psoas",
+            "quadratus",
+            "paraspinal",
+            "wall",
+            "between",
+            "sat",
+            "skin",
+            "vat",
+            "viscera",
+            "spine",
+            "bone",
+        )
     ]
     assert parts[0].shape == (90, 80)
     assert np.sum(parts, axis=0).max() <= 1
@@ -93,7 +115,11 @@ def test_a_name_alone_is_answered_by_the_head_and_a_click_by_the_decoder(weights
     with open_weights(weights["plain"]) as plain, open_weights(weights["dense"]) as dense:
         assert set(DENSE_STRUCTURES) <= set(dense.identity.structures)
         assert "sat" not in plain.identity.structures
-        for prompt in (Prompt.point(40, 40), Prompt.point(40, 40, structure="muscle"), Prompt(structure="vertebrae")):
+        for prompt in (
+            Prompt.point(40, 40),
+            Prompt.point(40, 40, structure="muscle"),
+            Prompt(structure="vertebrae"),
+        ):
             one, other = plain.predict(picture(), prompt), dense.predict(picture(), prompt)
             assert np.array_equal(one.masks, other.masks)
             assert np.array_equal(one.scores, other.scores)
