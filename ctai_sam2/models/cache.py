@@ -367,5 +367,5 @@ def _raise_absent() -> bytes:
 
 def _compute(
     pixels: str, prompt: str, window: str, model: str, code: str, work: Callable[[], bytes]
-) -> bytes:
+) -> bytes | None:
     return work()

@@ -341,7 +341,7 @@ def test_a_full_disk_costs_only_the_disk_cache(tmp_path: Path, monkeypatch: pyte
 
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path) as segmenter:
-        monkeypatch.setattr(PredictionStore, "_concurrency_safe_write", refuse)
+        monkeypatch.setattr(PredictionStore, "dump_item", refuse)
         prediction = segmenter.predict(make_image(), POINT)
         assert not prediction.cached
         segmenter.flush()
