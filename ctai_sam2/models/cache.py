@@ -24,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _WRITES_BETWEEN_TRIMS = 16
 _MAX_PENDING_WRITES = 32
+_MAX_PENDING_BYTES = 32_000_000
 _EVICTED_NOTED = 4096
 
 
@@ -110,7 +111,7 @@ class CachedSegmenter:
         )
         self._evicted: LRUCache[CacheKey, str] = LRUCache(_EVICTED_NOTED)
         self._writer: tuple[int, ThreadPoolExecutor] | None = None
-        self._pending: set[Future[None]] = set()
+        self._pending: dict[CacheKey, _PendingWrite] = {}
         self._writes = self._bytes_since_trim = 0
         self._trouble: str | None = None
         self._memory = self._open_memory(folder)
@@ -209,7 +210,7 @@ class CachedSegmenter:
     def flush(self) -> None:
         """Wait until every prediction so far is on disk."""
         with self._lock:
-            pending = list(self._pending)
+            pending = [one.future for one in self._pending.values()]
         wait(pending)
 
     def clear(self) -> None:
@@ -263,12 +264,15 @@ class CachedSegmenter:
 
     def _recall(self, key: CacheKey) -> Prediction | None:
         with self._lock:
+            pending = self._pending.get(key)
             found = self._front.get(key)
+            if found is None and pending is not None:
+                found = pending.entry
             if found is None:
                 return None
             stored_at, prediction = found
             if not self._is_fresh(stored_at):
-                del self._front[key]
+                self._front.pop(key, None)
                 return None
             return replace(prediction, cached=True)
 
@@ -303,18 +307,21 @@ class CachedSegmenter:
             if self._writer is None or self._writer[0] != os.getpid():  # a forked child has no threads
                 self._writer = (os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="prediction-cache"))
                 self._pending.clear()
-            is_full = len(self._pending) >= _MAX_PENDING_WRITES
+            waiting_bytes = sum(one.entry[1].masks.nbytes for one in self._pending.values())
+            is_full = len(self._pending) >= _MAX_PENDING_WRITES or waiting_bytes >= _MAX_PENDING_BYTES
             if not is_full:
                 future = self._writer[1].submit(self._write, key, prediction, stored_at)
-                self._pending.add(future)
+                self._pending[key] = _PendingWrite(future=future, entry=(stored_at, prediction))
         if is_full:  # the disk is slower than the model: the caller writes, and so waits
             self._write(key, prediction, stored_at)
             return
-        future.add_done_callback(self._note_written)
+        future.add_done_callback(lambda done: self._note_written(key, done))
 
-    def _note_written(self, future: Future[None]) -> None:
+    def _note_written(self, key: CacheKey, future: Future[None]) -> None:
         with self._lock:
-            self._pending.discard(future)
+            pending = self._pending.get(key)
+            if pending is not None and pending.future is future:
+                del self._pending[key]
 
     def _write(self, key: CacheKey, prediction: Prediction, stored_at: float) -> None:
         data = encode_entry(key, prediction, stored_at)
@@ -355,6 +362,12 @@ class CachedSegmenter:
     def _warn(self, trouble: str) -> None:
         self._trouble = trouble
         logger.warning("segmenter cache: %s", trouble)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PendingWrite:
+    future: Future[None]
+    entry: tuple[float, Prediction]
 
 
 class _Absent(Exception):
