@@ -133,6 +133,18 @@ class Settings(BaseSettings):
         4096 * 4096, ge=64, le=4096 * 4096, description="Pixels of an image the service takes."
     )
     max_points: int = Field(1024, ge=1, le=1024, description="Points the service takes in one prompt.")
+    min_upload_kb_s: float = Field(
+        16, gt=0, description="Rate in kB/s below which the service gives up on a body, after 5 s."
+    )
+    decode_timeout: float = Field(
+        5, gt=0, le=3600, description="Seconds the service lets an image be decoded."
+    )
+    decode_memory_mb: float = Field(
+        512, ge=64, description="Memory in MB the service lets the decoding of an image take (on Linux)."
+    )
+    decode_workers: int = Field(
+        2, ge=1, le=64, description="Processes in which the service decodes images that may take long."
+    )
     image_store_mb: float = Field(
         256, gt=0, description="Size in MB of the decoded images the service keeps for further clicks."
     )

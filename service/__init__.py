@@ -9,6 +9,6 @@ imports here, which work under both names.
 from __future__ import annotations
 
 from .app import make_app
-from .serving import serve
+from .lifecycle import serve
 
 __all__ = ["make_app", "serve"]

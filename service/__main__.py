@@ -7,8 +7,8 @@ import sys
 
 from ctai_sam2.errors import CtaiError
 
-from .describing import openapi_text
-from .serving import serve
+from .app import openapi_text
+from .lifecycle import serve
 
 
 def main() -> int:

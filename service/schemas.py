@@ -1,4 +1,4 @@
-"""The JSON that is taken and given, as models: they check it, and they are its description."""
+"""The JSON that is taken and given, as models: they check it, and OpenAPI describes it by them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from ctai_sam2.types import MAX_POINTS
+from ctai_sam2.io.uploads import UploadKind
+from ctai_sam2.models import wire
+from ctai_sam2.types import MAX_POINTS, Prompt, Window
 
 Label = Literal[0, 1]
 ImageType = Literal["L3", "middle", "auto"]
+SliceIndex = Annotated[int, Field(ge=-999_999_999, le=999_999_999)]
 Pair = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+
+# Lists are checked with `fail_fast`: a million wrong items would otherwise be a million errors.
 
 
 class _Body(BaseModel):
@@ -36,9 +41,14 @@ class WindowBody(_Body):
 class PromptBody(_Body):
     """What is pointed at, in pixels: x is the column, y the row, (0, 0) the centre of the first."""
 
-    points: list[Pair] | None = Field(None, description="[[x, y], ...]", max_length=MAX_POINTS)
+    points: list[Pair] | None = Field(
+        None, description="[[x, y], ...]", max_length=MAX_POINTS, fail_fast=True
+    )
     labels: list[Label] | None = Field(
-        None, description="1 foreground, 0 background; all foreground when absent", max_length=MAX_POINTS
+        None,
+        description="1 foreground, 0 background; all foreground when absent",
+        max_length=MAX_POINTS,
+        fail_fast=True,
     )
     box: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None = Field(
         None, description="[x0, y0, x1, y1]"
@@ -51,9 +61,19 @@ class PromptBody(_Body):
         None, description="applied to a DICOM image; soft tissue (40, 400) when absent"
     )
 
+    def decode(self) -> tuple[Prompt, Window | None]:
+        """Return the prompt and its window; expands a mask.
+
+        Raises
+        ------
+        InputError
+            If it cannot be used.
+        """
+        return wire.decode_prompt(self.model_dump(exclude_none=True))
+
 
 class ModelBody(_Body):
-    """The model that answers."""
+    """The model that predicts."""
 
     name: str
     sha256: str = Field(description="of the weights")
@@ -83,13 +103,13 @@ class ImageBody(_Body):
     """An image that is kept."""
 
     sha256: str
-    kind: Literal["png", "jpeg", "dicom"]
+    kind: UploadKind
     height: int
     width: int
 
 
 class HealthBody(_Body):
-    """How the service is; it answers this as long as it lives."""
+    """How the service is; it responds with this as long as it lives."""
 
     status: Literal["healthy", "loading", "unavailable"]
     model_loaded: bool
@@ -101,7 +121,7 @@ class HealthBody(_Body):
 
 
 class ReadyBody(_Body):
-    """The model is loaded and has answered once."""
+    """The model is loaded and has run once."""
 
     ready: Literal[True]
 
@@ -122,6 +142,9 @@ class ClickBody(_Body):
     label: Label = 1
 
 
+Clicks = Annotated[list[ClickBody], Field(max_length=MAX_POINTS, fail_fast=True)]
+
+
 class OriginalBody(_Body):
     """The JSON form of the original system's request."""
 
@@ -130,8 +153,8 @@ class OriginalBody(_Body):
     patient_id: str | None = Field(
         None, description="given back, and neither logged nor kept", max_length=256
     )
-    slice_index: int | None = None
-    click_points: list[ClickBody] | None = Field(None, max_length=MAX_POINTS)
+    slice_index: SliceIndex | None = None
+    click_points: list[ClickBody] | None = Field(None, max_length=MAX_POINTS, fail_fast=True)
 
 
 class BoundingBoxBody(_Body):
@@ -143,8 +166,8 @@ class BoundingBoxBody(_Body):
     height: int
 
 
-class OriginalAnswerBody(_Body):
-    """The original system's answer."""
+class OriginalResponseBody(_Body):
+    """The original system's response."""
 
     mask_data: str = Field(description="a PNG in base64, 0 and 255")
     confidence_score: float
@@ -166,7 +189,7 @@ class CacheStatsBody(_Body):
 
 
 class OriginalHealthBody(_Body):
-    """The original system's health answer."""
+    """The original system's health response."""
 
     enabled: bool
     available: bool

@@ -20,7 +20,7 @@ from ctai_sam2._version import __version__
 from ctai_sam2.errors import DeviceUnavailable, WeightsMissing
 from ctai_sam2.models import wire
 from ctai_sam2.types import Prompt
-from service.describing import openapi_text
+from service.app import openapi_text
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image
 from tests.service.running import service_settings, serving
 from tests.unit.io.making import ct_dataset, save

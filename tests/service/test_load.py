@@ -21,7 +21,7 @@ import requests
 
 from ctai_sam2.models import CachedSegmenter, RemoteSegmenter, open_segmenter, wire
 from ctai_sam2.types import Prediction, Prompt
-from service.serving import ImpatientProtocol
+from service.lifecycle import ImpatientProtocol
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import WAIT_S, service_settings, serving
 

@@ -16,9 +16,9 @@ from ctai_sam2.cli.serve import _find_service
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable
 from ctai_sam2.models import wire
 from service.__main__ import main
-from service.describing import openapi_text
+from service.app import openapi_text
 from service.logs import JsonFormatter
-from service.serving import open_served_segmenter, require_safe, serve
+from service.lifecycle import open_served_segmenter, require_safe, serve
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import service_settings, serving
 

@@ -76,7 +76,7 @@ class ImpatientProtocol(H11Protocol):
 
 
 def open_served_segmenter(settings: Settings) -> Segmenter:
-    """Open what the service serves: SAM2 in this process, with the answer cache in front.
+    """Open what the service serves: SAM2 in this process, with the cache in front.
 
     Raises
     ------
