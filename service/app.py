@@ -26,7 +26,7 @@ from .segmentation import SegmentationService, Service
 
 Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
 
-_WORK_ERRORS = (400, 401, 408, 409, 413, 422, 429, 500, 503, 504)
+_WORK_ERRORS = (400, 401, 403, 408, 409, 413, 422, 429, 500, 503, 504)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 observation = APIRouter(tags=["observation"])
@@ -87,7 +87,7 @@ def openapi_text() -> str:
 @observation.get(
     wire.HEALTH_PATH,
     response_model=schemas.HealthBody,
-    responses=error_responses(409, 500),
+    responses=error_responses(403, 409, 500),
     summary="Is the service alive, and which model does it have?",
 )
 async def health(service: Service) -> dict[str, Any]:
@@ -98,7 +98,7 @@ async def health(service: Service) -> dict[str, Any]:
 @observation.get(
     wire.READY_PATH,
     response_model=schemas.ReadyBody,
-    responses=error_responses(409, 500, 503),
+    responses=error_responses(403, 409, 500, 503),
     summary="Is the model loaded and warm?",
 )
 async def ready(service: Service) -> dict[str, bool]:
@@ -112,7 +112,7 @@ async def ready(service: Service) -> dict[str, bool]:
     response_class=Response,
     responses={
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-        **error_responses(409, 500),
+        **error_responses(403, 409, 500),
     },
     summary="Figures for Prometheus.",
 )

@@ -7,6 +7,7 @@ import hmac
 import logging
 import time
 import uuid
+from urllib.parse import urlsplit
 
 from fastapi import Security
 from fastapi.security import APIKeyHeader
@@ -15,6 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctai_sam2.models import wire
+from ctai_sam2.models.remote import is_loopback
 from ctai_sam2.settings import Settings
 
 from .bodies import too_large
@@ -51,6 +53,8 @@ class Guard:
         self._metrics = metrics
         self._max_bytes = int(settings.max_body_mb * 1e6)
         key = settings.api_key
+        self._hosts = frozenset(settings.allowed_host_names)
+        self._has_host_check = key is None or bool(self._hosts)
         self._key = None if key is None else key.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +79,8 @@ class Guard:
 
     def _require_leave(self, scope: Scope, exchange: _Exchange) -> None:
         headers = exchange.headers
+        if self._has_host_check and "*" not in self._hosts:
+            self._require_host(headers)
         if headers.get(wire.PROTOCOL_HEADER, wire.PROTOCOL_VERSION) != wire.PROTOCOL_VERSION:
             raise Fault(
                 status=409,
@@ -92,6 +98,28 @@ class Guard:
                 )
         if exchange.declared_bytes is not None and exchange.declared_bytes > self._max_bytes:
             raise too_large(self._max_bytes)
+
+    def _require_host(self, headers: Headers) -> None:
+        """Refuse what a browser sends for a page of another site: it needs no key to reach this machine."""
+        hosts, origin = headers.getlist("host"), headers.get("origin")
+        if any(not self._is_allowed(host) for host in hosts) or len(hosts) > 1:
+            raise Fault(
+                status=403,
+                code="host_forbidden",
+                detail="That host is not a name of this service: add it to SAM2_ALLOWED_HOSTS.",
+            )
+        if origin is not None:
+            sender = origin.partition("://")[2]
+            if sender not in hosts and _name_of(sender) not in self._hosts:
+                raise Fault(
+                    status=403,
+                    code="origin_forbidden",
+                    detail="The request comes from a page of another site: see SAM2_ALLOWED_HOSTS.",
+                )
+
+    def _is_allowed(self, host: str) -> bool:
+        name = _name_of(host)
+        return name is not None and (name in self._hosts or is_loopback(name))
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -112,6 +140,14 @@ class Guard:
                 "bytes_in": exchange.received_bytes,
             },
         )
+
+
+def _name_of(host: str) -> str | None:
+    """Return the name in a Host header, without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname if not set("/?#@\\") & set(host) else None
+    except ValueError:
+        return None
 
 
 class _Exchange:
@@ -156,7 +192,7 @@ class _Exchange:
         await self._send(message)
 
     async def _drain(self) -> bool:
-        """Read what is still to come, if that is little: a connection closed on a sender loses the response."""
+        """Read what is still to come, if it is little: closing on a sender loses the response."""
         if self.declared_bytes is not None and self.declared_bytes > _DRAINED_BYTES:
             return False
         until = time.monotonic() + _DRAIN_S

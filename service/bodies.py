@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -50,7 +51,9 @@ class _MemoryParser(MultiPartParser):
     spool_max_size = 2**31
 
 
-async def read_body(request: Request, *, max_bytes: int, min_bytes_per_s: float) -> bytes:
+async def read_body(
+    request: Request, *, max_bytes: int, min_bytes_per_s: float, count: Callable[[int], None]
+) -> bytes:
     """Read a request's body.
 
     Parameters
@@ -61,6 +64,8 @@ async def read_body(request: Request, *, max_bytes: int, min_bytes_per_s: float)
         Size above which it is refused.
     min_bytes_per_s : float
         Mean rate below which it is refused, after `UPLOAD_GRACE_S`.
+    count : callable
+        Receives the number of bytes of each part as it arrives.
 
     Raises
     ------
@@ -85,6 +90,7 @@ async def read_body(request: Request, *, max_bytes: int, min_bytes_per_s: float)
         size += len(parts[-1])
         if size > max_bytes:
             raise too_large(max_bytes)
+        count(len(parts[-1]))
         if not message.get("more_body", False):
             return b"".join(parts)
 

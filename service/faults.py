@@ -27,6 +27,7 @@ logger = logging.getLogger("ctai_sam2.service")
 STATUSES: dict[int, str] = {
     400: "The image is not PNG, JPEG or DICOM, is damaged, or is not what its digest says.",
     401: "The API key is missing or wrong.",
+    403: "The request comes from a page of another site, or names another host (`SAM2_ALLOWED_HOSTS`).",
     404: "There is no such image (code `image_unknown`: send it again) or no such path.",
     405: "The path does not take this method.",
     408: "The request did not arrive in time.",
@@ -139,6 +140,4 @@ def _fault_of_validation(error: RequestValidationError) -> Fault:
     # The parser's own words can quote what it read.
     reason = "it is not valid JSON" if first["type"] == "json_invalid" else str(first["msg"])
     at = f" at '{place}'" if place else ""
-    return Fault(
-        status=422, code=wire.INPUT_INVALID, detail=f"The request cannot be read{at}: {reason}."
-    )
+    return Fault(status=422, code=wire.INPUT_INVALID, detail=f"The request cannot be read{at}: {reason}.")

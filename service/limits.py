@@ -18,6 +18,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -44,6 +45,7 @@ class Ticket:
     def __init__(self, client: str = "") -> None:
         self.client = client
         self.scope = anyio.CancelScope()
+        self.received_bytes = 0
         self.stage: Literal["arriving", "waiting", "working"] = "arriving"
         self.reason: Exception | None = None
 
@@ -63,10 +65,14 @@ class Admission:
     ----------
     places : int
         Requests that have arrived and have no result yet.
+    max_bytes : int
+        Bodies in memory, of all requests together.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, *, max_bytes: int) -> None:
         self._places = places
+        self._max_bytes = max_bytes
+        self._bytes = 0
         self._tickets: dict[Ticket, None] = {}  # in the order of arrival
 
     @property
@@ -92,9 +98,32 @@ class Admission:
                 yield ticket
         finally:
             current_ticket.reset(outer)
-            self._tickets.pop(ticket, None)
+            self._forget(ticket)
         if ticket.scope.cancelled_caught:
             raise ticket.reason or (too_slow() if ticket.stage == "arriving" else _deadline())
+
+    def count_bytes(self, ticket: Ticket, size: int) -> None:
+        """Count what arrives of a body; too much in all ends the request that arrives for longest.
+
+        Raises
+        ------
+        Fault
+            If no other request can be ended for this one.
+        """
+        ticket.received_bytes += size
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._tickets) > 1:
+            full = Fault(
+                status=429,
+                code="queue_full",
+                detail="The bodies of requests take all the memory that they may.",
+                retry_after_s=1,
+            )
+            slowest = next(other for other in self._tickets if other.stage == "arriving")
+            if slowest is ticket:
+                raise full
+            self._forget(slowest)
+            slowest.drop(full)
 
     def enter(self, ticket: Ticket, *, retry_after_s: int) -> None:
         """Give a request that has arrived its place.
@@ -117,9 +146,14 @@ class Admission:
             if most < held[ticket.client] + 2:
                 raise full
             newest = next(other for other in reversed(waiting) if other.client == client)
-            del self._tickets[newest]
+            self._forget(newest)
             newest.drop(full)
         ticket.stage = "waiting"
+
+    def _forget(self, ticket: Ticket) -> None:
+        if ticket in self._tickets:
+            del self._tickets[ticket]
+            self._bytes -= ticket.received_bytes
 
 
 class Turns:
@@ -215,7 +249,10 @@ class LimitedRoute(APIRoute):
             client = request.client.host if request.client else ""
             with service.admission.track(client, limits.request_timeout) as ticket:
                 body = await read_body(
-                    request, max_bytes=max_bytes, min_bytes_per_s=limits.min_upload_kb_s * 1000
+                    request,
+                    max_bytes=max_bytes,
+                    min_bytes_per_s=limits.min_upload_kb_s * 1000,
+                    count=partial(service.admission.count_bytes, ticket),
                 )
                 service.admission.enter(ticket, retry_after_s=service.turns.retry_after_s(service.waiting))
                 watching = asyncio.ensure_future(_drop_on_hang_up(request.receive, ticket))

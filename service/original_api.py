@@ -64,7 +64,7 @@ async def segment_original_json(service: Service, body: OriginalBody) -> Origina
 
 @_form_router.post(
     wire.ORIGINAL_PATH,
-    responses=error_responses(400, 401, 408, 409, 413, 422, 429, 500, 503, 504),
+    responses=error_responses(400, 401, 403, 408, 409, 413, 422, 429, 500, 503, 504),
     openapi_extra={"requestBody": {"content": {"application/json": {"schema": _json_schema}}}},
     summary="The original system's request: an image and clicks in, one mask as a PNG out.",
 )
@@ -93,7 +93,7 @@ async def segment_original(
 @router.get(
     wire.ORIGINAL_HEALTH_PATH,
     response_model=OriginalHealthBody,
-    responses=error_responses(401, 409, 500),
+    responses=error_responses(401, 403, 409, 500),
     summary="The original system's health request.",
 )
 async def original_health(service: Service) -> dict[str, Any]:

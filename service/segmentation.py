@@ -52,12 +52,15 @@ class SegmentationService:
         self.settings = settings
         self.metrics = Metrics()
         self.images = ImageStore(int(settings.image_store_mb * 1e6))
-        self.admission = Admission(settings.max_concurrency + settings.queue_length)
+        self.admission = Admission(
+            settings.max_concurrency + settings.queue_length, max_bytes=int(settings.bodies_mb * 1e6)
+        )
         self.turns = Turns(settings.max_concurrency)
         self.identity: ModelIdentity | None = None
         self.reason = "The model is loading."
         self.has_failed = False
         self._segmenter = segmenter
+        self._loading: threading.Thread | None = None
         self._workers = DecodeWorkers(settings, self.turns, self.metrics)
         self._batcher = (
             EmbedBatcher(segmenter, self.turns, batch_size=settings.batch_size)
@@ -69,6 +72,11 @@ class SegmentationService:
     def waiting(self) -> int:
         """Requests that hold a place and are not worked on."""
         return max(0, self.admission.admitted - self.turns.running)
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the model is being loaded, in a thread that cannot be stopped."""
+        return self._loading is not None and self._loading.is_alive()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -222,9 +230,7 @@ class SegmentationService:
     def require_points(self, count: int) -> None:
         """Refuse more points than the settings allow."""
         if count > self.settings.max_points:
-            raise InputError(
-                "too many points", received=count, hint=f"At most {self.settings.max_points}."
-            )
+            raise InputError("too many points", received=count, hint=f"At most {self.settings.max_points}.")
 
     def _predict(self, upload: Upload, prompt: Prompt, window: Window | None) -> Prediction:
         if upload.kind == "dicom":
@@ -240,10 +246,9 @@ class SegmentationService:
 
     async def _warm_up_forever(self) -> None:
         """Load the model and run it once; where that cannot be done now, try again later."""
-        await self._workers.start()
         while self.identity is None:
             try:
-                identity = await _in_daemon_thread(self._warm_up)
+                identity = await self._load()
             except CtaiError as error:
                 self.reason, self.has_failed = str(error), True
                 logger.warning("the model is not available", extra={"error": type(error).__name__})
@@ -256,13 +261,33 @@ class SegmentationService:
                 self.reason, self.has_failed = f"{identity.name} is ready on {identity.device}.", False
                 self.identity = identity
                 logger.info("ready: %s on %s", identity.name, identity.device)
+                await self._workers.start()
                 return
             await asyncio.sleep(WARM_UP_AGAIN_S)
 
-    def _warm_up(self) -> ModelIdentity:
-        if isinstance(self._segmenter, Prefetching):
-            self._segmenter.warm_up()
-        return self._segmenter.identity
+    async def _load(self) -> ModelIdentity:
+        """Load the model in a thread for whose end nobody waits when the process ends."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[ModelIdentity] = loop.create_future()
+
+        def settle(action: Callable[[Any], None], value: object) -> None:
+            if not done.done():
+                action(value)
+
+        def run() -> None:
+            with suppress(RuntimeError):  # the loop has been closed meanwhile
+                try:
+                    if isinstance(self._segmenter, Prefetching):
+                        self._segmenter.warm_up()
+                    identity = self._segmenter.identity
+                except Exception as error:
+                    loop.call_soon_threadsafe(settle, done.set_exception, error)
+                else:
+                    loop.call_soon_threadsafe(settle, done.set_result, identity)
+
+        self._loading = threading.Thread(target=run, name="loading", daemon=True)
+        self._loading.start()
+        return await done
 
 
 def service_of(request: Request) -> SegmentationService:
@@ -279,25 +304,3 @@ def _grey_of(upload: Upload, window: Window | None) -> NDArray[np.uint8]:
         return require_image(upload.to_grey(window))
     except InputError as error:
         raise bad_image(error) from error
-
-
-async def _in_daemon_thread(work: Callable[[], ModelIdentity]) -> ModelIdentity:
-    """Run something long, for whose end nobody waits when the process ends."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[ModelIdentity] = loop.create_future()
-
-    def settle(result: ModelIdentity | None, error: BaseException | None) -> None:
-        if not done.done():
-            done.set_exception(error) if error is not None else done.set_result(result)
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="loading", daemon=True).start()
-    return await done

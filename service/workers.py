@@ -49,7 +49,13 @@ class DecodeWorkers:
         self._processes = anyio.CapacityLimiter(settings.decode_workers)
 
     async def start(self) -> None:
-        """Start a worker, so that the first image does not wait for that."""
+        """Start a worker, so that the first image does not wait for that.
+
+        Raises
+        ------
+        BrokenWorkerProcess
+            If none can be started.
+        """
         await to_process.run_sync(_do_nothing, cancellable=True, limiter=self._processes)
 
     async def decode(self, data: bytes) -> Upload:
@@ -110,7 +116,7 @@ def is_plain_png(data: bytes) -> bool:
 
 
 def _do_nothing() -> None:
-    """What is imported to find this function is what decoding needs."""
+    """Import what decoding needs: it is what this function is found among."""
 
 
 def _decode_within(data: bytes, max_pixels: int, max_bytes: int) -> Upload:
