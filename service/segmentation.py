@@ -215,6 +215,9 @@ class SegmentationService:
                 return wire.encode_prediction(prediction, digest)
 
         self.require_points(len(prompt.points or ()))
+        if prompt.mask is not None and tuple(prompt.mask.shape) != upload.pixels.shape:
+            # Before it is unpacked: a few kB may stand for sixteen million pixels.
+            raise InputError("the mask has another shape than the image", received=str(prompt.mask.shape))
         return await self.turns.run(work)
 
     async def predict(self, upload: Upload, make_prompt: Callable[[], Prompt]) -> Prediction:
