@@ -1,4 +1,4 @@
-"""Print a software bill of materials of this environment: CycloneDX 1.5 as JSON, by the standard library alone."""
+"""Print the bill of materials of this environment: CycloneDX 1.5 as JSON, by the standard library alone."""
 
 import json
 import platform
