@@ -164,7 +164,7 @@ def json_target() -> Callable[[bytes], None]:
     from service.bodies import parse_json
     from service.faults import Fault, fault_of
     from service.original_api import decode_base64
-    from service.schemas import OriginalBody, PromptBody
+    from service.schemas import OriginalBody
 
     def attempt(work: Callable[[], Any]) -> None:
         try:
@@ -177,7 +177,7 @@ def json_target() -> Callable[[bytes], None]:
             str(error)
 
     def run(data: bytes) -> None:
-        attempt(lambda: PromptBody.model_validate(parse_json(data)).decode())
+        attempt(lambda: wire.decode_prompt(parse_json(data)))
         attempt(lambda: decode_base64(OriginalBody.model_validate(parse_json(data)).image_data))
         try:
             body = json.loads(data)

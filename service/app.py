@@ -15,16 +15,24 @@ from starlette.exceptions import HTTPException
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.models import wire
+from ctai_sam2.models.messages import (
+    SHA256_PATTERN,
+    HealthBody,
+    ImageBody,
+    PredictionBody,
+    PromptBody,
+    ReadyBody,
+)
 from ctai_sam2.models.protocol import Segmenter
 from ctai_sam2.settings import Settings
 
-from . import original_api, schemas
+from . import original_api
 from .auth import KEY, Guard
 from .faults import error_responses, respond
 from .limits import LimitedRoute
 from .segmentation import SegmentationService, Service
 
-Digest = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, Path(pattern=SHA256_PATTERN)]
 
 _WORK_ERRORS = (400, 401, 403, 408, 409, 413, 422, 429, 500, 503, 504)
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -86,7 +94,7 @@ def openapi_text() -> str:
 
 @observation.get(
     wire.HEALTH_PATH,
-    response_model=schemas.HealthBody,
+    response_model=HealthBody,
     responses=error_responses(403, 409, 500),
     summary="Is the service alive, and which model does it have?",
 )
@@ -97,7 +105,7 @@ async def health(service: Service) -> dict[str, Any]:
 
 @observation.get(
     wire.READY_PATH,
-    response_model=schemas.ReadyBody,
+    response_model=ReadyBody,
     responses=error_responses(403, 409, 500, 503),
     summary="Is the model loaded and warm?",
 )
@@ -123,7 +131,7 @@ async def metrics(service: Service) -> Response:
 
 @segmentation.put(
     wire.IMAGE_PATH,
-    response_model=schemas.ImageBody,
+    response_model=ImageBody,
     responses=error_responses(*_WORK_ERRORS),
     openapi_extra={
         "requestBody": {
@@ -143,25 +151,25 @@ async def put_image(sha256: Digest, service: Service, request: Request) -> dict[
 
 @segmentation.post(
     wire.SEGMENT_PATH,
-    response_model=schemas.PredictionBody,
+    response_model=PredictionBody,
     responses=error_responses(*_WORK_ERRORS, 404),
     summary="Segment by a prompt a slice that was sent before.",
 )
-async def segment(sha256: Digest, prompt: schemas.PromptBody, service: Service) -> dict[str, Any]:
+async def segment(sha256: Digest, prompt: PromptBody, service: Service) -> dict[str, Any]:
     """Segment a stored image."""
     return await service.segment(sha256, service.find_image(sha256), prompt)
 
 
 @segmentation.post(
     wire.SEGMENT_ONCE_PATH,
-    response_model=schemas.PredictionBody,
+    response_model=PredictionBody,
     responses=error_responses(*_WORK_ERRORS),
     summary="Segment by a prompt a slice sent with it; the slice is stored as well.",
 )
 async def segment_once(
     service: Service,
     file: Annotated[UploadFile, File(description="PNG, JPEG or DICOM")],
-    prompt: Annotated[Json[schemas.PromptBody], Form()],
+    prompt: Annotated[Json[PromptBody], Form()],
 ) -> dict[str, Any]:
     """Store an image and segment it."""
     digest, upload = await service.decode(await file.read())

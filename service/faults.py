@@ -19,8 +19,7 @@ from ctai_sam2.errors import (
     WeightsError,
 )
 from ctai_sam2.models import wire
-
-from .schemas import ErrorBody
+from ctai_sam2.models.messages import ErrorBody
 
 logger = logging.getLogger("ctai_sam2.service")
 

@@ -19,6 +19,7 @@ from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.io.uploads import Upload
 from ctai_sam2.models import wire
+from ctai_sam2.models.messages import PromptBody
 from ctai_sam2.models.protocol import BatchEmbedding, Prefetching, Segmenter, require_image
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
@@ -28,7 +29,6 @@ from .faults import Fault, bad_image
 from .images import ImageStore
 from .limits import Admission, Turns
 from .metrics import Metrics
-from .schemas import PromptBody
 from .workers import DecodeWorkers
 
 logger = logging.getLogger("ctai_sam2.service")
@@ -210,14 +210,13 @@ class SegmentationService:
         """
 
         def work() -> dict[str, Any]:
-            prediction = self._predict(upload, *prompt.decode())
+            height, width = upload.pixels.shape
+            # A mask of another shape is refused before it is unpacked: a few kB may stand for 16 megapixels.
+            prediction = self._predict(upload, *wire.decode_prompt(prompt, shape_hw=(height, width)))
             with self.metrics.stage("encode"):
                 return wire.encode_prediction(prediction, digest)
 
         self.require_points(len(prompt.points or ()))
-        if prompt.mask is not None and tuple(prompt.mask.shape) != upload.pixels.shape:
-            # Before it is unpacked: a few kB may stand for sixteen million pixels.
-            raise InputError("the mask has another shape than the image", received=str(prompt.mask.shape))
         return await self.turns.run(work)
 
     async def predict(self, upload: Upload, make_prompt: Callable[[], Prompt]) -> Prediction:

@@ -7,6 +7,7 @@ is decoded in a thread of this process.
 
 from __future__ import annotations
 
+import importlib
 import struct
 import sys
 
@@ -56,7 +57,7 @@ class DecodeWorkers:
         BrokenWorkerProcess
             If none can be started.
         """
-        await to_process.run_sync(_do_nothing, cancellable=True, limiter=self._processes)
+        await to_process.run_sync(_prepare, cancellable=True, limiter=self._processes)
 
     async def decode(self, data: bytes) -> Upload:
         """Decode an image.
@@ -115,8 +116,10 @@ def is_plain_png(data: bytes) -> bool:
     return at == len(data) <= 2 * PLAIN_PIXELS
 
 
-def _do_nothing() -> None:
-    """Import what decoding needs: it is what this function is found among."""
+def _prepare() -> None:
+    """Import what decoding needs, which counts neither as its time nor as its memory."""
+    for name in ("PIL.JpegImagePlugin", "PIL.PngImagePlugin", "pydicom.pixels", "scipy.ndimage"):
+        importlib.import_module(name)
 
 
 def _decode_within(data: bytes, max_pixels: int, max_bytes: int) -> Upload:
