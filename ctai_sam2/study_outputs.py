@@ -46,6 +46,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "slice_thickness_mm",
     "kernel",
     "l3_certainty",
+    "level_chosen_by",
     "l3_probability",
     "warnings",
 )
@@ -101,14 +102,16 @@ def measure_study(
     InputError
         If the height is not plausible.
     """
+    by_software = study.level_chosen_by == "software"
     return measure_results(
         study.axial.ct_slice,
         _results_by_name(study),
         height_m=height_m,
         definitions=definitions,
         axial_index=study.axial_index,
-        l3_certainty=None if study.sagittal is None else study.sagittal.certainty,
-        l3_probability=None if study.sagittal is None else study.sagittal.probability,
+        l3_certainty=study.level_certainty,
+        l3_probability=study.sagittal.probability if by_software and study.sagittal is not None else None,
+        level_chosen_by=study.level_chosen_by,
         warnings=study.warnings,
     )
 
@@ -123,6 +126,7 @@ def measure_results(
     axial_index: int | None = None,
     l3_certainty: str | None = None,
     l3_probability: float | None = None,
+    level_chosen_by: str | None = None,
     warnings: Sequence[str] = (),
 ) -> TableRow:
     """Measure the structures of an axial slice: one table row with its provenance.
@@ -140,9 +144,11 @@ def measure_results(
     axial_index : int, optional
         Index of the slice in its volume.
     l3_certainty : str, optional
-        How the level is known.
+        How the level is known: ``counted``, ``estimated``, ``unknown``, or ``user`` where the user chose it.
     l3_probability : float, optional
         How likely the level is L3.
+    level_chosen_by : {"user", "software"}, optional
+        Who chose the level.
     warnings : sequence of str
         For the row.
 
@@ -184,6 +190,7 @@ def measure_results(
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
     row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
+    row["level_chosen_by"] = level_chosen_by
     row["warnings"] = " | ".join(warnings) or None
     return row
 

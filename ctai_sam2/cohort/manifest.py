@@ -81,6 +81,8 @@ class Case:
         For cut-offs and for comparing with others.
     prompts : mapping of str to Prompt
         A user's prompts on the mid-L3 slice by structure, instead of those made from anatomy.
+    extra : mapping of str to str
+        The user's own columns; they come through to the table as they are.
 
     Raises
     ------
@@ -98,6 +100,7 @@ class Case:
     sex: str | None = None
     weight_kg: float | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _CASE_ID.fullmatch(self.case_id):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.qc import MEANINGS
-from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_text
@@ -74,11 +74,11 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     StorageError
         If it cannot be written.
     """
-    store = Store(Path(folder))
+    store = CohortStore(Path(folder))
     return write_text(store.folder / "report.html", render_report(store))
 
 
-def render_report(store: Store) -> str:
+def render_report(store: CohortStore) -> str:
     """Make the page; see `write_report`.
 
     Raises
@@ -148,7 +148,7 @@ def _identify(definitions: Mapping[str, Any]) -> str:
     return f"{name}@{version}#{digest} ({shown} HU)"
 
 
-def _make_tile(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
+def _make_tile(store: CohortStore, row: Mapping[str, Any]) -> dict[str, Any]:
     try:
         picture = base64.b64encode(store.picture_path(str(row["case_id"])).read_bytes()).decode("ascii")
     except OSError:
