@@ -21,7 +21,6 @@ from ctai_sam2.cohort.case_record import CaseAcquisition, CaseError, CaseQuality
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
 from ctai_sam2.cohort.manifest import Case
-from ctai_sam2.cohort.pictures import draw_picture
 from ctai_sam2.cohort.predictions import (
     CasePredictions,
     ReplayingSegmenter,
@@ -38,6 +37,7 @@ from ctai_sam2.errors import (
     StorageError,
     Unavailable,
 )
+from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
@@ -415,7 +415,7 @@ class CaseWorker:
             labels = label_map(masks, ct_slice.shape_hw)
             writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, ct_slice))
             picture_path = store.picture_path(case.case_id)
-            writing.append(writer.submit(lambda: write_bytes(picture_path, draw_picture(ct_slice, masks))))
+            writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
             by_user = stored.level_chosen_by == "user"
             row = measure_results(
                 ct_slice,
