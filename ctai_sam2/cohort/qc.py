@@ -16,6 +16,7 @@ from ctai_sam2.types import CTSlice, Mask
 
 MEANINGS: Mapping[str, str] = {
     "failed": "The case has no numbers.",
+    "implausible": "A muscle area, index or density that no adult has: left out of the statistics.",
     "duplicate": "The same images, or the same slice, are in the cohort more than once.",
     "missing": "A structure that was wanted was not found.",
     "low_confidence": "The model is not sure of a mask.",
@@ -29,6 +30,15 @@ MEANINGS: Mapping[str, str] = {
     "correction": "A reader's correction was made on another slice than this one and does not count.",
 }
 """Flags in order of gravity, and what they mean."""
+
+IMPLAUSIBLE = "implausible"
+
+PLAUSIBLE: Mapping[str, tuple[float, float]] = {
+    "sma_cm2": (30.0, 400.0),
+    "smi_cm2_m2": (10.0, 130.0),
+    "smd_hu": (-25.0, 90.0),
+}
+"""Limits of what an adult can have, set far beyond the 1st and 99th percentiles of reference populations."""
 
 OUTLIER_COLUMNS: tuple[str, ...] = (
     "sma_cm2",
@@ -131,6 +141,13 @@ def _flags_of(
         return {"failed": f"{error.type}: {error.sentence}{again}"}
     quality = record.quality
     flags: dict[str, str] = {}
+    strange = [
+        f"{column} {record.number(column):.4g}"
+        for column, (low, high) in PLAUSIBLE.items()
+        if math.isfinite(record.number(column)) and not low <= record.number(column) <= high
+    ]
+    if strange:
+        flags[IMPLAUSIBLE] = f"{', '.join(strange)}: look at the masks, the spacing and the HU"
     if same:
         flags["duplicate"] = f"the same images as {', '.join(same)}"
     if quality.missing:

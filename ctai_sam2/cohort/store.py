@@ -72,6 +72,10 @@ class CohortStore:
         """Return the place of a case's overlay."""
         return self.folder / "pictures" / f"{case_id}.jpg"
 
+    def l3_picture_path(self, case_id: str) -> Path:
+        """Return the place of a case's sagittal overlay."""
+        return self.folder / "pictures" / f"{case_id}_l3.jpg"
+
     def correction_path(self, case_id: str) -> Path:
         """Return the place of a case's corrections."""
         return self.folder / "corrections" / f"{case_id}.json"
@@ -155,7 +159,12 @@ class CohortStore:
 
     def drop_results(self, case_id: str) -> None:
         """Delete masks and picture of a case that has no row any more; predictions and corrections stay."""
-        for path in (self.mask_path(case_id), self.l3_path(case_id), self.picture_path(case_id)):
+        for path in (
+            self.mask_path(case_id),
+            self.l3_path(case_id),
+            self.picture_path(case_id),
+            self.l3_picture_path(case_id),
+        ):
             with suppress(OSError):
                 path.unlink()
 

@@ -19,7 +19,7 @@ from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
-from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
 from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
 from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
 
@@ -54,8 +54,62 @@ LAST_COLUMNS: tuple[str, ...] = (
     "error_type",
     "error",
 )
-TABLE_COLUMNS: tuple[str, ...] = (*FIRST_COLUMNS, *COLUMNS, *PROVENANCE_COLUMNS, *LAST_COLUMNS)
-"""Columns of the cohort's table in order."""
+MAIN_COLUMNS: tuple[str, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
+
+TABLE_COLUMNS: tuple[str, ...] = (
+    *FIRST_COLUMNS[:2],
+    *MAIN_COLUMNS,
+    *FIRST_COLUMNS[2:],
+    *(name for name in COLUMNS if name not in MAIN_COLUMNS),
+    *PROVENANCE_COLUMNS,
+    *LAST_COLUMNS,
+)
+"""Columns of the cohort's table in order: the case, the numbers a paper reports, and the rest."""
+
+COHORT_COLUMN_TABLE: tuple[Column, ...] = (
+    Column("case_id", "", "The case, a pseudonym."),
+    Column("status", "", "done, failed, incomplete (the segmenter failed in its middle) or not done."),
+    Column("flagged", "", "Whether a reader should look at the case."),
+    Column("flags", "", "Why, as words; see the documentation of flags."),
+    Column("flag_details", "", "Why, in sentences."),
+    Column("sex", "", "M or F, by the manifest, else by the images' header."),
+    Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
+    Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
+    Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
+    Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
+    Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
+    Column("confidence_muscle", "", "The model's confidence in the mask of all muscle, 0 to 1."),
+    Column("model", "", "Name of the model."),
+    Column("weights_sha256", "", "SHA-256 of the model's weights."),
+    Column("device", "", "Device it ran on."),
+    Column("code_version", "", "Version of ctai_sam2 that ran the model."),
+    Column("window", "HU", "Level and width of the window the model saw."),
+    Column("kvp", "kV", "Peak tube voltage, by the header."),
+    Column("contrast", "", "Whether a contrast agent is recorded in the header."),
+    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
+    Column("kernel", "", "Reconstruction kernel, by the header."),
+    Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown."),
+    Column("level_chosen_by", "", "Who chose the level: user or software."),
+    Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
+    Column("warnings", "", "Reasons to look at the masks before trusting them."),
+    Column("low_smi", "", "Whether the SMI is below the cut-off for sex and BMI."),
+    Column("smi_cutoffs", "", "Which cut-offs."),
+    Column("low_smd", "", "Whether the SMD is below the cut-off for sex and BMI."),
+    Column("smd_cutoffs", "", "Which cut-offs."),
+    Column("area_cv_psoas_left", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("area_cv_psoas_right", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
+    Column("body_at_edge_mm", "mm", "Length over which the body touches the image's edge."),
+    Column("acquisition_warnings", "", "What the images give reason for caution by."),
+    Column("reviewed_by", "", "The last reader."),
+    Column("reviewed_at", "", "When, UTC."),
+    Column("review_note", "", "The reader's note."),
+    Column("corrected_structures", "", "Structures whose masks a reader drew."),
+    Column("error_type", "", "Why a case has no numbers: type of the error."),
+    Column("error", "", "Why a case has no numbers, in a sentence."),
+)
+"""Unit and meaning of the columns that a cohort's table has besides those of a single measurement."""
 
 _TEXT = frozenset(
     {
@@ -175,7 +229,24 @@ def write_results(
         "manifest": [_remember(case, case_keys) for case in cases],
     }
     write_json(store.folder / "summary.json", summary)
+    write_table_csv(store.folder / "data_dictionary.csv", data_dictionary(list(own.values())))
     return CohortFiles.of(store), summary
+
+
+def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
+    """List the table's columns in order with unit and meaning; the user's own ones last.
+
+    Examples
+    --------
+    >>> data_dictionary()[2]["column"], data_dictionary()[2]["unit"]
+    ('sma_cm2', 'cm²')
+    """
+    described = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
+    rows = [
+        {"column": name, "unit": described[name].unit, "meaning": described[name].meaning}
+        for name in TABLE_COLUMNS
+    ]
+    return rows + [{"column": name, "unit": "", "meaning": "From the manifest, as it is."} for name in own]
 
 
 def current_record(store: CohortStore, case_id: str, case_keys: Mapping[str, str]) -> CaseRecord | None:

@@ -59,6 +59,7 @@ MASK_LABELS: Mapping[str, int] = {
 }
 """Labels of the mask files, in the order they are laid over each other: psoas over muscle over the rest."""
 
+_LINE_MM = 2.0
 _JITTERED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
 
 WorkKind = Literal["inferred", "measured"]
@@ -253,6 +254,7 @@ class CaseWorker:
             image = self._read(task) if image is None else image
             known = image
             stored, found = _timed(times, "segment", lambda: self._segment(known, task.case, replaying))
+            self._draw_sagittal(task.case, stored, image)
         else:
             ct_slice = stored.ct_slice
             found = _timed(times, "segment", lambda: self._segment_slice(ct_slice, task.case, replaying))
@@ -384,6 +386,19 @@ class CaseWorker:
             if np.isfinite(result.area_cv):
                 variation[name] = result.area_cv
         return variation
+
+    def _draw_sagittal(self, case: Case, stored: CasePredictions, image: CTVolume | CTSlice) -> None:
+        """Draw L3 on its sagittal slice with a line where the axial slice lies; pixels are not stored."""
+        if stored.l3_slice is None or stored.l3_mask is None or stored.axial_index is None:
+            return
+        depth = image.hu_zyx.shape[0] if isinstance(image, CTVolume) else 1
+        half = max(1, round(_LINE_MM / stored.l3_slice.spacing_mm[0] / 2))
+        row = depth - 1 - stored.axial_index
+        line = np.zeros(stored.l3_mask.shape, np.bool_)
+        line[max(row - half + 1, 0) : row + half] = True
+        # The line takes the color of the vertebra, which has no outline on this picture.
+        picture = draw_preview(stored.l3_slice, {"l3": stored.l3_mask, "vertebra": line})
+        write_bytes(self._store.l3_picture_path(case.case_id), picture)
 
     def _write(
         self,
