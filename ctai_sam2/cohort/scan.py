@@ -68,7 +68,11 @@ def scan_cases(
     if loose and not any(entry.is_dir() for entry in entries) and not studies:
         studies = [root]
     found: list[tuple[Path, str | None]] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = (
+        []
+        if studies == [root]
+        else [(e.name, "a file next to the studies; put it in a folder") for e in loose]
+    )
     for done, entry in enumerate(studies, start=1):
         stacks, reason = _stacks_of(entry)
         found += stacks
