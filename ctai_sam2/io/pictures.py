@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
@@ -47,6 +48,8 @@ def read_picture(
     ------
     InputError
         If window or spacing is missing, or the picture is damaged, coloured or too large.
+    GeometryError
+        If no CT has this spacing.
     """
     path = Path(path)
     if window is None or spacing_mm is None:
@@ -60,6 +63,13 @@ def read_picture(
             " better give the DICOM file.",
         )
     grey, largest = read_grey_values(path)
+    require_plausible_spacing(spacing_mm, grey.shape, axial=plane == "axial")
+    if plane == "axial" and max(spacing_mm) > LIMITS.axial_spacing_mm:
+        raise GeometryError(
+            f"pixels of an axial slice are too coarse to measure; {LIMITS.axial_spacing_mm:g} mm at most",
+            received=f"{float(spacing_mm[0]):.4g} x {float(spacing_mm[1]):.4g} mm",
+            hint="Check the unit of the spacing: it is in mm.",
+        )
     hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
     warnings = [f"HU outside {window.low_hu:g} to {window.high_hu:g} were cut off by the picture's window"]
     step = window.width / largest

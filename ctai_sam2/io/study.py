@@ -101,9 +101,22 @@ def read_volume(path: Path) -> CTVolume:
 
 
 def list_series(
-    path: str | os.PathLike[str], *, on_progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    skipped: list[tuple[str, str]] | None = None,
 ) -> list[SeriesInfo]:
     """List the DICOM series of a folder or file; usable ones first, larger before smaller.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder, searched through all levels, or a file.
+    on_progress : callable, optional
+        Called with (files looked at, files in all).
+    skipped : list of (str, str), optional
+        Gets a name and a reason for each file that should have been readable, and for each link that leads
+        nowhere.
 
     Raises
     ------
@@ -115,7 +128,10 @@ def list_series(
     path = Path(path)
     _require_there(path)
     if path.is_dir():
-        return [series.info for series in scan_folder(path, on_progress=on_progress).series]
+        found = scan_folder(path, on_progress=on_progress)
+        if skipped is not None:
+            skipped += found.skipped
+        return [series.info for series in found.series]
     return [series.info for series in group_series(read_headers(path))]
 
 

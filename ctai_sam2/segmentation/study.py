@@ -9,6 +9,7 @@ import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.body import body_of
+from ctai_sam2.image.plausibility import require_abdomen, require_measurable_slice, require_measurable_volume
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
@@ -103,6 +104,7 @@ def segment_structure(
             raise AnatomyNotFound("; ".join(found.warnings), hint="Place a point in L3.")
         return replace(found.l3, warnings=found.warnings)
     require_axial(ct_slice)
+    require_measurable_slice(ct_slice)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -151,21 +153,30 @@ def segment_study(
     Unavailable
         If the segmenter cannot answer.
     """
+    require_measurable_volume(volume)
     sagittal: L3Result | None = None
     warnings = list(volume.warnings)
-    try:
-        sagittal = find_l3_in_volume(
-            volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
-        )
-    except AnatomyNotFound as error:
-        if axial_index is None:
-            raise
-        warnings.append(str(error))
+    if volume.shape_zyx[0] == 1 and l3_xy is None:
+        # Nothing lies above or below it to find a level on: the slice is the one that the user chose.
+        axial_index = 0 if axial_index is None else axial_index
+        warnings.append("a single axial slice: it was taken for L3 as given, and its level was not checked")
+    else:
+        try:
+            sagittal = find_l3_in_volume(
+                volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
+            )
+        except AnatomyNotFound as error:
+            if axial_index is None:
+                raise
+            warnings.append(str(error))
     if axial_index is None:
         axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
         warnings += () if sagittal is None else sagittal.warnings
+    ct_slice = volume.axial(axial_index)
+    require_measurable_slice(ct_slice)
+    require_abdomen(ct_slice)
     axial = segment_axial(
-        volume.axial(axial_index),
+        ct_slice,
         segmenter,
         window=window,
         definitions=definitions,
