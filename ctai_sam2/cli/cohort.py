@@ -32,9 +32,7 @@ def scan(
     ] = False,
     all_series: Annotated[
         bool,
-        typer.Option(
-            "--all-series", help="A row for every axial stack, not one a study."
-        ),
+        typer.Option("--all-series", help="A row for every axial stack, not one a study."),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there.")] = False,
     as_json: AsJson = False,

@@ -102,6 +102,8 @@ def _inflate(
                     piece = getattr(stream, "unconsumed_tail", b"")
                     if not piece and getattr(stream, "needs_input", True):
                         break
+            except InputError:
+                raise
             except (zlib.error, OSError, EOFError, ValueError) as error:
                 raise damaged_stream(name, kind, "its compressed data does not match its checksum") from error
         rest = memoryview(bytes(stream.unused_data) + bytes(rest)) if stream.unused_data else rest

@@ -31,6 +31,7 @@ _BODY_HU = -500.0
 _BELOW_AIR_HU = -1500.0
 """Nothing absorbs less than a vacuum, -1000 HU: what is stored below this is padding."""
 
+_OVERLAY_SHARE = 0.3
 _FAT_HU = -50.0
 _MAX_HU = 32767
 
@@ -163,9 +164,13 @@ class _PixelCells:
 
     def contradicts(self, decoded: NDArray[Any]) -> bool:
         """Tell whether the values end where, by their high bit, they should begin."""
-        if not self.shift or not (decoded & ((1 << self.shift) - 1)).any():
+        if not self.shift:
             return False
-        return int(decoded.max()) < 1 << self.bits and int(decoded.min()) >= -(1 << (self.bits - 1))
+        below = decoded & ((1 << self.shift) - 1)
+        # An overlay is there or not, on a part of the pixels; the last bits of values take all patterns.
+        is_overlay = len(np.unique(below)) <= 2 and np.count_nonzero(below) <= _OVERLAY_SHARE * below.size
+        fits = int(decoded.max()) < 1 << self.bits and int(decoded.min()) >= -(1 << (self.bits - 1))
+        return fits and not is_overlay
 
 
 def _pixel_cells(path: FileSource, dataset: Any, cautions: list[str]) -> _PixelCells:
@@ -229,9 +234,8 @@ def _decode(dataset: Any, frames: Sequence[int]) -> list[NDArray[Any]]:
     from pydicom.pixels.utils import iter_pixels
 
     shape = (int(dataset.Rows), int(dataset.Columns))
-    compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
     # Bits beyond the stored ones are looked at here, where the high bit is known.
-    options: dict[str, Any] = {} if compressed else {"correct_unused_bits": False}
+    options: dict[str, Any] = {"correct_unused_bits": False}
     arrays = list(iter_pixels(dataset, indices=list(frames), raw=True, **options))
     if len(arrays) != len(frames) or any(array.shape != shape for array in arrays):
         raise ValueError("unexpected shape")

@@ -87,6 +87,7 @@ def load_nifti(path: Path) -> StoredVolume:
         affine=affine,
         is_placed=is_placed,
         warnings=tuple([*warnings, *found]),
+        description=bytes(header["descrip"].tobytes()).rstrip(b"\0").decode("ascii", "replace") or None,
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,24 +65,28 @@ _MM_PER_UNIT |= {"micron": 0.001, "micrometer": 0.001}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NrrdFile:
-    """A NRRD file as it is stored.
+class NrrdContent:
+    """What a NRRD file holds, an image or labels, as it is stored.
 
     Parameters
     ----------
-    data : ndarray
-        Axes in the file's order, the fastest first.
+    stored : ndarray, shape (L, X, Y, Z)
+        Values; one layer unless the file keeps several in one volume.
+    affine : ndarray, shape (4, 4)
+        Maps (x, y, z, 1) to LPS mm.
+    is_placed : bool
+        Whether the header states an orientation.
     fields : mapping of str to str
-        Fields of the header by their name in small letters.
-    notes : mapping of str to str
-        The key/value pairs (``key:=value``), among them the segments of a ``.seg.nrrd``.
+        Fields of the header, by their name in small letters, and its pairs of key and value, among them the
+        segments of a ``.seg.nrrd`` (``Segment0_Name``).
     warnings : tuple of str
         Irregularities of the file.
     """
 
-    data: NDArray[Any]
+    stored: NDArray[Any]
+    affine: NDArray[np.float64]
+    is_placed: bool
     fields: Mapping[str, str]
-    notes: Mapping[str, str]
     warnings: tuple[str, ...] = ()
 
 
@@ -107,55 +111,57 @@ def read_nrrd(path: str | os.PathLike[str]) -> CTVolume:
         If its directions are missing or no CT has voxels of this size.
     """
     path = Path(path)
-    return to_ct_volume(path.name, stored_volume_of(path.name, read_nrrd_file(path)))
+    content = load_nrrd(path)
+    if len(content.stored) != 1:
+        raise _not_one_volume(path.name, content.stored.shape)
+    return to_ct_volume(
+        path.name,
+        StoredVolume(
+            stored=content.stored[0],
+            affine=content.affine,
+            is_placed=content.is_placed,
+            warnings=content.warnings,
+        ),
+    )
 
 
-def read_nrrd_file(path: Path) -> NrrdFile:
-    """Read a NRRD file, of images or of labels, as it is stored.
+def load_nrrd(path: Path) -> NrrdContent:
+    """Read a NRRD file with three dimensions in space, and at most one of layers.
 
     Raises
     ------
     InputError
         If it is missing, damaged, too large, or written in a way that is not read.
-    """
-    raw = _read(path)
-    fields, notes, at = _parse_header(path.name, raw)
-    dtype, sizes = _checked_layout(path.name, fields)
-    size = math.prod(sizes) * dtype.itemsize
-    data_name = fields.get("data file") or fields.get("datafile")
-    body = raw[at:] if data_name is None else _read(_data_path(path, data_name))
-    body, warnings = _decoded(path.name, body, fields, size)
-    data = _values(path.name, body, fields, dtype, math.prod(sizes))
-    return NrrdFile(data=data.reshape(sizes, order="F"), fields=fields, notes=notes, warnings=tuple(warnings))
-
-
-def stored_volume_of(name: str, file: NrrdFile) -> StoredVolume:
-    """Make of a NRRD file the one scalar volume that it holds.
-
-    Raises
-    ------
-    InputError
-        If it holds several volumes or vectors, or fewer than three dimensions.
     GeometryError
         If its directions are not those of a volume.
     """
-    directions, origin, is_placed, warnings = _space(name, file)
+    name = path.name
+    raw = _read(path)
+    fields, notes, at = _parse_header(name, raw)
+    dtype, sizes = _checked_layout(name, fields)
+    directions, origin, is_placed, found = _space(name, fields, len(sizes))
     spatial = [axis for axis, direction in enumerate(directions) if direction is not None]
-    others = [axis for axis in range(file.data.ndim) if axis not in spatial]
-    if len(spatial) != 3 or any(file.data.shape[axis] != 1 for axis in others):
-        raise InputError(
-            f"{name} is not a three-dimensional volume",
-            received=f"sizes {file.data.shape}, {len(spatial)} of them in space",
-            hint="Give one volume: a file of several phases or of colours has to be split first.",
-        )
+    layers = [axis for axis in range(len(sizes)) if axis not in spatial and sizes[axis] > 1]
+    if len(spatial) != 3 or len(layers) > 1:
+        raise _not_one_volume(name, sizes)
     affine = np.eye(4)
     affine[:3, :3] = np.array([directions[axis] for axis in spatial], dtype=np.float64).T
     affine[:3, 3] = origin
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
         raise GeometryError(f"{name} gives a singular affine", hint="Convert the images again.")
-    stored = file.data.reshape(tuple(file.data.shape[axis] for axis in spatial), order="F")
-    return StoredVolume(
-        stored=stored, affine=affine, is_placed=is_placed, warnings=(*file.warnings, *warnings)
+    data_name = fields.get("data file") or fields.get("datafile")
+    body = raw[at:] if data_name is None else _read(_data_path(path, data_name))
+    body, warnings = _decoded(name, body, fields, math.prod(sizes) * dtype.itemsize)
+    values = _values(name, body, fields, dtype, math.prod(sizes)).reshape(sizes, order="F")
+    kept = [axis for axis in range(len(sizes)) if axis in spatial or axis in layers]
+    values = values.reshape(tuple(sizes[axis] for axis in kept), order="F")
+    stored = np.moveaxis(values, kept.index(layers[0]), 0) if layers else values[None]
+    return NrrdContent(
+        stored=stored,
+        affine=affine,
+        is_placed=is_placed,
+        fields={**fields, **notes},
+        warnings=(*warnings, *found),
     )
 
 
@@ -295,10 +301,9 @@ def _values(
 
 
 def _space(
-    name: str, file: NrrdFile
+    name: str, fields: Mapping[str, str], dimension: int
 ) -> tuple[list[tuple[float, ...] | None], tuple[float, ...], bool, list[str]]:
     """Directions of the axes in LPS mm, None for axes that are not in space; the origin; whether placed."""
-    fields, dimension = file.fields, file.data.ndim
     space = fields.get("space", "").lower()
     if "space directions" not in fields:
         return _unplaced(name, fields, dimension)
@@ -363,6 +368,14 @@ def _vector(name: str, word: str, factors: list[float]) -> tuple[float, ...]:
     if len(numbers) != 3 or not all(math.isfinite(number) for number in numbers):
         raise GeometryError(f"{name} gives a direction or an origin that is not three numbers")
     return tuple(number * factor for number, factor in zip(numbers, factors, strict=True))
+
+
+def _not_one_volume(name: str, sizes: Sequence[int]) -> InputError:
+    return InputError(
+        f"{name} is not a three-dimensional volume",
+        received=f"sizes {tuple(sizes)}",
+        hint="Give one volume: a file of several phases or of colours has to be split first.",
+    )
 
 
 def _unreadable(name: str, cause: str) -> InputError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,9 @@ def read_grey_values(
                     received=f"{image.size[0]} x {image.size[1]} pixels",
                 )
             array = _array_of(image)
+            if image.format == "PNG":
+                file.seek(0)
+                _require_whole_png(path.name, file.read())
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -160,6 +164,23 @@ def read_grey_values(
         array = array[..., 0]
     largest = 65535 if array.dtype == np.uint16 else 255
     return array, largest
+
+
+def _require_whole_png(name: str, data: bytes) -> None:
+    """Hold each chunk of a PNG file against its checksum; Pillow stops at the last row of pixels."""
+    at = 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, end = data[at + 4 : at + 8], at + 8 + size
+        if int.from_bytes(data[end : end + 4], "big") != zlib.crc32(data[at + 4 : end]):
+            break
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise InputError(
+        f"{name} is not a readable PNG or JPEG picture (damaged or cut off)",
+        hint="Copy or export it again.",
+    )
 
 
 def _array_of(image: Any) -> NDArray[Any]:

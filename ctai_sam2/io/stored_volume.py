@@ -33,6 +33,8 @@ class StoredVolume:
         Whether the header states an orientation.
     warnings : tuple of str
         Irregularities of the file.
+    description : str, optional
+        What the writer of the file put into its header.
     """
 
     stored: NDArray[Any]
@@ -41,6 +43,7 @@ class StoredVolume:
     affine: NDArray[np.float64]
     is_placed: bool = True
     warnings: tuple[str, ...] = ()
+    description: str | None = None
 
 
 def to_ct_volume(name: str, content: StoredVolume, *, unit_hint: str | None = None) -> CTVolume:
