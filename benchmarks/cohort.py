@@ -38,8 +38,8 @@ from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.io import read_case_npz
 from ctai_sam2.models import open_segmenter
 from ctai_sam2.phantom import make_axial_slice, random_parameters
-from ctai_sam2.segmentation import AXIAL_STRUCTURES, Structure
 from ctai_sam2.settings import Settings
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]

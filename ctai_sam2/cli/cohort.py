@@ -105,8 +105,8 @@ def run(
     """Segment and measure every case; run it again and only what is missing or changed is done."""
     from ctai_sam2.cohort import run_cohort
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
-    from ctai_sam2.segmentation import AXIAL_STRUCTURES
     from ctai_sam2.settings import Settings
+    from ctai_sam2.structures import AXIAL_STRUCTURES
 
     try:
         done = run_cohort(

@@ -16,13 +16,13 @@ from ctai_sam2.segmentation import (
     AxialSession,
     L3Result,
     PredictsMasks,
-    Structure,
     StructureResult,
     find_l3_in_volume,
     mid_l3_axial_index,
     robustness,
 )
 from ctai_sam2.segmentation.axial import join_sides
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 
 _FEWEST_SLICES_MM = 60.0

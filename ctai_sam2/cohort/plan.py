@@ -16,8 +16,8 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.models import Segmenter, open_segmenter
-from ctai_sam2.segmentation import AXIAL_STRUCTURES, Structure
 from ctai_sam2.settings import Settings
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Window
 
 _MOST_TRIALS = 200

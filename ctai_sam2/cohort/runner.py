@@ -22,8 +22,8 @@ from ctai_sam2.cohort.worker import Outcome
 from ctai_sam2.errors import InputError, StorageError, Unavailable
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation import AXIAL_STRUCTURES, Structure
 from ctai_sam2.settings import Settings
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Window
 
 TIME_LIMIT_S = 600.0

@@ -16,9 +16,10 @@ from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.simulated_clicks import click_centre_of_largest_error
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation import PredictsMasks, Structure, segment_structure
+from ctai_sam2.segmentation import PredictsMasks, segment_structure
 from ctai_sam2.segmentation.axial import AxialSession
 from ctai_sam2.segmentation.prediction import frame_for, predict_on_slice
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask, Prompt
 
 CLICKS_SCORED: Final[tuple[tuple[int, PromptName], ...]] = ((1, "click_1"), (3, "click_3"), (5, "click_5"))

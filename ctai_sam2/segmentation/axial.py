@@ -26,7 +26,8 @@ from ctai_sam2.segmentation.prediction import (
     unite,
 )
 from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
-from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, Structure, StructureResult
+from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 MuscleStrategy: TypeAlias = Literal["union", "compartments"]

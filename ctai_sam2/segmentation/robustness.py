@@ -17,7 +17,8 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession, require_axial
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
-from ctai_sam2.segmentation.results import PredictsMasks, Structure, StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _MOST_TRIALS = 200

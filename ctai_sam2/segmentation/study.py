@@ -22,14 +22,8 @@ from ctai_sam2.segmentation.axial import (
     segment_axial,
 )
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
-from ctai_sam2.segmentation.results import (
-    STRUCTURES,
-    L3Result,
-    PredictsMasks,
-    Structure,
-    StructureResult,
-    StudyResult,
-)
+from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, StudyResult
+from ctai_sam2.structures import STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _CREST_TO_L3_MM = 52.0
