@@ -55,12 +55,15 @@ class CtaiError(Exception):
         self.problem = problem
         self.received = received
         self.hint = hint
+        # Names of files that are not UTF-8 come as lone surrogates, which no terminal and no JSON takes.
+        problem = problem.encode("utf-8", "backslashreplace").decode()
         text = problem.rstrip(".")
         if received is not None:
             text += f" (received {received if isinstance(received, str) else repr(received)})"
         text += "."
         if hint:
             text += f" {hint.rstrip('.')}."
+        text = text.encode("utf-8", "backslashreplace").decode()
         super().__init__(text)
 
     def __str__(self) -> str:

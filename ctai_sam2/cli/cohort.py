@@ -31,6 +31,10 @@ def scan(
         bool,
         typer.Option("--ids-from-names", help="Name cases after their folders (often patients' names)."),
     ] = False,
+    all_series: Annotated[
+        bool,
+        typer.Option("--all-series", help="A row for every axial stack, not one a study."),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a manifest that is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -47,7 +51,7 @@ def scan(
             bar.total = total
             bar.update(done - bar.n)
 
-        found = scan_cases(folder, ids_from_names=ids_from_names, on_progress=show)
+        found = scan_cases(folder, ids_from_names=ids_from_names, all_series=all_series, on_progress=show)
     write_manifest(out, found.cases)
     if as_json:
         print_json(
@@ -55,13 +59,20 @@ def scan(
                 "manifest": out,
                 "cases": len(found.cases),
                 "skipped": len(found.skipped),
-                "reasons": [{"name": name, "reason": reason} for name, reason in found.skipped],
+                "left_out": [{"entry": name, "reason": reason} for name, reason in found.skipped],
+                "series": [one.to_row() for one in found.series],
             }
         )
         return
-    skipped = f" {len(found.skipped)} entries were left out." if found.skipped else ""
+    if found.series:
+        print_table(
+            [one.to_row() for one in found.series],
+            ("entry", "case_id", "plane", "slices", "thickness_mm", "kernel", "phase", "kvp", "sex",
+             "description", "left_out"),
+        )  # fmt: skip
+    left_out = f" {len(found.skipped)} entries were left out." if found.skipped else ""
     print_line(
-        f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.{skipped}"
+        f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.{left_out}"
     )
     for name, reason in found.skipped:
         typer.secho(f"Note: {name}: {reason}", fg="yellow")

@@ -128,7 +128,8 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
     if _count(analysed, "smi_cm2_m2"):
         sentences.append(
             "Skeletal muscle area (SMA, cm²) divided by height squared is the skeletal muscle index (SMI, "
-            "cm²/m²); the mean attenuation of muscle within its range is the skeletal muscle density (SMD, HU)."
+            "cm²/m²); the mean attenuation of muscle within its range is the skeletal "
+            "muscle density (SMD, HU)."
         )
     for column, what in (("low_smi", "Low SMI"), ("low_smd", "low SMD")):
         name = plan["smi_cutoffs" if column == "low_smi" else "smd_cutoffs"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.body import body_of
+from ctai_sam2.image.plausibility import require_abdomen, require_measurable_slice, require_measurable_volume
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
@@ -98,6 +99,7 @@ def segment_structure(
             raise AnatomyNotFound("; ".join(found.warnings), hint="Place a point in L3.")
         return replace(found.l3, warnings=found.warnings)
     require_axial(ct_slice)
+    require_measurable_slice(ct_slice)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -152,16 +154,19 @@ def segment_study(
     Unavailable
         If the segmenter cannot answer.
     """
+    require_measurable_volume(volume)
     depth = volume.shape_zyx[0]
-    if depth == 1 and axial_index is None:
-        axial_index = 0
     if axial_index is not None and not 0 <= axial_index < depth:
         raise InputError(
             "no such axial slice", received=axial_index, hint=f"The volume has 0 to {depth - 1}."
         )
-    by_user = axial_index is not None or l3_xy is not None
     sagittal: L3Result | None = None
     warnings = list(volume.warnings)
+    if depth == 1 and axial_index is None and l3_xy is None:
+        # Nothing lies above or below it to find a level on: the slice is the one that the user chose.
+        axial_index = 0
+        warnings.append("a single axial slice: it was taken for L3 as given, and its level was not checked")
+    by_user = axial_index is not None or l3_xy is not None
     if axial_index is None or _can_compare_level(volume, structures):
         try:
             sagittal = find_l3_in_volume(
@@ -177,8 +182,11 @@ def segment_study(
         found_index = mid_l3_axial_index(volume, sagittal.l3.mask)
     if axial_index is None:
         axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
+    ct_slice = volume.axial(axial_index)
+    require_measurable_slice(ct_slice)
+    require_abdomen(ct_slice)
     axial = segment_axial(
-        volume.axial(axial_index),
+        ct_slice,
         segmenter,
         structures=structures,
         prompts=prompts,

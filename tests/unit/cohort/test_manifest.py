@@ -229,7 +229,7 @@ def test_a_scan_lists_studies_without_their_names(tmp_path: Path) -> None:
     scan = scan_cases(tmp_path)
     assert [case.case_id for case in scan.cases] == ["case-0001", "case-0002"]
     assert [case.path.name for case in scan.cases] == ["Doe^Jane", "b.nii.gz"]
-    assert scan.skipped == (("notes", "no DICOM, NIfTI or npz file in it"),)
+    assert scan.skipped == (("notes", "no DICOM, NIfTI, NRRD or npz file in it"),)
     named = scan_cases(tmp_path, ids_from_names=True)
     assert [case.case_id for case in named.cases] == ["Doe_Jane", "b"]
     assert len(read_manifest(write_manifest(tmp_path / "cases.csv", scan.cases))) == 2
