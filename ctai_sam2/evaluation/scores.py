@@ -10,8 +10,8 @@ import numpy as np
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import area_mm2, mask_to_box_xyxy
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
-from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.measure.overlap import dice, hausdorff_mm
+from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import CTSlice, Mask
 
 Group: TypeAlias = Literal["unseen", "seen", "phantom"]

@@ -8,6 +8,7 @@ the slice itself, not at the encoder's features: an opinion of its own, and it c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -83,7 +84,7 @@ class DenseUNet(nn.Module):
 
     def __init__(self, channels: Sequence[int] = (16, 32, 64, 96, 128), *, normalised: bool = True) -> None:
         super().__init__()
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(pairwise(channels))
 
         def twice(inputs: int, outputs: int) -> nn.Sequential:
             return nn.Sequential(_block(inputs, outputs, normalised), _block(outputs, outputs, normalised))
@@ -124,7 +125,7 @@ def fold_normalisation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     folded: dict[str, Tensor] = {}
     for name, value in state.items():
         block, _, part = name.rpartition(".")
-        if name.endswith("num_batches_tracked") or block.endswith(".1") and f"{block}.running_var" in state:
+        if name.endswith("num_batches_tracked") or (block.endswith(".1") and f"{block}.running_var" in state):
             continue
         normal = f"{block.rpartition('.')[0]}.1"
         if part == "weight" and block.endswith(".0") and f"{normal}.running_var" in state:

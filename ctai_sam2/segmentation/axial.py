@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -15,8 +17,7 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
-from ctai_sam2.segmentation.compartments import fat_within
-from ctai_sam2.segmentation.divided import DividedSlice, divide_by_model
+from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
@@ -29,7 +30,7 @@ from ctai_sam2.segmentation.prediction import (
 )
 from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
-from ctai_sam2.structures import Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 MuscleStrategy: TypeAlias = Literal["union", "compartments"]
@@ -43,6 +44,7 @@ CONFIDENCE_THRESHOLD = 0.5
 _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
+_PROMPTED: tuple[Structure, ...] = (*_SIDES, "muscle")
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
@@ -123,10 +125,8 @@ class AxialSession:
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
-        if muscle_strategy is None and self.divided is not None:
-            if structure == "psoas":
-                return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
-            return self.divided.segment(structure, self.confidence_threshold)
+        if muscle_strategy is None and self.judged is not None:
+            return self._segment_judged(structure, self.judged)
         if structure in _SIDES:
             side = self._sides[structure]
             if isinstance(side, AnatomyNotFound):
@@ -141,6 +141,46 @@ class AxialSession:
         if structure == "muscle" and strategy == "compartments":
             return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
         return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    @cached_property
+    def judged(self) -> JudgedSlice | None:
+        """The divided slice with the masks to use and how far each number can be trusted; None undivided."""
+        if self.divided is None:
+            return None
+        return JudgedSlice(divided=self.divided, psoas=self._psoas_on(self.divided))
+
+    def _segment_judged(self, structure: Structure, judged: JudgedSlice) -> StructureResult:
+        """Segment with what measured best for each structure.
+
+        Psoas and vertebra are prompted from anatomy, and from the division where that is not found; muscle
+        and fat come from the division.
+        """
+        if structure == "psoas":
+            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+        if structure == "vertebra":
+            return self._vertebra_on(judged.divided)
+        return judged.segment(structure, self.confidence_threshold)
+
+    def _psoas_on(self, divided: DividedSlice) -> dict[Structure, StructureResult | AnatomyNotFound]:
+        """Prompt each psoas from anatomy; where anatomy is not found, from where the division saw it."""
+        found: dict[Structure, StructureResult | AnatomyNotFound] = {}
+        for side in _SIDES:
+            result = self._sides[side]
+            if isinstance(result, AnatomyNotFound):
+                with contextlib.suppress(AnatomyNotFound):
+                    result = divided.segment_prompted(side)
+            found[side] = result
+        return found
+
+    def _vertebra_on(self, divided: DividedSlice) -> StructureResult:
+        if isinstance(self.anatomy, AnatomyNotFound):
+            result = divided.segment_vertebra()
+        else:
+            result = self._segment_by_anatomy("vertebra", (make_axial_prompt(self.anatomy, "vertebra"),))
+        if divided.is_disc:
+            text = "vertebra: the slice runs through a disc, not through a vertebral body"
+            result = replace(result, warnings=(*result.warnings, text))
+        return result
 
     @cached_property
     def _sides(self) -> dict[Structure, StructureResult | AnatomyNotFound]:
@@ -158,6 +198,8 @@ class AxialSession:
         try:
             prompt = make_axial_prompt(anatomy, side)
         except AnatomyNotFound as error:
+            if self.divided is not None:
+                raise
             return self._segment_by_name(side, error)
         return self._segment_by_anatomy(side, (prompt,))
 
@@ -174,7 +216,7 @@ class AxialSession:
             If the segmenter cannot answer.
         """
         prompt.require_within(self.ct_slice.shape_hw)
-        if self.divided is not None and structure != "vertebra":
+        if isinstance(self.anatomy, AnatomyNotFound) and self.divided is not None and structure in _PROMPTED:
             return self.divided.segment_prompted(structure, prompt)
         return self._segment_by_anatomy(structure, (prompt,))
 
@@ -230,8 +272,8 @@ class AxialSession:
         AnatomyNotFound
             If the layers of the trunk are not visible.
         """
-        if self.divided is not None:
-            return self._fat_by_compartment(self.divided, muscle)
+        if self.judged is not None:
+            return self.judged.fat_around(muscle.mask, self.confidence_threshold)
         found = find_fat(self.ct_slice, self._require_anatomy(), muscle.mask, self.definitions)
         return {
             name: StructureResult(
@@ -244,18 +286,6 @@ class AxialSession:
                 warnings=() if mask.any() else (f"{name}: no such fat was found",),
             )
             for name, mask in found.items()
-        }
-
-    def _fat_by_compartment(
-        self, divided: DividedSlice, muscle: StructureResult
-    ) -> dict[Structure, StructureResult]:
-        """Return the model's fat, less what the given muscle takes of it."""
-        places = dict(divided.compartments.places)
-        places["imat"] = places["imat"] | muscle.mask
-        found = fat_within(places, self.ct_slice.hu, muscle.mask, self.ct_slice.spacing_mm, self.definitions)
-        return {
-            name: replace(divided.segment(name, self.confidence_threshold), mask=found[name])
-            for name in _FATS
         }
 
     def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
@@ -349,6 +379,8 @@ def segment_axial(
     ct_slice: CTSlice,
     segmenter: PredictsMasks,
     *,
+    structures: Sequence[Structure] = AXIAL_STRUCTURES,
+    prompts: Mapping[str, Prompt] | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
@@ -362,6 +394,10 @@ def segment_axial(
         An axial slice.
     segmenter : PredictsMasks
         Any segmenter; it sees the same image each time, so its embedding is made once.
+    structures : sequence of str
+        Those that are wanted; what they are made from comes with them.
+    prompts : mapping of str to Prompt, optional
+        The user's prompts by structure, instead of those made from anatomy.
     window : Window
         Window of the image.
     definitions : TissueDefinitions
@@ -374,7 +410,9 @@ def segment_axial(
     Raises
     ------
     AnatomyNotFound
-        If body, spine or muscle wall is not visible. A missing psoas is a warning.
+        If none of the structures is found. One that is missing among others is a warning.
+    InputError
+        If a prompt does not fit the slice.
     Unavailable
         If the segmenter cannot answer.
     """
@@ -385,23 +423,44 @@ def segment_axial(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    is_divided = muscle_strategy is None and session.divided is not None
-    if not is_divided and isinstance(session.anatomy, AnatomyNotFound):
-        raise session.anatomy
     found: dict[Structure, StructureResult] = {}
-    missing: list[str] = []
-    singles: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
-    for structure in singles:
+    missing: dict[str, str] = {}
+    problem: AnatomyNotFound | None = None
+    for structure in _segmented_for(structures):
         try:
-            found[structure] = session.segment(structure, muscle_strategy=muscle_strategy)
+            found[structure] = session.segment(
+                structure, prompt=(prompts or {}).get(structure), muscle_strategy=muscle_strategy
+            )
         except AnatomyNotFound as error:
-            missing.append(str(error))
-    if "psoas_left" in found and "psoas_right" in found:
+            missing[structure], problem = str(error), error
+    if not found and problem is not None:
+        raise problem
+    if "psoas" in structures and "psoas_left" in found and "psoas_right" in found:
         found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
-    if "muscle" in found:
-        found.update(session.find_fat_of(found["muscle"]))
-    told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
-    return AxialResult(ct_slice=ct_slice, structures=found, warnings=(*missing, *told))
+    if "muscle" in found and not set(_FATS).isdisjoint(structures):
+        try:
+            fat = session.find_fat_of(found["muscle"])
+            found.update({name: one for name, one in fat.items() if name in structures})
+        except AnatomyNotFound as error:
+            missing["fat"] = str(error)
+    doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
+    return AxialResult(
+        ct_slice=ct_slice,
+        structures=found,
+        warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
+        missing=missing,
+    )
+
+
+def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
+    """List what is segmented by prompts for the wanted structures."""
+    needs = set(wanted)
+    if "psoas" in needs:
+        needs |= set(_SIDES)
+    if not needs.isdisjoint(_FATS):
+        needs.add("muscle")
+    singles: tuple[Structure, ...] = (*_SIDES, "muscle", "vertebra")
+    return [name for name in singles if name in needs]
 
 
 def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:

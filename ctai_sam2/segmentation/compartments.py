@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.image.masks import grow, label_components, remove_islands, shrink
+from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
 
@@ -42,9 +42,9 @@ class Compartments:
     Parameters
     ----------
     masks : mapping of str to ndarray of bool, shape (H, W)
-        ``psoas_left``, ``psoas_right``, ``muscle``, ``quadratus``, ``paraspinal``, ``wall``, ``sat``, ``vat``,
-        ``imat`` within their HU limits; ``spine`` (vertebral body or disc) and ``ring`` (muscle with what lies
-        between, and bone) as the model drew them.
+        ``psoas_left``, ``psoas_right``, ``muscle``, ``quadratus``, ``paraspinal``, ``wall``, ``sat``,
+        ``vat``, ``imat`` within their HU limits; ``spine`` (vertebral body or disc) and ``ring`` (muscle with
+        what lies between, and bone) as the model drew them.
     places : mapping of str to ndarray of bool, shape (H, W)
         Where ``sat``, ``vat`` and ``imat`` are looked for.
     contact_mm : float
@@ -172,7 +172,7 @@ def fat_within(
 
 
 def _as_index(classes: Mapping[str, Mask], body: Mask, spacing_mm: tuple[float, float]) -> NDArray[np.uint8]:
-    """Number each pixel by its compartment; what none claims well inside the body goes to the nearest."""
+    """Index each pixel by its compartment; what none claims well inside the body goes to the nearest."""
     index = np.zeros(body.shape, dtype=np.uint8)
     for i, name in enumerate(COMPARTMENT_NAMES, start=1):
         if name in classes:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
 from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.masks import grow
 from ctai_sam2.measure.definitions import TissueDefinitions
-from ctai_sam2.segmentation.compartments import COMPARTMENT_NAMES, GROUPS, Compartments, divide_slice
+from ctai_sam2.segmentation.compartments import (
+    COMPARTMENT_NAMES,
+    GROUPS,
+    Compartments,
+    divide_slice,
+    fat_within,
+)
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import predict_on_slice, prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
@@ -24,9 +32,12 @@ from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
 _LEAST_SPINE_MM2 = 400.0
 _LEAST_MUSCLE_MM2 = 2000.0
-_LEAST_PSOAS_MM2 = 60.0
 _LEAST_BODY_PART = 0.5
 _DISC_SHARE = 0.5
+_CORTEX_REACH_MM = 3.0
+_LOST_WALL_MM2 = 500.0
+_LOST_WALL_DEPTH_MM = 8.0
+_ASKED: dict[Structure, str] = {"imat": "between"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +46,13 @@ class NumberEvidence:
 
     Parameters
     ----------
-    expected_iou : float
-        Of the dense head, 0 to 1.
+    score : float
+        Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
     agreement : float or None
-        Dice of its mask with the prompted decoder's; None where that was not asked.
+        Dice of the dense head's mask with the prompted decoder's; None where that was not asked.
     """
 
-    expected_iou: float
+    score: float
     agreement: float | None
 
 
@@ -73,83 +84,9 @@ class DividedSlice:
     predictions: Mapping[str, Prediction]
 
     @cached_property
-    def gates(self) -> tuple[Gate, ...]:
-        """The checks that the slice did not pass; asks the prompted decoder for its opinion."""
-        return find_gross_errors(
-            self.compartments,
-            self.ct_slice.spacing_mm,
-            agreements={
-                name: _dice(self.compartments.masks[name], second[0])
-                for name, second in self._second_opinions.items()
-            },
-        )
-
-    @cached_property
-    def _second_opinions(self) -> dict[Structure, tuple[Mask, Prediction, Prompt]]:
-        """What the prompted decoder makes of psoas and muscle when shown where the dense head saw them."""
-        found: dict[Structure, tuple[Mask, Prediction, Prompt]] = {}
-        for name in (*_SIDES, "muscle"):
-            region = self.compartments.masks[name]
-            if not region.any():
-                continue
-            prompt = self._muscle_prompt() if name == "muscle" else self._region_prompt(name, region)
-            prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
-            found[name] = (self._within_limits(prediction.mask), prediction, prompt)
-        return found
-
-    def evidence(self, structure: Structure) -> NumberEvidence:
-        """Return what a structure's confidence is told from, besides the gates."""
-        second = self._second_opinions.get(structure)
-        mask = self.compartments.masks[structure]
-        return NumberEvidence(
-            expected_iou=float(self._named({"imat": "between"}.get(structure, structure)).scores[0]),
-            agreement=None if second is None else _dice(mask, second[0]),
-        )
-
-    def segment(self, structure: Structure, threshold: float) -> StructureResult:
-        """Return a structure other than ``psoas``, with confidence and warnings.
-
-        Parameters
-        ----------
-        structure : str
-            One of ``psoas_left``, ``psoas_right``, ``muscle``, ``vertebra``, ``sat``, ``vat``, ``imat``.
-        threshold : float
-            A confidence below it is warned of.
-
-        Raises
-        ------
-        AnatomyNotFound
-            If the structure is not on the slice.
-        Unavailable
-            If the segmenter cannot answer.
-        """
-        if structure == "vertebra":
-            return self._vertebra(threshold)
-        masks = self.compartments.masks
-        if structure in _SIDES and masks[structure].sum() * self.ct_slice.pixel_area_mm2 < _LEAST_PSOAS_MM2:
-            raise AnatomyNotFound(
-                f"the {structure.removeprefix('psoas_')} psoas is not visible on the slice",
-                hint="Choose a slice between L2 and L5, or place a point yourself.",
-            )
-        asked = {"imat": "between"}.get(structure, structure)
-        prediction = self._named(asked)
-        mask = masks[structure]
-        evidence = self.evidence(structure)
-        confidence = confidence_of(structure, evidence.expected_iou, evidence.agreement, self.gates)
-        warnings = list(warnings_of(self.gates, structure))
-        if not mask.any():
-            warnings.append(f"{structure}: no such tissue was found")
-        elif confidence < threshold and not warnings:
-            warnings.append(f"{structure}: the model is not sure of its mask (confidence {confidence:.2f})")
-        return StructureResult(
-            structure=structure,
-            mask=mask,
-            prediction=prediction,
-            prompts=(Prompt(structure=asked),),
-            prompted_by="name",
-            confidence=confidence,
-            warnings=tuple(warnings),
-        )
+    def second_opinion(self) -> StructureResult | None:
+        """What the prompted decoder makes of all muscle; None where the division saw none."""
+        return self.segment_prompted("muscle") if self.compartments.masks["muscle"].any() else None
 
     def segment_prompted(self, structure: Structure, prompt: Prompt | None = None) -> StructureResult:
         """Return what the prompted decoder makes of psoas or muscle: the second opinion by itself.
@@ -168,16 +105,17 @@ class DividedSlice:
         Unavailable
             If the segmenter cannot answer.
         """
+        region = self.compartments.masks[structure]
         if prompt is None:
-            if structure not in self._second_opinions:
+            if not region.any():
                 raise AnatomyNotFound(
                     f"{structure} was not found on the slice", hint="Place a point yourself."
                 )
-            mask, prediction, prompt = self._second_opinions[structure]
-        else:
-            region = self.compartments.masks[structure]
-            prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
-            mask = self._within_limits(prediction.mask)
+            prompt = (
+                self._muscle_prompt() if structure == "muscle" else self._region_prompt(structure, region)
+            )
+        prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
+        mask = self._within_limits(prediction.mask)
         return StructureResult(
             structure=structure,
             mask=mask,
@@ -187,33 +125,40 @@ class DividedSlice:
             confidence=prediction.confidence_score,
         )
 
-    def _named(self, name: str) -> Prediction:
+    def named(self, name: str) -> Prediction:
+        """Return what the model says of a name alone, on the slice."""
         if name in self.predictions:
             return self.predictions[name]
         return predict_on_slice(self.segmenter, self.frame, Prompt(structure=name))
 
-    def _vertebra(self, threshold: float) -> StructureResult:
+    @property
+    def is_disc(self) -> bool:
+        """Whether the slice runs through a disc rather than a vertebral body."""
+        spine = self.compartments.masks["spine"]
+        return bool((self.named("disc").mask & spine).sum() > _DISC_SHARE * spine.sum())
+
+    def segment_vertebra(self) -> StructureResult:
+        """Prompt the vertebral body from where the division saw it.
+
+        Raises
+        ------
+        Unavailable
+            If the segmenter cannot answer.
+        """
         spine = self.compartments.masks["spine"]
         prompt = make_mask_prompt(
             spine, self.ct_slice.spacing_mm, positives=1, structure="vertebra", apart_mm=20.0
         )
         prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), spine)
+        near = grow(spine, _CORTEX_REACH_MM, self.ct_slice.spacing_mm)
         mask = clean_mask(
-            with_cortex(prediction.mask, self.ct_slice.hu, self.ct_slice.spacing_mm),
+            with_cortex(prediction.mask & near, self.ct_slice.hu, self.ct_slice.spacing_mm),
             self.ct_slice.hu,
             pixel_area_mm2=self.ct_slice.pixel_area_mm2,
             near=spine,
             # A vertebra is one piece; veins and gaps in its marrow belong to it.
             largest_hole_mm2=400.0,
         )
-        warnings = []
-        disc = self._named("disc").mask & spine
-        if disc.sum() > _DISC_SHARE * spine.sum():
-            warnings.append("vertebra: the slice runs through a disc, not through a vertebral body")
-        if prediction.confidence_score < threshold:
-            warnings.append(
-                f"vertebra: the model is not sure of its mask (confidence {prediction.confidence_score:.2f})"
-            )
         return StructureResult(
             structure="vertebra",
             mask=mask,
@@ -221,7 +166,7 @@ class DividedSlice:
             prompts=(prompt,),
             prompted_by="anatomy",
             confidence=prediction.confidence_score,
-            warnings=tuple(warnings),
+            warnings=("vertebra: found by the division of the slice alone; look at it",),
         )
 
     def _region_prompt(self, name: Structure, region: Mask) -> Prompt:
@@ -263,6 +208,158 @@ class DividedSlice:
             limits=self.definitions.muscle,
             forbidden=self.compartments.masks["spine"],
         )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedSlice:
+    """The masks to use on a divided slice, and how far each number can be trusted.
+
+    Parameters
+    ----------
+    divided : DividedSlice
+        The division.
+    psoas : mapping of str to StructureResult or AnatomyNotFound
+        Either side, prompted; or why it was not found.
+    """
+
+    divided: DividedSlice
+    psoas: Mapping[Structure, StructureResult | AnatomyNotFound]
+
+    @cached_property
+    def muscle(self) -> Mask:
+        """All skeletal muscle: what division and prompted decoder both see, and the psoas.
+
+        The decoder's border is a pixel coarse; what lies further from its mask is taken out, but for large
+        thin pieces of the wall, which it is known to lose.
+        """
+        divided = self.divided
+        muscle = divided.compartments.masks["muscle"].copy()
+        second = divided.second_opinion
+        if second is not None:
+            muscle &= ~_unconfirmed(
+                muscle & ~ndimage.binary_dilation(second.mask),
+                divided.compartments.masks["wall"],
+                divided.ct_slice.spacing_mm,
+            )
+        for side in self.psoas.values():
+            if isinstance(side, StructureResult):
+                muscle |= side.mask
+        return muscle
+
+    @cached_property
+    def masks(self) -> dict[str, Mask]:
+        """The masks to use: psoas as prompted, muscle, and fat outside of it."""
+        empty = np.zeros_like(self.muscle)
+        masks = dict(self.divided.compartments.masks)
+        for side, result in self.psoas.items():
+            masks[side] = result.mask if isinstance(result, StructureResult) else empty
+        masks["muscle"] = self.muscle
+        return masks | self._fat(self.muscle)
+
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        """The checks that the slice did not pass."""
+        agreements = {
+            name: evidence.agreement
+            for name in (*_SIDES, "muscle")
+            if (evidence := self.evidence(name)).agreement is not None and self.masks[name].any()
+        }
+        return find_gross_errors(
+            replace(self.divided.compartments, masks=self.masks),
+            self.divided.ct_slice.spacing_mm,
+            agreements={name: value for name, value in agreements.items() if value is not None},
+        )
+
+    def evidence(self, structure: Structure) -> NumberEvidence:
+        """Return what a structure's confidence is told from, besides the gates."""
+        dense = self.divided.compartments.masks
+        if structure in _SIDES:
+            result = self.psoas[structure]
+            if isinstance(result, AnatomyNotFound):
+                raise result
+            return NumberEvidence(
+                score=result.confidence or 0.0, agreement=_dice(result.mask, dense[structure])
+            )
+        second = self.divided.second_opinion if structure == "muscle" else None
+        return NumberEvidence(
+            score=float(self.divided.named(_ASKED.get(structure, structure)).scores[0]),
+            agreement=None if second is None else _dice(dense[structure], second.mask),
+        )
+
+    def segment(self, structure: Structure, threshold: float) -> StructureResult:
+        """Return psoas of a side, muscle or fat, with confidence and warnings.
+
+        Parameters
+        ----------
+        structure : str
+            One of ``psoas_left``, ``psoas_right``, ``muscle``, ``sat``, ``vat``, ``imat``.
+        threshold : float
+            A confidence below it is warned of.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the structure is not on the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if structure in _SIDES:
+            found = self.psoas[structure]
+            if isinstance(found, AnatomyNotFound):
+                raise found
+            result = found
+        else:
+            asked = _ASKED.get(structure, structure)
+            result = StructureResult(
+                structure=structure,
+                mask=self.masks[structure],
+                prediction=self.divided.named(asked),
+                prompts=(Prompt(structure=asked),),
+                prompted_by="name",
+                confidence=None,
+            )
+        return self._judge(result, threshold)
+
+    def fat_around(self, muscle: Mask, threshold: float) -> dict[Structure, StructureResult]:
+        """Return the fat, less what a given muscle mask takes of it."""
+        fat = self._fat(muscle)
+        return {
+            name: replace(self.segment(name, threshold), mask=fat[name]) for name in ("sat", "vat", "imat")
+        }
+
+    def _fat(self, muscle: Mask) -> dict[str, Mask]:
+        ct_slice = self.divided.ct_slice
+        places = dict(self.divided.compartments.places)
+        places["imat"] = places["imat"] | muscle
+        return fat_within(places, ct_slice.hu, muscle, ct_slice.spacing_mm, self.divided.definitions)
+
+    def _judge(self, result: StructureResult, threshold: float) -> StructureResult:
+        name = result.structure
+        evidence = self.evidence(name)
+        confidence = confidence_of(name, evidence.score, evidence.agreement, self.gates)
+        # What the prompted decoder thought of its own mask is part of the evidence now.
+        warnings = [text for text in result.warnings if "not sure of its mask" not in text]
+        warnings += warnings_of(self.gates, name)
+        if not result.mask.any():
+            warnings.append(f"{name}: no such tissue was found")
+        elif confidence < threshold:
+            warnings.append(f"{name}: the model is not sure of its mask (confidence {confidence:.2f})")
+        return replace(result, confidence=confidence, warnings=tuple(warnings))
+
+
+def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Mask:
+    """Return those pieces that only the division saw and that are no large thin part of the wall."""
+    labels, _ = ndimage.label(alone)
+    depth = ndimage.distance_transform_edt(alone, sampling=spacing_mm)
+    pixel_mm2 = spacing_mm[0] * spacing_mm[1]
+    out = alone.copy()
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels[box] == label
+        is_large = part.sum() * pixel_mm2 >= _LOST_WALL_MM2
+        is_thin = depth[box][part].max() <= _LOST_WALL_DEPTH_MM
+        if is_large and is_thin and (part & wall[box]).sum() > 0.5 * part.sum():
+            out[box] &= ~part
+    return out
 
 
 def divide_by_model(

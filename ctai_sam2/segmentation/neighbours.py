@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -50,13 +50,14 @@ def measure_neighbours(
     axial_index: int,
     segmenter: PredictsMasks,
     *,
+    structures: Sequence[Structure] = COMPARED,
     each_side: int = 1,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
 ) -> tuple[SliceAreas, ...]:
     """Measure the slices above and below, about 4 mm apart and never more than 12 mm away.
 
-    Only a model that divides the whole slice is asked; it does so in one pass. For others nothing is measured.
+    Only a model that divides the whole slice is asked, since others take seconds a slice.
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def measure_neighbours(
         The middle slice, which is not measured here.
     segmenter : PredictsMasks
         The model.
+    structures : sequence of str
+        What to measure there, of `COMPARED` and IMAT.
     each_side : int
         Slices above, and as many below.
     window, definitions
@@ -89,13 +92,16 @@ def measure_neighbours(
     found = []
     for index in _choose(positions, axial_index, each_side):
         session = AxialSession.open(volume.axial(index), segmenter, window=window, definitions=definitions)
-        try:
-            divided = session.divided
-        except AnatomyNotFound:
+        if session.divided is None:
             continue
-        if divided is None:
-            continue
-        masks = divided.compartments.masks
+        masks = {}
+        for name in (*COMPARED, "imat"):
+            if name not in structures:
+                continue
+            try:
+                masks[name] = session.segment(name).mask
+            except AnatomyNotFound:
+                continue
         found.append(
             SliceAreas(
                 axial_index=index,
@@ -106,9 +112,11 @@ def measure_neighbours(
     return tuple(found)
 
 
-def areas_of(masks: Mapping[str, Mask], pixel_mm2: float) -> dict[str, float]:
+def areas_of(masks: Mapping[Any, Mask], pixel_mm2: float) -> dict[str, float]:
     """Return the areas (mm²) of `COMPARED`, both psoas together and IMAT, as far as there are masks."""
-    areas = {name: float(masks[name].sum()) * pixel_mm2 for name in (*COMPARED, "imat") if name in masks}
+    areas: dict[str, float] = {
+        str(name): float(masks[name].sum()) * pixel_mm2 for name in (*COMPARED, "imat") if name in masks
+    }
     if "psoas_left" in areas and "psoas_right" in areas:
         areas["psoas"] = areas["psoas_left"] + areas["psoas_right"]
     return areas
@@ -142,7 +150,7 @@ def take_medians(middle: Mapping[str, float], others: Sequence[SliceAreas]) -> t
 def _choose(
     positions: np.ndarray[tuple[int, ...], np.dtype[np.float64]], index: int, each_side: int
 ) -> list[int]:
-    """Indices of the nearest slices to equal steps on either side, each once."""
+    """Return indices of the nearest slices to equal steps on either side, each once."""
     chosen = set()
     for direction in (-1, 1):
         for count in range(1, each_side + 1):

@@ -222,16 +222,16 @@ class Trust:
     Parameters
     ----------
     bias, overlap, agreement : float
-        ``probability = sigmoid(bias + overlap * logit(expected Dice) + agreement * logit(agreement))``.
+        ``probability = sigmoid(bias + overlap * logit(Dice of that score) + agreement * logit(agreement))``.
     """
 
     bias: float
     overlap: float
     agreement: float = 0.0
 
-    def probability(self, expected_iou: float, agreement: float | None) -> float:
+    def probability(self, score: float, agreement: float | None) -> float:
         """Probability that a mask has a Dice of 0.85 and an area within 10 %."""
-        value = self.bias + self.overlap * logit(2 * expected_iou / (1 + expected_iou))
+        value = self.bias + self.overlap * logit(2 * score / (1 + score))
         if agreement is not None:
             value += self.agreement * logit(agreement)
         return float(1 / (1 + np.exp(-value)))
@@ -257,17 +257,15 @@ def _shipped_trust() -> dict[str, Trust]:
     return read_trust(path.read_text(encoding="utf-8"))
 
 
-def confidence_of(
-    structure: str, expected_iou: float, agreement: float | None, gates: Sequence[Gate]
-) -> float:
+def confidence_of(structure: str, score: float, agreement: float | None, gates: Sequence[Gate]) -> float:
     """Probability that a number can be used: Dice of at least 0.85 and area within 10 %.
 
     Parameters
     ----------
     structure : str
         Whose number.
-    expected_iou : float
-        Of the dense head.
+    score : float
+        IoU expected by whoever drew the mask.
     agreement : float or None
         Dice with the prompted mask, where there is one.
     gates : sequence of Gate
@@ -276,7 +274,7 @@ def confidence_of(
     curves = _shipped_trust()
     # Intermuscular fat has no reference to fit to; it is as sure as the muscle that it lies in.
     trust = curves[{"imat": "muscle"}.get(kind_of(structure), kind_of(structure))]
-    probability = trust.probability(expected_iou, agreement)
+    probability = trust.probability(score, agreement)
     return cap_confidence(probability, gates, structure)
 
 

@@ -347,6 +347,7 @@ _SAGITTAL_FIELDS: Final = ((380.0, 30.0), (440.0, 45.0), (520.0, 60.0))
 def axial_extent_mm(
     labels: npt.NDArray[np.uint8], axis: npt.NDArray[np.float32]
 ) -> tuple[float, float, float, float]:
+    """Return the body's bounds (x0, x1, y0, y1) in mm on a phantom sampled along an axis."""
     body = masks_from_labels(labels)["body"]
     columns, rows = axis[body.any(axis=0)], axis[body.any(axis=1)]
     return float(columns[0]), float(columns[-1]), float(rows[0]), float(rows[-1])
@@ -361,6 +362,7 @@ def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
 
 
 def axial_square(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> tuple[float, float, float]:
+    """Return the square around a body: middle x, middle y and side in mm; a quarter longer than the body."""
     rows, columns = np.nonzero(body_mask(hu, spacing_mm))
     width_mm = float(columns.max() - columns.min() + 1) * spacing_mm[1]
     height_mm = float(rows.max() - rows.min() + 1) * spacing_mm[0]

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.models.dense_head import DENSE_CLASSES
+from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.training.augmentation import frame_at_random, vary_appearance
 from ctai_sam2.training.bank import LabelledImage, axial_square, read_case
 from ctai_sam2.training.dense_classes import allowed_classes, label_table

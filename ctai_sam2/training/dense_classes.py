@@ -9,11 +9,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.phantom import FAT_STREAK, LEVEL_NAMES, Label
 from ctai_sam2.models.dense_head import DENSE_CLASSES
+from ctai_sam2.phantom import FAT_STREAK, LEVEL_NAMES, Label
 
 _LABELS: Final[Mapping[str, tuple[int, ...]]] = {
-    "outside": (Label.AIR, Label.TABLE_SHELL, Label.TABLE_FOAM, Label.ARM_FAT, Label.ARM_MUSCLE, Label.ARM_BONE),
+    "outside": (
+        Label.AIR, Label.TABLE_SHELL, Label.TABLE_FOAM, Label.ARM_FAT, Label.ARM_MUSCLE, Label.ARM_BONE,
+    ),
     "skin": (Label.SKIN,),
     "sat": (Label.SAT,),
     "psoas": (Label.PSOAS_LEFT, Label.PSOAS_RIGHT),
@@ -22,7 +24,9 @@ _LABELS: Final[Mapping[str, tuple[int, ...]]] = {
     "wall": (Label.RECTUS_LEFT, Label.RECTUS_RIGHT, Label.WALL_LEFT, Label.WALL_RIGHT),
     "between": (Label.INTERMUSCULAR_FAT, Label.FASCIA),
     "vertebra": tuple(
-        base + index for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR) for index in range(len(LEVEL_NAMES))
+        base + index
+        for base in (Label.BODY_CORTEX, Label.BODY_TRABECULAR)
+        for index in range(len(LEVEL_NAMES))
     ),
     "disc": tuple(Label.DISC + index for index in range(len(LEVEL_NAMES))),
     "bone": (

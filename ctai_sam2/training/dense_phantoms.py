@@ -10,15 +10,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
 from ctai_sam2.errors import StorageError
+from ctai_sam2.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
 from ctai_sam2.training.bank import axial_extent_mm
 
 KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
 
 HELD_BACK_KIND: Final = "coarse"
-"""Never drawn for training: loud, blurred, streaky and cut-off scans, to see whether confidence holds there."""
+"""Never drawn for training: loud, blurred, streaky and cut-off scans, to try the confidence on."""
 
 _WEIGHTS: Final = (2, 2, 1, 1, 1, 1)
 _CHUNK: Final = 20
@@ -77,7 +77,8 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
         }  # fmt: skip
     elif kind == HELD_BACK_KIND:
         changes |= {
-            "noise_hu": rng.uniform(20, 55), "blur_mm": rng.uniform(0.9, 2.0), "streak_hu": rng.uniform(5, 30),
+            "noise_hu": rng.uniform(20, 55), "blur_mm": rng.uniform(0.9, 2.0),
+            "streak_hu": rng.uniform(5, 30),
             "field_of_view_mm": rng.uniform(280, 420), "muscle_hu": rng.uniform(5, 50),
             "fat_hu": rng.uniform(-115, -80), "oedema": rng.uniform(0, 1),
         }  # fmt: skip

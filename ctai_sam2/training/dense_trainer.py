@@ -78,7 +78,8 @@ DENSE_SCHEDULES: Final = {
                 image_size=320, steps=300, images=4, learning_rate=3e-3, final_learning_rate=2.8e-3
             ),
             DensePhase(
-                image_size=256, steps=1020, images=4, learning_rate=2.8e-3, final_learning_rate=6e-4, warmup_steps=1
+                image_size=256, steps=1020, images=4, learning_rate=2.8e-3,
+                final_learning_rate=6e-4, warmup_steps=1,
             ),
         )
     ),
@@ -92,7 +93,10 @@ DENSE_SCHEDULES: Final = {
     ),
     "smoke": DenseSchedule(
         phases=(
-            DensePhase(image_size=64, steps=2, images=2, learning_rate=1e-3, final_learning_rate=1e-4, real_share=0.5),
+            DensePhase(
+                image_size=64, steps=2, images=2, learning_rate=1e-3, final_learning_rate=1e-4,
+                real_share=0.5,
+            ),
         ),
         phantoms=2,
         bank_size_px=64,

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.evaluation.scores import GOOD_AREA_PCT
 from ctai_sam2.io import ReferenceCase, read_case_npz, write_json
 from ctai_sam2.measure.overlap import dice
@@ -42,7 +42,7 @@ class Evidence:
         Whose.
     is_real : bool
         A patient's, not a phantom's.
-    expected_iou : float
+    score : float
         Of the dense head.
     agreement : float or None
         With the prompted mask.
@@ -56,7 +56,7 @@ class Evidence:
     patient: str
     structure: str
     is_real: bool
-    expected_iou: float
+    score: float
     agreement: float | None
     gates: tuple[str, ...]
     dice: float
@@ -82,7 +82,8 @@ def collect_evidence(
     """
     for case, segmenter in cases:
         session = AxialSession.open(case.slice, segmenter)
-        if session.divided is None:
+        judged = session.judged
+        if judged is None:
             _LOGGER.warning("%s: the slice was not divided", case.name)
             continue
         for structure in JUDGED:
@@ -90,16 +91,20 @@ def collect_evidence(
             skipped = any(word in case.name and name == structure for word, name in skip)
             if reference is None or not reference.any() or skipped:
                 continue
-            found = session.divided.evidence(structure)
-            mask = session.divided.compartments.masks[structure]
+            try:
+                found = judged.evidence(structure)
+            except AnatomyNotFound:
+                # A refusal states no number.
+                continue
+            mask = judged.masks[structure]
             yield Evidence(
                 case=case.name,
                 patient=str(case.meta.get("patient", case.name)),
                 structure=structure,
                 is_real=not case.name.startswith("phantom"),
-                expected_iou=found.expected_iou,
+                score=found.score,
                 agreement=found.agreement,
-                gates=tuple(gate.name for gate in session.divided.gates if structure in gate.structures),
+                gates=tuple(gate.name for gate in judged.gates if structure in gate.structures),
                 dice=dice(reference, mask),
                 area_error_pct=100 * (float(mask.sum()) / float(reference.sum()) - 1),
             )
@@ -138,7 +143,7 @@ def judge_confidence(
 
 def confidence_with(curves: Mapping[str, Trust], one: Evidence) -> float:
     """Return the confidence that curves give a number, gates included."""
-    probability = curves[kind_of(one.structure)].probability(one.expected_iou, one.agreement)
+    probability = curves[kind_of(one.structure)].probability(one.score, one.agreement)
     return min(probability, GATED_CONFIDENCE) if one.gates else probability
 
 
@@ -241,7 +246,7 @@ def _fit_one(found: Sequence[Evidence]) -> Trust:
     real = np.array([one.is_real for one in found])
     weights = np.where(real, 1 / max(real.sum(), 1), 1 / max((~real).sum(), 1))
     weights *= len(found) / weights.sum()
-    overlap = np.array([logit(2 * one.expected_iou / (1 + one.expected_iou)) for one in found])
+    overlap = np.array([logit(2 * one.score / (1 + one.score)) for one in found])
     agreement = np.array([logit(one.agreement) if one.agreement is not None else 0.0 for one in found])
 
     def cost(theta: npt.NDArray[np.float64]) -> float:
