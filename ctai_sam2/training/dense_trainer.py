@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import math
+import pickle
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -190,7 +191,7 @@ class DenseTrainer:
         try:
             state = torch.load(checkpoint, map_location="cpu", weights_only=True)["mean"]
             self.model.load_state_dict(state)
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, EOFError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
             raise InputError("not a checkpoint of a dense head", received=checkpoint.name) from error
         self.mean.load_state_dict(state)
 
