@@ -1,0 +1,1 @@
+"""One click: prompts from anatomy, masks from the model, limits from HU."""

@@ -1,0 +1,1 @@
+"""Which vertebra is which: network, decode and prompts for the segmenter."""
