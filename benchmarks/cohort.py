@@ -29,17 +29,17 @@ import psutil
 
 from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report, time_ms
 from ctai_sam2.cohort import Case, read_manifest, run_cohort, write_manifest
+from ctai_sam2.cohort.case_segmentation import segment_slice
 from ctai_sam2.cohort.plan import Plan
-from ctai_sam2.cohort.running import plan_tasks
-from ctai_sam2.cohort.segmenting import segment_slice
+from ctai_sam2.cohort.runner import plan_tasks
 from ctai_sam2.cohort.store import Store
-from ctai_sam2.cohort.working import Worker
-from ctai_sam2.core.masks import mask_to_box_xyxy
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.cohort.worker import Worker
+from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.io import read_case_npz
-from ctai_sam2.oneclick import AXIAL_STRUCTURES, Structure
-from ctai_sam2.segmenters import open_segmenter
+from ctai_sam2.models import open_segmenter
+from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.settings import Settings
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reporting import Ratio, add_json_option, report, time_ms
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.editor import MIDDLE, Controller, Document
-from ctai_sam2.records import Record
+from ctai_sam2.journal import Record
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import CTSlice, Window
 from ctai_sam2.widgets.canvas import SliceCanvas
 
 CELL = """
 import numpy as np
 import ctai_sam2 as ct
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
 phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
 source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm)
 editor = ct.MiddleMaskEditor(source, segmenter=None, folder="annotations")

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from ctai_sam2.core.phantom import make_volume, random_parameters
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.io import read_case_npz
-from ctai_sam2.oneclick import L3Result, find_l3, find_l3_in_volume, mid_l3_axial_index
-from ctai_sam2.segmenters import open_segmenter
+from ctai_sam2.models import open_segmenter
+from ctai_sam2.phantom import make_volume, random_parameters
+from ctai_sam2.segmentation import L3Result, find_l3, find_l3_in_volume, mid_l3_axial_index
 from ctai_sam2.training.levels import make_cut_spine
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
@@ -32,9 +32,9 @@ _LEAST_SEEN_MM2 = 300.0
 def phantom_slices(first: int, count: int) -> Iterator[tuple[str, CTSlice, dict[str, Mask]]]:
     """Make sagittal phantoms that show L3."""
     for seed in range(first, first + count):
-        slice_, masks = make_cut_spine(seed)
-        if masks["L3"].sum() * slice_.pixel_area_mm2 >= _LEAST_SEEN_MM2:
-            yield f"phantom {seed}", slice_, masks
+        ct_slice, masks = make_cut_spine(seed)
+        if masks["L3"].sum() * ct_slice.pixel_area_mm2 >= _LEAST_SEEN_MM2:
+            yield f"phantom {seed}", ct_slice, masks
 
 
 def real_slices(folder: Path) -> Iterator[tuple[str, CTSlice, dict[str, Mask]]]:
@@ -137,10 +137,10 @@ def main() -> None:
             groups["real"] = real_slices(arguments.cases)
         for name, samples in groups.items():
             rows = []
-            for title, slice_, masks in samples:
+            for title, ct_slice, masks in samples:
                 started = time.perf_counter()
                 try:
-                    row = judge(find_l3(slice_, segmenter), masks["L3"])
+                    row = judge(find_l3(ct_slice, segmenter), masks["L3"])
                 except AnatomyNotFound:
                     row = {"probability": None, "certainty": "unknown", "chosen": False, "right": False}
                 rows.append({"case": title, **row, "seconds": time.perf_counter() - started})

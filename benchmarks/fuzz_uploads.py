@@ -93,7 +93,7 @@ def image_seeds() -> list[bytes]:
 
 def json_seeds() -> list[bytes]:
     """Make prompts, a mask and an answer in the service's own form."""
-    from ctai_sam2.segmenters import wire
+    from ctai_sam2.models import wire
     from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
 
     mask = np.zeros((24, 24), bool)
@@ -158,7 +158,7 @@ def image_target() -> Callable[[bytes], None]:
 def json_target() -> Callable[[bytes], None]:
     """Decode JSON as a prompt, a mask, an answer and the original system's request."""
     from ctai_sam2.errors import CtaiError
-    from ctai_sam2.segmenters import wire
+    from ctai_sam2.models import wire
     from ctai_sam2.settings import Settings
     from service.faults import Fault
     from service.requesting import decode_base64, parse_json, parse_prompt
@@ -189,7 +189,7 @@ def json_target() -> Callable[[bytes], None]:
 
 def http_target() -> Callable[[bytes], None]:
     """Send a body to every path of the whole application; no answer may be 500."""
-    from ctai_sam2.segmenters import wire
+    from ctai_sam2.models import wire
     from ctai_sam2.settings import Settings
     from service.app import make_app
     from tests.fakes import FakeSegmenter

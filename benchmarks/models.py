@@ -20,13 +20,13 @@ import torch
 from sam2.sam2_image_predictor import SAM2ImagePredictor
 
 from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report, time_ms
-from ctai_sam2.core.masks import mask_to_box_xyxy
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters, reference_parameters
-from ctai_sam2.core.windowing import window_to_uint8
-from ctai_sam2.oneclick import AxialSession
-from ctai_sam2.segmenters import CachedSegmenter
-from ctai_sam2.segmenters.local import LocalSegmenter
-from ctai_sam2.segmenters.sam2_model import build_sam2
+from ctai_sam2.image.masks import mask_to_box_xyxy
+from ctai_sam2.image.windowing import window_to_uint8
+from ctai_sam2.models import CachedSegmenter
+from ctai_sam2.models.local import LocalSegmenter
+from ctai_sam2.models.sam2_network import build_sam2
+from ctai_sam2.phantom import make_axial_slice, random_parameters, reference_parameters
+from ctai_sam2.segmentation import AxialSession
 from ctai_sam2.types import CTSlice, Prompt
 
 TINY = "sam2.1_hiera_tiny"

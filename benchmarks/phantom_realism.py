@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters
-from ctai_sam2.core.phantom.realism import measure_realism
 from ctai_sam2.io import read_case_npz
+from ctai_sam2.phantom import make_axial_slice, random_parameters
+from ctai_sam2.phantom.realism import measure_realism
 
 _OUT = Path(__file__).parents[1] / "docs" / "phantom-realism.json"
 # An image of 3 mm voxels shows neither noise nor edges as the scanner made them.

@@ -28,9 +28,9 @@ import numpy as np
 import requests
 
 from benchmarks.reporting import Ratio, add_json_option, report, time_ms
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
-from ctai_sam2.core.windowing import window_to_uint8
-from ctai_sam2.segmenters import LocalSegmenter, RemoteSegmenter, wire
+from ctai_sam2.image.windowing import window_to_uint8
+from ctai_sam2.models import LocalSegmenter, RemoteSegmenter, wire
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]

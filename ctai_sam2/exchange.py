@@ -15,7 +15,7 @@ from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
     from ctai_sam2.io.source_images import SourceImages
-    from ctai_sam2.io.terms import Authorship, StructureTerm
+    from ctai_sam2.io.structure_terms import Authorship, StructureTerm
 
 Format: TypeAlias = Literal["seg", "rtstruct", "nifti", "coco", "png"]
 FORMATS: tuple[Format, ...] = ("seg", "rtstruct", "nifti", "coco", "png")

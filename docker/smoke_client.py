@@ -16,10 +16,10 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
-from ctai_sam2.core.windowing import window_to_uint8
-from ctai_sam2.io.cases import read_case_npz
-from ctai_sam2.segmenters import LocalSegmenter, RemoteSegmenter, wire
+from ctai_sam2.image.windowing import window_to_uint8
+from ctai_sam2.io.reference_cases import read_case_npz
+from ctai_sam2.models import LocalSegmenter, RemoteSegmenter, wire
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import Prediction, Prompt
 
 WAIT_S = 120.0

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
-from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.io.uploads import Upload, decode_upload
-from ctai_sam2.segmenters import wire
-from ctai_sam2.segmenters.base import BatchEmbedding, Prefetching, Segmenter, require_image
+from ctai_sam2.models import wire
+from ctai_sam2.models.protocol import BatchEmbedding, Prefetching, Segmenter, require_image
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
 

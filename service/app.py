@@ -13,8 +13,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from ctai_sam2._version import __version__
-from ctai_sam2.segmenters import wire
-from ctai_sam2.segmenters.base import Segmenter
+from ctai_sam2.models import wire
+from ctai_sam2.models.protocol import Segmenter
 from ctai_sam2.settings import Settings
 
 from . import schemas

@@ -8,7 +8,7 @@ from collections import deque
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.segmenters.base import BatchEmbedding
+from ctai_sam2.models.protocol import BatchEmbedding
 
 from .faults import ClientGone, Fault
 from .gate import Gate

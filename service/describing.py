@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 
 from . import schemas
 from .faults import STATUSES
@@ -64,7 +64,7 @@ def describe_api(app: FastAPI) -> None:
 
 def openapi_text() -> str:
     """Write the document as it is kept under ``docs``: made without a model."""
-    from ctai_sam2.segmenters.local import LocalSegmenter
+    from ctai_sam2.models.local import LocalSegmenter
     from ctai_sam2.settings import Settings
 
     from .app import make_app

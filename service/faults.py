@@ -13,7 +13,7 @@ from ctai_sam2.errors import (
     Unavailable,
     WeightsError,
 )
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ctai_sam2.errors import CtaiError
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 from ctai_sam2.settings import Settings
 
 from .faults import ClientGone, Fault, fault_of, too_large

@@ -10,9 +10,9 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
-from ctai_sam2.core.masks import mask_to_box_xyxy
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters import wire
+from ctai_sam2.image.masks import mask_to_box_xyxy
+from ctai_sam2.models import wire
 from ctai_sam2.types import Mask, ModelIdentity, Prediction, Prompt
 
 from .answering import Answering, Arrived

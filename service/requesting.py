@@ -15,7 +15,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import Prompt, Window
 

@@ -13,9 +13,9 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.segmenters import CachedSegmenter, Segmenter, open_segmenter
-from ctai_sam2.segmenters.opening import cache_folder
-from ctai_sam2.segmenters.remote import is_loopback
+from ctai_sam2.models import CachedSegmenter, Segmenter, open_segmenter
+from ctai_sam2.models.factory import cache_folder
+from ctai_sam2.models.remote import is_loopback
 from ctai_sam2.settings import Settings
 
 from .app import make_app

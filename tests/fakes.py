@@ -9,7 +9,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.segmenters.base import require_request
+from ctai_sam2.models.protocol import require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 FAKE_IDENTITY = ModelIdentity(
@@ -99,7 +99,7 @@ def save_random_checkpoint(path: Path, config: str, *, image_size: int | None = 
     """Save a network with random weights in Meta's checkpoint format."""
     import torch
 
-    from ctai_sam2.segmenters.sam2_model import build_sam2
+    from ctai_sam2.models.sam2_network import build_sam2
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctai_sam2.agreement.comparing import (
+from ctai_sam2.agreement.comparison import (
     MEASURES,
     Division,
     MeasureAgreement,
@@ -13,8 +13,8 @@ from ctai_sam2.agreement.comparing import (
     divide_difference,
 )
 from ctai_sam2.agreement.figure import draw_bland_altman
+from ctai_sam2.agreement.files import AgreementFiles, describe_comparison, write_comparison
 from ctai_sam2.agreement.readings import DrawnMask, Reading, read_readings
-from ctai_sam2.agreement.writing import AgreementFiles, describe_comparison, write_comparison
 
 __all__ = [
     "MEASURES",

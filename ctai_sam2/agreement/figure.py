@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from ctai_sam2.agreement.comparing import MeasureAgreement, ReaderComparison
+from ctai_sam2.agreement.comparison import MeasureAgreement, ReaderComparison
 from ctai_sam2.errors import InputError
 
 _COLUMNS = 2

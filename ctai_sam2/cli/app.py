@@ -20,9 +20,10 @@ from ctai_sam2.cli.serve import serve
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.oneclick import Structure, StudyResult
-    from ctai_sam2.outputs import StudyFiles, TableRow
-    from ctai_sam2.segmenters import Segmenter
+    from ctai_sam2.models import Segmenter
+    from ctai_sam2.segmentation import StudyResult
+    from ctai_sam2.structures import Structure
+    from ctai_sam2.study_outputs import StudyFiles, TableRow
     from ctai_sam2.types import Prompt
 
 app = typer.Typer(
@@ -139,9 +140,10 @@ def segment(
     from ctai_sam2.io import read_slice, read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.io.pictures import PICTURE_SUFFIXES
-    from ctai_sam2.oneclick import STRUCTURES, segment_structure
-    from ctai_sam2.outputs import describe_structure, write_structure
+    from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.settings import Settings
+    from ctai_sam2.structures import STRUCTURES
+    from ctai_sam2.study_outputs import describe_structure, write_structure
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
@@ -199,8 +201,8 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure areas and HU under masks drawn or corrected elsewhere."""
-    from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, load_definitions
-    from ctai_sam2.outputs import measure_files, write_rows
+    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.study_outputs import measure_files, write_rows
 
     row = measure_files(
         image,
@@ -236,8 +238,8 @@ def sensitivity(
 ) -> None:
     """Report how areas and HU change on the slices above and below mid-L3."""
     from ctai_sam2.io import read_study
-    from ctai_sam2.oneclick import find_mid_l3, slice_sensitivity
-    from ctai_sam2.outputs import write_rows
+    from ctai_sam2.segmentation import find_mid_l3, slice_sensitivity
+    from ctai_sam2.study_outputs import write_rows
 
     volume = read_study(study, series_uid=series)
     with _open_segmenter(model) as segmenter:
@@ -291,12 +293,12 @@ def _segment_and_report(
     height_m: float | None,
     as_json: bool,
 ) -> None:
-    from ctai_sam2.core.metrics import require_height
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
-    from ctai_sam2.oneclick import segment_study
-    from ctai_sam2.outputs import measure_study, write_study
+    from ctai_sam2.measure.body_composition import require_height
+    from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
+    from ctai_sam2.study_outputs import measure_study, write_study
 
     # What would be refused at the end is refused before the work.
     require_height(height_m)
@@ -322,7 +324,7 @@ def _segment_and_report(
 
 
 def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
-    from ctai_sam2.outputs import summarise
+    from ctai_sam2.study_outputs import summarise
 
     print_line()
     print_table(summarise(result), SHOWN)
@@ -355,7 +357,7 @@ def _print_files(files: Any) -> None:
 
 
 def _open_segmenter(model: str | None) -> Segmenter:
-    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.models import open_segmenter
     from ctai_sam2.settings import Settings
 
     return open_segmenter(settings=Settings(model=model) if model else Settings())

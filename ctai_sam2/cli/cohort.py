@@ -86,9 +86,9 @@ def run(
 ) -> None:
     """Segment and measure every case; run it again and only what is missing or changed is done."""
     from ctai_sam2.cohort import run_cohort
-    from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, load_definitions
-    from ctai_sam2.oneclick import AXIAL_STRUCTURES
+    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.settings import Settings
+    from ctai_sam2.structures import AXIAL_STRUCTURES
 
     try:
         done = run_cohort(
@@ -200,7 +200,7 @@ def _write_report(folder: Path, *, changed: bool) -> Path | None:
 def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[str, Any]:
     from ctai_sam2.io import read_mask_nifti, read_mask_png
 
-    slice_ = worklist.load(case_id).slice_
+    ct_slice = worklist.load(case_id).ct_slice
     masks = {}
     for entry in entries:
         name, separator, file = entry.partition("=")
@@ -208,7 +208,7 @@ def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[st
             raise InputError("a mask is given as name=file", received=entry)
         path = Path(file)
         if path.name.lower().endswith((".nii", ".nii.gz")):
-            masks[name] = read_mask_nifti(path, slice_) > 0
+            masks[name] = read_mask_nifti(path, ct_slice) > 0
         else:
             masks[name] = read_mask_png(path)
     return masks

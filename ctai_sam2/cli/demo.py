@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ctai_sam2.core.phantom import make_volume, reference_parameters
 from ctai_sam2.io import write_dicom_series
+from ctai_sam2.phantom import make_volume, reference_parameters
 from ctai_sam2.types import CTVolume
 
 SHAPE_ZYX = (96, 512, 512)

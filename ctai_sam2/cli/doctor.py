@@ -155,8 +155,8 @@ def _check_sam2() -> Check:
 
 
 def _check_weights(settings: Settings) -> Check:
-    from ctai_sam2.segmenters.opening import is_checkpoint_file, open_store
-    from ctai_sam2.segmenters.weights import hash_file, require_digest
+    from ctai_sam2.models.factory import is_checkpoint_file, open_store
+    from ctai_sam2.models.registry import hash_file, require_digest
 
     path = settings.model_path
     if path is not None and is_checkpoint_file(path):
@@ -171,9 +171,9 @@ def _check_weights(settings: Settings) -> Check:
 def _check_segmentation() -> Check:
     import numpy as np
 
-    from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
-    from ctai_sam2.oneclick import segment_structure
-    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.models import open_segmenter
+    from ctai_sam2.phantom import make_axial_slice, reference_parameters
+    from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.types import CTSlice
 
     phantom = make_axial_slice(reference_parameters(), level="L3", rng=np.random.default_rng(0))
@@ -196,7 +196,7 @@ def _check_segmentation() -> Check:
 
 
 def _check_cache(settings: Settings) -> Check:
-    from ctai_sam2.segmenters.opening import cache_folder
+    from ctai_sam2.models.factory import cache_folder
 
     folder = cache_folder(settings)
     hint = "Set SAM2_CACHE_DIR to a folder you may write to."
@@ -216,7 +216,7 @@ def _check_cache(settings: Settings) -> Check:
 
 
 def _check_service(settings: Settings) -> Check:
-    from ctai_sam2.segmenters import open_segmenter
+    from ctai_sam2.models import open_segmenter
 
     if not settings.service_urls:
         return Check(layer="service", status="ok", detail="none configured (SAM2_SERVICE_URL is empty)")

@@ -78,7 +78,7 @@ def evaluate(
         write_evaluation,
     )
     from ctai_sam2.io.atomic import require_writable
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.factory import open_store
     from ctai_sam2.settings import Settings
 
     settings = Settings()

@@ -11,7 +11,7 @@ from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.io.terms import Authorship
+    from ctai_sam2.io.structure_terms import Authorship
     from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _SAM2_IMAGE_SIZE = 1024  # of Meta's configurations
@@ -186,13 +186,13 @@ def _renamings(entries: list[str] | None) -> dict[str, str]:
 
 
 def _authorship(made_by: str, model: str | None) -> Authorship:
-    from ctai_sam2.io.terms import Authorship, MadeBy
+    from ctai_sam2.io.structure_terms import Authorship, MadeBy
 
     identity = None
     if model is not None:
         from ctai_sam2._version import __version__
-        from ctai_sam2.segmenters.opening import open_store
-        from ctai_sam2.segmenters.weights import embedded_card
+        from ctai_sam2.models.factory import open_store
+        from ctai_sam2.models.registry import embedded_card
         from ctai_sam2.settings import Settings
         from ctai_sam2.types import ModelIdentity
 

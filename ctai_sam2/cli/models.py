@@ -10,7 +10,7 @@ import typer
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 
 if TYPE_CHECKING:
-    from ctai_sam2.segmenters.weights import ModelStatus
+    from ctai_sam2.models.registry import ModelStatus
 
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, export and import checkpoints.")
 
@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(help="A name from 'models list'.")]
 @reporting_errors
 def list_models(as_json: AsJson = False) -> None:
     """Say which checkpoints are known and which are here."""
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.factory import open_store
     from ctai_sam2.settings import Settings
 
     chosen = Settings().model
@@ -53,7 +53,7 @@ def download(
     """Download a checkpoint; resumes where it was cut, and keeps only what has the right digest."""
     from tqdm import tqdm
 
-    from ctai_sam2.segmenters.opening import download_model
+    from ctai_sam2.models.factory import download_model
 
     with tqdm(unit="B", unit_scale=True, desc=name, disable=as_json) as bar:
 
@@ -72,7 +72,7 @@ def download(
 @reporting_errors
 def verify(name: Name, as_json: AsJson = False) -> None:
     """Read a checkpoint's whole file and compare its sha256."""
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.factory import open_store
 
     status = open_store().verify(name)
     if as_json:
@@ -89,8 +89,8 @@ def export_models(
     as_json: AsJson = False,
 ) -> None:
     """Pack checkpoints into one file, to carry to a machine without network."""
-    from ctai_sam2.segmenters.bundle import export_bundle
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.bundle import export_bundle
+    from ctai_sam2.models.factory import open_store
 
     path = export_bundle(names, open_store(), bundle)
     if as_json:
@@ -106,8 +106,8 @@ def import_models(
     as_json: AsJson = False,
 ) -> None:
     """Unpack a bundle; every file is verified, or none is taken."""
-    from ctai_sam2.segmenters.bundle import import_bundle
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.bundle import import_bundle
+    from ctai_sam2.models.factory import open_store
 
     names = import_bundle(bundle, open_store())
     if as_json:

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.cohort.store import RECORD_VERSION, Store, key_of
-from ctai_sam2.core.masks import as_mask
-from ctai_sam2.core.metrics import MASK_NAMES
 from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.image.masks import as_mask
 from ctai_sam2.io import write_bytes, write_json
+from ctai_sam2.measure.body_composition import MASK_NAMES
 from ctai_sam2.types import Mask
 
 _LONGEST = 500

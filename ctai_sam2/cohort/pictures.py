@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
-from ctai_sam2.core.masks import mask_to_box_xyxy
-from ctai_sam2.core.windowing import window_to_uint8
-from ctai_sam2.io.overlay import STRUCTURE_COLOURS
+from ctai_sam2.image.masks import mask_to_box_xyxy
+from ctai_sam2.image.windowing import window_to_uint8
+from ctai_sam2.structures import COLORS
 from ctai_sam2.types import CTSlice, Mask
 
 SIDE_PX = 320
@@ -23,14 +23,14 @@ _MARGIN = 0.03
 _QUALITY = 82
 
 
-def draw_picture(slice_: CTSlice, masks: Mapping[str, Mask]) -> bytes:
+def draw_picture(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> bytes:
     """Draw a slice around the body in true proportions, fat tinted, muscle and psoas outlined, as JPEG."""
-    rows, columns = _around_body(slice_)
-    row_mm, column_mm = slice_.spacing_mm
+    rows, columns = _around_body(ct_slice)
+    row_mm, column_mm = ct_slice.spacing_mm
     high, wide = (rows.stop - rows.start) * row_mm, (columns.stop - columns.start) * column_mm
     scale = SIDE_PX / max(high, wide)
     size = (max(round(wide * scale), 8), max(round(high * scale), 8))
-    grey = Image.fromarray(window_to_uint8(np.ascontiguousarray(slice_.hu[rows, columns])))
+    grey = Image.fromarray(window_to_uint8(np.ascontiguousarray(ct_slice.hu[rows, columns])))
     # Shrinking needs an average; enlarging a small slice shows its pixels smoothly.
     shown = np.asarray(grey.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
     rgb = np.repeat(shown[..., None], 3, axis=2).astype(np.float32)
@@ -47,9 +47,9 @@ def draw_picture(slice_: CTSlice, masks: Mapping[str, Mask]) -> bytes:
     return buffer.getvalue()
 
 
-def _around_body(slice_: CTSlice) -> tuple[slice, slice]:
-    height, width = slice_.shape_hw
-    box = mask_to_box_xyxy(ndimage.binary_opening(slice_.hu > _TISSUE_HU, iterations=2))
+def _around_body(ct_slice: CTSlice) -> tuple[slice, slice]:
+    height, width = ct_slice.shape_hw
+    box = mask_to_box_xyxy(ndimage.binary_opening(ct_slice.hu > _TISSUE_HU, iterations=2))
     if box is None:
         return slice(0, height), slice(0, width)
     x0, y0, x1, y1 = box
@@ -63,5 +63,5 @@ def _resized(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _rgb(name: str) -> tuple[int, int, int]:
-    colour = STRUCTURE_COLOURS[name]
+    colour = COLORS[name]
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)

@@ -11,13 +11,13 @@ from typing import Any, cast, get_args
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.store import key_of
-from ctai_sam2.core.cutoffs import CUTOFF_TABLES
-from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.errors import InputError
-from ctai_sam2.oneclick import AXIAL_STRUCTURES, Structure
-from ctai_sam2.segmenters import Segmenter, open_segmenter
+from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.settings import Settings
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Window
 
 _MOST_TRIALS = 200
@@ -173,7 +173,7 @@ class Task:
 
 
 def _local_weights(settings: Settings) -> list[Any]:
-    from ctai_sam2.segmenters.opening import open_store
+    from ctai_sam2.models.factory import open_store
 
     store = open_store(settings)
     path = settings.model_path

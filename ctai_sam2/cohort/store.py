@@ -26,7 +26,7 @@ from typing import Any
 
 from ctai_sam2.errors import StorageError
 from ctai_sam2.io import write_json
-from ctai_sam2.records.locking import lock_file
+from ctai_sam2.journal.lock import lock_file
 
 RECORD_VERSION = 1
 """Part of every key: grows when a record's content is made otherwise."""

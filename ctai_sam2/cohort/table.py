@@ -16,11 +16,11 @@ from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.plan import Plan
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import Store
-from ctai_sam2.core.columns import COLUMNS
-from ctai_sam2.core.cutoffs import flag_low_smd, flag_low_smi
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
-from ctai_sam2.outputs import PROVENANCE_COLUMNS, Cell, TableRow
+from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
+from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, Cell, TableRow
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,20 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctai_sam2.cohort.answers import read_kept
 from ctai_sam2.cohort.corrections import add_reading
 from ctai_sam2.cohort.manifest import Case, parse_prompt
 from ctai_sam2.cohort.plan import Plan, Task
+from ctai_sam2.cohort.predictions import read_kept
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.store import Store
 from ctai_sam2.cohort.table import read_summary, sex_of, write_results
-from ctai_sam2.cohort.working import Worker
-from ctai_sam2.core.definitions import TissueDefinitions
+from ctai_sam2.cohort.worker import Worker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.inference import Ask
 from ctai_sam2.errors import InputError
-from ctai_sam2.records import Record, fingerprint
+from ctai_sam2.journal import Record, fingerprint
+from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.types import CTSlice, Mask, Window
 
 
@@ -67,19 +67,19 @@ class ReviewCase:
     ----------
     item : WorklistItem
         Which, and why.
-    slice_ : CTSlice
+    ct_slice : CTSlice
         The slice that was measured.
     masks : mapping of str to ndarray of bool, shape (H, W)
         As they count now: the reader's where there are any, the model's for the rest.
     """
 
     item: WorklistItem
-    slice_: CTSlice
+    ct_slice: CTSlice
     masks: Mapping[str, Mask]
 
     def changes(self, drawn: Mapping[str, Mask]) -> dict[str, Mask]:
         """Return those of a reader's masks that differ from the ones here; an empty one only if it erases."""
-        nothing = np.zeros(self.slice_.shape_hw, dtype=bool)
+        nothing = np.zeros(self.ct_slice.shape_hw, dtype=bool)
         return {name: mask for name, mask in drawn.items() if (mask != self.masks.get(name, nothing)).any()}
 
 
@@ -142,7 +142,7 @@ class Worklist:
             raise InputError("the case has no masks to look at", received=case_id)
         kept = read_kept(self.store.answers_path(case_id))
         masks = self._worker().masks_of(self._cases[case_id])
-        return ReviewCase(item=item, slice_=kept.slice_, masks=MappingProxyType(masks))
+        return ReviewCase(item=item, ct_slice=kept.ct_slice, masks=MappingProxyType(masks))
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
         """Write down that a reader looked at a case and lets its masks stand; see `correct`.
@@ -185,14 +185,14 @@ class Worklist:
         record = self.store.read_record(case_id)
         if record is None or record["status"] != "done":
             raise InputError("the case has no masks to correct", received=case_id)
-        slice_ = read_kept(self.store.answers_path(case_id)).slice_
+        ct_slice = read_kept(self.store.answers_path(case_id)).ct_slice
         for name, mask in masks.items():
-            if getattr(mask, "shape", None) != slice_.shape_hw:
+            if getattr(mask, "shape", None) != ct_slice.shape_hw:
                 raise InputError(
                     f"the mask {name} has another shape than the slice",
-                    received=f"{getattr(mask, 'shape', None)} for {slice_.shape_hw}",
+                    received=f"{getattr(mask, 'shape', None)} for {ct_slice.shape_hw}",
                 )
-        add_reading(self.store, case_id, slice_sha256=fingerprint(slice_), who=who, what=what, masks=masks)
+        add_reading(self.store, case_id, slice_sha256=fingerprint(ct_slice), who=who, what=what, masks=masks)
         merged = self._merge(case_id, str(record["stamp"]))
         self._items = self._read_items()
         return merged
@@ -216,10 +216,10 @@ class Worklist:
         """
         case = self.load(case_id)
         # One journal for each slice: a study that changed begins a new one, the old one stays.
-        name = f"{case_id}-{fingerprint(case.slice_)[:12]}.record.jsonl"
-        record = Record.open(self.store.correction_path(case_id).with_name(name), case.slice_)
+        name = f"{case_id}-{fingerprint(case.ct_slice)[:12]}.record.jsonl"
+        record = Record.open(self.store.correction_path(case_id).with_name(name), case.ct_slice)
         try:
-            document = Document(case.slice_, MIDDLE)
+            document = Document(case.ct_slice, MIDDLE)
             controller = Controller(document, ask=ask, record=record)
             if not document.indices:
                 names = [name for name in document.labels if name in case.masks]

@@ -13,11 +13,11 @@ from ctai_sam2.editor.changes import Box, Change
 from ctai_sam2.editor.commands import apply
 from ctai_sam2.editor.controller import Controller, KeepsEvents
 from ctai_sam2.editor.document import Document, View
+from ctai_sam2.editor.i18n import LANGUAGES, Message, text
 from ctai_sam2.editor.inference import Answer, Ask, Confirmation, InferenceStatus
 from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
-from ctai_sam2.editor.measuring import compare_labels, measure_document, measure_labels
+from ctai_sam2.editor.measurements import compare_labels, measure_document, measure_labels
 from ctai_sam2.editor.rendering import render_grey, render_overlay
-from ctai_sam2.editor.strings import LANGUAGES, Message, text
 from ctai_sam2.editor.tools import Preview
 from ctai_sam2.editor.viewport import Viewport
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from ctai_sam2.core.windowing import PRESETS
 from ctai_sam2.editor import commands as do
 from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM, View
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.windowing import PRESETS
 
 if TYPE_CHECKING:
     from ctai_sam2.editor.controller import Controller

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ctai_sam2.core import masks as pixels
-from ctai_sam2.core.contours import Polygon, polygons_to_mask
-from ctai_sam2.core.definitions import HuRange
 from ctai_sam2.editor.changes import Change
 from ctai_sam2.editor.history import Edit, Marks, MarksPatch, MaskPatch, PointMark
 from ctai_sam2.editor.shapes import box_to_mask, connected_region, stroke_to_mask
 from ctai_sam2.errors import InputError
+from ctai_sam2.image import masks as pixels
+from ctai_sam2.image.contours import Polygon, polygons_to_mask
+from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.types import MAX_POINTS, CTSlice, Mask
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class MaskCommand(Command, ABC):
     """A command that draws a new mask from the old one."""
 
     @abstractmethod
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         """Make the mask as it is afterwards, before limits; the argument stays as it is."""
 
 
@@ -60,7 +60,7 @@ class MarksCommand(Command, ABC):
     """A command that changes what is pointed at."""
 
     @abstractmethod
-    def place(self, marks: Marks, slice_: CTSlice) -> Marks:
+    def place(self, marks: Marks, ct_slice: CTSlice) -> Marks:
         """Make the marks as they are afterwards."""
 
 
@@ -85,14 +85,14 @@ class Paint(MaskCommand):
     radius_px: float | None = None
     erase: bool = False
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        row_mm, column_mm = slice_.spacing_mm
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        row_mm, column_mm = ct_slice.spacing_mm
         radius = (
             (self.radius_mm / column_mm, self.radius_mm / row_mm)
             if self.radius_px is None
             else (self.radius_px, self.radius_px)
         )
-        return _joined(mask, stroke_to_mask(self.points_xy, radius, slice_.shape_hw), self.erase)
+        return _joined(mask, stroke_to_mask(self.points_xy, radius, ct_slice.shape_hw), self.erase)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,8 +110,8 @@ class FillPolygon(MaskCommand):
     polygons: tuple[Polygon, ...]
     erase: bool = False
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return _joined(mask, polygons_to_mask(self.polygons, slice_.shape_hw), self.erase)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return _joined(mask, polygons_to_mask(self.polygons, ct_slice.shape_hw), self.erase)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -126,8 +126,8 @@ class FillRectangle(MaskCommand):
     box_xyxy: tuple[float, float, float, float]
     erase: bool = False
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return _joined(mask, box_to_mask(self.box_xyxy, slice_.shape_hw), self.erase)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return _joined(mask, box_to_mask(self.box_xyxy, ct_slice.shape_hw), self.erase)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,8 +149,8 @@ class FloodFill(MaskCommand):
     limits: HuRange
     erase: bool = False
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        within = (slice_.hu >= self.limits.low_hu) & (slice_.hu <= self.limits.high_hu)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        within = (ct_slice.hu >= self.limits.low_hu) & (ct_slice.hu <= self.limits.high_hu)
         if self.erase:
             within &= mask
         return _joined(mask, connected_region(within, self.x, self.y), self.erase)
@@ -162,8 +162,8 @@ class FillHoles(MaskCommand):
 
     max_area_mm2: float | None = None
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        most = None if self.max_area_mm2 is None else int(self.max_area_mm2 / slice_.pixel_area_mm2)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        most = None if self.max_area_mm2 is None else int(self.max_area_mm2 / ct_slice.pixel_area_mm2)
         return pixels.fill_holes(mask, most)
 
 
@@ -173,7 +173,7 @@ class KeepLargest(MaskCommand):
 
     n: int = 1
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         return pixels.keep_largest(mask, self.n)
 
 
@@ -183,8 +183,8 @@ class RemoveIslands(MaskCommand):
 
     min_area_mm2: float = 20.0
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return pixels.remove_islands(mask, int(np.ceil(self.min_area_mm2 / slice_.pixel_area_mm2)))
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return pixels.remove_islands(mask, int(np.ceil(self.min_area_mm2 / ct_slice.pixel_area_mm2)))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -193,8 +193,8 @@ class Grow(MaskCommand):
 
     distance_mm: float = 1.0
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return pixels.grow(mask, self.distance_mm, slice_.spacing_mm)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return pixels.grow(mask, self.distance_mm, ct_slice.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,8 +203,8 @@ class Shrink(MaskCommand):
 
     distance_mm: float = 1.0
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return pixels.shrink(mask, self.distance_mm, slice_.spacing_mm)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return pixels.shrink(mask, self.distance_mm, ct_slice.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -213,8 +213,8 @@ class Smooth(MaskCommand):
 
     sigma_mm: float = 1.0
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return pixels.smooth(mask, self.sigma_mm, slice_.spacing_mm)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return pixels.smooth(mask, self.sigma_mm, ct_slice.spacing_mm)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,8 +223,8 @@ class LimitToHu(MaskCommand):
 
     limits: HuRange
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
-        return pixels.limit_to_hu(mask, slice_.hu, self.limits.low_hu, self.limits.high_hu)
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
+        return pixels.limit_to_hu(mask, ct_slice.hu, self.limits.low_hu, self.limits.high_hu)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -256,7 +256,7 @@ class SetMask(MaskCommand):
     def name(self) -> str:
         return f"edit.set_mask_{self.origin}"
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         pixels.require_same_shape(self.mask, mask, "the mask and the slice")
         return self.mask
 
@@ -265,10 +265,10 @@ class SetMask(MaskCommand):
 class Clear(MaskCommand, MarksCommand):
     """Empty the mask and take back what was pointed at."""
 
-    def draw(self, mask: Mask, slice_: CTSlice) -> Mask:
+    def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         return np.zeros_like(mask)
 
-    def place(self, marks: Marks, slice_: CTSlice) -> Marks:
+    def place(self, marks: Marks, ct_slice: CTSlice) -> Marks:
         return Marks()
 
 
@@ -280,8 +280,8 @@ class AddPoint(MarksCommand):
     y: float
     positive: bool = True
 
-    def place(self, marks: Marks, slice_: CTSlice) -> Marks:
-        height, width = slice_.shape_hw
+    def place(self, marks: Marks, ct_slice: CTSlice) -> Marks:
+        height, width = ct_slice.shape_hw
         inside = -0.5 <= self.x <= width - 0.5 and -0.5 <= self.y <= height - 0.5
         if not inside or len(marks.points) >= MAX_POINTS:
             return marks
@@ -295,8 +295,8 @@ class AddBox(MarksCommand):
 
     box_xyxy: tuple[float, float, float, float]
 
-    def place(self, marks: Marks, slice_: CTSlice) -> Marks:
-        height, width = slice_.shape_hw
+    def place(self, marks: Marks, ct_slice: CTSlice) -> Marks:
+        height, width = ct_slice.shape_hw
         x0, x1 = sorted(min(max(float(x), -0.5), width - 0.5) for x in self.box_xyxy[::2])
         y0, y1 = sorted(min(max(float(y), -0.5), height - 0.5) for y in self.box_xyxy[1::2])
         # Prompts hold float32: corners that are equal there have no area.
@@ -309,7 +309,7 @@ class AddBox(MarksCommand):
 class ClearPrompts(MarksCommand):
     """Take back every point and the box; the mask stays."""
 
-    def place(self, marks: Marks, slice_: CTSlice) -> Marks:
+    def place(self, marks: Marks, ct_slice: CTSlice) -> Marks:
         return Marks()
 
 

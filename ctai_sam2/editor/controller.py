@@ -21,9 +21,9 @@ from ctai_sam2.editor.actions import BY_KEY, BY_NAME, key_combination
 from ctai_sam2.editor.changes import Aspect, Change
 from ctai_sam2.editor.commands import Command, Compound
 from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.inference import Ask, Confirmation, Inference
-from ctai_sam2.editor.measuring import Readout, measure_roi, measure_ruler, read_out
-from ctai_sam2.editor.strings import Message
+from ctai_sam2.editor.measurements import Readout, measure_roi, measure_ruler, read_out
 from ctai_sam2.editor.tools import Button, Outcome, Pointer, Preview, Tool, make_tools
 from ctai_sam2.errors import CtaiError, InputError, RecordError, StorageError
 
@@ -34,7 +34,7 @@ Observer: TypeAlias = Callable[[Change], None]
 
 
 class KeepsEvents(Protocol):
-    """What the editor asks of an annotation record (``ctai_sam2.records.Record`` is one)."""
+    """What the editor asks of an annotation record (``ctai_sam2.journal.Record`` is one)."""
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Keep an event; it is on disk on return.

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctai_sam2.core.contours import Polygon, mask_to_polygons
-from ctai_sam2.core.definitions import HuRange
-from ctai_sam2.core.geometry import edge_letters
-from ctai_sam2.core.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
-from ctai_sam2.core.windowing import SOFT_TISSUE
 from ctai_sam2.editor.changes import Aspect, Box, Change
 from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, Marks, MaskPatch
+from ctai_sam2.editor.i18n import LANGUAGES
 from ctai_sam2.editor.labels import Label, Profile
-from ctai_sam2.editor.strings import LANGUAGES
 from ctai_sam2.editor.viewport import Viewport
 from ctai_sam2.errors import InputError, RecordError
+from ctai_sam2.geometry import edge_letters
+from ctai_sam2.image.contours import Polygon, mask_to_polygons
+from ctai_sam2.image.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
+from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Window
 
 MIN_BRUSH_MM, MAX_BRUSH_MM = 0.2, 100.0

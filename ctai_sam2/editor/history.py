@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from ctai_sam2.core.masks import changed_box
 from ctai_sam2.editor.changes import Box
 from ctai_sam2.errors import InputError, RecordError
+from ctai_sam2.image.masks import changed_box
 from ctai_sam2.types import Mask, Prompt
 
 _OVERHEAD_BYTES = 512

@@ -18,12 +18,12 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.core.masks import as_mask
 from ctai_sam2.editor.changes import Aspect
 from ctai_sam2.editor.commands import Command, Compound, SetMask
 from ctai_sam2.editor.document import Document
-from ctai_sam2.editor.strings import Message
+from ctai_sam2.editor.i18n import Message
 from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.image.masks import as_mask
 from ctai_sam2.types import CTSlice, Mask, Prompt
 
 _log = logging.getLogger(__name__)
@@ -32,12 +32,12 @@ _log = logging.getLogger(__name__)
 class Ask(Protocol):
     """What the editor asks of a segmenter; the view passes it in."""
 
-    def __call__(self, slice_: CTSlice, label: str, prompt: Prompt | None, revision: int) -> Any:
+    def __call__(self, ct_slice: CTSlice, label: str, prompt: Prompt | None, revision: int) -> Any:
         """Segment a label on a slice.
 
         Parameters
         ----------
-        slice_ : CTSlice
+        ct_slice : CTSlice
             The slice as it was when asked.
         label : str
             A structure's name.
@@ -167,7 +167,7 @@ class Confirmation:
 class _Job:
     label: str
     index: int
-    slice_: CTSlice
+    ct_slice: CTSlice
     prompt: Prompt | None
     revision: int
 
@@ -322,7 +322,7 @@ class Inference:
         return _Job(
             label=label,
             index=document.index,
-            slice_=document.slice,
+            ct_slice=document.slice,
             prompt=prompt,
             revision=document.revision_of(label),
         )
@@ -370,8 +370,8 @@ class Inference:
         try:
             answers = []
             for job in jobs:
-                answers.append(Answer.of(self._ask(job.slice_, job.label, job.prompt, job.revision)))
-                if any(mask.shape != job.slice_.shape_hw for mask in answers[-1].masks):
+                answers.append(Answer.of(self._ask(job.ct_slice, job.label, job.prompt, job.revision)))
+                if any(mask.shape != job.ct_slice.shape_hw for mask in answers[-1].masks):
                     raise InputError("the segmenter's mask has another shape than the slice")
         except Exception as error:
             if not isinstance(error, CtaiError):

@@ -1,6 +1,6 @@
 """What can be outlined: labels with their colours, and the two editors' profiles.
 
-Names are those of ``ctai_sam2.oneclick.results.STRUCTURES``. Labels may overlap
+Names are those of ``ctai_sam2.structures.STRUCTURES``. Labels may overlap
 (psoas is part of muscle), so a lock protects a label's own mask and prompts and
 says nothing about the others.
 
@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS, HuRange
 from ctai_sam2.errors import InputError
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
+from ctai_sam2.structures import COLORS
 from ctai_sam2.types import Plane
 
 
@@ -99,7 +100,7 @@ _LOOKING = ("ruler", "roi", "pan", "window")
 L3 = Profile(
     name="l3",
     plane="sagittal",
-    labels=(Label(name="l3", colour="#F0E442"),),
+    labels=(Label(name="l3", colour=COLORS["l3"]),),
     groups=MappingProxyType({"l3": ("l3",)}),
     tools=("rectangle", "click", "box", *(tool for tool in _DRAWING if tool != "rectangle"), *_LOOKING),
 )
@@ -109,9 +110,9 @@ MIDDLE = Profile(
     name="middle",
     plane="axial",
     labels=(
-        Label(name="psoas_left", colour="#56B4E9"),
-        Label(name="psoas_right", colour="#009E73"),
-        Label(name="muscle", colour="#E69F00"),
+        Label(name="psoas_left", colour=COLORS["psoas_left"]),
+        Label(name="psoas_right", colour=COLORS["psoas_right"]),
+        Label(name="muscle", colour=COLORS["muscle"]),
     ),
     groups=MappingProxyType({"psoas": ("psoas_left", "psoas_right"), "muscle": ("muscle",)}),
     tools=("click", "box", "polygon", *(tool for tool in _DRAWING if tool != "polygon"), *_LOOKING),

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.editor.changes import Box
 from ctai_sam2.editor.document import Document
+from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import Mask
 
 _CROSS = ndimage.generate_binary_structure(2, 1)

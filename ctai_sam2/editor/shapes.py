@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.geometry import xy_to_rc
-from ctai_sam2.core.masks import label_components
 from ctai_sam2.errors import InputError
+from ctai_sam2.geometry import xy_to_rc
+from ctai_sam2.image.masks import label_components
 from ctai_sam2.types import Mask
 
 # A slip of 1e-6 mm must not decide whether the pixel just at the brush's edge is painted.

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.core.contours import Polygon
-from ctai_sam2.core.definitions import HuRange
 from ctai_sam2.editor.changes import Change
 from ctai_sam2.editor.commands import (
     AddBox,
@@ -28,6 +26,8 @@ from ctai_sam2.editor.commands import (
     Paint,
 )
 from ctai_sam2.editor.shapes import pixel_of
+from ctai_sam2.image.contours import Polygon
+from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.types import Window
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Scores of models: simulated clicks, boxes and no points at all, on slices with reference masks."""
 
-from ctai_sam2.evaluation.clicking import MakesPrompt, Pointing, plain_prompt
-from ctai_sam2.evaluation.models import ModelSource, locate_model, open_model, open_untrained
+from ctai_sam2.evaluation.files import EvaluationFiles, describe, write_evaluation
+from ctai_sam2.evaluation.model_sources import ModelSource, locate_model, open_model, open_untrained
 from ctai_sam2.evaluation.reliability import (
     ReliabilityBin,
     draw_reliability,
@@ -9,7 +9,7 @@ from ctai_sam2.evaluation.reliability import (
     pair_scores,
     tabulate_reliability,
 )
-from ctai_sam2.evaluation.running import (
+from ctai_sam2.evaluation.runner import (
     PHANTOM_SEED,
     Evaluation,
     Plan,
@@ -18,8 +18,8 @@ from ctai_sam2.evaluation.running import (
     score_case,
 )
 from ctai_sam2.evaluation.scores import SCORE_COLUMNS, Score, compare
+from ctai_sam2.evaluation.sessions import MakesPrompt, Pointing, plain_prompt
 from ctai_sam2.evaluation.summary import SUMMARY_COLUMNS, TARGETS, SummaryRow, summarise
-from ctai_sam2.evaluation.writing import EvaluationFiles, describe, write_evaluation
 
 __all__ = [
     "PHANTOM_SEED",

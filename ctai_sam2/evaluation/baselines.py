@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.core.body import body_mask
-from ctai_sam2.core.definitions import DEFAULT_DEFINITIONS
-from ctai_sam2.core.masks import fill_holes, grow, keep_largest, limit_to_hu, remove_islands, shrink
-from ctai_sam2.core.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.errors import CtaiError, Unavailable
-from ctai_sam2.evaluation.clicking import Answer, PixelBox, PixelXY, box_around, first_click_xy
 from ctai_sam2.evaluation.scores import Method, PromptName
+from ctai_sam2.evaluation.sessions import Answer, PixelBox, PixelXY, box_around, first_click_xy
+from ctai_sam2.image.body import body_mask
+from ctai_sam2.image.masks import fill_holes, grow, keep_largest, limit_to_hu, remove_islands, shrink
+from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
 from ctai_sam2.types import CTSlice, Mask
 
 _GROW_SMOOTHING_MM: Final = 0.8

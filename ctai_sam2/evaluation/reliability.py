@@ -13,7 +13,7 @@ from scipy import optimize
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation.scores import Score
-from ctai_sam2.segmenters.calibration import GOOD_DICE, Calibration
+from ctai_sam2.models.calibration import GOOD_DICE, Calibration
 
 _BIN_EDGES = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
 _FEWEST_OF_A_KIND = 5

@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from ctai_sam2._version import __version__
 from ctai_sam2.evaluation.figure import name_group, name_method, name_prompt
-from ctai_sam2.evaluation.running import Evaluation, Example, Picture
+from ctai_sam2.evaluation.runner import Evaluation, Example, Picture
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS
 from ctai_sam2.evaluation.summary import SummaryRow
-from ctai_sam2.segmenters.calibration import GOOD_DICE
+from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import Mask
 
 _TILE_PX: Final = 190

@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.core.agreement import dice, hausdorff_mm
-from ctai_sam2.core.masks import area_mm2, mask_to_box_xyxy
-from ctai_sam2.core.metrics import MASK_NAMES, measure_slice
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.masks import area_mm2, mask_to_box_xyxy
+from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
+from ctai_sam2.measure.overlap import dice, hausdorff_mm
 from ctai_sam2.types import CTSlice, Mask
 
 Group: TypeAlias = Literal["unseen", "seen", "phantom"]

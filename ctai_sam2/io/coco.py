@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
-from ctai_sam2.core.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
-from ctai_sam2.core.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
+from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.io.atomic import write_json
 from ctai_sam2.io.grids import checked_mask, same_places
-from ctai_sam2.io.terms import Authorship, checked_label, structure_of
+from ctai_sam2.io.structure_terms import Authorship, checked_label, structure_of
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import DicomError, InputError
-from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import Acquisition
 
 MAX_IMAGE_SIDE = 8192

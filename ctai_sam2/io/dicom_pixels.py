@@ -18,7 +18,7 @@ from ctai_sam2.io.dicom_headers import (
     read_dataset,
     value_of,
 )
-from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.library_messages import quiet
 
 AIR_HU = -1024
 """Padding and everything below become this: outside the scanned circle there is nothing to measure."""

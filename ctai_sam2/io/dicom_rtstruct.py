@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
-from ctai_sam2.core.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
-from ctai_sam2.core.geometry import pixel_to_patient
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.geometry import pixel_to_patient
+from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged, value_of
 from ctai_sam2.io.grids import TOLERANCE_VOXELS, Grid, grid_of, mask_from_canonical
@@ -35,7 +35,7 @@ from ctai_sam2.io.source_images import (
     read_derived,
     read_source_dataset,
 )
-from ctai_sam2.io.terms import (
+from ctai_sam2.io.structure_terms import (
     TERMS,
     Authorship,
     Code,

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
-from ctai_sam2.core.geometry import affine_from_dicom, canonicalise
 from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.geometry import affine_from_dicom, canonicalise
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged, functional_value, number_of, value_of
 from ctai_sam2.io.grids import grid_of, mask_from_canonical, plane_grid, put
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.overlay import choose_colours
-from ctai_sam2.io.quiet import quiet
 from ctai_sam2.io.source_images import (
     SourceImages,
     anonymise,
@@ -32,7 +32,7 @@ from ctai_sam2.io.source_images import (
     read_derived,
     read_source_dataset,
 )
-from ctai_sam2.io.terms import (
+from ctai_sam2.io.structure_terms import (
     Authorship,
     StructureTerm,
     checked_label,

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.geometry import affine_from_dicom, plane_of
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.geometry import affine_from_dicom, plane_of
 from ctai_sam2.io.dicom_headers import FileSource, FrameHeader, is_dicom_named, looks_like_dicom, read_headers
 from ctai_sam2.types import Plane
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.geometry import (
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.geometry import (
     TILT_DEGREES,
     affine_from_dicom,
     axis_correspondence,
@@ -17,7 +18,6 @@ from ctai_sam2.core.geometry import (
     plane_of,
     tilt_deg,
 )
-from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
 from ctai_sam2.io.dicom_headers import FileSource, FrameHeader
 from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
 from ctai_sam2.io.dicom_series import (

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.geometry import axis_correspondence, canonicalise
-from ctai_sam2.core.masks import as_mask
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.geometry import axis_correspondence, canonicalise
+from ctai_sam2.image.masks import as_mask
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 TOLERANCE_VOXELS = 0.05

@@ -18,11 +18,11 @@ from numpy.typing import ArrayLike, NDArray
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.io.atomic import write_json, write_text
 from ctai_sam2.io.grids import checked_mask, grid_of, mask_from_canonical, put
-from ctai_sam2.io.masks import write_label_png
+from ctai_sam2.io.mask_png import write_label_png
 from ctai_sam2.io.nifti import read_label_block, read_mask_nifti, write_mask_nifti
 from ctai_sam2.io.overlay import choose_colours
 from ctai_sam2.io.pictures import read_grey_values
-from ctai_sam2.io.terms import checked_label
+from ctai_sam2.io.structure_terms import checked_label
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 Overlaps: TypeAlias = Literal["refuse", "later"]

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.geometry import canonicalise, plane_of
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.geometry import canonicalise, plane_of
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
 from ctai_sam2.io.dicom_volume import MAX_VOXELS
 from ctai_sam2.io.grids import Grid, same_places
-from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, CTVolume
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
-from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")

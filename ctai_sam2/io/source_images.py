@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.core.geometry import affine_from_dicom
 from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.geometry import affine_from_dicom
 from ctai_sam2.io.dicom_headers import CT_IMAGE, FrameHeader, damaged, looks_like_dicom, value_of
 from ctai_sam2.io.dicom_series import SAME_PLACE_MM, Series, projections
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
-from ctai_sam2.io.quiet import quiet
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.study import find_series
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 

@@ -11,8 +11,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
 from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
 from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
 from ctai_sam2.io.dicom_series import (

@@ -9,8 +9,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.core.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.errors import CtaiError, DicomError, InputError
+from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.io.dicom_headers import (
     FrameHeader,
     MemoryFile,
@@ -20,8 +20,8 @@ from ctai_sam2.io.dicom_headers import (
     read_headers,
     value_of,
 )
+from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.pictures import read_grey_values
-from ctai_sam2.io.quiet import quiet
 from ctai_sam2.io.study import slice_of_header
 from ctai_sam2.types import Window
 

@@ -1,1 +1,58 @@
 """One click: prompts from anatomy, masks from the model, limits from HU."""
+
+from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
+from ctai_sam2.segmentation.axial import AxialSession, segment_axial
+from ctai_sam2.segmentation.levels.sagittal import find_candidates, find_l3
+from ctai_sam2.segmentation.prompts import make_axial_prompt
+from ctai_sam2.segmentation.results import (
+    AxialResult,
+    L3Result,
+    PredictsMasks,
+    StructureResult,
+    StudyResult,
+    VertebraCandidate,
+)
+from ctai_sam2.segmentation.robustness import (
+    Robustness,
+    SliceSensitivityRow,
+    robustness,
+    slice_sensitivity,
+)
+from ctai_sam2.segmentation.study import (
+    choose_sagittal_index,
+    find_l3_in_volume,
+    find_mid_l3,
+    mid_l3_axial_index,
+    segment_structure,
+    segment_study,
+)
+from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
+
+__all__ = [
+    "AXIAL_STRUCTURES",
+    "STRUCTURES",
+    "AxialAnatomy",
+    "AxialResult",
+    "AxialSession",
+    "L3Result",
+    "PredictsMasks",
+    "Robustness",
+    "SliceSensitivityRow",
+    "Structure",
+    "StructureResult",
+    "StudyResult",
+    "VertebraCandidate",
+    "choose_sagittal_index",
+    "find_axial_anatomy",
+    "find_candidates",
+    "find_l3",
+    "find_l3_in_volume",
+    "find_mid_l3",
+    "make_axial_prompt",
+    "mid_l3_axial_index",
+    "robustness",
+    "segment_axial",
+    "segment_structure",
+    "segment_study",
+    "slice_sensitivity",
+]

@@ -12,9 +12,11 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.body import body_mask
-from ctai_sam2.core.framing import SAGITTAL_SIDE_MM
-from ctai_sam2.core.phantom import (
+from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.image.body import body_mask
+from ctai_sam2.image.framing import SAGITTAL_SIDE_MM
+from ctai_sam2.io import read_slice
+from ctai_sam2.phantom import (
     FAT_STREAK,
     LEVEL_NAMES,
     Body,
@@ -23,8 +25,6 @@ from ctai_sam2.core.phantom import (
     random_parameters,
     render_hu,
 )
-from ctai_sam2.errors import InputError, StorageError
-from ctai_sam2.io import read_slice
 from ctai_sam2.training.framing import resample_square
 
 _LOGGER = logging.getLogger(__name__)
@@ -161,7 +161,7 @@ def draw_phantom(
     hu : numpy.ndarray
         int16 (size_px, size_px).
     labels : numpy.ndarray
-        uint8, same shape; values of `ctai_sam2.core.phantom.Label`.
+        uint8, same shape; values of `ctai_sam2.phantom.Label`.
     """
     rng = np.random.default_rng((seed, number, 0 if plane == "axial" else 1))
     parameters = random_parameters(rng)
@@ -286,15 +286,15 @@ def load_real_series(
             continue
         kept = cache / f"{folder.name}-{path.name}-{size_px}.npz"
         if not kept.exists():
-            slice_ = read_slice(path)
-            if slice_.plane not in ("axial", "sagittal"):
+            ct_slice = read_slice(path)
+            if ct_slice.plane not in ("axial", "sagittal"):
                 continue
-            hu = slice_.hu.astype(np.int16)
-            square = _axial_square(hu, slice_.spacing_mm)
-            if slice_.plane == "sagittal":
+            hu = ct_slice.hu.astype(np.int16)
+            square = _axial_square(hu, ct_slice.spacing_mm)
+            if ct_slice.plane == "sagittal":
                 square = (square[0], square[1], SAGITTAL_SIDE_MM / NOMINAL_SHARE)
-            framed = resample_square(hu, square=square, spacing_mm=slice_.spacing_mm, size_px=size_px)
-            np.savez_compressed(kept, hu=framed, regions=_find_regions(framed), plane=slice_.plane)
+            framed = resample_square(hu, square=square, spacing_mm=ct_slice.spacing_mm, size_px=size_px)
+            np.savez_compressed(kept, hu=framed, regions=_find_regions(framed), plane=ct_slice.plane)
         with np.load(kept, allow_pickle=False) as entry:
             images.append(_from_regions(entry["hu"], entry["regions"], str(entry["plane"])))
     return images

@@ -12,7 +12,7 @@ import torch
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation import Score, fit_calibration, pair_scores
-from ctai_sam2.segmenters.calibration import Calibration
+from ctai_sam2.models.calibration import Calibration
 from ctai_sam2.training.bank import (
     LabelledImage,
     load_phantom_bank,
@@ -20,7 +20,7 @@ from ctai_sam2.training.bank import (
     load_real_series,
     load_real_volume,
 )
-from ctai_sam2.training.exporting import export_weights
+from ctai_sam2.training.export import export_weights
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
 

@@ -42,7 +42,7 @@ class Phase:
     real_share : float
         Share of images drawn from real data, where there is any.
     tissue_share : float
-        Share of phantoms whose tissues' densities are moved, see `ctai_sam2.training.augment.vary_tissues`.
+        Share of phantoms whose tissue densities are moved by `ctai_sam2.training.augmentation.vary_tissues`.
     """
 
     name: str
@@ -99,7 +99,7 @@ class TrainingConfig:
     Attributes
     ----------
     model : str
-        Configuration name or path for `ctai_sam2.segmenters.sam2_model.build_sam2`.
+        Configuration name or path for `ctai_sam2.models.sam2_network.build_sam2`.
     phases : tuple of Phase
         In order.
     axial_phantoms, sagittal_phantoms : int

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.core.phantom import LEVEL_NAMES, Label, masks_from_labels
+from ctai_sam2.phantom import LEVEL_NAMES, Label, masks_from_labels
 
 CLASS_NAMES: Final = (
     "background", "psoas", "vertebra_even", "vertebra_odd", "disc", "erector", "quadratus", "wall", "rectus",

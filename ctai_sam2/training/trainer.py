@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from ctai_sam2.core.clicks import click_centre_of_largest_error
 from ctai_sam2.errors import InputError, StorageError
-from ctai_sam2.segmenters.sam2_model import build_sam2
+from ctai_sam2.image.simulated_clicks import click_centre_of_largest_error
+from ctai_sam2.models.sam2_network import build_sam2
 from ctai_sam2.training.bank import LabelledImage
 from ctai_sam2.training.losses import combine_losses, feature_scale_loss, mask_losses
 from ctai_sam2.training.network import (

@@ -17,7 +17,7 @@ from ipywidgets import Layout
 
 from ctai_sam2.editor import Box, Change, Controller, Preview, render_grey, render_overlay
 from ctai_sam2.types import Window
-from ctai_sam2.widgets.drawing import drawing
+from ctai_sam2.widgets.canvas_manager import drawing
 
 POSITIVE, NEGATIVE = "#009E73", "#D55E00"
 """Points that say "this" and "not this": green and red that people with any colour vision tell apart."""

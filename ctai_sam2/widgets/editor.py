@@ -12,21 +12,21 @@ from typing import Any, ClassVar, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from ctai_sam2.core.contours import Polygon
-from ctai_sam2.core.masks import as_mask
 from ctai_sam2.editor import Change, Controller, Document, Message, Profile
 from ctai_sam2.editor import commands as editing
 from ctai_sam2.errors import CtaiError, InputError
-from ctai_sam2.outputs import TableRow
-from ctai_sam2.records import Record, fingerprint
-from ctai_sam2.segmenters import Segmenter
+from ctai_sam2.image.contours import Polygon
+from ctai_sam2.image.masks import as_mask
+from ctai_sam2.journal import Record, fingerprint
+from ctai_sam2.models import Segmenter
+from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTSlice, CTVolume, Mask
-from ctai_sam2.widgets.asking import OneClick, shared_segmenter
 from ctai_sam2.widgets.canvas import SliceCanvas
-from ctai_sam2.widgets.drawing import PAINT_EVERY_S, Pacer
+from ctai_sam2.widgets.canvas_manager import PAINT_EVERY_S, Pacer
 from ctai_sam2.widgets.events import Events
+from ctai_sam2.widgets.files import write_results
 from ctai_sam2.widgets.panel import Panel, Proposal
-from ctai_sam2.widgets.saving import write_results
+from ctai_sam2.widgets.segmentation import OneClick, shared_segmenter
 
 _log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import numpy as np
 from ctai_sam2.editor import L3, Box, Message, Profile
 from ctai_sam2.editor.commands import SetMask
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.oneclick import L3Result, choose_sagittal_index, mid_l3_axial_index
-from ctai_sam2.outputs import TableRow
+from ctai_sam2.segmentation import L3Result, choose_sagittal_index, mid_l3_axial_index
+from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.editor import MaskEditor, Source
 from ctai_sam2.widgets.panel import Proposal
@@ -91,14 +91,14 @@ class L3MaskEditor(MaskEditor):
         return offers
 
     def _measure(self, index: int) -> TableRow:
-        slice_, mask = self.document.slice_at(index), self.document.mask("l3", index)
+        ct_slice, mask = self.document.slice_at(index), self.document.mask("l3", index)
         rows, columns = np.nonzero(mask)
         box = (columns.min(), rows.min(), columns.max(), rows.max()) if rows.size else (None,) * 4
         row: TableRow = {
             "structure": "l3",
-            "sagittal_index": slice_.index,
-            "area_cm2": float(rows.size) * slice_.pixel_area_mm2 / 100,
-            "hu_mean": float(slice_.hu[mask].mean()) if rows.size else None,
+            "sagittal_index": ct_slice.index,
+            "area_cm2": float(rows.size) * ct_slice.pixel_area_mm2 / 100,
+            "hu_mean": float(ct_slice.hu[mask].mean()) if rows.size else None,
             "mid_l3_row": self._mid_row(index),
             "mid_l3_axial_index": self._axial_index(index),
         }

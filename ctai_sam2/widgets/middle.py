@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ctai_sam2.core.metrics import measure_slice
 from ctai_sam2.editor import MIDDLE, Message, Profile
-from ctai_sam2.outputs import TableRow
+from ctai_sam2.measure.body_composition import measure_slice
+from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import Mask
 from ctai_sam2.widgets.editor import MaskEditor
 
@@ -42,16 +42,16 @@ class MiddleMaskEditor(MaskEditor):
         return masks
 
     def _measure(self, index: int) -> TableRow:
-        slice_ = self.document.slice_at(index)
-        height_m = self._height_m or slice_.acquisition.patient_height_m
+        ct_slice = self.document.slice_at(index)
+        height_m = self._height_m or ct_slice.acquisition.patient_height_m
         return dict(
             measure_slice(
-                slice_.hu,
+                ct_slice.hu,
                 self.document.masks(index),
-                slice_.spacing_mm,
+                ct_slice.spacing_mm,
                 height_m=height_m,
-                slice_extent_mm=slice_.thickness_mm,
-                middle_slice=slice_.index,
+                slice_extent_mm=ct_slice.thickness_mm,
+                middle_slice=ct_slice.index,
             )
         )
 
@@ -59,14 +59,14 @@ class MiddleMaskEditor(MaskEditor):
         psoas = self.masks.get("psoas")
         if psoas is None:
             return []
-        slice_ = self.document.slice
+        ct_slice = self.document.slice
         return [
             Message(
                 "status.area",
                 {
                     "label": Message("label.psoas"),
-                    "area": f"{np.count_nonzero(psoas) * slice_.pixel_area_mm2 / 100:.1f}",
-                    "mean": f"{slice_.hu[psoas].mean():.0f}",
+                    "area": f"{np.count_nonzero(psoas) * ct_slice.pixel_area_mm2 / 100:.1f}",
+                    "mean": f"{ct_slice.hu[psoas].mean():.0f}",
                 },
             )
         ]

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias
 
 import ipywidgets as ipw
 
-from ctai_sam2.core.windowing import PRESETS
 from ctai_sam2.editor import (
     LANGUAGES,
     Controller,
@@ -23,6 +22,7 @@ from ctai_sam2.editor import (
 )
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM
+from ctai_sam2.image.windowing import PRESETS
 from ctai_sam2.widgets.events import Guard
 from ctai_sam2.widgets.label_row import LabelRow
 from ctai_sam2.widgets.style import SPINNER, STYLE

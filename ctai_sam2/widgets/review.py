@@ -129,8 +129,8 @@ class _Slices(Mapping[str, CTSlice]):
         self._worklist, self._names = worklist, tuple(names)
 
     def __getitem__(self, case_id: str) -> CTSlice:
-        slice_: CTSlice = self._worklist.load(case_id).slice_
-        return slice_
+        ct_slice: CTSlice = self._worklist.load(case_id).ct_slice
+        return ct_slice
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

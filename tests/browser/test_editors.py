@@ -17,7 +17,7 @@ SOURCES = '''
 import hashlib, json
 import numpy as np
 import ctai_sam2 as ct
-from ctai_sam2.core.phantom import make_axial_slice, make_sagittal_slice, reference_parameters
+from ctai_sam2.phantom import make_axial_slice, make_sagittal_slice, reference_parameters
 from ctai_sam2.editor import L3, MIDDLE, Controller, Document
 from ctai_sam2.editor import commands as editing
 
@@ -245,7 +245,7 @@ def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Noteb
 def test_with_the_service_down_hands_go_on_and_the_reason_is_shown(opened: Callable[..., Notebook]) -> None:
     notebook = opened(
         AXIAL,
-        "from ctai_sam2.segmenters import RemoteSegmenter\n"
+        "from ctai_sam2.models import RemoteSegmenter\n"
         "segmenter = RemoteSegmenter('http://127.0.0.1:9', retry_for_s=0)\n"
         "editor = ct.MiddleMaskEditor(source, segmenter=segmenter, folder='down')\neditor",
     )

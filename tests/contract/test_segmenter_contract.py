@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.segmenters import (
+from ctai_sam2.models import (
     CachedSegmenter,
     FallbackSegmenter,
     LocalSegmenter,

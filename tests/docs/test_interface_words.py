@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from ctai_sam2.editor.strings import LANGUAGES, TABLE
+from ctai_sam2.editor.i18n import LANGUAGES, TABLE
 from tests.docs.pages import PROJECT, prose
 
 PAGE = PROJECT / "docs" / "zh" / "editors.md"

@@ -21,10 +21,10 @@ from ctai_sam2 import run_cohort
 from ctai_sam2.cli.demo import make_demo_study
 from ctai_sam2.cohort import Case, read_table, write_manifest
 from ctai_sam2.cohort.worklist import Worklist
-from ctai_sam2.core.agreement import dice
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters
 from ctai_sam2.errors import Unavailable
-from ctai_sam2.segmenters import LocalSegmenter
+from ctai_sam2.measure.overlap import dice
+from ctai_sam2.models import LocalSegmenter
+from ctai_sam2.phantom import make_axial_slice, random_parameters
 from tests.service.running import service_settings, serving
 from tests.unit.cohort.making import QUICK, make_cases
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctai_sam2.editor import L3, MIDDLE, Controller, Document
 from ctai_sam2.editor import commands as do
 from ctai_sam2.errors import RecordError
-from ctai_sam2.records import Record
+from ctai_sam2.journal import Record
 from tests.unit.editor.making import edits, make_document, make_slice, make_volume, state_of
 
 
@@ -81,12 +81,12 @@ def test_killed_at_any_byte_the_editor_opens_at_a_state_it_was_in(tmp_path: Path
 
 
 def test_a_record_of_the_other_editor_is_refused(tmp_path: Path) -> None:
-    path, slice_ = tmp_path / "case.jsonl", make_slice(plane="unknown")
-    with Record.open(path, slice_) as record:
-        controller = Controller(Document(slice_, MIDDLE), record=record)
+    path, ct_slice = tmp_path / "case.jsonl", make_slice(plane="unknown")
+    with Record.open(path, ct_slice) as record:
+        controller = Controller(Document(ct_slice, MIDDLE), record=record)
         controller.apply(do.FillRectangle(label="muscle", box_xyxy=(1, 1, 5, 5)))
-    with Record.open(path, slice_) as record, pytest.raises(RecordError, match="does not fit"):
-        Controller(Document(slice_, L3), record=record)
+    with Record.open(path, ct_slice) as record, pytest.raises(RecordError, match="does not fit"):
+        Controller(Document(ct_slice, L3), record=record)
 
 
 @pytest.mark.parametrize(

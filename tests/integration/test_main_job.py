@@ -9,10 +9,10 @@ import pytest
 
 from ctai_sam2 import measure_study, open_segmenter, read_study, segment_study
 from ctai_sam2.cli.demo import SEED, SHAPE_ZYX, SPACING_ZYX_MM, make_demo_study
-from ctai_sam2.core.agreement import dice
-from ctai_sam2.core.phantom import make_volume, masks_from_labels, reference_parameters
 from ctai_sam2.io import read_case_npz
-from ctai_sam2.oneclick import segment_axial
+from ctai_sam2.measure.overlap import dice
+from ctai_sam2.phantom import make_volume, masks_from_labels, reference_parameters
+from ctai_sam2.segmentation import segment_axial
 
 
 def test_demo_study_comes_out_as_it_was_drawn(tmp_path: Path) -> None:

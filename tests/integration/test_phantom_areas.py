@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctai_sam2.core.phantom import analytic_areas_mm2, make_volume, masks_from_labels, reference_parameters
 from ctai_sam2.io import ORIENTATIONS, read_study, write_dicom_series
+from ctai_sam2.phantom import analytic_areas_mm2, make_volume, masks_from_labels, reference_parameters
 from ctai_sam2.types import CTVolume
 
 
@@ -34,16 +34,16 @@ def test_areas_survive_dicom(
     read = read_study(tmp_path / "s")
     pixel_mm = max(spacing_zyx_mm[1:])
     for index in range(shape_zyx[0]):
-        slice_ = read.axial(index)
+        ct_slice = read.axial(index)
         z_mm = float((read.affine @ (0, 0, index, 1))[2])
         truth = analytic_areas_mm2(parameters, z_mm, sampling_mm=0.5)
-        masks = masks_from_labels(slice_.hu.astype(np.uint8))
+        masks = masks_from_labels(ct_slice.hu.astype(np.uint8))
         for name in ("psoas_left", "psoas_right", "vertebra"):
             if not truth[name]:
                 continue
-            area = masks[name].sum() * slice_.pixel_area_mm2
+            area = masks[name].sum() * ct_slice.pixel_area_mm2
             # A quarter of the pixels that a circle of this area touches with its outline.
             quantisation = 0.25 * 2 * np.sqrt(np.pi * truth[name]) * pixel_mm
             assert area == pytest.approx(truth[name], abs=quantisation), (name, z_mm)
         if truth["muscle"]:
-            assert masks["muscle"].sum() * slice_.pixel_area_mm2 == pytest.approx(truth["muscle"], rel=0.03)
+            assert masks["muscle"].sum() * ct_slice.pixel_area_mm2 == pytest.approx(truth["muscle"], rel=0.03)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
 
-from ctai_sam2.segmenters import Segmenter
+from ctai_sam2.models import Segmenter
 from ctai_sam2.settings import Settings
 from service.app import make_app
 from service.serving import make_server

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctai_sam2.core.phantom import make_axial_slice, reference_parameters
-from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.errors import (
     CtaiError,
     DeviceUnavailable,
@@ -30,8 +28,9 @@ from ctai_sam2.errors import (
     ServiceUnreachable,
     Unavailable,
 )
+from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.io import read_case_npz
-from ctai_sam2.segmenters import (
+from ctai_sam2.models import (
     CachedSegmenter,
     FallbackSegmenter,
     LocalSegmenter,
@@ -39,6 +38,7 @@ from ctai_sam2.segmenters import (
     open_segmenter,
     wire,
 )
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import Prompt
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image
@@ -248,7 +248,7 @@ def test_what_a_later_try_may_mend_is_tried_again(status: int, kind: type[CtaiEr
 
 
 def test_a_time_out_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctai_sam2.segmenters.remote.EXTRA_READ_S", 0.0)
+    monkeypatch.setattr("ctai_sam2.models.remote.EXTRA_READ_S", 0.0)
     with (
         scripted(hang) as (url, asked),
         RemoteSegmenter(url, request_timeout_s=0.2) as remote,
@@ -380,7 +380,7 @@ def test_auto_asks_in_the_order_of_the_settings(tmp_path: Path, prefer: str, bac
 
 
 def test_auto_goes_on_alone_and_says_so_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", "ctai_sam2.segmenters.fallback"), open_auto(tmp_path, NOBODY) as segmenter:
+    with caplog.at_level("INFO", "ctai_sam2.models.fallback"), open_auto(tmp_path, NOBODY) as segmenter:
         assert segmenter.predict(IMAGE, POINT).backend == "local"
     lines = [record.getMessage() for record in caplog.records if "segmenters:" in record.getMessage()]
     assert len(lines) == 1

@@ -16,8 +16,8 @@ import requests
 import torch
 from pydicom.uid import JPEG2000Lossless
 
-from ctai_sam2.segmenters import LocalSegmenter, wire
-from ctai_sam2.segmenters.inference import Network
+from ctai_sam2.models import LocalSegmenter, wire
+from ctai_sam2.models.sam2_inference import Network
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import service_settings, serving
 from tests.service.test_load import click, head, put, raw, read_all

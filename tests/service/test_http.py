@@ -18,7 +18,7 @@ from PIL import Image
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import DeviceUnavailable, WeightsMissing
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 from ctai_sam2.types import Prompt
 from service.describing import openapi_text
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image

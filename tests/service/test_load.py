@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import requests
 
-from ctai_sam2.segmenters import CachedSegmenter, RemoteSegmenter, open_segmenter, wire
+from ctai_sam2.models import CachedSegmenter, RemoteSegmenter, open_segmenter, wire
 from ctai_sam2.types import Prediction, Prompt
 from service.serving import ImpatientProtocol
 from tests.fakes import FakeSegmenter, make_image

@@ -14,7 +14,7 @@ import requests
 
 from ctai_sam2.cli.serve import _find_service
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable
-from ctai_sam2.segmenters import wire
+from ctai_sam2.models import wire
 from service.__main__ import main
 from service.describing import openapi_text
 from service.logs import JsonFormatter

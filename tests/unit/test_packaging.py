@@ -91,7 +91,7 @@ def test_example_environment_names_every_setting() -> None:
 
 
 def test_tables_in_the_manual_are_those_of_the_code() -> None:
-    from ctai_sam2.core.columns import describe_columns
+    from ctai_sam2.measure.columns import describe_columns
     from ctai_sam2.settings import settings_table
 
     assert describe_columns() in (PROJECT / "docs" / "measurements.md").read_text(encoding="utf-8")
@@ -107,9 +107,7 @@ def test_a_wheel_holds_the_service_under_the_packages_name(tmp_path: Path) -> No
         names = wheel.namelist()
     assert "ctai_sam2/widgets/companion.js" in names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ctai_sam2"}
-    assert {f"ctai_sam2/segmenters/embedded/sam2_ct_nano.{end}" for end in ("safetensors", "json")} <= set(
-        names
-    )
+    assert {f"ctai_sam2/models/embedded/sam2_ct_nano.{end}" for end in ("safetensors", "json")} <= set(names)
     modules = {path.name for path in (PROJECT / "service").glob("*.py")}
     assert modules == {name.split("/")[-1] for name in names if name.startswith("ctai_sam2/_service/")}
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ctai_sam2.core.metrics import slice_extents_mm
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.measure.body_composition import slice_extents_mm
 from ctai_sam2.types import CTSlice, CTVolume, ModelIdentity, Prediction, Prompt, Window
 
 IDENTITY = ModelIdentity(

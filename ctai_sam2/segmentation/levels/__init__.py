@@ -1,1 +1,1 @@
-"""Which vertebra is which: network, decode and prompts for the segmenter."""
+"""Which vertebra is which: the vertebral bodies of a sagittal slice or a volume, and the choice of L3."""

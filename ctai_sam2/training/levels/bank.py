@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ctai_sam2.core.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
+from ctai_sam2.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
 from ctai_sam2.errors import InputError
 from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
 from ctai_sam2.training.levels.drawn import NO_LEVEL, DrawnSpine, draw_spine

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from ctai_sam2 import __version__
 from ctai_sam2.cli.app import app
-from ctai_sam2.core.phantom import make_axial_slice, make_volume, reference_parameters
 from ctai_sam2.io import write_dicom_series, write_mask_png
+from ctai_sam2.phantom import make_axial_slice, make_volume, reference_parameters
 from ctai_sam2.types import CTVolume
 
 

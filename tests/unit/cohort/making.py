@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ctai_sam2.cohort import Case
-from ctai_sam2.core.phantom import make_axial_slice, random_parameters
+from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter
 

@@ -56,13 +56,13 @@ def test_the_gravest_come_first_and_open_ones_are_offered(cohort: Path) -> None:
 def test_a_correction_is_measured_with_who_when_and_what(cohort: Path) -> None:
     worklist = Worklist(cohort / "out")
     case = worklist.load("P000")
-    mask = np.zeros(case.slice_.shape_hw, bool)
+    mask = np.zeros(case.ct_slice.shape_hw, bool)
     mask[40:60, 50:60] = True
     before = read_table(cohort / "out").set_index("case_id")
     assert worklist.correct("P000", {"psoas_left": mask}, who="AB", what="drawn anew")
     after = read_table(cohort / "out").set_index("case_id")
     row = after.loc["P000"]
-    hu = case.slice_.hu[mask]
+    hu = case.ct_slice.hu[mask]
     assert row["psoas_left_pixels"] == ((hu >= -29) & (hu <= 150)).sum()
     assert row["psoas_left_pixels"] != before.loc["P000", "psoas_left_pixels"]
     assert (row["reviewed_by"], row["review_note"]) == ("AB", "drawn anew")
@@ -74,7 +74,7 @@ def test_a_correction_is_measured_with_who_when_and_what(cohort: Path) -> None:
 
 def test_a_correction_survives_further_runs_and_a_changed_slice_is_told(cohort: Path) -> None:
     worklist = Worklist(cohort / "out")
-    shape = worklist.load("P001").slice_.shape_hw
+    shape = worklist.load("P001").ct_slice.shape_hw
     worklist.correct("P001", {"psoas_left": np.ones(shape, bool)}, who="AB")
     table = (cohort / "out" / "table.csv").read_bytes()
     again = run_cohort(cohort / "cases.csv", cohort / "out", **QUICK)
@@ -127,7 +127,7 @@ def test_while_a_run_holds_the_folder_a_correction_waits_for_the_next(cohort: Pa
 
 def test_wrong_readings_are_refused(cohort: Path) -> None:
     worklist = Worklist(cohort / "out")
-    shape = worklist.load("P000").slice_.shape_hw
+    shape = worklist.load("P000").ct_slice.shape_hw
     for case_id, masks, who in (
         ("P000", {}, " "),
         ("P000", {"heart": np.ones(shape, bool)}, "AB"),
@@ -176,7 +176,7 @@ def test_the_commands(cohort: Path, tmp_path: Path) -> None:
     listed = call("review", cohort / "out")
     assert "P003" in [one["case_id"] for one in listed["open"]]
     assert call("review", cohort / "out", "--accept", "P000", "--by", "AB")["merged"] is True
-    shape = Worklist(cohort / "out").load("P001").slice_.shape_hw
+    shape = Worklist(cohort / "out").load("P001").ct_slice.shape_hw
     drawn = write_mask_png(tmp_path / "m.png", np.ones(shape, bool))
     call("review", cohort / "out", "--correct", "P001", "--mask", f"psoas_left={drawn}", "--by", "AB")
     assert read_table(cohort / "out").set_index("case_id").loc["P001", "corrected_structures"] == "psoas_left"

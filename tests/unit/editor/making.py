@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ctai_sam2.core.contours import Polygon
-from ctai_sam2.core.definitions import HuRange
 from ctai_sam2.editor import MIDDLE, Document, Profile
 from ctai_sam2.editor import commands as do
+from ctai_sam2.image.contours import Polygon
+from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.types import CTSlice, CTVolume
 
 SHAPE = (20, 30)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation, binary_erosion
 
-from ctai_sam2.core.contours import polygons_to_mask
-from ctai_sam2.core.definitions import HuRange
-from ctai_sam2.core.masks import label_components
 from ctai_sam2.editor import L3, apply
 from ctai_sam2.editor import commands as do
 from ctai_sam2.editor.document import Document
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.contours import polygons_to_mask
+from ctai_sam2.image.masks import label_components
+from ctai_sam2.measure.definitions import HuRange
 from tests.unit.editor.making import LABELS, edits, make_document, make_slice, make_volume, state_of
 
 BLOCK = do.FillRectangle(label="muscle", box_xyxy=(5, 5, 9, 9))

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctai_sam2.core.contours import Polygon, polygons_to_mask
-from ctai_sam2.core.windowing import PRESETS
 from ctai_sam2.editor import ACTIONS, L3, MIDDLE, Change, Controller, render_overlay
 from ctai_sam2.editor import commands as do
 from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.image.contours import Polygon, polygons_to_mask
+from ctai_sam2.image.windowing import PRESETS
 from tests.unit.editor.making import make_document, make_slice, make_volume, state_of
 
 

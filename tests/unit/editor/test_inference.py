@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctai_sam2.core.windowing import window_to_uint8
 from ctai_sam2.editor import Answer, Controller, Message
 from ctai_sam2.editor import commands as do
 from ctai_sam2.errors import ServiceTimeout
+from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter
 from tests.unit.editor.making import SHAPE, make_document, make_volume
@@ -29,7 +29,7 @@ class Asked:
         if not waits:
             self.go.set()
 
-    def __call__(self, slice_: Any, label: str, prompt: Prompt | None, revision: int) -> Answer:
+    def __call__(self, ct_slice: Any, label: str, prompt: Prompt | None, revision: int) -> Answer:
         self.prompts.append((label, prompt))
         self.begun.set()
         assert self.go.wait(30)
@@ -37,7 +37,7 @@ class Asked:
             raise self.error
         masks = []
         for number in range(self.candidates):
-            mask = np.zeros(slice_.shape_hw, bool)
+            mask = np.zeros(ct_slice.shape_hw, bool)
             mask[2 : 6 + number, 3:9] = True
             masks.append(mask)
         return Answer(
@@ -289,7 +289,7 @@ def test_a_mask_of_another_shape_is_a_failure() -> None:
 def test_a_segmenters_prediction_is_taken_as_it_is() -> None:
     with FakeSegmenter() as segmenter:
         controller = make(
-            lambda slice_, label, prompt, revision: segmenter.predict(window_to_uint8(slice_.hu), prompt)
+            lambda ct_slice, label, prompt, revision: segmenter.predict(window_to_uint8(ct_slice.hu), prompt)
         )
         controller.adjust(tool="click")
         controller.auto_run = True

@@ -12,14 +12,14 @@ from hypothesis.extra.numpy import arrays
 from pydicom import dcmread
 from scipy import ndimage
 
-from ctai_sam2.core.contours import (
+from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.image.contours import (
     Polygon,
     mask_to_polygons,
     polygon_area_px,
     polygon_to_keyhole,
     polygons_to_mask,
 )
-from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.io import read_study
 from ctai_sam2.io.dicom_rtstruct import read_rtstruct, write_rtstruct
 from ctai_sam2.io.source_images import SourceImages, find_source_images

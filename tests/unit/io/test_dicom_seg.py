@@ -15,7 +15,7 @@ from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.io import read_slice, read_study
 from ctai_sam2.io.dicom_seg import read_seg, write_seg
 from ctai_sam2.io.source_images import SourceImages, find_source_images
-from ctai_sam2.io.terms import Authorship, StructureTerm
+from ctai_sam2.io.structure_terms import Authorship, StructureTerm
 from ctai_sam2.types import CTVolume, ModelIdentity
 from tests.independent import seg_points_mm, volume_points_mm
 

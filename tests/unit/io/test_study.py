@@ -114,7 +114,7 @@ def test_every_public_name_is_there_and_nothing_heavy_is_imported_before() -> No
     for name in ctai_sam2.io.__all__:
         assert getattr(ctai_sam2.io, name) is not None
     assert set(ctai_sam2.io.__all__) <= set(dir(ctai_sam2.io))
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="nothing"):
         _ = ctai_sam2.io.nothing
     code = "import sys, ctai_sam2.io; sys.stdout.write(' '.join(sys.modules))"
     run = subprocess.run(

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ctai_sam2.core.phantom import Label, masks_from_labels
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters.sam2_model import structure_names
+from ctai_sam2.models.sam2_network import structure_names
+from ctai_sam2.phantom import Label, masks_from_labels
 from ctai_sam2.training.bank import LabelledImage
 from ctai_sam2.training.prompts import (
     BOX_FIRST,

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.segmenters.local import LocalSegmenter
-from ctai_sam2.segmenters.sam2_model import build_sam2
-from ctai_sam2.segmenters.weights import embedded_folder
+from ctai_sam2.models.local import LocalSegmenter
+from ctai_sam2.models.registry import embedded_folder
+from ctai_sam2.models.sam2_network import build_sam2
 from ctai_sam2.training.bank import LabelledImage
-from ctai_sam2.training.exporting import export_weights
+from ctai_sam2.training.export import export_weights
 from ctai_sam2.training.losses import MaskLosses, combine_losses, feature_scale_loss, mask_losses
 from ctai_sam2.training.network import align_attention, embed_images, predict_masks
 from ctai_sam2.training.schedule import NANO, SMOKE

@@ -13,7 +13,7 @@ from ctai_sam2.editor import L3, MIDDLE, Controller, render_grey, render_overlay
 from ctai_sam2.editor import commands as do
 from ctai_sam2.types import Window
 from ctai_sam2.widgets.canvas import SliceCanvas
-from ctai_sam2.widgets.drawing import Pacer, drawing
+from ctai_sam2.widgets.canvas_manager import Pacer, drawing
 from tests.unit.editor.making import make_document, make_slice
 from tests.unit.widgets.recording import Recorder, model, recorded
 

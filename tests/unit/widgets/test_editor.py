@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 import ctai_sam2 as ct
-from ctai_sam2.core.phantom import (
+from ctai_sam2.editor import LANGUAGES, text
+from ctai_sam2.errors import InputError, RecordError, Unavailable
+from ctai_sam2.io import read_mask_nifti, read_mask_png
+from ctai_sam2.journal import Record
+from ctai_sam2.phantom import (
     make_axial_slice,
     make_sagittal_slice,
     make_volume,
     reference_parameters,
 )
-from ctai_sam2.editor import LANGUAGES, text
-from ctai_sam2.errors import InputError, RecordError, Unavailable
-from ctai_sam2.io import read_mask_nifti, read_mask_png
-from ctai_sam2.records import Record
 from ctai_sam2.types import CTSlice, CTVolume
 from ctai_sam2.widgets import L3MaskEditor, MaskEditor, MiddleMaskEditor
 from tests.fakes import FakeSegmenter
@@ -492,7 +492,7 @@ def test_a_volume_opens_at_the_spine(opened: Callable[..., Any], monkeypatch: py
 
 
 def test_polygons_go_out_exactly(opened: Callable[..., Any]) -> None:
-    from ctai_sam2.core.contours import polygons_to_mask
+    from ctai_sam2.image.contours import polygons_to_mask
 
     editor = opened()
     paint(editor)

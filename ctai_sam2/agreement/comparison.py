@@ -1,0 +1,494 @@
+"""Agreement of two readers, with the choice of the slice apart from the contour.
+
+Let f_R(s) be what reader R measures on slice s; reader A chose slice a, reader B
+slice b. Their difference D = f_A(a) - f_B(b) has two causes. Where both chose the
+same slice, D is the contours' alone. Where they did not, one more measurement
+divides it, the same outliner's on both slices:
+
+    by A's contours:  D = [f_A(a) - f_A(b)]  +  [f_A(b) - f_B(b)]
+    by B's contours:  D = [f_B(a) - f_B(b)]  +  [f_A(a) - f_B(a)]
+                          slice                  contour
+
+With both crossed measurements the two ways are averaged (Shapley's value), so no
+reader is favoured; with one, its way is taken; with none, D stays undivided and is
+counted as such. Slice and contour add up to D in each case, and their shares of
+D's variance, cov(part, D) / var(D), add up to one. A share can be negative where one
+part makes up for the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ctai_sam2.agreement.readings import DrawnMask, Reading, readings_of_rows
+from ctai_sam2.agreement.statistics import (
+    BlandAltman,
+    IntraclassCorrelation,
+    bland_altman,
+    icc_2_1,
+    within_subject_cv,
+)
+from ctai_sam2.errors import InputError
+from ctai_sam2.measure.overlap import dice, hausdorff_mm
+
+Table: TypeAlias = Iterable[Mapping[str, Any] | Reading]
+
+MEASURES: tuple[str, ...] = (
+    "sma_cm2",
+    "smi_cm2_m2",
+    "smd_hu",
+    "psoas_area_mm2",
+    "pmi_cm2_m2",
+    "sat_area_mm2",
+    "vat_area_mm2",
+    "imat_area_mm2",
+)
+"""Columns compared unless others are named."""
+
+FEWEST_CASES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """How much of the differences in one measure the slice makes and how much the contour.
+
+    Parameters
+    ----------
+    n : int
+        Cases divided: same slice, or with a crossed measurement.
+    undivided : int
+        Cases on different slices without one; left out.
+    slice_mean, contour_mean : float
+        Mean difference, first minus second, from either cause.
+    slice_sd, contour_sd : float
+        Standard deviation of either part (n - 1).
+    slice_share, contour_share : float
+        Shares of the variance of the differences; they add up to 1. NaN where differences do not vary.
+    """
+
+    n: int
+    undivided: int
+    slice_mean: float
+    contour_mean: float
+    slice_sd: float
+    contour_sd: float
+    slice_share: float
+    contour_share: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureAgreement:
+    """Agreement in one column.
+
+    Parameters
+    ----------
+    measure : str
+        The column.
+    scope : {"all", "same_slice"}
+        Every case both measured, or those where both chose one slice.
+    n : int
+        Cases.
+    mean_first, mean_second : float
+        Means of the readers.
+    icc : IntraclassCorrelation
+        ICC(2,1), absolute agreement.
+    cv_percent : float, optional
+        Within-subject coefficient of variation; None for HU and where a value is not positive.
+    bland_altman : BlandAltman
+        Bias and limits of agreement, first minus second.
+    division : Division, optional
+        Slice apart from contour; for scope ``all`` where at least three cases can be divided.
+    """
+
+    measure: str
+    scope: str
+    n: int
+    mean_first: float
+    mean_second: float
+    icc: IntraclassCorrelation
+    cv_percent: float | None
+    bland_altman: BlandAltman
+    division: Division | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """Agreement of two outlines of one structure on the same slice.
+
+    Parameters
+    ----------
+    case, structure : str
+        Which.
+    dice : float
+        0 to 1.
+    hd95_mm : float
+        95th percentile of the distances between the outlines; infinite if one is empty.
+    """
+
+    case: str
+    structure: str
+    dice: float
+    hd95_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceChoice:
+    """How far apart the chosen slices are.
+
+    Parameters
+    ----------
+    n : int
+        Cases in which both readers' slices are known.
+    same : int
+        Cases with one slice.
+    mean_distance, largest_distance : float
+        Absolute distances, in slices.
+    """
+
+    n: int
+    same: int
+    mean_distance: float
+    largest_distance: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderComparison:
+    """Everything `compare_readers` found.
+
+    Parameters
+    ----------
+    first, second : str
+        The readers' names.
+    cases : tuple of str
+        Cases both read, in the first's order.
+    only_first, only_second : tuple of str
+        Cases only one read; left out.
+    measures : tuple of MeasureAgreement
+        By column and scope.
+    overlaps : tuple of Overlap
+        By case and structure; only where both outlined one slice.
+    slices : SliceChoice, optional
+        None where slices are unknown.
+    pairs : mapping of str to tuple of (case, first, second, same slice)
+        The values behind each measure.
+    cautions : tuple of str
+        What to know before quoting the numbers.
+    """
+
+    first: str
+    second: str
+    cases: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    measures: tuple[MeasureAgreement, ...]
+    overlaps: tuple[Overlap, ...]
+    slices: SliceChoice | None
+    pairs: Mapping[str, tuple[tuple[str, float, float, bool | None], ...]]
+    cautions: tuple[str, ...] = ()
+
+
+def compare_readers(
+    table_a: Table,
+    table_b: Table,
+    *,
+    masks_a: Mapping[str, Mapping[str, DrawnMask]] | None = None,
+    masks_b: Mapping[str, Mapping[str, DrawnMask]] | None = None,
+    crossed_a: Table | None = None,
+    crossed_b: Table | None = None,
+    measures: Sequence[str] | None = None,
+    names: tuple[str, str] = ("first", "second"),
+    confidence: float = 0.95,
+) -> ReaderComparison:
+    """Compare two readers, or a reader and a model, case by case.
+
+    Parameters
+    ----------
+    table_a, table_b : iterable of mapping or of Reading
+        One row a case, with a column ``case_id`` or ``case``, ``middle_slice`` where known, and measurements.
+    masks_a, masks_b : mapping of str to mapping of str to DrawnMask, optional
+        Outlines by case and structure, where the tables are not readings that carry them.
+    crossed_a : iterable of mapping or of Reading, optional
+        What the first reader measures on the *second's* slice; divides differences into slice and contour
+        (see the module's docstring). Its ``middle_slice``, where given, must be the second's.
+    crossed_b : iterable of mapping or of Reading, optional
+        What the second reader measures on the first's slice.
+    measures : sequence of str, optional
+        Columns; those of `MEASURES` that both tables have when omitted.
+    names : tuple of (str, str)
+        What to call the readers.
+    confidence : float
+        Level of the intervals.
+
+    Returns
+    -------
+    ReaderComparison
+
+    Raises
+    ------
+    InputError
+        If fewer than three cases are common, a column is missing, or a crossed measurement lies on another
+        slice than it should.
+
+    Examples
+    --------
+    >>> a = [{"case": c, "sma_cm2": v, "middle_slice": 5} for c, v in zip("pqr", (100.0, 120.0, 140.0))]
+    >>> b = [{"case": c, "sma_cm2": v, "middle_slice": 5} for c, v in zip("pqr", (101.0, 122.0, 139.0))]
+    >>> found = compare_readers(a, b)
+    >>> round(found.measures[0].icc.value, 3), found.slices.same
+    (0.997, 3)
+    """
+    a, b = _by_case(table_a, masks_a, names[0]), _by_case(table_b, masks_b, names[1])
+    cases = [case for case in a if case in b]
+    if len(cases) < FEWEST_CASES:
+        raise InputError(
+            f"fewer than {FEWEST_CASES} cases were read by both",
+            received=f"{len(cases)} of {len(a)} and {len(b)}",
+            hint="The readers' tables must name cases alike.",
+        )
+    over_a = {} if crossed_a is None else _by_case(crossed_a, None, f"{names[0]}, crossed")
+    over_b = {} if crossed_b is None else _by_case(crossed_b, None, f"{names[1]}, crossed")
+    _require_slices(over_a, b, names[0], names[1])
+    _require_slices(over_b, a, names[1], names[0])
+    same = {case: _same_slice(a[case], b[case]) for case in cases}
+
+    found: list[MeasureAgreement] = []
+    pairs: dict[str, tuple[tuple[str, float, float, bool | None], ...]] = {}
+    cautions: list[str] = []
+    for measure in _chosen_measures(measures, a, b, cases):
+        both = [case for case in cases if measure in a[case].values and measure in b[case].values]
+        if len(both) < len(cases):
+            cautions.append(f"{measure}: {len(cases) - len(both)} of {len(cases)} cases lack a value")
+        if len(both) < FEWEST_CASES:
+            cautions.append(f"{measure}: too few cases to compare")
+            continue
+        pairs[measure] = tuple(
+            (case, a[case].values[measure], b[case].values[measure], same[case]) for case in both
+        )
+        division = _divide(measure, both, a, b, over_a, over_b, same)
+        found.append(_agreement(measure, "all", pairs[measure], confidence, division))
+        on_one = [pair for pair in pairs[measure] if pair[3]]
+        if FEWEST_CASES <= len(on_one) < len(both):
+            found.append(_agreement(measure, "same_slice", on_one, confidence, None))
+    if not found:
+        raise InputError("no column can be compared", received=", ".join(measures or MEASURES))
+    if any(value is None for value in same.values()):
+        cautions.append(
+            "not every row says which slice was measured: slice and contour cannot be told apart there"
+        )
+    if len(cases) < 15:
+        cautions.append(f"with {len(cases)} cases the intervals are wide; quote them with the values")
+    return ReaderComparison(
+        first=names[0],
+        second=names[1],
+        cases=tuple(cases),
+        only_first=tuple(case for case in a if case not in b),
+        only_second=tuple(case for case in b if case not in a),
+        measures=tuple(found),
+        overlaps=tuple(overlap for case in cases for overlap in _overlaps(a[case], b[case])),
+        slices=_slice_choice([(a[case], b[case]) for case in cases]),
+        pairs=pairs,
+        cautions=tuple(cautions),
+    )
+
+
+def divide_difference(
+    first: float, second: float, *, first_crossed: float | None = None, second_crossed: float | None = None
+) -> tuple[float, float] | None:
+    """Divide first minus second into what the slice makes and what the contour makes.
+
+    Parameters
+    ----------
+    first, second : float
+        What each reader measured on the slice of their own choice.
+    first_crossed : float, optional
+        What the first measures on the second's slice.
+    second_crossed : float, optional
+        What the second measures on the first's slice.
+
+    Returns
+    -------
+    tuple of (slice part, contour part), or None
+        They add up to the difference; None without a crossed measurement.
+
+    Examples
+    --------
+    The first took a slice with 10 cm² more and outlines 2 cm² more generously.
+
+    >>> divide_difference(112.0, 100.0, first_crossed=102.0, second_crossed=110.0)
+    (10.0, 2.0)
+    """
+    slice_parts = []
+    if first_crossed is not None:
+        slice_parts.append(first - first_crossed)
+    if second_crossed is not None:
+        slice_parts.append(second_crossed - second)
+    if not slice_parts:
+        return None
+    slice_part = sum(slice_parts) / len(slice_parts)
+    return slice_part, first - second - slice_part
+
+
+def _by_case(
+    table: Table, masks: Mapping[str, Mapping[str, DrawnMask]] | None, what: str
+) -> dict[str, Reading]:
+    readings: list[Reading] = []
+    rows: list[Mapping[str, Any]] = []
+    for item in table:
+        if isinstance(item, Reading):
+            readings.append(item)
+        else:
+            rows.append(item)
+    if readings and rows:
+        raise InputError("a table is rows or readings, not both", received=what)
+    result: dict[str, Reading] = {}
+    for reading in readings or readings_of_rows(rows, f"the table of {what}"):
+        if reading.case in result:
+            raise InputError("a case occurs twice", received=reading.case[:64])
+        drawn = (masks or {}).get(reading.case, reading.masks)
+        result[reading.case] = Reading(
+            case=reading.case, values=reading.values, slice_index=reading.slice_index, masks=drawn
+        )
+    return result
+
+
+def _require_slices(
+    crossed: Mapping[str, Reading], others: Mapping[str, Reading], who: str, whose: str
+) -> None:
+    for case, reading in crossed.items():
+        chosen = others[case].slice_index if case in others else None
+        if None not in (reading.slice_index, chosen) and reading.slice_index != chosen:
+            raise InputError(
+                f"a crossed measurement of {who} is not on the slice of {whose}",
+                received=f"slice {reading.slice_index} for {chosen} in {case[:64]}",
+                hint="Measure the other reader's slice.",
+            )
+
+
+def _chosen_measures(
+    measures: Sequence[str] | None, a: Mapping[str, Reading], b: Mapping[str, Reading], cases: Sequence[str]
+) -> list[str]:
+    present = [
+        name
+        for name in (measures or MEASURES)
+        if any(name in a[case].values for case in cases) and any(name in b[case].values for case in cases)
+    ]
+    missing = sorted(set(measures or ()) - set(present))
+    if missing:
+        raise InputError(
+            "a column is missing or empty in one of the tables", received=", ".join(missing)[:200]
+        )
+    return present
+
+
+def _same_slice(a: Reading, b: Reading) -> bool | None:
+    shared = [name for name in a.masks if name in b.masks and name != "l3"]
+    placed = [name for name in shared if a.masks[name].grid is not None and b.masks[name].grid is not None]
+    if placed:
+        return a.masks[placed[0]].lies_with(b.masks[placed[0]])
+    if a.slice_index is None or b.slice_index is None:
+        return None
+    return a.slice_index == b.slice_index
+
+
+def _overlaps(a: Reading, b: Reading) -> list[Overlap]:
+    result = []
+    for name, drawn in a.masks.items():
+        other = b.masks.get(name)
+        # L3 is outlined on a sagittal slice of its own.
+        apart = name != "l3" and _same_slice(a, b) is False
+        if other is None or apart or not drawn.lies_with(other):
+            continue
+        result.append(
+            Overlap(
+                case=a.case,
+                structure=name,
+                dice=dice(drawn.mask, other.mask),
+                hd95_mm=hausdorff_mm(drawn.mask, other.mask, drawn.spacing_mm),
+            )
+        )
+    return result
+
+
+def _agreement(
+    measure: str,
+    scope: str,
+    pairs: Sequence[tuple[str, float, float, bool | None]],
+    confidence: float,
+    division: Division | None,
+) -> MeasureAgreement:
+    first = np.array([pair[1] for pair in pairs])
+    second = np.array([pair[2] for pair in pairs])
+    ratings = np.column_stack([first, second])
+    relative = not measure.endswith("_hu") and "_hu_" not in measure and bool((ratings > 0).all())
+    return MeasureAgreement(
+        measure=measure,
+        scope=scope,
+        n=len(pairs),
+        mean_first=float(first.mean()),
+        mean_second=float(second.mean()),
+        icc=icc_2_1(ratings, confidence=confidence),
+        cv_percent=within_subject_cv(ratings) if relative else None,
+        bland_altman=bland_altman(first, second, confidence=confidence),
+        division=division,
+    )
+
+
+def _divide(
+    measure: str,
+    cases: Sequence[str],
+    a: Mapping[str, Reading],
+    b: Mapping[str, Reading],
+    over_a: Mapping[str, Reading],
+    over_b: Mapping[str, Reading],
+    same: Mapping[str, bool | None],
+) -> Division | None:
+    parts: list[tuple[float, float]] = []
+    for case in cases:
+        first, second = a[case].values[measure], b[case].values[measure]
+        if same[case]:
+            parts.append((0.0, first - second))
+            continue
+        divided = divide_difference(
+            first,
+            second,
+            first_crossed=over_a[case].values.get(measure) if case in over_a else None,
+            second_crossed=over_b[case].values.get(measure) if case in over_b else None,
+        )
+        if divided is not None:
+            parts.append(divided)
+    if len(parts) < FEWEST_CASES:
+        return None
+    by_slice, by_contour = np.array(parts).T
+    covariance = np.cov(np.stack([by_slice, by_contour, by_slice + by_contour]))
+    total = float(covariance[2, 2])
+    varies = total > 0
+    return Division(
+        n=len(parts),
+        undivided=len(cases) - len(parts),
+        slice_mean=float(by_slice.mean()),
+        contour_mean=float(by_contour.mean()),
+        slice_sd=float(by_slice.std(ddof=1)),
+        contour_sd=float(by_contour.std(ddof=1)),
+        slice_share=float(covariance[0, 2]) / total if varies else float("nan"),
+        contour_share=float(covariance[1, 2]) / total if varies else float("nan"),
+    )
+
+
+def _slice_choice(readings: Sequence[tuple[Reading, Reading]]) -> SliceChoice | None:
+    distances = [
+        abs(first.slice_index - second.slice_index)
+        for first, second in readings
+        if first.slice_index is not None and second.slice_index is not None
+    ]
+    if not distances:
+        return None
+    return SliceChoice(
+        n=len(distances),
+        same=sum(distance == 0 for distance in distances),
+        mean_distance=float(np.mean(distances)),
+        largest_distance=max(distances),
+    )

@@ -1,0 +1,11 @@
+from .manifest import Case as Case
+from .manifest import read_manifest as read_manifest
+from .manifest import write_manifest as write_manifest
+from .report import write_report as write_report
+from .runner import CohortRun as CohortRun
+from .runner import run_cohort as run_cohort
+from .scan import Scan as Scan
+from .scan import scan_cases as scan_cases
+from .table import CohortFiles as CohortFiles
+from .table import read_table as read_table
+from .worklist import Worklist as Worklist

@@ -1,0 +1,476 @@
+"""Scoring a model on a folder of slices with reference masks, and on fresh phantoms."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.errors import CtaiError, InputError, SegmenterError
+from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
+from ctai_sam2.evaluation.scores import AXIAL_SCORED, SAGITTAL_SCORED, Group, Method, Score, compare
+from ctai_sam2.evaluation.sessions import (
+    Answer,
+    Desk,
+    MakesPrompt,
+    click_once,
+    click_repeatedly,
+    draw_box,
+    plain_prompt,
+    press_button,
+)
+from ctai_sam2.evaluation.summary import SummaryRow, summarise
+from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.masks import mask_to_box_xyxy
+from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
+from ctai_sam2.io import ReferenceCase, read_case_npz
+from ctai_sam2.models import Prefetching, Segmenter
+from ctai_sam2.phantom import LEVEL_NAMES, make_axial_slice, make_sagittal_slice, random_parameters
+from ctai_sam2.segmentation.prediction import frame_for
+from ctai_sam2.types import CTSlice, Mask, ModelIdentity
+
+_LOGGER = logging.getLogger(__name__)
+
+PHANTOM_SEED: Final = 90210
+_SHOWN: Final = ("click_1", "box", "button")
+_EXAMPLE_MARGIN_MM: Final = 15.0
+_MAX_EXAMPLES: Final = 24
+
+Progress = Callable[[int, int, str], None]
+"""Called with slices done, slices in all and the name of the next one."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """A part of a slice with reference and answer, to look at.
+
+    Parameters
+    ----------
+    score : Score
+        The answer's.
+    grey_hw : ndarray of uint8, shape (H, W)
+        The part, in the soft-tissue window.
+    reference_hw, answer_hw : ndarray of bool, shape (H, W)
+        The masks there.
+    spacing_mm : (float, float)
+        (row, column).
+    """
+
+    score: Score
+    grey_hw: NDArray[np.uint8]
+    reference_hw: Mask
+    answer_hw: Mask
+    spacing_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Example:
+    """The model's answers to one click, a box and the button on one structure.
+
+    Parameters
+    ----------
+    case, structure : str
+        Which.
+    pictures : tuple of Picture
+        One for each of these answers there is.
+    """
+
+    case: str
+    structure: str
+    pictures: tuple[Picture, ...]
+
+    @property
+    def badness(self) -> float:
+        """One minus the median Dice of the answers."""
+        return 1.0 - float(np.median([picture.score.dice for picture in self.pictures]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """All scores of a run.
+
+    Parameters
+    ----------
+    rows : tuple of Score
+        One for each case, structure, method and prompt.
+    identity : ModelIdentity
+        The model.
+    folds : mapping of str to ModelIdentity
+        By word in the case's name: models that scored these cases instead.
+    cases : int
+        Slices that were scored, phantoms too.
+    examples : tuple of Example
+        The worst answers first.
+    skipped : tuple of str
+        Files and structures that were not scored, and why.
+    not_run : mapping of str to str
+        Methods that could not run, and why.
+    """
+
+    rows: tuple[Score, ...]
+    identity: ModelIdentity
+    folds: Mapping[str, ModelIdentity]
+    cases: int
+    examples: tuple[Example, ...] = ()
+    skipped: tuple[str, ...] = ()
+    not_run: Mapping[str, str] = field(default_factory=dict)
+
+    def summarise(self) -> list[SummaryRow]:
+        """Return medians by group, structure, method and prompt; see `ctai_sam2.evaluation.summarise`."""
+        return summarise(self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is scored and how.
+
+    Parameters
+    ----------
+    structures : tuple of str
+        Names of masks to score; by default psoas, muscle and vertebra on axial slices and L1 … L5 on
+        sagittal ones.
+    skip : tuple of (str, str)
+        (word in the case's name, structure): references that are not good enough to score.
+    unseen : tuple of str
+        Words in the names of cases that no training saw.
+    all_unseen : bool
+        Whether no training saw any of the cases.
+    baselines : bool
+        Whether classical methods run on the same slices.
+    make_prompt : callable
+        How simulated clicks become prompts; `plain_prompt` or another of its kind.
+    bare : bool
+        Whether clicks and boxes get the network's own answer, without the structure's name and the
+        clean-up that a user's prompt gets.
+
+    Raises
+    ------
+    InputError
+        If a word is empty.
+    """
+
+    structures: tuple[str, ...] = (*AXIAL_SCORED, *SAGITTAL_SCORED)
+    skip: tuple[tuple[str, str], ...] = ()
+    unseen: tuple[str, ...] = ()
+    all_unseen: bool = False
+    baselines: bool = True
+    make_prompt: MakesPrompt = plain_prompt
+    bare: bool = False
+
+    def __post_init__(self) -> None:
+        words = [*self.unseen, *(word for word, _ in self.skip), *(name for _, name in self.skip)]
+        if not all(words) or not all(self.structures):
+            raise InputError("a word of cases or a structure's name is empty", hint="Every case would match.")
+
+    def is_unseen(self, case: str) -> bool:
+        """Whether no training saw a case."""
+        return self.all_unseen or any(word in case for word in self.unseen)
+
+    def skips(self, case: str, structure: str) -> bool:
+        """Whether a reference is left out."""
+        return any(word in case and structure == name for word, name in self.skip)
+
+
+def evaluate_model(
+    segmenter: Segmenter,
+    *,
+    cases: Path | None = None,
+    plan: Plan | None = None,
+    folds: Mapping[str, Segmenter] | None = None,
+    untrained: Segmenter | None = None,
+    phantoms: int = 0,
+    phantom_seed: int = PHANTOM_SEED,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score a model on every ``*.npz`` slice of a folder, on fresh phantoms, or on both.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        The model; closing it is up to the caller.
+    cases : Path, optional
+        Folder of slices with reference masks, as `ctai_sam2.io.read_case_npz` takes them. A file that
+        cannot be used is told of in the result, and the rest is scored.
+    plan : Plan, optional
+        What is scored and how.
+    folds : mapping of str to Segmenter, optional
+        Cases whose name contains the word are scored by this model instead, one that never saw
+        their patient, and count as unseen.
+    untrained : Segmenter, optional
+        The same network without training, asked on the same slices.
+    phantoms : int
+        Fresh phantoms per plane.
+    phantom_seed : int
+        Decides them.
+    progress : callable, optional
+        Told of every slice.
+
+    Returns
+    -------
+    Evaluation
+        Scores and the worst answers.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, no case in it, nothing in them to score, or a case matches two folds.
+    Unavailable
+        If a model cannot answer at all.
+    """
+    plan = plan or Plan()
+    folds = dict(folds or {})
+    if "" in folds:
+        raise InputError("the word of a fold is empty", hint="Write WORD=weights.safetensors.")
+    if phantoms < 0:
+        raise InputError("a number of phantoms cannot be negative", received=phantoms)
+    if cases is None and not phantoms:
+        raise InputError("there is nothing to score", hint="Give a folder of cases, or ask for phantoms.")
+    paths = [] if cases is None else _case_files(cases)
+    owners = {path: _fold_of(path.stem, folds) for path in paths}
+    skipped = [f"{word}: no case's name contains it" for word in _unmatched(paths, plan, folds)]
+    # A model that cannot be opened is an error now, not a row for each case.
+    identity = segmenter.identity
+    fold_identities = {word: model.identity for word, model in folds.items()}
+    if untrained is not None:
+        _ = untrained.identity
+    rows: list[Score] = []
+    examples: list[Example] = []
+    total, done = len(paths) + 2 * phantoms, 0
+
+    def work() -> Iterator[tuple[str, Callable[[], ReferenceCase], Segmenter, Group]]:
+        for path in paths:
+            word = owners[path]
+            model = segmenter if word is None else folds[word]
+            unseen = word is not None or plan.is_unseen(path.stem)
+            yield path.name, lambda path=path: read_case_npz(path), model, "unseen" if unseen else "seen"  # type: ignore[misc]
+        for make in make_phantom_cases(phantoms, phantom_seed):
+            yield "a phantom", make, segmenter, "phantom"
+
+    scored = 0
+    last_failure: SegmenterError | None = None
+    for name, read, model, group in work():
+        if progress is not None:
+            progress(done, total, name)
+        done += 1
+        try:
+            case = read()
+        except CtaiError as error:
+            _LOGGER.warning("%s was not scored: %s", name, error)
+            skipped.append(f"{name}: {error.problem}")
+            continue
+        try:
+            found, seen, left_out = _score_case(case, model, plan, group, untrained)
+        except SegmenterError as error:
+            _LOGGER.warning("%s was not scored: %s", name, error)
+            skipped.append(f"{name}: {error.problem}")
+            last_failure = error
+            continue
+        skipped += left_out
+        rows += found
+        scored += bool(found)
+        examples = sorted([*examples, *seen], key=lambda example: -example.badness)[:_MAX_EXAMPLES]
+    if progress is not None:
+        progress(done, total, "")
+    if not rows and last_failure is not None:
+        raise last_failure
+    if not rows:
+        raise InputError(
+            "no case has a mask to score",
+            received="; ".join(skipped[:3]),
+            hint=f"Masks are called mask_<structure>; scored are {', '.join(plan.structures)}.",
+        )
+    not_run = {}
+    if plan.baselines and not grabcut_is_available():
+        not_run["grabcut"] = "OpenCV is not installed (ctai-sam2[train])"
+    return Evaluation(
+        rows=tuple(rows),
+        identity=identity,
+        folds=MappingProxyType(fold_identities),
+        cases=scored,
+        examples=tuple(examples),
+        skipped=tuple(skipped),
+        not_run=MappingProxyType(not_run),
+    )
+
+
+def score_case(
+    case: ReferenceCase,
+    segmenter: Segmenter,
+    *,
+    plan: Plan | None = None,
+    group: Group = "unseen",
+    untrained: Segmenter | None = None,
+) -> tuple[Score, ...]:
+    """Score every structure of one slice.
+
+    Parameters
+    ----------
+    case : ReferenceCase
+        The slice and its masks; empty masks and those outside the plan are not scored.
+    segmenter, plan, untrained
+        As in `evaluate_model`.
+    group : {"unseen", "seen", "phantom"}
+        What the model knows of the case.
+    """
+    return tuple(_score_case(case, segmenter, plan or Plan(), group, untrained)[0])
+
+
+def make_phantom_cases(count: int, seed: int = PHANTOM_SEED) -> Iterator[Callable[[], ReferenceCase]]:
+    """Yield functions that draw phantoms with exact masks, ``count`` axial and ``count`` sagittal ones.
+
+    Each is decided by the seed and its number alone.
+    """
+    for number in range(count):
+        for plane in ("axial", "sagittal"):
+            yield lambda number=number, plane=plane: _draw_phantom(seed, number, plane)  # type: ignore[misc]
+
+
+def _draw_phantom(seed: int, number: int, plane: str) -> ReferenceCase:
+    parameters = random_parameters(np.random.default_rng((seed, number)))
+    rng = np.random.default_rng((seed, number, int(plane == "sagittal")))
+    if plane == "axial":
+        phantom = make_axial_slice(parameters, level="L3", rng=rng)
+    else:
+        phantom = make_sagittal_slice(parameters, rng=rng)
+    return ReferenceCase(
+        name=f"phantom-{seed}-{number}-{plane}",
+        slice=CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm, plane=phantom.plane),
+        # On a sagittal slice "muscle" and "vertebra" are other things than on an axial one.
+        masks={name: mask for name, mask in phantom.masks.items() if plane == "axial" or name in LEVEL_NAMES},
+    )
+
+
+def _case_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError("there is no such folder of cases", received=folder.name, hint="Check the path.")
+    paths = sorted(folder.glob("*.npz"))
+    if not paths:
+        raise InputError(
+            f"there is no case in the folder {folder.name}",
+            hint="Cases are .npz files with image, spacing and masks called mask_<structure>.",
+        )
+    return paths
+
+
+def _fold_of(case: str, folds: Mapping[str, Segmenter]) -> str | None:
+    words = [word for word in folds if word in case]
+    if len(words) > 1:
+        raise InputError(
+            f"the case {case} belongs to {len(words)} folds",
+            received=", ".join(words),
+            hint="Give words of which each case's name contains one at most.",
+        )
+    return words[0] if words else None
+
+
+def _unmatched(paths: Sequence[Path], plan: Plan, folds: Iterable[str]) -> list[str]:
+    words = dict.fromkeys([*folds, *plan.unseen, *(word for word, _ in plan.skip)])
+    return [word for word in words if not any(word in path.stem for path in paths)]
+
+
+def _score_case(
+    case: ReferenceCase, segmenter: Segmenter, plan: Plan, group: Group, untrained: Segmenter | None
+) -> tuple[list[Score], list[Example], list[str]]:
+    wanted = [
+        name
+        for name in plan.structures
+        if name in case.masks and case.masks[name].any() and not plan.skips(case.name, name)
+    ]
+    if not wanted:
+        reason = "its masks are not among those to score" if case.masks else "it has no masks"
+        return [], [], [f"{case.name}: {reason}"]
+    ct = case.slice
+    # On a sagittal slice every click may see another part; its embedding takes as long.
+    frame = frame_for(ct, SOFT_TISSUE)
+    desk = Desk(ct=ct, segmenter=segmenter, make_prompt=plan.make_prompt, bare=plan.bare)
+    embed_ms = _embed(segmenter, frame)
+    naked = None if untrained is None else replace(desk, segmenter=untrained)
+    naked_ms = None if untrained is None else _embed(untrained, frame)
+    rows: list[Score] = []
+    examples: list[Example] = []
+
+    def score(structure: str, method: Method, answer: Answer, model: str, took: float | None) -> Score:
+        compared = compare(ct, structure, case.masks[structure], answer.mask)
+        return Score(
+            case=case.name,
+            group=group,
+            plane=ct.plane,
+            structure=structure,
+            quality=case.quality.get(structure, ""),
+            method=method,
+            prompt=answer.prompt,
+            model=model,
+            dice=compared.dice,
+            hd95_mm=compared.hd95_mm,
+            area_error_pct=compared.area_error_pct,
+            hu_error=compared.hu_error,
+            reference_area_mm2=compared.reference_area_mm2,
+            confidence=answer.confidence,
+            noc_85=answer.noc_85,
+            noc_90=answer.noc_90,
+            time_ms=answer.time_ms,
+            embed_ms=took,
+            error=answer.error,
+        )
+
+    model_name = segmenter.identity.name
+    for structure in wanted:
+        reference = case.masks[structure]
+        button = press_button(desk, structure)
+        answers = [*click_repeatedly(desk, structure, reference), draw_box(desk, structure, reference)]
+        answers += [] if button is None else [button]
+        scores = [score(structure, "model", answer, model_name, embed_ms) for answer in answers]
+        rows += scores
+        pictures = tuple(
+            _picture(ct, reference, answer.mask, found)
+            for answer, found in zip(answers, scores, strict=True)
+            if answer.prompt in _SHOWN
+        )
+        examples.append(Example(case=case.name, structure=structure, pictures=pictures))
+        if naked is not None:
+            bare = [click_once(naked, structure, reference), draw_box(naked, structure, reference)]
+            pressed = press_button(naked, structure)
+            bare += [] if pressed is None else [pressed]
+            rows += [score(structure, "untrained", answer, "untrained", naked_ms) for answer in bare]
+        if plan.baselines:
+            rows += [
+                score(structure, method, answer, "", None)
+                for method, answer in run_baselines(ct, structure, reference)
+            ]
+    return rows, examples, []
+
+
+def _embed(segmenter: Segmenter, frame: Frame) -> float | None:
+    if not isinstance(segmenter, Prefetching):
+        return None
+    started = time.perf_counter()
+    try:
+        segmenter.embed(frame.image)
+    except CtaiError:
+        # The answers will say why.
+        return None
+    return (time.perf_counter() - started) * 1000
+
+
+def _picture(ct: CTSlice, reference: Mask, answer: Mask, score: Score) -> Picture:
+    # Far-off parts of a wrong answer are cut, else the structure would be too small to see.
+    box = mask_to_box_xyxy(reference) or (0, 0, ct.shape_hw[1] - 1, ct.shape_hw[0] - 1)
+    down, across = (int(np.ceil(_EXAMPLE_MARGIN_MM / step)) for step in ct.spacing_mm)
+    part = (
+        slice(max(box[1] - down, 0), box[3] + down + 1),
+        slice(max(box[0] - across, 0), box[2] + across + 1),
+    )
+    return Picture(
+        score=score,
+        grey_hw=window_to_uint8(ct.hu[part]),
+        reference_hw=reference[part].copy(),
+        answer_hw=answer[part].copy(),
+        spacing_mm=ct.spacing_mm,
+    )

@@ -1,0 +1,1 @@
+"""Pure arrays: masks, contours, windowing, the body and the square a model sees. No files, no models."""

@@ -1,0 +1,125 @@
+"""Where the patient is in a slice: without table, sheets, arms and air."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.types import CTSlice, Mask
+
+TISSUE_HU = -300.0
+"""Above air, lung and table foam, below fat even where it shares a pixel with air."""
+
+_SHELL_MM = 4.0
+_ARM_CONTACT_MM = 14.0
+_SMALLEST_BODY_MM2 = 4000.0
+
+_found: WeakKeyDictionary[CTSlice, Mask] = WeakKeyDictionary()
+
+
+def body_of(ct_slice: CTSlice) -> Mask:
+    """Find the trunk on a slice as `body_mask` does, once for as long as the slice lives; read-only.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If nothing on the slice is as large as a trunk.
+    """
+    body = _found.get(ct_slice)
+    if body is None:
+        body = body_mask(ct_slice.hu, ct_slice.spacing_mm)
+        body.setflags(write=False)
+        _found[ct_slice] = body
+    return body
+
+
+def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
+    """Find the patient's trunk, with gas and lungs filled.
+
+    Thin things are lost (table shell, sheets, cables) and so are separate ones (arms, table); a body
+    cut off by the field of view is closed along the image's edge.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (H, W)
+        Hounsfield units of an axial, sagittal or coronal slice.
+    spacing_mm : sequence of 2 floats
+        (row spacing, column spacing).
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+        One connected region without holes.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If nothing on the slice is as large as a trunk.
+
+    Examples
+    --------
+    >>> hu = np.full((60, 60), -1000)
+    >>> hu[10:50, 10:50] = 40
+    >>> hu[25:35, 25:35] = -900
+    >>> int(body_mask(hu, (3.0, 3.0)).sum())
+    1600
+    """
+    sampling = (float(spacing_mm[0]), float(spacing_mm[1]))
+    tissue = np.asarray(hu) > TISSUE_HU
+    if tissue.all():
+        return tissue
+    core = ndimage.distance_transform_edt(tissue, sampling=sampling) > _SHELL_MM
+    pixel_mm2 = sampling[0] * sampling[1]
+    core = _largest(_filled_to_edges(_largest(core)))
+    if float(core.sum()) * pixel_mm2 < _SMALLEST_BODY_MM2:
+        raise AnatomyNotFound(
+            "no body is visible on the slice",
+            received=f"largest region of tissue {core.sum() * pixel_mm2 / 100:.0f} cm²",
+            hint="Check that the values are Hounsfield units and that the slice shows a trunk.",
+        )
+    # The distance runs between pixel centres, so what was taken off is one pixel less than it says.
+    near = ndimage.distance_transform_edt(~core, sampling=sampling) <= _SHELL_MM + 0.5 * max(sampling)
+    return _without_arms(_filled_to_edges(_largest((near & tissue) | core)), sampling)
+
+
+def _without_arms(body: Mask, sampling: tuple[float, float]) -> Mask:
+    """Cut off what hangs on the trunk by a contact narrower than twice `_ARM_CONTACT_MM`."""
+    deep = ndimage.distance_transform_edt(body, sampling=sampling) > _ARM_CONTACT_MM
+    if not deep.any():
+        return _largest(body)
+    # Half as much again as was taken off, so that the trunk keeps its corners.
+    near = ndimage.distance_transform_edt(~_largest(deep), sampling=sampling) <= 1.5 * _ARM_CONTACT_MM
+    return _largest(body & near)
+
+
+def _largest(mask: Mask) -> Mask:
+    labels, count = ndimage.label(mask)
+    if count <= 1:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    largest: Mask = labels == int(np.argmax(sizes))
+    return largest
+
+
+def _filled_to_edges(mask: Mask) -> Mask:
+    """Fill holes, taking a body that is cut off by an edge of the image as closed there."""
+    padded = np.pad(mask, 1)
+    for edge, beside in ((padded[0], mask[0]), (padded[-1], mask[-1])):
+        _bridge(edge[1:-1], beside)
+    for edge, beside in ((padded[:, 0], mask[:, 0]), (padded[:, -1], mask[:, -1])):
+        _bridge(edge[1:-1], beside)
+    filled: Mask = ndimage.binary_fill_holes(padded)[1:-1, 1:-1]
+    return filled
+
+
+def _bridge(edge: Mask, beside: Mask) -> None:
+    touched = np.flatnonzero(beside)
+    if touched.size:
+        edge[touched[0] : touched[-1] + 1] = True

@@ -1,0 +1,316 @@
+"""An annotation record: an append-only journal that survives kill -9 and a full disk."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import os
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ctai_sam2.errors import RecordError, StorageError
+from ctai_sam2.io.atomic import atomic_write
+from ctai_sam2.journal.fingerprint import fingerprint
+from ctai_sam2.journal.lines import FIRST_CHECK, encode_line, make_header, read_lines
+from ctai_sam2.journal.lock import lock_file
+from ctai_sam2.types import CTSlice, CTVolume
+
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+class Record:
+    """Events of one slice or volume, on disk as soon as `append` returns.
+
+    Open one with `Record.open`. May be used from several threads. Where an event
+    cannot be written it stays in memory, in order, and the next `append`, `flush` or
+    `compact` writes it too.
+
+    Parameters
+    ----------
+    path : Path
+        The journal, JSON lines.
+    slice_sha256 : str
+        What it belongs to; see `fingerprint`.
+    """
+
+    def __init__(self, path: Path, slice_sha256: str) -> None:
+        self.path = path
+        self._slice = slice_sha256
+        self._mutex = threading.RLock()
+        self._lock: int | None = None
+        self._file: int | None = None
+        self._closed = False
+        self._count, self._check, self._size = 0, FIRST_CHECK, 0
+        self._pending: list[dict[str, Any]] = []
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], source: CTSlice | CTVolume) -> Record:
+        """Open a record, or prepare a new one; a torn last line is cut off.
+
+        A folder that cannot be written to is no error yet: what the record holds is read, and `append` says
+        why it cannot save.
+
+        Parameters
+        ----------
+        path : path-like
+            Where it lies or shall lie, such as ``case7.record.jsonl``. A lock file lies beside it.
+        source : CTSlice or CTVolume
+            What it belongs to.
+
+        Raises
+        ------
+        RecordError
+            If it is open elsewhere, belongs to another slice, is damaged before its last line, or is none.
+        StorageError
+            If it exists and cannot be read.
+        """
+        record = cls(Path(path), fingerprint(source))
+        try:
+            # In a folder that cannot be written to nobody else writes either.
+            with suppress(OSError):
+                record._take_lock()
+            record._read()
+        except BaseException:
+            record.close()
+            raise
+        return record
+
+    @property
+    def unsaved(self) -> int:
+        """How many events wait for being written."""
+        return len(self._pending)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Keep an event: plain values only. On return it, and all before, have reached the disk.
+
+        Raises
+        ------
+        InputError
+            If the event cannot be written as JSON; it is then not kept.
+        StorageError
+            If the disk is full or cannot be written to; the event waits in memory.
+        RecordError
+            If the record is closed or was changed by someone else; the event waits in memory.
+        """
+        with self._mutex:
+            encode_line(0, event, FIRST_CHECK)
+            self._pending.append(copy.deepcopy(dict(event)))
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what waits.
+
+        Raises
+        ------
+        StorageError, RecordError
+            As for `append`.
+        """
+        with self._mutex:
+            if not self._pending:
+                return
+            try:
+                self._write_pending()
+            except OSError as error:
+                self._close_file()
+                raise _storage_error(self.path, error) from error
+
+    def replay(self) -> list[dict[str, Any]]:
+        """Every event in order, those that wait in memory too.
+
+        Raises
+        ------
+        RecordError, StorageError
+            As for `open`.
+        """
+        with self._mutex:
+            return [event for event, _, _ in self._trusted_lines()][1:] + copy.deepcopy(self._pending)
+
+    def compact(self, snapshot: Mapping[str, Any]) -> None:
+        """Put one event ``{"type": "snapshot", "state": snapshot}`` in place of all, atomically.
+
+        A crash leaves either the old record or the new one. What waited in memory is taken to be part of
+        the snapshot.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written; the old record and what waits are kept.
+        RecordError
+            If the record is closed or open elsewhere.
+        """
+        with self._mutex:
+            header, check = encode_line(0, make_header(self._slice), FIRST_CHECK)
+            line, check = encode_line(1, {"type": "snapshot", "state": snapshot}, check)
+            self._require_open()
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._take_lock()
+            except OSError as error:
+                raise _storage_error(self.path, error) from error
+            self._close_file()
+            with atomic_write(self.path) as file:
+                file.write(header + line)
+            self._count, self._check, self._size = 2, check, len(header) + len(line)
+            self._pending.clear()
+
+    def close(self) -> None:
+        """Let go of file and lock; may be called twice. What still waits in memory is lost: `flush` first."""
+        with self._mutex:
+            self._close_file()
+            self._closed = True
+            if self._lock is not None:
+                with suppress(OSError):
+                    os.close(self._lock)
+                self._lock = None
+
+    def __enter__(self) -> Record:
+        """Return itself; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _trusted_lines(self) -> list[tuple[dict[str, Any], str, int]]:
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise _storage_error(self.path, error, verb="read") from error
+        lines = list(read_lines(content))
+        expected = make_header(self._slice)
+        if not lines:
+            # Killed while the first line was written, or not ours at all?
+            if not encode_line(0, expected, FIRST_CHECK)[0].startswith(content):
+                raise RecordError(
+                    "the file is no annotation record of this slice",
+                    received=self.path.name,
+                    hint="Choose another file name; nothing was changed.",
+                )
+            return []
+        header = lines[0][0]
+        if header.get("format") != expected["format"] or header.get("version") != expected["version"]:
+            raise RecordError(
+                "the annotation record is of another version",
+                received=str(header.get("version"))[:20],
+                hint=f"This package reads version {expected['version']}.",
+            )
+        if header.get("slice_sha256") != self._slice:
+            raise RecordError(
+                "the annotation record belongs to another slice",
+                received=self.path.name,
+                hint="Open it with the slice it was made on, or choose another file name.",
+            )
+        return lines
+
+    def _read(self) -> None:
+        lines = self._trusted_lines()
+        self._count = len(lines)
+        _, self._check, self._size = lines[-1] if lines else ({}, FIRST_CHECK, 0)
+
+    def _write_pending(self) -> None:
+        self._require_open()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        if self._file is not None and not self._is_same_file(self._file):
+            self._close_file()
+        descriptor = self._open_file() if self._file is None else self._file
+        content, count, check = b"", self._count, self._check
+        waiting = [make_header(self._slice), *self._pending] if count == 0 else list(self._pending)
+        for event in waiting:
+            line, check = encode_line(count, event, check)
+            content, count = content + line, count + 1
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+        self._count, self._check, self._size = count, check, self._size + len(content)
+        self._pending.clear()
+
+    def _open_file(self) -> int:
+        """Open for appending behind the last line that can be trusted, if that is still the one known."""
+        is_new = not self.path.exists()
+        lines = self._trusted_lines()
+        if len(lines) != self._count or (lines and lines[-1][1] != self._check):
+            raise RecordError(
+                "the annotation record was moved, deleted or changed by someone else",
+                received=self.path.name,
+                hint="Open it anew, or put what is in memory in its place with compact().",
+            )
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
+        try:
+            os.ftruncate(descriptor, self._size)
+            if is_new:
+                _sync_folder(self.path.parent)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._file = descriptor
+        return descriptor
+
+    def _is_same_file(self, descriptor: int) -> bool:
+        try:
+            found, ours = os.stat(self.path), os.fstat(descriptor)
+        except FileNotFoundError:
+            return False
+        return (found.st_ino, found.st_dev) == (ours.st_ino, ours.st_dev) and ours.st_size == self._size
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        descriptor = lock_file(self.path.with_name(f".{self.path.name}.lock"))
+        if descriptor is None:
+            raise RecordError(
+                "the annotation record is open in another editor",
+                received=self.path.name,
+                hint="Close the other editor or its notebook's kernel, or choose another file name.",
+            )
+        self._lock = descriptor
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RecordError("the annotation record is closed", received=self.path.name)
+
+    def _close_file(self) -> None:
+        descriptor, self._file = self._file, None
+        if descriptor is None:
+            return
+        with suppress(OSError):
+            # Cut off what a failed write left, so that other readers see whole lines only.
+            os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, self._size))
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_HINTS = {
+    errno.ENOSPC: "Free some space; everything is kept in memory and the next edit tries again.",
+    errno.EDQUOT: "Your quota is used up; free some space. The next edit tries again.",
+    errno.EACCES: "Check the permissions of the folder; the next edit tries again.",
+    errno.EROFS: "The disk is read-only; choose another folder.",
+}
+
+
+def _storage_error(path: Path, error: OSError, *, verb: str = "written") -> StorageError:
+    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
+    return StorageError(
+        f"{path.name} could not be {verb}: {cause}",
+        hint=_HINTS.get(error.errno or 0, "Check that the folder exists and can be reached."),
+    )

@@ -1,0 +1,477 @@
+"""From masks and HU to one row of numbers.
+
+`measure_slice` measures one slice, `measure_stack` the middle slice of a stack
+and volumes over all of it. Both return one row with the columns of
+``COLUMN_TABLE``, in that order.
+
+Rules that hold for every number:
+
+- A mask is what somebody outlined. The HU range of its tissue is applied here;
+  a mask limited before does not change by it. Mean HU before and after differ,
+  so both are reported for muscle and psoas.
+- A structure that was not segmented gives None, never 0. A structure that was
+  segmented and has no pixel in its range gives 0 pixels, area 0 and NaN for HU.
+- Area is row spacing x column spacing. Volume is area x the extent a slice
+  stands for, which follows from slice positions, not from a nominal thickness.
+- ``major_volume_mm3`` is the psoas (major) muscles' volume and
+  ``full_volume_mm3`` that of all skeletal muscle, over the slices measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.geometry import examine_stacking
+from ctai_sam2.image.masks import area_mm2, as_mask, as_spacing_mm, limit_to_hu, require_same_shape
+from ctai_sam2.measure.columns import COLUMN_TABLE as COLUMN_TABLE
+from ctai_sam2.measure.columns import COLUMNS as COLUMNS
+from ctai_sam2.measure.columns import ORIGINAL_COLUMNS as ORIGINAL_COLUMNS
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange, TissueDefinitions
+from ctai_sam2.types import Mask
+
+Row: TypeAlias = dict[str, float | int | str | None]
+GapRule: TypeAlias = Literal["bridge", "skip", "raise"]
+
+MASK_NAMES: tuple[str, ...] = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
+"""Structures that can be measured."""
+
+
+def measure_slice(
+    hu: ArrayLike,
+    masks: Mapping[str, ArrayLike],
+    spacing_mm: Sequence[float],
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    height_m: float | None = None,
+    slice_extent_mm: float | None = None,
+    middle_slice: int | None = None,
+) -> Row:
+    """Measure one axial slice.
+
+    Parameters
+    ----------
+    hu : array_like, shape (H, W)
+        Hounsfield units, finite.
+    masks : mapping of str to array_like, shape (H, W)
+        Any of ``MASK_NAMES``. ``muscle`` is all skeletal muscle; pixels of the psoas
+        masks are added to it, so it may also be the rest without psoas. ``psoas`` may
+        be left out where both sides are given, and holds both sides where all are.
+        ``imat`` may be intermuscular fat itself or the whole muscle compartment: the
+        HU range picks the fat.
+    spacing_mm : (float, float)
+        (row, column).
+    definitions : TissueDefinitions
+        HU ranges and density rule.
+    height_m : float, optional
+        Body height in metres, 0.4 to 2.6, for the indices; None or NaN if not known.
+    slice_extent_mm : float, optional
+        Extent along the normal the slice stands for, for volume and mass.
+    middle_slice : int, optional
+        The slice's index in its volume, from 0.
+
+    Returns
+    -------
+    dict
+        One value for each of ``COLUMNS``, in order.
+
+    Raises
+    ------
+    InputError
+        If an array's shape, a value, a mask's name or the height cannot be used.
+    GeometryError
+        If the spacing or the extent is not positive.
+
+    Notes
+    -----
+    ``ffm_kg`` = 0.30 SMA + 6.06 and ``fm_kg`` = 0.042 AT + 11.2 (areas in cm² at L3):
+    Mourtzakis et al., Appl Physiol Nutr Metab 33 (2008) 997-1006. They are regressions
+    on whole-body DXA of patients with cancer, because L3 areas grow linearly with
+    whole-body tissue; for one person they err by several kg, and they hold at L3 only.
+
+    Examples
+    --------
+    >>> muscle = np.array([[1, 1, 1], [0, 0, 0]])
+    >>> row = measure_slice([[50, 60, -100], [0, 0, 0]], {"muscle": muscle}, (2.0, 0.5), height_m=2.0)
+    >>> row["combo_pixels"], row["combo_area_mm2"], row["smd_hu"], row["smd_roi_hu"], row["sat_pixels"]
+    (2, 2.0, 55.0, 3.3333333333333335, None)
+    """
+    values = _checked_hu(hu)
+    spacing = as_spacing_mm(spacing_mm)
+    height = require_height(height_m)
+    extent = None if slice_extent_mm is None else _checked_extent(slice_extent_mm)
+    rois = _compose(masks, values)
+
+    row: Row = dict.fromkeys(COLUMNS)
+    ranges = {"sat": definitions.sat, "vat": definitions.vat, "imat": definitions.imat}
+    for name, roi in rois.items():
+        row.update(_measure_tissue(name, roi, values, spacing, ranges.get(name, definitions.muscle)))
+
+    for name, volume, mass, roi_mean in (
+        ("psoas", "major_volume_mm3", "mass_psoas_g", "psoas_roi_hu"),
+        ("combo", "full_volume_mm3", "mass_combo_g", "smd_roi_hu"),
+    ):
+        if name in rois:
+            row[roi_mean] = _mean(values[rois[name]])
+            if extent is not None:
+                row[volume] = volume_mm3 = _number(row[f"{name}_area_mm2"]) * extent
+                row[mass] = _mass_g(volume_mm3, _number(row[f"{name}_hu_mean"]), definitions)
+
+    sma_cm2, adipose_cm2 = _cm2(row, "combo"), _cm2(row, "sat", "vat", "imat")
+    row["sma_cm2"], row["adipose_cm2"] = sma_cm2, adipose_cm2
+    row["smd_hu"] = row["combo_hu_mean"]
+    row["smi_cm2_m2"] = _per_height(sma_cm2, height)
+    row["pmi_cm2_m2"] = _per_height(_cm2(row, "psoas"), height)
+    row["psoas_asymmetry"] = _asymmetry(row["psoas_left_area_mm2"], row["psoas_right_area_mm2"])
+    row["ffm_kg"] = None if sma_cm2 is None else estimate_fat_free_mass_kg(sma_cm2)
+    row["fm_kg"] = None if adipose_cm2 is None else estimate_fat_mass_kg(adipose_cm2)
+    row["height_m"] = height
+    row["middle_slice"] = None if middle_slice is None else _checked_index(middle_slice)
+    row["slices"], row["slice_gaps"] = 1, 0
+    row["definitions"] = definitions.identifier
+    return row
+
+
+def measure_stack(
+    hu_zyx: ArrayLike,
+    masks_zyx: Mapping[str, ArrayLike],
+    spacing_mm: Sequence[float],
+    slice_positions_mm: ArrayLike,
+    middle_slice: int,
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    height_m: float | None = None,
+    gaps: GapRule = "bridge",
+    first_index: int = 0,
+) -> Row:
+    """Measure the middle slice of a stack, and volume and mass over the whole stack.
+
+    Parameters
+    ----------
+    hu_zyx : array_like, shape (D, H, W)
+        Hounsfield units, D at least 2.
+    masks_zyx : mapping of str to array_like, shape (D, H, W)
+        As for `measure_slice`.
+    spacing_mm : (float, float)
+        (row, column).
+    slice_positions_mm : array_like, shape (D,)
+        Positions along the normal, in either direction.
+    middle_slice : int
+        Which slice of this stack gives areas and HU, from 0.
+    definitions, height_m
+        As for `measure_slice`.
+    gaps : {"bridge", "skip", "raise"}
+        As for `slice_extents_mm`.
+    first_index : int
+        Index in its volume of this stack's slice 0, for the column ``middle_slice``.
+
+    Returns
+    -------
+    dict
+        One value for each of ``COLUMNS``, in order.
+
+    Raises
+    ------
+    InputError, GeometryError
+        As for `measure_slice` and `slice_extents_mm`.
+
+    Examples
+    --------
+    >>> hu = np.full((3, 2, 2), 40)
+    >>> row = measure_stack(hu, {"muscle": hu > 0}, (1.0, 1.0), [0.0, 5.0, 10.0], 1)
+    >>> row["combo_area_mm2"], row["full_volume_mm3"], round(row["mass_combo_g"], 4)
+    (4.0, 60.0, 0.0624)
+    """
+    values = np.asarray(hu_zyx)
+    stacks = {name: np.asarray(mask) for name, mask in masks_zyx.items()}
+    if values.ndim != 3 or values.size == 0:
+        raise InputError("a stack must be three-dimensional and not empty", received=f"shape {values.shape}")
+    for name, stack in stacks.items():
+        require_same_shape(values, stack, f"the image and the mask {name!r}")
+    depth = values.shape[0]
+    if not 0 <= _checked_index(middle_slice) < depth:
+        raise InputError("no such slice in the stack", received=middle_slice, hint=f"Give 0 to {depth - 1}.")
+    positions = _checked_positions(slice_positions_mm)
+    if positions.size != depth:
+        raise InputError("one position per slice is needed", received=f"{positions.size} for {depth} slices")
+    extents = slice_extents_mm(positions, gaps=gaps)
+
+    rows = [
+        measure_slice(
+            values[z],
+            {name: stack[z] for name, stack in stacks.items()},
+            spacing_mm,
+            definitions=definitions,
+            height_m=height_m,
+            slice_extent_mm=float(extents[z]),
+            middle_slice=first_index + z,
+        )
+        for z in range(depth)
+    ]
+    result = rows[middle_slice]
+    for total in ("major_volume_mm3", "full_volume_mm3", "mass_psoas_g", "mass_combo_g"):
+        if result[total] is not None:
+            result[total] = math.fsum(_number(row[total]) for row in rows)
+    result["slices"] = depth
+    result["slice_gaps"] = len(examine_stacking(np.sort(positions)).gaps)
+    return result
+
+
+def slice_extents_mm(
+    slice_positions_mm: ArrayLike, *, single_extent_mm: float | None = None, gaps: GapRule = "bridge"
+) -> NDArray[np.float64]:
+    """Extent along the normal that each slice stands for: half-way to both neighbours.
+
+    The first and last slice reach outward as far as half the usual step (the median
+    distance), or half the distance to their neighbour where that is less. Nominal slice
+    thickness plays no part: thick slices that overlap are not counted twice, thin ones
+    with space between are not counted short.
+
+    Parameters
+    ----------
+    slice_positions_mm : array_like, shape (D,)
+        Positions along the normal, finite, in any order, no two equal.
+    single_extent_mm : float, optional
+        What a single slice stands for; needed if, and used only if, there is one.
+    gaps : {"bridge", "skip", "raise"}
+        What to do where slices are missing (a distance of more than 1.5 usual steps):
+        let both neighbours reach half-way, as if tissue changed linearly; count only
+        one usual step there; or raise.
+
+    Returns
+    -------
+    ndarray of float64, shape (D,)
+        In the order of the positions, all positive.
+
+    Raises
+    ------
+    GeometryError
+        If two slices lie at one place, a single slice has no extent, or there is a
+        gap and ``gaps`` is "raise".
+    InputError
+        If a position is not finite, there is none, or the rule is unknown.
+
+    Examples
+    --------
+    >>> slice_extents_mm([0, 5, 10, 20]).tolist(), slice_extents_mm([0, 5, 10, 20], gaps="skip").tolist()
+    ([5.0, 5.0, 7.5, 7.5], [5.0, 5.0, 5.0, 5.0])
+    """
+    if gaps not in get_args(GapRule):
+        raise InputError(
+            "no such rule for gaps", received=gaps, hint=f"One of {', '.join(get_args(GapRule))}."
+        )
+    positions = _checked_positions(slice_positions_mm)
+    if positions.size == 1:
+        if single_extent_mm is None:
+            raise GeometryError(
+                "the position of one slice does not tell what extent it stands for",
+                hint="Pass single_extent_mm, or neighbouring slices.",
+            )
+        return np.array([_checked_extent(single_extent_mm)])
+    order = np.argsort(positions, kind="stable")
+    stacking = examine_stacking(positions[order])
+    if stacking.duplicates:
+        raise GeometryError(
+            "slices lie at the same place",
+            received=f"{len(stacking.duplicates)} of {positions.size} twice",
+            hint="Choose one series; a volume would count them twice.",
+        )
+    if stacking.gaps and gaps == "raise":
+        raise GeometryError(
+            "slices are missing",
+            received=f"{len(stacking.gaps)} gaps of more than 1.5 times {stacking.step_mm:g} mm",
+            hint="Find the missing slices, or say how to count the gaps.",
+        )
+    steps = np.diff(positions[order])
+    if gaps == "skip":
+        steps[list(stacking.gaps)] = stacking.step_mm
+    outward = np.minimum(steps[[0, -1]], stacking.step_mm)
+    padded = np.concatenate([outward[:1], steps, outward[1:]])
+    extents = np.empty(positions.size)
+    extents[order] = (padded[:-1] + padded[1:]) / 2
+    return extents
+
+
+def volume_mm3(
+    areas_mm2: ArrayLike,
+    slice_positions_mm: ArrayLike,
+    *,
+    single_extent_mm: float | None = None,
+    gaps: GapRule = "bridge",
+) -> float:
+    """Volume from areas on slices at known positions.
+
+    Parameters
+    ----------
+    areas_mm2 : array_like, shape (D,)
+        At least 0.
+    slice_positions_mm, single_extent_mm, gaps
+        As for `slice_extents_mm`.
+
+    Raises
+    ------
+    InputError
+        If an area is negative or not finite, or the lengths differ.
+    GeometryError
+        As for `slice_extents_mm`.
+
+    Examples
+    --------
+    >>> volume_mm3([100.0, 100.0, 100.0], [10.0, 5.0, 0.0])
+    1500.0
+    """
+    areas = _as_floats(areas_mm2)
+    extents = slice_extents_mm(slice_positions_mm, single_extent_mm=single_extent_mm, gaps=gaps)
+    if areas.shape != extents.shape or not np.isfinite(areas).all() or (areas < 0).any():
+        raise InputError(
+            "one finite area of at least 0 is needed per slice",
+            received=f"shape {areas.shape} for {extents.size} slices",
+        )
+    return float(np.dot(areas, extents))
+
+
+def estimate_fat_free_mass_kg(sma_cm2: float) -> float:
+    """Whole-body fat-free mass from muscle area at L3 (Mourtzakis 2008); NaN for no muscle at all.
+
+    Examples
+    --------
+    >>> round(estimate_fat_free_mass_kg(150.0), 2)
+    51.06
+    """
+    return 0.30 * sma_cm2 + 6.06 if sma_cm2 > 0 else math.nan
+
+
+def estimate_fat_mass_kg(adipose_cm2: float) -> float:
+    """Whole-body fat mass from adipose tissue area at L3 (Mourtzakis 2008); NaN for none at all.
+
+    Examples
+    --------
+    >>> round(estimate_fat_mass_kg(300.0), 2)
+    23.8
+    """
+    return 0.042 * adipose_cm2 + 11.2 if adipose_cm2 > 0 else math.nan
+
+
+def _compose(masks: Mapping[str, ArrayLike], hu: NDArray[Any]) -> dict[str, Mask]:
+    """Masks by the columns' tissue names: psoas of both sides, combo of muscle and psoas."""
+    unknown = sorted(set(masks) - set(MASK_NAMES))
+    if unknown:
+        raise InputError(
+            "no such structure to measure", received=unknown, hint=f"Known: {', '.join(MASK_NAMES)}."
+        )
+    rois: dict[str, Mask] = {}
+    for name in masks:
+        rois[name] = as_mask(masks[name], name=f"the mask {name!r}")
+        require_same_shape(hu, rois[name], f"the image and the mask {name!r}")
+    parts = [rois[name] for name in ("psoas", "psoas_left", "psoas_right") if name in rois]
+    # One side alone is not "the psoas": half a value under a whole one's name misleads.
+    if "psoas" in rois or len(parts) == 2:
+        rois["psoas"] = np.logical_or.reduce(parts)
+    if "muscle" in rois:
+        rois["combo"] = np.logical_or.reduce([rois.pop("muscle"), *parts])
+    return rois
+
+
+def _measure_tissue(
+    name: str, roi: Mask, hu: NDArray[Any], spacing_mm: tuple[float, float], limits: HuRange
+) -> Row:
+    mask = limit_to_hu(roi, hu, limits.low_hu, limits.high_hu)
+    inside = hu[mask].astype(np.float64)
+    return {
+        f"{name}_pixels": int(inside.size),
+        f"{name}_hu_mean": _mean(inside),
+        f"{name}_hu_min": float(inside.min()) if inside.size else math.nan,
+        f"{name}_hu_max": float(inside.max()) if inside.size else math.nan,
+        f"{name}_hu_sum": float(inside.sum()) if inside.size else math.nan,
+        f"{name}_area_mm2": area_mm2(mask, spacing_mm),
+    }
+
+
+def _mean(values: NDArray[Any]) -> float:
+    return float(values.mean(dtype=np.float64)) if values.size else math.nan
+
+
+def _mass_g(volume_mm3: float, hu_mean: float, definitions: TissueDefinitions) -> float:
+    # Nothing weighs nothing, though the mean HU of nothing is not a number.
+    return volume_mm3 / 1000.0 * definitions.muscle_density_g_cm3(hu_mean) if volume_mm3 else 0.0
+
+
+def _cm2(row: Row, *tissues: str) -> float | None:
+    areas = [row[f"{tissue}_area_mm2"] for tissue in tissues]
+    return None if None in areas else math.fsum(_number(area) for area in areas) / 100.0
+
+
+def _per_height(area_cm2: float | None, height_m: float | None) -> float | None:
+    return None if area_cm2 is None or height_m is None else area_cm2 / height_m**2
+
+
+def _asymmetry(left: float | int | str | None, right: float | int | str | None) -> float | None:
+    if left is None or right is None:
+        return None
+    difference, total = _number(left) - _number(right), _number(left) + _number(right)
+    return 2.0 * difference / total if total else math.nan
+
+
+def _number(value: float | int | str | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _as_floats(values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError("a list of numbers is needed") from error
+
+
+def _checked_hu(hu: ArrayLike) -> NDArray[Any]:
+    values = np.asarray(hu)
+    if values.ndim != 2 or values.size == 0 or not np.issubdtype(values.dtype, np.number):
+        raise InputError(
+            "Hounsfield units must be a non-empty (H, W) array", received=f"shape {values.shape}"
+        )
+    if np.iscomplexobj(values) or not np.isfinite(values).all():
+        raise InputError("Hounsfield units must be finite", hint="Replace padding by air (-1024 HU).")
+    return values
+
+
+def require_height(height_m: float | None) -> float | None:
+    """Return a body height in metres as float; None where it is not known (None or NaN).
+
+    Raises
+    ------
+    InputError
+        If it is no height of a person in metres.
+    """
+    if height_m is None or math.isnan(height_m):
+        return None
+    if not 0.4 <= height_m <= 2.6:
+        raise InputError(
+            "a body height lies between 0.4 and 2.6 m", received=height_m, hint="Give it in metres."
+        )
+    return float(height_m)
+
+
+def _checked_extent(extent_mm: float) -> float:
+    if not (math.isfinite(extent_mm) and extent_mm > 0):
+        raise GeometryError("a slice's extent must be a positive number of mm", received=extent_mm)
+    return float(extent_mm)
+
+
+def _checked_index(index: int) -> int:
+    if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
+        raise InputError("a slice index is a whole number from 0", received=index)
+    return int(index)
+
+
+def _checked_positions(positions_mm: ArrayLike) -> NDArray[np.float64]:
+    positions = _as_floats(positions_mm)
+    if positions.ndim != 1 or positions.size == 0 or not np.isfinite(positions).all():
+        raise InputError(
+            "slice positions must be a list of finite numbers in mm", received=f"shape {positions.shape}"
+        )
+    return positions

@@ -1,0 +1,243 @@
+"""What counts as low: published cut-offs for muscle area, index and attenuation.
+
+A cut-off labels a value; it changes no measurement, so it is chosen apart from
+`ctai_sam2.measure.definitions`. Each belongs to the population, the HU ranges and
+the contrast phase it was found with. Research use: a label is no diagnosis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.measure.definitions import require_identity
+
+Quantity: TypeAlias = Literal["sma_cm2", "smi_cm2_m2", "smd_hu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutoff:
+    """One line of a cut-off table: values below ``low_below`` are low.
+
+    Parameters
+    ----------
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu"}
+    low_below : float
+        In the quantity's unit.
+    sex : {"M", "F"}, optional
+        None where it holds for both.
+    bmi_from, bmi_below : float
+        Body mass index in kg/m²: from ``bmi_from`` (included) to below ``bmi_below``.
+
+    Raises
+    ------
+    InputError
+        If a value cannot be used.
+    """
+
+    quantity: Quantity
+    low_below: float
+    sex: Literal["M", "F"] | None = None
+    bmi_from: float = 0.0
+    bmi_below: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.quantity not in get_args(Quantity) or self.sex not in ("M", "F", None):
+            raise InputError("no such quantity or sex", received=(self.quantity, self.sex))
+        if not (math.isfinite(self.low_below) and 0 <= self.bmi_from < self.bmi_below):
+            raise InputError(
+                "a cut-off must be finite and hold for a range of BMI",
+                received=(self.low_below, self.bmi_from, self.bmi_below),
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CutoffTable:
+    """A published table of cut-offs.
+
+    Parameters
+    ----------
+    name, version, source : str
+        As in `TissueDefinitions`.
+    cutoffs : tuple of Cutoff
+        Its lines.
+
+    Raises
+    ------
+    InputError
+        If a name or version cannot be used or there is no line.
+    """
+
+    name: str
+    version: str
+    source: str
+    cutoffs: tuple[Cutoff, ...]
+
+    def __post_init__(self) -> None:
+        require_identity(self.name, self.version, self.source)
+        if not self.cutoffs:
+            raise InputError("a cut-off table needs at least one line")
+
+    @property
+    def identifier(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+CUTOFF_TABLES: Mapping[str, CutoffTable] = {
+    table.name: table
+    for table in (
+        CutoffTable(
+            name="prado-2008",
+            version="1",
+            source="Prado et al., Lancet Oncol 9 (2008) 629-635: obese patients with solid tumours",
+            cutoffs=(
+                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=52.4),
+                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=38.5),
+            ),
+        ),
+        CutoffTable(
+            name="martin-2013",
+            version="1",
+            source="Martin et al., J Clin Oncol 31 (2013) 1539-1547: lung or gastrointestinal cancer",
+            cutoffs=(
+                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=41),
+                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=43, bmi_below=25),
+                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=53, bmi_from=25),
+                Cutoff(quantity="smd_hu", low_below=41, bmi_below=25),
+                Cutoff(quantity="smd_hu", low_below=33, bmi_from=25),
+            ),
+        ),
+        CutoffTable(
+            name="derstine-2018",
+            version="1",
+            source="Derstine et al., Sci Rep 8 (2018) 11369: mean - 2 SD of kidney donors, unenhanced",
+            cutoffs=(
+                Cutoff(quantity="sma_cm2", sex="M", low_below=144.3),
+                Cutoff(quantity="sma_cm2", sex="F", low_below=92.2),
+                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=45.4),
+                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=34.4),
+                Cutoff(quantity="smd_hu", sex="M", low_below=38.5),
+                Cutoff(quantity="smd_hu", sex="F", low_below=34.3),
+            ),
+        ),
+    )
+}
+"""Published cut-offs by name. Each belongs to its population and its acquisition."""
+
+
+def flag_low(
+    quantity: Quantity,
+    value: float | None,
+    *,
+    sex: str | None,
+    bmi_kg_m2: float | None = None,
+    cutoffs: str | CutoffTable = "prado-2008",
+) -> bool | None:
+    """Tell whether a value lies below the cut-off for this sex and body mass index.
+
+    Parameters
+    ----------
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu"}
+    value : float or None
+        In the quantity's unit; None or NaN where it was not measured.
+    sex : str or None
+        "M" or "F" (either case); None, "" and "O", as DICOM has them, mean not known.
+    bmi_kg_m2 : float or None
+        Body mass index; None or NaN where not known.
+    cutoffs : str or CutoffTable
+        A name in ``CUTOFF_TABLES`` or a table of your own.
+
+    Returns
+    -------
+    bool or None
+        None where no answer can be given: the value is missing, the table has no
+        line for the quantity, or sex or BMI is not known and would decide.
+
+    Raises
+    ------
+    InputError
+        If the quantity, sex, BMI or table is not one.
+
+    Examples
+    --------
+    >>> flag_low("smi_cm2_m2", 45.0, sex="M", bmi_kg_m2=24, cutoffs="martin-2013")
+    False
+    >>> flag_low("smi_cm2_m2", 45.0, sex="M", cutoffs="martin-2013") is None
+    True
+    """
+    table = _table(cutoffs)
+    if quantity not in get_args(Quantity):
+        raise InputError(
+            "no such quantity", received=quantity, hint=f"One of {', '.join(get_args(Quantity))}."
+        )
+    known_sex = _as_sex(sex)
+    bmi = None if bmi_kg_m2 is None or math.isnan(bmi_kg_m2) else bmi_kg_m2
+    if bmi is not None and not 5 <= bmi <= 150:
+        raise InputError("a body mass index lies between 5 and 150 kg/m²", received=bmi)
+    if value is None or math.isnan(value):
+        return None
+    answers = {
+        value < line.low_below
+        for line in table.cutoffs
+        if line.quantity == quantity
+        and (line.sex is None or known_sex is None or line.sex == known_sex)
+        and (bmi is None or line.bmi_from <= bmi < line.bmi_below)
+    }
+    return answers.pop() if len(answers) == 1 else None
+
+
+def flag_low_smi(
+    smi_cm2_m2: float | None,
+    sex: str | None,
+    bmi_kg_m2: float | None = None,
+    *,
+    cutoffs: str | CutoffTable = "prado-2008",
+) -> bool | None:
+    """Tell whether a skeletal muscle index (cm²/m²) is low; see `flag_low`.
+
+    Examples
+    --------
+    >>> flag_low_smi(52.3, "M"), flag_low_smi(38.5, "F")
+    (True, False)
+    """
+    return flag_low("smi_cm2_m2", smi_cm2_m2, sex=sex, bmi_kg_m2=bmi_kg_m2, cutoffs=cutoffs)
+
+
+def flag_low_smd(
+    smd_hu: float | None,
+    sex: str | None = None,
+    bmi_kg_m2: float | None = None,
+    *,
+    cutoffs: str | CutoffTable = "martin-2013",
+) -> bool | None:
+    """Tell whether a muscle's mean attenuation (HU) is low; see `flag_low`.
+
+    Contrast and tube voltage shift it by as much as the cut-offs differ.
+
+    Examples
+    --------
+    >>> flag_low_smd(35.0, bmi_kg_m2=22), flag_low_smd(35.0, bmi_kg_m2=30), flag_low_smd(30.0)
+    (True, False, True)
+    """
+    return flag_low("smd_hu", smd_hu, sex=sex, bmi_kg_m2=bmi_kg_m2, cutoffs=cutoffs)
+
+
+def _table(cutoffs: str | CutoffTable) -> CutoffTable:
+    if isinstance(cutoffs, CutoffTable):
+        return cutoffs
+    if cutoffs not in CUTOFF_TABLES:
+        raise InputError("no such cut-offs", received=cutoffs, hint=f"One of {', '.join(CUTOFF_TABLES)}.")
+    return CUTOFF_TABLES[cutoffs]
+
+
+def _as_sex(sex: str | None) -> Literal["M", "F"] | None:
+    letter = (sex or "").strip().upper()
+    if letter in ("M", "F"):
+        return "M" if letter == "M" else "F"
+    if letter in ("", "O"):
+        return None
+    raise InputError("sex must be 'M' or 'F', or None where it is not known", received=sex)

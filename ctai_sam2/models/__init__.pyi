@@ -1,0 +1,9 @@
+from .cache import CachedSegmenter as CachedSegmenter
+from .factory import SegmenterKind as SegmenterKind
+from .factory import open_segmenter as open_segmenter
+from .fallback import FallbackSegmenter as FallbackSegmenter
+from .local import LocalSegmenter as LocalSegmenter
+from .protocol import Prefetching as Prefetching
+from .protocol import Segmenter as Segmenter
+from .registry import ModelStore as ModelStore
+from .remote import RemoteSegmenter as RemoteSegmenter

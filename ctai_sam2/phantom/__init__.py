@@ -1,0 +1,41 @@
+"""A parametric abdomen in HU with exact masks: for tests, demonstration and training."""
+
+from ctai_sam2.phantom.areas import analytic_areas_mm2, sample
+from ctai_sam2.phantom.body import Body
+from ctai_sam2.phantom.labels import FAT_STREAK, Label, masks_from_labels, region_names
+from ctai_sam2.phantom.parameters import (
+    LEVEL_NAMES,
+    PhantomParameters,
+    random_parameters,
+    reference_parameters,
+)
+from ctai_sam2.phantom.slices import (
+    PhantomSlice,
+    PhantomVolume,
+    level_z_mm,
+    make_axial_slice,
+    make_sagittal_slice,
+    make_volume,
+)
+from ctai_sam2.phantom.texture import render_hu
+
+__all__ = [
+    "FAT_STREAK",
+    "LEVEL_NAMES",
+    "Body",
+    "Label",
+    "PhantomParameters",
+    "PhantomSlice",
+    "PhantomVolume",
+    "analytic_areas_mm2",
+    "level_z_mm",
+    "make_axial_slice",
+    "make_sagittal_slice",
+    "make_volume",
+    "masks_from_labels",
+    "random_parameters",
+    "reference_parameters",
+    "region_names",
+    "render_hu",
+    "sample",
+]

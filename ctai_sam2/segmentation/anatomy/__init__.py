@@ -1,0 +1,1 @@
+"""Where the body, trunk wall, psoas and vertebra are, from HU alone: the source of automatic prompts."""

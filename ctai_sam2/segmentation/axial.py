@@ -1,0 +1,415 @@
+"""One click on an axial slice: prompts from anatomy, masks from the model, limits from HU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+from scipy import ndimage
+
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
+from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
+from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
+from ctai_sam2.segmentation.prediction import (
+    agreement,
+    frame_for,
+    name_structure,
+    predict_on_slice,
+    prefer_agreeing,
+    refine_on_slice,
+    unite,
+)
+from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
+from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+
+MuscleStrategy: TypeAlias = Literal["union", "compartments"]
+"""All muscle in one question to the model, or one question per group of muscles."""
+
+MUSCLE_STRATEGY: MuscleStrategy = "union"
+
+CONFIDENCE_THRESHOLD = 0.5
+"""Below this confidence a mask is warned of, unless told otherwise."""
+
+_DOUBTFUL_AGREEMENT = 0.6
+_OUTLINE_ERROR_MM = 6.0
+_SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
+_FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AxialSession:
+    """A slice with its frame, ready to be asked about; frame and anatomy are found once, when needed.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+    frame : Frame
+        What the model sees of it.
+    segmenter : PredictsMasks
+        The model.
+    definitions : TissueDefinitions
+        HU limits.
+    confidence_threshold : float
+        A mask the model trusts less is warned of.
+    """
+
+    ct_slice: CTSlice
+    frame: Frame
+    segmenter: PredictsMasks
+    definitions: TissueDefinitions
+    confidence_threshold: float = CONFIDENCE_THRESHOLD
+
+    @classmethod
+    def open(
+        cls,
+        ct_slice: CTSlice,
+        segmenter: PredictsMasks,
+        *,
+        window: Window = SOFT_TISSUE,
+        definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+        confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    ) -> AxialSession:
+        """Frame a slice."""
+        return cls(
+            ct_slice=ct_slice,
+            frame=frame_for(ct_slice, window),
+            segmenter=segmenter,
+            definitions=definitions,
+            confidence_threshold=confidence_threshold,
+        )
+
+    @cached_property
+    def anatomy(self) -> AxialAnatomy | AnatomyNotFound:
+        """The slice's layers, or why they were not found: an error only once they are needed."""
+        try:
+            return find_axial_anatomy(self.ct_slice)
+        except AnatomyNotFound as error:
+            return error
+
+    def segment(
+        self,
+        structure: Structure,
+        *,
+        prompt: Prompt | None = None,
+        muscle_strategy: MuscleStrategy | None = None,
+    ) -> StructureResult:
+        """Segment one structure; see `segment_structure`.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If there is no prompt and body, spine or muscle wall is not visible; or a psoas is not, and the
+            model does not find it by name with confidence either.
+        InputError
+            If the prompt does not fit the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if prompt is not None:
+            return self._segment_by_user(structure, prompt)
+        if structure in _SIDES:
+            side = self._sides[structure]
+            if isinstance(side, AnatomyNotFound):
+                raise side
+            return side
+        if structure == "psoas":
+            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+        if structure in _FATS:
+            return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
+        anatomy = self._require_anatomy()
+        strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
+        if structure == "muscle" and strategy == "compartments":
+            return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
+        return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    @cached_property
+    def _sides(self) -> dict[Structure, StructureResult | AnatomyNotFound]:
+        """The psoas of either side without a prompt, or why it was not found: total muscle needs both."""
+        found: dict[Structure, StructureResult | AnatomyNotFound] = {}
+        for side in _SIDES:
+            try:
+                found[side] = self._segment_side(side)
+            except AnatomyNotFound as error:
+                found[side] = error
+        return found
+
+    def _segment_side(self, side: Structure) -> StructureResult:
+        anatomy = self._require_anatomy()
+        try:
+            prompt = make_axial_prompt(anatomy, side)
+        except AnatomyNotFound as error:
+            return self._segment_by_name(side, error)
+        return self._segment_by_anatomy(side, (prompt,))
+
+    def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
+        """Answer a prompt as if it had been made from anatomy, whose limits then hold.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the anatomy is not visible.
+        InputError
+            If the prompt does not fit the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        prompt.require_within(self.ct_slice.shape_hw)
+        return self._segment_by_anatomy(structure, (prompt,))
+
+    def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
+        anatomy = self._require_anatomy()
+        rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
+        answers = [predict_on_slice(self.segmenter, self.frame, prompt) for prompt in prompts]
+        if len(prompts) == 1:
+            prediction = prefer_agreeing(answers[0], rough)
+        else:
+            pairs = zip(answers, prompts, strict=True)
+            prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
+        mask = self._clean(structure, prediction.mask, near=rough)
+        if structure == "muscle":
+            # Total muscle holds the psoas by definition, whichever of the two answers left some of it out.
+            for side in self._sides.values():
+                if isinstance(side, StructureResult):
+                    mask |= side.mask
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=prompts,
+            prompted_by="anatomy",
+            confidence=prediction.confidence_score,
+            warnings=self._doubts(structure, mask, prediction, agreement(mask, rough)),
+        )
+
+    def _segment_by_name(self, structure: Structure, missing: AnatomyNotFound) -> StructureResult:
+        """Tell a model that knows names what to look for, and believe it only where it is confident."""
+        if structure not in self.segmenter.identity.structures:
+            raise missing
+        prompt = Prompt(structure=structure)
+        prediction = predict_on_slice(self.segmenter, self.frame, prompt)
+        mask = self._clean(structure, prediction.mask)
+        if prediction.confidence_score < self.confidence_threshold or not mask.any():
+            raise missing
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="name",
+            confidence=prediction.confidence_score,
+            warnings=(f"{structure}: found by the model alone, with no outline to check it by; look at it",),
+        )
+
+    def find_fat_of(self, muscle: StructureResult) -> dict[Structure, StructureResult]:
+        """Find fat by rule around a muscle mask.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the layers of the trunk are not visible.
+        """
+        found = find_fat(self.ct_slice, self._require_anatomy(), muscle.mask, self.definitions)
+        return {
+            name: StructureResult(
+                structure=name,
+                mask=mask,
+                prediction=None,
+                prompts=(),
+                prompted_by="rule",
+                confidence=None,
+                warnings=() if mask.any() else (f"{name}: no such fat was found",),
+            )
+            for name, mask in found.items()
+        }
+
+    def _segment_by_user(self, structure: Structure, prompt: Prompt) -> StructureResult:
+        prompt.require_within(self.ct_slice.shape_hw)
+        prompt = name_structure(prompt, structure)
+        prediction = refine_on_slice(
+            self.segmenter,
+            self.frame,
+            prompt,
+            lambda mask, so_far: self._clean(structure, mask, prompt=so_far),
+        )
+        mask = self._clean(structure, prediction.mask, prompt=prompt)
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="user",
+            confidence=prediction.confidence_score,
+            warnings=self._doubts(structure, mask, prediction, None),
+        )
+
+    def _doubts(
+        self, structure: Structure, mask: Mask, prediction: Prediction, agreeing: float | None
+    ) -> tuple[str, ...]:
+        doubts = []
+        confidence = prediction.confidence_score
+        if not mask.any():
+            doubts.append(f"{structure}: nothing is left after the HU limits; place points or a box yourself")
+        elif confidence < self.confidence_threshold:
+            doubts.append(f"{structure}: the model is not sure of its mask (confidence {confidence:.2f})")
+        if agreeing is not None and mask.any() and agreeing < _DOUBTFUL_AGREEMENT:
+            doubts.append(f"{structure}: the mask lies elsewhere than anatomy suggests; look at it")
+        return tuple(doubts)
+
+    def _clean(
+        self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
+    ) -> Mask:
+        tissue = "muscle" if structure.startswith("psoas") else structure
+        if structure == "vertebra":
+            mask = with_cortex(mask, self.ct_slice.hu, self.ct_slice.spacing_mm)
+        limits = getattr(self.definitions, tissue, None)
+        forbidden = None
+        if prompt is None and isinstance(self.anatomy, AxialAnatomy) and structure != "vertebra":
+            forbidden = self._forbidden(self.anatomy, structure)
+        return clean_mask(
+            mask,
+            self.ct_slice.hu,
+            pixel_area_mm2=self.ct_slice.pixel_area_mm2,
+            limits=limits,
+            forbidden=forbidden,
+            near=near,
+            smallest_island_mm2=20.0 if prompt is None else 3.0,
+            # A vertebra is one piece; veins and gaps in its marrow belong to it.
+            largest_hole_mm2=400.0 if structure == "vertebra" else 10.0,
+            prompt=prompt,
+        )
+
+    def _forbidden(self, anatomy: AxialAnatomy, structure: Structure) -> Mask:
+        """Where the structure cannot be whatever the model says: spine, other side, deep in the belly."""
+        trunk = anatomy.trunk
+        wrong = anatomy.spine.copy()
+        if structure == "muscle":
+            deep = ndimage.distance_transform_edt(trunk.cavity) > _OUTLINE_ERROR_MM
+            for psoas in anatomy.psoas.values():
+                deep &= ~psoas
+            wrong |= deep | ~trunk.fascia
+        else:
+            columns = np.arange(wrong.shape[1])[None, :]
+            middle = trunk.vertebra.centre_xy[0]
+            wrong |= (columns < middle) if structure == "psoas_left" else (columns > middle)
+        return anatomy.grid.mask_to_slice(wrong)
+
+    def _rough(self, anatomy: AxialAnatomy, structure: Structure) -> Mask:
+        if structure == "vertebra":
+            return anatomy.trunk.vertebra.mask
+        if structure == "muscle":
+            return anatomy.muscle
+        side: Literal["left", "right"] = "left" if structure == "psoas_left" else "right"
+        if side not in anatomy.psoas:
+            raise anatomy.missing[side]
+        return anatomy.psoas[side]
+
+    def _require_anatomy(self) -> AxialAnatomy:
+        if isinstance(self.anatomy, AnatomyNotFound):
+            raise self.anatomy
+        return self.anatomy
+
+
+def segment_axial(
+    ct_slice: CTSlice,
+    segmenter: PredictsMasks,
+    *,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
+) -> AxialResult:
+    """Segment psoas, muscle and vertebra with the model and fat by rule, all on one framed image.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        An axial slice.
+    segmenter : PredictsMasks
+        Any segmenter; it sees the same image each time, so its embedding is made once.
+    window : Window
+        Window of the image.
+    definitions : TissueDefinitions
+        HU limits.
+    muscle_strategy : {"union", "compartments"}, optional
+        `MUSCLE_STRATEGY` when omitted.
+    confidence_threshold : float
+        A mask the model trusts less, 0 to 1, is warned of.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If body, spine or muscle wall is not visible. A missing psoas is a warning.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    session = AxialSession.open(
+        ct_slice,
+        segmenter,
+        window=window,
+        definitions=definitions,
+        confidence_threshold=confidence_threshold,
+    )
+    if isinstance(session.anatomy, AnatomyNotFound):
+        raise session.anatomy
+    found: dict[Structure, StructureResult] = {}
+    missing: list[str] = []
+    singles: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
+    for structure in singles:
+        try:
+            found[structure] = session.segment(structure, muscle_strategy=muscle_strategy)
+        except AnatomyNotFound as error:
+            missing.append(str(error))
+    if "psoas_left" in found and "psoas_right" in found:
+        found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
+    if "muscle" in found:
+        found.update(session.find_fat_of(found["muscle"]))
+    told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
+    return AxialResult(ct_slice=ct_slice, structures=found, warnings=(*missing, *told))
+
+
+def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
+    """Unite left and right psoas; the lower confidence of the two is the whole's."""
+    predictions = [result.prediction for result in (left, right) if result.prediction is not None]
+    united = unite(predictions) if predictions else None
+    return StructureResult(
+        structure="psoas",
+        mask=left.mask | right.mask,
+        prediction=united,
+        prompts=(*left.prompts, *right.prompts),
+        prompted_by=left.prompted_by,
+        confidence=None if united is None else united.confidence_score,
+        warnings=(*left.warnings, *right.warnings),
+    )
+
+
+def require_axial(ct_slice: CTSlice) -> None:
+    """Check that a slice can be axial.
+
+    Raises
+    ------
+    InputError
+        If it is known to be of another plane.
+    """
+    if ct_slice.plane in ("sagittal", "coronal"):
+        raise InputError(
+            "psoas, muscle and fat are segmented on an axial slice",
+            received=ct_slice.plane,
+            hint="Give an axial slice, or ask for l3 on a sagittal one.",
+        )
+
+
+def _box_of(prompt: Prompt, like: Mask) -> Mask:
+    inside = np.zeros_like(like)
+    if prompt.box_xyxy is not None:
+        x0, y0, x1, y1 = (max(round(v), 0) for v in prompt.box_xyxy)
+        inside[y0 : y1 + 1, x0 : x1 + 1] = True
+    return inside

@@ -1,0 +1,150 @@
+"""From rough anatomy to prompts: points, box and mask in pixels of the slice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy
+from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
+from ctai_sam2.segmentation.anatomy.psoas import Side
+from ctai_sam2.structures import Structure
+from ctai_sam2.types import Mask, Prompt
+
+_BOX_SLACK_MM = 1.5
+_WALL_POINTS = 3
+_BACK_POINTS = 2
+
+
+def make_axial_prompt(anatomy: AxialAnatomy, structure: Structure) -> Prompt:
+    """Point at a structure of an axial slice.
+
+    Parameters
+    ----------
+    anatomy : AxialAnatomy
+        From `find_axial_anatomy`.
+    structure : {"psoas_left", "psoas_right", "muscle", "vertebra"}
+        What to point at.
+
+    Returns
+    -------
+    Prompt
+        In pixels of the slice.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If the structure is not visible.
+    InputError
+        If there is no prompt for such a structure.
+    """
+    if structure == "psoas_left":
+        return _psoas_prompt(anatomy, "left")
+    if structure == "psoas_right":
+        return _psoas_prompt(anatomy, "right")
+    if structure == "muscle":
+        return _muscle_prompt(anatomy)
+    if structure == "vertebra":
+        vertebra = anatomy.trunk.vertebra
+        return region_prompt(anatomy.grid, vertebra.mask, positives=[vertebra.centre_xy])
+    raise InputError("no prompt is made for such a structure", received=structure)
+
+
+def make_compartment_prompts(anatomy: AxialAnatomy) -> tuple[Prompt, ...]:
+    """Point at the muscles one group at a time, as prompts whose masks are to be united."""
+    prompts = []
+    for part in anatomy.compartments().values():
+        points = deepest_points(part, 3, apart_mm=25.0)
+        prompts.append(region_prompt(anatomy.grid, part, positives=points, with_mask=True))
+    return tuple(prompts)
+
+
+def region_prompt(
+    grid: Grid,
+    region: Mask,
+    *,
+    positives: Sequence[tuple[float, float]] = (),
+    negatives: Sequence[tuple[float, float]] = (),
+    with_box: bool = True,
+    with_mask: bool = False,
+) -> Prompt:
+    """Make a prompt in pixels of the slice from a region and points on the grid.
+
+    Parameters
+    ----------
+    grid : Grid
+        The grid the region is drawn on.
+    region : ndarray of bool, shape (h, w)
+        Gives the box, with a little slack, and the mask.
+    positives, negatives : sequence of (x, y)
+        Points on the grid.
+    with_box, with_mask : bool
+        What to put in.
+    """
+    points = [*positives, *negatives]
+    rows, columns = np.nonzero(region)
+    box = None
+    if with_box:
+        corners = np.array([[columns.min() - 0.5, rows.min() - 0.5], [columns.max() + 0.5, rows.max() + 0.5]])
+        corners += np.array([[-_BOX_SLACK_MM], [_BOX_SLACK_MM]])
+        (x0, y0), (x1, y1) = grid.points_to_slice(corners)
+        height, width = grid.slice_shape_hw
+        box = (
+            float(max(x0, -0.5)),
+            float(max(y0, -0.5)),
+            float(min(x1, width - 0.5)),
+            float(min(y1, height - 0.5)),
+        )
+    return Prompt(
+        points_xy=grid.points_to_slice(points).astype(np.float32),
+        labels=np.array([1] * len(positives) + [0] * len(negatives), np.int32),
+        box_xyxy=box,
+        mask=grid.mask_to_slice(region) if with_mask else None,
+    )
+
+
+def deepest_points(region: Mask, count: int, *, apart_mm: float) -> list[tuple[float, float]]:
+    """Up to ``count`` points far from a region's border and from each other, deepest first, as (x, y)."""
+    depth: NDArray[np.float64] = ndimage.distance_transform_edt(region)
+    y, x = np.mgrid[: region.shape[0], : region.shape[1]]
+    points: list[tuple[float, float]] = []
+    for _ in range(count):
+        row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+        if depth[row, column] < 1.0:
+            break
+        points.append((float(column), float(row)))
+        depth = np.where(np.hypot(x - column, y - row) < apart_mm, 0.0, depth)
+    return points
+
+
+def _psoas_prompt(anatomy: AxialAnatomy, side: Side) -> Prompt:
+    if side not in anatomy.psoas:
+        raise anatomy.missing[side]
+    region = anatomy.psoas[side]
+    return region_prompt(
+        anatomy.grid,
+        region,
+        positives=deepest_points(region, 2, apart_mm=10.0),
+        negatives=[anatomy.trunk.vertebra.centre_xy],
+    )
+
+
+def _muscle_prompt(anatomy: AxialAnatomy) -> Prompt:
+    positives: list[tuple[float, float]] = []
+    for name, part in anatomy.compartments().items():
+        count = {"psoas": 1, "back": _BACK_POINTS, "wall": _WALL_POINTS}[name.split("_")[0]]
+        positives += deepest_points(part, count, apart_mm=40.0)
+    if not positives:
+        raise AnatomyNotFound("no skeletal muscle is visible on the slice")
+    inside = deepest_points(anatomy.trunk.cavity, 2, apart_mm=60.0)
+    return region_prompt(
+        anatomy.grid,
+        anatomy.muscle,
+        positives=positives,
+        negatives=[anatomy.trunk.vertebra.centre_xy, *inside],
+        with_mask=True,
+    )

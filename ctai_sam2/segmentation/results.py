@@ -1,0 +1,218 @@
+"""What one click hands back: masks with the prompts and predictions they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.structures import Structure, level_below_l3
+from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
+
+_WORTH_PROPOSING = 0.05
+
+
+class PredictsMasks(Protocol):
+    """What this room asks of a segmenter."""
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model it is, and which structures it knows by name."""
+        ...
+
+    def predict(
+        self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
+    ) -> Prediction:
+        """Answer a prompt on a windowed image (H, W) with candidate masks of its shape."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StructureResult:
+    """One structure on one slice.
+
+    Parameters
+    ----------
+    structure : str
+        One of `STRUCTURES`.
+    mask : ndarray of bool, shape (H, W)
+        After clean-up, on the slice.
+    prediction : Prediction or None
+        What the model said, its candidates moved to the slice, before clean-up; None for tissue found by
+        rule (``sat``, ``vat``, ``imat``).
+    prompts : tuple of Prompt
+        What the model was asked, in pixels of the slice.
+    prompted_by : {"anatomy", "name", "user", "rule"}
+        Who pointed; ``name`` where nobody did and the model was only told what to look for, ``rule`` where
+        no model was asked.
+    confidence : float or None
+        How likely the mask is good, 0 to 1, as `Prediction.scores` has it; None without a model.
+    warnings : tuple of str
+        Reasons to look before trusting it.
+    """
+
+    structure: Structure
+    mask: Mask
+    prediction: Prediction | None
+    prompts: tuple[Prompt, ...]
+    prompted_by: Literal["anatomy", "name", "user", "rule"]
+    confidence: float | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AxialResult:
+    """All structures of an axial slice.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+    structures : mapping of str to StructureResult
+        Those that were found.
+    warnings : tuple of str
+        What was not found and why, then every structure's warnings.
+    """
+
+    ct_slice: CTSlice
+    structures: Mapping[Structure, StructureResult]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """Mask by structure, each of shape (H, W)."""
+        return {name: result.mask for name, result in self.structures.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VertebraCandidate:
+    """A vertebral body seen on a sagittal slice.
+
+    Parameters
+    ----------
+    centre_xy : tuple of float
+        (column, row) in pixels of the slice.
+    box_xyxy : tuple of float
+        Its bounds in pixels of the slice.
+    level : str or None
+        ``"L5"``, ``"L4"`` … upwards from the sacrum; None where that cannot be said.
+    l3_probability : float or None
+        How likely this is L3, 0 to 1; None where the bodies were found without the model.
+    result : StructureResult or None
+        Its mask, where the model has outlined it.
+    """
+
+    centre_xy: tuple[float, float]
+    box_xyxy: tuple[float, float, float, float]
+    level: str | None = None
+    l3_probability: float | None = None
+    result: StructureResult | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class L3Result:
+    """L3 on a sagittal slice, and the neighbours it was counted among.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The sagittal slice.
+    candidates : tuple of VertebraCandidate
+        Vertebral bodies from the most superior down.
+    chosen : int or None
+        Which of them is taken for L3; None where that cannot be said.
+    certainty : {"counted", "told", "estimated", "unknown"}
+        ``counted`` up from a sacrum clearly seen; ``told`` by the user; ``estimated`` where that is less
+        sure, or from posture or the iliac crests; ``unknown``.
+    probability : float or None
+        How likely the chosen body, or else the likeliest, is L3; None where nothing tells, or the user did.
+    l3 : StructureResult or None
+        The segmented body, where one was chosen.
+    warnings : tuple of str
+        Why the level may be wrong.
+    """
+
+    ct_slice: CTSlice
+    candidates: tuple[VertebraCandidate, ...]
+    chosen: int | None
+    certainty: Literal["counted", "told", "estimated", "unknown"]
+    probability: float | None = None
+    l3: StructureResult | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def proposals(self) -> tuple[int, ...]:
+        """Candidates that may be L3, the likeliest first: the chosen one and its neighbours at least."""
+        chances = [candidate.l3_probability or 0.0 for candidate in self.candidates]
+        near = set() if self.chosen is None else {self.chosen - 1, self.chosen, self.chosen + 1}
+        may_be = [i for i, chance in enumerate(chances) if chance >= _WORTH_PROPOSING or i in near]
+        return tuple(sorted(may_be, key=lambda i: (i != self.chosen, -chances[i])))
+
+    def choose(self, index: int) -> L3Result:
+        """Take another candidate for L3; its mask is known already, so nothing is asked anew.
+
+        Parameters
+        ----------
+        index : int
+            Into ``candidates``.
+
+        Raises
+        ------
+        InputError
+            If there is no such candidate, or the model has not outlined it.
+        """
+        if not 0 <= index < len(self.candidates):
+            raise InputError(
+                "no such candidate", received=index, hint=f"There are {len(self.candidates)}, from 0 on."
+            )
+        result = self.candidates[index].result
+        if result is None:
+            raise InputError(
+                "the model has not outlined this vertebral body", hint="Click into it instead (l3_xy)."
+            )
+        return replace(
+            self,
+            candidates=tuple(
+                replace(candidate, level=level_below_l3(i - index))
+                for i, candidate in enumerate(self.candidates)
+            ),
+            chosen=index,
+            certainty="told",
+            probability=None,
+            l3=result,
+            warnings=result.warnings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StudyResult:
+    """One click on a whole study.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        What was segmented.
+    axial_index : int
+        The mid-L3 slice (0 is the most inferior).
+    axial : AxialResult
+        Its structures.
+    sagittal : L3Result or None
+        Where L3 was found; None if the axial index was given and no spine was seen.
+    warnings : tuple of str
+        Of the volume, the level and the slice.
+    """
+
+    volume: CTVolume
+    axial_index: int
+    axial: AxialResult
+    sagittal: L3Result | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """Mask by structure on the axial slice, each of shape (H, W)."""
+        return self.axial.masks

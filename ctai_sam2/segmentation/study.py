@@ -1,0 +1,379 @@
+"""One click on a study: the sagittal slice, L3, the slice through its middle, the structures there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.body import body_of
+from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
+from ctai_sam2.segmentation.anatomy.vertebra import find_vertebral_body
+from ctai_sam2.segmentation.axial import (
+    CONFIDENCE_THRESHOLD,
+    AxialSession,
+    MuscleStrategy,
+    require_axial,
+    segment_axial,
+)
+from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
+from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, StudyResult
+from ctai_sam2.structures import STRUCTURES, Structure
+from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
+
+_CREST_TO_L3_MM = 52.0
+"""L3's middle above the top of the iliac crests, which reach the disc between L4 and L5."""
+
+_CREST_STEP_MM = 12.0
+_ILIUM_HU = 180.0
+_ILIUM_MM2 = 120.0
+_ILIUM_FROM_MIDLINE_MM = 50.0
+_SLICES_TRIED = 9
+_LEAST_FIELD_MM = 60.0
+_BESIDE_MM = 8.0
+
+
+def segment_structure(
+    ct_slice: CTSlice,
+    structure: Structure,
+    segmenter: PredictsMasks,
+    *,
+    prompt: Prompt | None = None,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
+) -> StructureResult:
+    """Segment one structure of a slice, with a prompt made from anatomy or the user's own.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        Sagittal for ``l3``, axial for all others.
+    structure : str
+        One of `STRUCTURES`; ``sat``, ``vat`` and ``imat`` are found by rule around the model's muscle
+        unless a prompt is given.
+    segmenter : PredictsMasks
+        Any segmenter.
+    prompt : Prompt, optional
+        The user's points, box or mask in pixels of the slice. Clean-up is then gentler, and nothing the
+        user clicked is removed.
+    window : Window
+        Window of the image the model sees.
+    definitions : TissueDefinitions
+        HU limits.
+    muscle_strategy : {"union", "compartments"}, optional
+        How the model is asked for ``muscle``.
+    confidence_threshold : float
+        A mask the model trusts less, 0 to 1, is warned of.
+
+    Returns
+    -------
+    StructureResult
+        Mask on the slice, with the prediction and prompts it came from.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If there is no prompt and the anatomy to make one from is not visible.
+    InputError
+        If the structure is unknown, the plane does not fit, or the prompt leaves the slice.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    if structure not in STRUCTURES:
+        raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
+    if structure == "l3":
+        if ct_slice.plane in ("axial", "coronal"):
+            raise InputError("L3 is segmented on a sagittal slice", received=ct_slice.plane)
+        if prompt is not None:
+            return segment_l3_by_user(ct_slice, segmenter, prompt, window)
+        found = find_l3(ct_slice, segmenter, window=window)
+        if found.l3 is None:
+            raise AnatomyNotFound("; ".join(found.warnings), hint="Place a point in L3.")
+        return replace(found.l3, warnings=found.warnings)
+    require_axial(ct_slice)
+    session = AxialSession.open(
+        ct_slice,
+        segmenter,
+        window=window,
+        definitions=definitions,
+        confidence_threshold=confidence_threshold,
+    )
+    return session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
+
+
+def segment_study(
+    volume: CTVolume,
+    segmenter: PredictsMasks,
+    *,
+    axial_index: int | None = None,
+    l3_xy: Sequence[float] | None = None,
+    sagittal_index: int | None = None,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    muscle_strategy: MuscleStrategy | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
+) -> StudyResult:
+    """Find L3 on the sagittal view, go to its middle, and segment everything on that axial slice.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    axial_index : int, optional
+        The mid-L3 slice (0 is the most inferior), where the user knows it.
+    l3_xy : sequence of 2 floats, optional
+        A click in L3 on the sagittal slice, (column, row).
+    sagittal_index : int, optional
+        Column of the sagittal slice; through the middle of the spine when omitted.
+    window, definitions, muscle_strategy, confidence_threshold
+        As in `segment_structure`.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If L3 is neither given nor found, or the axial slice does not show spine and muscle wall.
+    InputError
+        If an index or the click lies outside the volume.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    sagittal: L3Result | None = None
+    warnings = list(volume.warnings)
+    try:
+        sagittal = find_l3_in_volume(
+            volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
+        )
+    except AnatomyNotFound as error:
+        if axial_index is None:
+            raise
+        warnings.append(str(error))
+    if axial_index is None:
+        axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
+        warnings += () if sagittal is None else sagittal.warnings
+    axial = segment_axial(
+        volume.axial(axial_index),
+        segmenter,
+        window=window,
+        definitions=definitions,
+        muscle_strategy=muscle_strategy,
+        confidence_threshold=confidence_threshold,
+    )
+    return StudyResult(
+        volume=volume,
+        axial_index=axial_index,
+        axial=axial,
+        sagittal=sagittal,
+        warnings=tuple(dict.fromkeys([*warnings, *axial.warnings])),
+    )
+
+
+def find_mid_l3(volume: CTVolume, segmenter: PredictsMasks, *, window: Window = SOFT_TISSUE) -> int:
+    """Axial index of mid-L3, found on the sagittal view.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    window : Window
+        Window of the image.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If L3 is not found.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    sagittal = find_l3_in_volume(volume, segmenter, window=window)
+    return mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
+
+
+def find_l3_in_volume(
+    volume: CTVolume,
+    segmenter: PredictsMasks,
+    *,
+    l3_xy: Sequence[float] | None = None,
+    sagittal_index: int | None = None,
+    window: Window = SOFT_TISSUE,
+) -> L3Result:
+    """Find L3 on the sagittal slice through the middle of a volume's spine.
+
+    The iliac crests tell about the level too, and so do the slices 8 mm to the left and right.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter.
+    l3_xy, sagittal_index, window
+        As in `segment_study`.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If no spine is visible.
+    InputError
+        If an index or the click lies outside the volume.
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
+    if l3_xy is not None:
+        return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, window=window)
+    step = round(_BESIDE_MM / volume.spacing_zyx_mm[2])
+    beside = [x for x in (column - step, column + step) if step and 0 <= x < volume.shape_zyx[2]]
+    return find_l3(
+        volume.sagittal(column),
+        segmenter,
+        expected_row=_row_from_crests(volume),
+        beside=[volume.sagittal(x) for x in beside],
+        window=window,
+    )
+
+
+def _require_l3(volume: CTVolume, sagittal: L3Result | None) -> StructureResult:
+    if sagittal is not None and sagittal.l3 is not None and sagittal.l3.mask.any():
+        return sagittal.l3
+    proposals = "" if sagittal is None else _describe_proposals(volume, sagittal)
+    raise AnatomyNotFound(
+        "L3 was not found on the sagittal view" + proposals,
+        hint="Click on L3 (l3_xy) or give the mid-L3 slice (axial_index, --axial-index).",
+    )
+
+
+def _describe_proposals(volume: CTVolume, sagittal: L3Result) -> str:
+    """Say where L3 may be, as axial slices a user can give."""
+    places = []
+    for index in sagittal.proposals:
+        candidate = sagittal.candidates[index]
+        if candidate.result is not None and candidate.result.mask.any():
+            slice_index = mid_l3_axial_index(volume, candidate.result.mask)
+            places.append(f"{slice_index} ({candidate.l3_probability or 0.0:.2f})")
+    return f"; likeliest mid-L3 slices, with probabilities: {', '.join(places)}" if places else ""
+
+
+def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:
+    """Axial index half-way between the upper and lower end of an L3 mask on a sagittal slice.
+
+    Real slice positions count, so gaps and uneven steps do not shift the middle.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The volume the sagittal slice was taken from.
+    l3_mask : ndarray of bool, shape (D, H)
+        On the sagittal slice, superior up.
+
+    Raises
+    ------
+    InputError
+        If the mask is empty or does not fit the volume.
+    """
+    depth, height, _ = volume.shape_zyx
+    if l3_mask.shape != (depth, height) or not l3_mask.any():
+        raise InputError(
+            "a mask of L3 on a sagittal slice of this volume is needed", received=f"shape {l3_mask.shape}"
+        )
+    rows = np.flatnonzero(l3_mask.any(axis=1))
+    indices = [volume.axial_index_of_row(int(row)) for row in rows]
+    positions = np.asarray(volume.slice_positions_mm)
+    # The middle of the body, not of its pixels: a concave plate must not pull it.
+    middle = (positions[min(indices)] + positions[max(indices)]) / 2
+    return int(np.argmin(np.abs(positions - middle)))
+
+
+def choose_sagittal_index(volume: CTVolume) -> int:
+    """Column through the middle of the spine: the median place of the vertebral body on axial slices.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If no axial slice shows a vertebral body.
+    """
+    depth, height, width = volume.shape_zyx
+    _, row_mm, column_mm = volume.spacing_zyx_mm
+    if min(height * row_mm, width * column_mm) < _LEAST_FIELD_MM:
+        raise AnatomyNotFound(
+            "the study shows no axial slices of the body",
+            received=f"axial slices of {width * column_mm:.0f} x {height * row_mm:.0f} mm",
+            hint="Choose an axial series; a single sagittal slice can be read with read_slice, for L3 alone.",
+        )
+    columns = []
+    for z in np.unique(np.linspace(0, depth - 1, min(_SLICES_TRIED, depth)).round().astype(int)):
+        try:
+            columns.append(_vertebral_centre_xy(volume.axial(int(z)))[0])
+        except AnatomyNotFound:
+            continue
+    if not columns:
+        raise AnatomyNotFound(
+            "no vertebral body was found on the axial slices",
+            hint="Check that the volume shows the abdomen; give axial_index to go on without.",
+        )
+    return int(np.clip(round(float(np.median(columns))), 0, volume.shape_zyx[2] - 1))
+
+
+def _vertebral_centre_xy(ct_slice: CTSlice) -> tuple[float, float]:
+    """Middle of the vertebral body of an axial slice, (column, row), half-way between its sides."""
+    grid = Grid.of(ct_slice)
+    body = grid.mask_to_grid(body_of(ct_slice))
+    vertebra = find_vertebral_body(grid.hu, body)
+    across = np.flatnonzero(vertebra.mask.any(axis=0))
+    middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])
+    x, y = grid.points_to_slice([middle])[0]
+    return float(x), float(y)
+
+
+def _row_from_crests(volume: CTVolume) -> float | None:
+    """Row of a sagittal slice near which L3 lies, from the top of the iliac crests; None without them."""
+    depth = volume.shape_zyx[0]
+    stride = max(1, round(_CREST_STEP_MM / volume.spacing_zyx_mm[0]))
+    crest = _last_with_crests(volume, range(0, depth, stride))
+    if crest is not None:
+        finer = _last_with_crests(volume, range(crest + 1, min(crest + stride, depth)))
+        crest = crest if finer is None else finer
+    if crest is None or crest == depth - 1:
+        return None
+    positions = np.asarray(volume.slice_positions_mm)
+    target = positions[crest] + _CREST_TO_L3_MM
+    if target > positions[-1]:
+        return None
+    return float(depth - 1 - np.interp(target, positions, np.arange(depth)))
+
+
+def _last_with_crests(volume: CTVolume, indices: range) -> int | None:
+    """Go up the slices while the iliac bones stand on both sides of the spine; the last such slice."""
+    crest: int | None = None
+    for z in indices:
+        seen = _shows_crests(volume, z)
+        if seen is False:
+            break
+        # In the pelvis there may be no vertebral body to find; the crests lie higher.
+        crest = z if seen else crest
+    return crest
+
+
+def _shows_crests(volume: CTVolume, z: int) -> bool | None:
+    """Whether iliac bone lies on both sides of the spine; None where the spine is not found."""
+    _, sy, sx = volume.spacing_zyx_mm
+    ct_slice = volume.axial(z)
+    try:
+        x, y = _vertebral_centre_xy(ct_slice)
+    except AnatomyNotFound:
+        return None
+    bone = np.asarray(ct_slice.hu > _ILIUM_HU)
+    # Behind the body's middle there is no bowel whose contrast could pass for bone.
+    per_column = bone[round(y) :].sum(axis=0) * sx * sy
+    off = (np.arange(bone.shape[1]) - x) * sx
+    sides = (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)
+    return min(float(per_column[side].sum()) for side in sides) >= _ILIUM_MM2

@@ -1,0 +1,384 @@
+"""From a segmented study to what stays: one table row, masks and a picture on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.io import (
+    read_mask_nifti,
+    read_mask_png,
+    read_slice,
+    read_study,
+    write_mask_nifti,
+    write_mask_png,
+    write_overlay_png,
+    write_table_csv,
+)
+from ctai_sam2.measure.body_composition import measure_slice
+from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.types import CTSlice, Mask
+
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation import L3Result, StructureResult, StudyResult
+
+Cell: TypeAlias = float | int | str | None
+TableRow: TypeAlias = dict[str, Cell]
+
+_MEASURED = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
+_CONFIDENT = ("l3", "psoas_left", "psoas_right", "muscle")
+
+PROVENANCE_COLUMNS: tuple[str, ...] = (
+    *(f"confidence_{name}" for name in _CONFIDENT),
+    "model",
+    "weights_sha256",
+    "device",
+    "code_version",
+    "window",
+    "kvp",
+    "contrast",
+    "slice_thickness_mm",
+    "kernel",
+    "l3_certainty",
+    "l3_probability",
+    "warnings",
+)
+"""Columns that say where a row's numbers come from; they follow those of `core.columns.COLUMNS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFiles:
+    """Where the results of a study lie.
+
+    Parameters
+    ----------
+    measurements : Path
+        CSV with one row.
+    overlay : Path
+        Picture of the axial slice with the masks.
+    sagittal_overlay : Path, optional
+        Picture of the sagittal slice with L3.
+    masks : tuple of Path
+        PNG and NIfTI of every mask.
+    """
+
+    measurements: Path
+    overlay: Path
+    sagittal_overlay: Path | None = None
+    masks: tuple[Path, ...] = field(default=())
+
+
+def measure_study(
+    study: StudyResult,
+    *,
+    height_m: float | None = None,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> TableRow:
+    """Measure the mid-L3 slice of a study: one table row with its provenance.
+
+    Parameters
+    ----------
+    study : StudyResult
+        From `segment_study`.
+    height_m : float, optional
+        Body height in metres, for the indices; that of the header when omitted, if it has one.
+    definitions : TissueDefinitions
+        HU ranges and density rule.
+
+    Returns
+    -------
+    dict
+        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If the height is not plausible.
+    """
+    return measure_results(
+        study.axial.ct_slice,
+        _results_by_name(study),
+        height_m=height_m,
+        definitions=definitions,
+        axial_index=study.axial_index,
+        l3_certainty=None if study.sagittal is None else study.sagittal.certainty,
+        l3_probability=None if study.sagittal is None else study.sagittal.probability,
+        warnings=study.warnings,
+    )
+
+
+def measure_results(
+    ct: CTSlice,
+    results: Mapping[str, StructureResult],
+    *,
+    masks: Mapping[str, Mask] | None = None,
+    height_m: float | None = None,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    axial_index: int | None = None,
+    l3_certainty: str | None = None,
+    l3_probability: float | None = None,
+    warnings: Sequence[str] = (),
+) -> TableRow:
+    """Measure the structures of an axial slice: one table row with its provenance.
+
+    Parameters
+    ----------
+    ct : CTSlice
+        The slice.
+    results : mapping of str to StructureResult
+        By structure; ``l3`` gives its confidence only.
+    masks : mapping of str to ndarray of bool, shape (H, W), optional
+        Masks to measure instead of those of the results, as after a correction.
+    height_m, definitions
+        As in `measure_study`.
+    axial_index : int, optional
+        Index of the slice in its volume.
+    l3_certainty : str, optional
+        How the level is known.
+    l3_probability : float, optional
+        How likely the level is L3.
+    warnings : sequence of str
+        For the row.
+
+    Returns
+    -------
+    dict
+        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
+
+    Raises
+    ------
+    InputError
+        If the height is not plausible.
+    """
+    measured = {name: one.mask for name, one in results.items()} if masks is None else dict(masks)
+    row: TableRow = dict(
+        measure_slice(
+            ct.hu,
+            {name: mask for name, mask in measured.items() if name in _MEASURED},
+            ct.spacing_mm,
+            definitions=definitions,
+            height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
+            slice_extent_mm=ct.thickness_mm,
+            middle_slice=axial_index,
+        )
+    )
+    row.update(dict.fromkeys(PROVENANCE_COLUMNS))
+    for name in _CONFIDENT:
+        result = results.get(name)
+        row[f"confidence_{name}"] = None if result is None else result.confidence
+    prediction = next((r.prediction for r in results.values() if r.prediction is not None), None)
+    if prediction is not None:
+        identity = prediction.identity
+        row["model"], row["weights_sha256"] = identity.name, identity.weights_sha256
+        row["device"], row["code_version"] = identity.device, identity.code_version
+        if prediction.window is not None:
+            row["window"] = f"{prediction.window.level:g}/{prediction.window.width:g}"
+    acquisition = ct.acquisition
+    row["kvp"], row["kernel"] = acquisition.kvp, acquisition.kernel
+    row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
+    row["slice_thickness_mm"] = acquisition.slice_thickness_mm
+    row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
+    row["warnings"] = " | ".join(warnings) or None
+    return row
+
+
+def summarise(study: StudyResult) -> list[TableRow]:
+    """List the structures of a study for a person: area, mean HU in the mask, confidence."""
+    rows = []
+    for name, result in _results_by_name(study).items():
+        ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
+        rows.append(describe_structure(ct, result))
+    return rows
+
+
+def describe_structure(ct: CTSlice, result: StructureResult) -> TableRow:
+    """Describe one structure for a person: area in cm², mean HU in the mask, confidence 0 to 1."""
+    return {
+        "structure": result.structure,
+        "area_cm2": float(result.mask.sum()) * ct.pixel_area_mm2 / 100,
+        "hu_mean": float(ct.hu[result.mask].mean()) if result.mask.any() else None,
+        "confidence": result.confidence,
+    }
+
+
+def _certainty(sagittal: L3Result) -> str:
+    if sagittal.probability is None:
+        return sagittal.certainty
+    return f"{sagittal.certainty}, probability {sagittal.probability:.2f}"
+
+
+def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path) -> StudyFiles:
+    """Write masks (PNG, NIfTI), overlays and the measurements of a study.
+
+    Parameters
+    ----------
+    study : StudyResult
+        From `segment_study`.
+    row : mapping
+        From `measure_study`.
+    folder : path-like
+        Made if missing; files of an earlier run are replaced, each atomically.
+
+    Raises
+    ------
+    StorageError
+        If something cannot be written.
+    """
+    folder = Path(folder)
+    masks: list[Path] = []
+    for name, result in _results_by_name(study).items():
+        ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
+        masks += _write_mask(ct, name, result.mask, folder / "masks")
+    shown = {name: study.masks[name] for name in _OVERLAY_ORDER if name in study.masks}
+    overlay = write_overlay_png(
+        folder / "overlay.png",
+        study.axial.ct_slice,
+        shown,
+        title=f"Axial slice {study.axial_index}",
+        labels={name: _legend(study.axial.ct_slice, name, mask) for name, mask in shown.items()},
+    )
+    sagittal_overlay = None
+    if study.sagittal is not None and study.sagittal.l3 is not None:
+        sagittal_overlay = write_overlay_png(
+            folder / "overlay_sagittal.png",
+            study.sagittal.ct_slice,
+            {"l3": study.sagittal.l3.mask},
+            title=f"L3 ({_certainty(study.sagittal)})",
+        )
+    return StudyFiles(
+        measurements=write_rows(folder / "measurements.csv", [row]),
+        overlay=overlay,
+        sagittal_overlay=sagittal_overlay,
+        masks=tuple(masks),
+    )
+
+
+def write_structure(ct: CTSlice, result: StructureResult, folder: str | Path) -> dict[str, Path]:
+    """Write one structure's mask (PNG, NIfTI) and an overlay; returns the paths by kind.
+
+    Raises
+    ------
+    StorageError
+        If something cannot be written.
+    """
+    folder = Path(folder)
+    name = result.structure
+    png, nifti = _write_mask(ct, name, result.mask, folder)
+    overlay = write_overlay_png(
+        folder / f"{name}_overlay.png", ct, {name: result.mask}, labels={name: _legend(ct, name, result.mask)}
+    )
+    return {"mask": png, "nifti": nifti, "overlay": overlay}
+
+
+def write_rows(path: str | Path, rows: Sequence[Mapping[str, Cell]]) -> Path:
+    """Write table rows as CSV, columns in their documented order.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be written.
+    """
+    known = [*COLUMNS, *PROVENANCE_COLUMNS]
+    present = {name for row in rows for name in row}
+    columns = [name for name in known if name in present]
+    return write_table_csv(path, rows, [*columns, *sorted(present.difference(known))])
+
+
+def measure_files(
+    image: str | Path,
+    masks: Mapping[str, str | Path],
+    *,
+    axial_index: int | None = None,
+    series_uid: str | None = None,
+    height_m: float | None = None,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> TableRow:
+    """Measure masks from files, drawn or corrected elsewhere, on a slice.
+
+    Parameters
+    ----------
+    image : path-like
+        A DICOM slice, or with ``axial_index`` a DICOM folder or NIfTI volume.
+    masks : mapping of str to path-like
+        PNG or NIfTI by structure (``psoas_left``, ``psoas_right``, ``psoas``, ``muscle``, ``sat``, ``vat``,
+        ``imat``).
+    axial_index : int, optional
+        Slice of a volume; 0 is the most inferior.
+    series_uid : str, optional
+        Which series of a folder.
+    height_m : float, optional
+        Body height in metres.
+    definitions : TissueDefinitions
+        HU ranges and density rule.
+
+    Raises
+    ------
+    InputError
+        If a mask has another shape than the slice, or a name is unknown.
+    """
+    path = Path(image)
+    if axial_index is None:
+        if path.is_dir() or path.name.lower().endswith((".nii", ".nii.gz")):
+            raise InputError(
+                "a volume was given, and which slice was measured is not known",
+                received=path.name,
+                hint="Add the axial index (0 is the most inferior slice).",
+            )
+        ct = read_slice(path)
+    else:
+        ct = read_study(path, series_uid=series_uid).axial(axial_index)
+    loaded = {name: _read_mask(Path(file), ct, name) for name, file in masks.items()}
+    row: TableRow = dict(
+        measure_slice(
+            ct.hu,
+            loaded,
+            ct.spacing_mm,
+            definitions=definitions,
+            height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
+            slice_extent_mm=ct.thickness_mm,
+            middle_slice=axial_index,
+        )
+    )
+    row["warnings"] = " | ".join(ct.warnings) or None
+    return row
+
+
+_OVERLAY_ORDER = ("sat", "vat", "muscle", "imat", "psoas_left", "psoas_right")
+
+
+def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:
+    results: dict[str, StructureResult] = {}
+    if study.sagittal is not None and study.sagittal.l3 is not None:
+        results["l3"] = study.sagittal.l3
+    results.update({str(name): result for name, result in study.axial.structures.items()})
+    return results
+
+
+def _write_mask(ct: CTSlice, name: str, mask: Mask, folder: Path) -> tuple[Path, Path]:
+    return (
+        write_mask_png(folder / f"{name}.png", mask),
+        write_mask_nifti(folder / f"{name}.nii.gz", mask, ct),
+    )
+
+
+def _legend(ct: CTSlice, name: str, mask: Mask) -> str:
+    return f"{name.replace('_', ' ')} {np.count_nonzero(mask) * ct.pixel_area_mm2 / 100:.1f} cm²"
+
+
+def _read_mask(path: Path, ct: CTSlice, name: str) -> Mask:
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return np.asarray(read_mask_nifti(path, ct) > 0)
+    mask = read_mask_png(path)
+    if mask.shape != ct.shape_hw:
+        raise InputError(
+            f"the mask {name} has another shape than the slice",
+            received=f"{mask.shape} for {ct.shape_hw}",
+            hint="Use the mask that was drawn on this slice.",
+        )
+    return mask

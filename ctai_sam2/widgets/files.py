@@ -1,0 +1,68 @@
+"""Masks and table of an edited case on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from ctai_sam2.editor import Document
+from ctai_sam2.io import write_mask_nifti, write_mask_png
+from ctai_sam2.study_outputs import TableRow, write_rows
+from ctai_sam2.types import CTSlice
+
+
+def write_results(document: Document, rows: Sequence[TableRow], folder: Path) -> list[Path]:
+    """Write every outlined slice's masks as NIfTI and PNG, then the table.
+
+    Each file is replaced atomically. What an earlier save wrote for a label or slice that has no pixel any
+    more is removed, so that masks and table agree.
+
+    Parameters
+    ----------
+    document : Document
+        What was edited.
+    rows : sequence of mapping
+        One per outlined slice.
+    folder : Path
+        Made if missing.
+
+    Returns
+    -------
+    list of Path
+        What was written, the table last.
+
+    Raises
+    ------
+    StorageError
+        If something cannot be written.
+    """
+    table = folder / f"{document.profile.name}_measurements.csv"
+    earlier = _saved_before(document, folder) if table.exists() else []
+    written = []
+    for index in document.indices:
+        ct_slice = document.slice_at(index)
+        for label, mask in document.masks(index).items():
+            stem = f"{_prefix(document, index)}{label}"
+            written.append(write_mask_nifti(folder / f"{stem}.nii.gz", mask, ct_slice))
+            written.append(write_mask_png(folder / f"{stem}.png", mask))
+    written.append(write_rows(table, rows))
+    for path in set(earlier) - set(written):
+        with suppress(OSError):
+            path.unlink()
+    return written
+
+
+def _saved_before(document: Document, folder: Path) -> list[Path]:
+    """Files that a save of this editor wrote, by their names."""
+    digits = "" if isinstance(document.source, CTSlice) else f"{document.profile.plane}_[0-9][0-9][0-9][0-9]_"
+    return [
+        path
+        for label in document.labels
+        for ending in (".nii.gz", ".png")
+        for path in folder.glob(f"{digits}{label}{ending}")
+    ]
+
+
+def _prefix(document: Document, index: int) -> str:
+    return "" if isinstance(document.source, CTSlice) else f"{document.profile.plane}_{index:04d}_"

@@ -1,0 +1,89 @@
+"""One click for the editor: from a label and prompts to the model's answer."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+
+from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.models import Segmenter, open_segmenter
+from ctai_sam2.segmentation import (
+    AxialSession,
+    L3Result,
+    PredictsMasks,
+    StructureResult,
+    find_l3,
+    find_l3_in_volume,
+    segment_structure,
+)
+from ctai_sam2.structures import STRUCTURES
+from ctai_sam2.types import CTSlice, CTVolume, Prompt
+
+_shared_lock = threading.Lock()
+_shared: list[Segmenter] = []
+
+
+def shared_segmenter() -> Segmenter:
+    """Return the process's segmenter for editors that were given none: the model is loaded once.
+
+    Raises
+    ------
+    Unavailable
+        If segmentation is switched off.
+    """
+    with _shared_lock:
+        if not _shared:
+            _shared.append(open_segmenter("auto"))
+        return _shared[0]
+
+
+class OneClick:
+    """Answers the editor's questions with a segmenter; keeps the last slice's frame and anatomy.
+
+    Parameters
+    ----------
+    segmenter : PredictsMasks
+        Any segmenter.
+    volume : CTVolume, optional
+        The slices come from; L3 is then told from its neighbouring slices and the iliac crests too.
+    """
+
+    def __init__(self, segmenter: PredictsMasks, volume: CTVolume | None = None) -> None:
+        self._segmenter = segmenter
+        self._volume = volume
+        self._session: AxialSession | None = None
+        self._levels: tuple[CTSlice, L3Result] | None = None
+
+    def levels(self, ct_slice: CTSlice) -> L3Result | None:
+        """Vertebral bodies found when L3 was asked for on this slice last; None for any other."""
+        return self._levels[1] if self._levels is not None and self._levels[0] is ct_slice else None
+
+    def __call__(
+        self, ct_slice: CTSlice, label: str, prompt: Prompt | None, revision: int
+    ) -> StructureResult:
+        """Segment a label on a slice; see `editor.Ask`.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If nothing was pointed at and the anatomy to point with is not visible.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if label == "l3":
+            return self._segment_l3(ct_slice, prompt)
+        if self._session is None or self._session.ct_slice is not ct_slice:
+            self._session = AxialSession.open(ct_slice, self._segmenter)
+        return self._session.segment(next(name for name in STRUCTURES if name == label), prompt=prompt)
+
+    def _segment_l3(self, ct_slice: CTSlice, prompt: Prompt | None) -> StructureResult:
+        if prompt is not None:
+            return segment_structure(ct_slice, "l3", self._segmenter, prompt=prompt)
+        if self._volume is None:
+            found = find_l3(ct_slice, self._segmenter)
+        else:
+            found = find_l3_in_volume(self._volume, self._segmenter, sagittal_index=ct_slice.index)
+        self._levels = (ct_slice, found)
+        if found.l3 is None:
+            raise AnatomyNotFound("; ".join(found.warnings), hint="Choose a body, or click on L3, then run.")
+        return replace(found.l3, warnings=found.warnings)

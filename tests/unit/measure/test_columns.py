@@ -1,0 +1,52 @@
+"""The measurement table's columns."""
+
+from __future__ import annotations
+
+from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, ORIGINAL_COLUMNS, describe_columns
+
+FACTS = ("pixels", "hu_mean", "hu_min", "hu_max", "hu_sum", "area_mm2")
+
+
+def test_the_original_columns_come_first_by_their_names() -> None:
+    expected = [f"{tissue}_{fact}" for tissue in ("psoas", "combo", "sat", "vat") for fact in FACTS]
+    expected += ["major_volume_mm3", "full_volume_mm3", "mass_psoas_g", "mass_combo_g", "middle_slice"]
+    assert list(ORIGINAL_COLUMNS) == expected
+    assert COLUMNS[: len(expected)] == ORIGINAL_COLUMNS
+
+
+def test_the_added_columns() -> None:
+    added = COLUMNS[len(ORIGINAL_COLUMNS) :]
+    sides = [f"{tissue}_{fact}" for tissue in ("imat", "psoas_left", "psoas_right") for fact in FACTS]
+    assert set(added) == {
+        *("sma_cm2", "smi_cm2_m2", "smd_hu", "smd_roi_hu", "psoas_asymmetry", "psoas_roi_hu", "pmi_cm2_m2"),
+        *("adipose_cm2", "ffm_kg", "fm_kg", "height_m", "slices", "slice_gaps", "definitions"),
+        *sides,
+    }
+
+
+def test_each_column_has_one_name_a_meaning_and_the_unit_its_name_says() -> None:
+    assert len(set(COLUMNS)) == len(COLUMNS)
+    endings = {
+        "_mm2": "mm²",
+        "_mm3": "mm³",
+        "_cm2": "cm²",
+        "_cm2_m2": "cm²/m²",
+        "_kg": "kg",
+        "_g": "g",
+        "_m": "m",
+        "_hu": "HU",
+        "_hu_mean": "HU",
+        "_hu_min": "HU",
+        "_hu_max": "HU",
+        "_hu_sum": "HU",
+    }
+    for name, unit, meaning in COLUMN_TABLE:
+        longest = max((ending for ending in endings if name.endswith(ending)), key=len, default=None)
+        assert unit == (endings[longest] if longest else ""), name
+        assert meaning.endswith(".")
+
+
+def test_the_description_has_a_line_per_column() -> None:
+    lines = describe_columns().splitlines()
+    assert len(lines) == len(COLUMNS) + 2
+    assert all(line.count("|") == 4 for line in lines)
