@@ -47,7 +47,10 @@ def typical_hu(rng: np.random.Generator) -> tuple[Floats, Floats]:
     mean[Tissue.SACRUM_CORTEX] = shell * rng.uniform(0.6, 1.1)
     mean[Tissue.POSTERIOR] = marrow + rng.uniform(0, 350)
     mean[Tissue.POSTERIOR_CORTEX] = shell + rng.uniform(0, 350)
-    mean[Tissue.OTHER_BONE], mean[Tissue.OTHER_CORTEX] = marrow * rng.uniform(0.5, 1.4), shell * rng.uniform(0.7, 1.3)
+    mean[Tissue.OTHER_BONE], mean[Tissue.OTHER_CORTEX] = (
+        marrow * rng.uniform(0.5, 1.4),
+        shell * rng.uniform(0.7, 1.3),
+    )
     return mean, grain
 
 
@@ -83,6 +86,8 @@ def _fields(coarse: bool) -> tuple[Floats, ...]:
     fields = []
     for number in range(_TEXTURES):
         sigma = (4.0 + 0.8 * number) if coarse else (0.6 + 0.15 * number)
-        field = cv2.GaussianBlur(rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)).astype(np.float32), (0, 0), sigma)
+        field = cv2.GaussianBlur(
+            rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)).astype(np.float32), (0, 0), sigma
+        )
         fields.append(field / field.std())
     return tuple(fields)

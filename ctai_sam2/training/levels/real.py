@@ -32,7 +32,9 @@ _TS_LEVELS = {26: "S1", 27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1", 32: "T
 _TS_SACRUM, _TS_CORD = 25, 79
 
 
-def load_real(folder: Path, *, held_out: Sequence[str] = (), seed: int = 5) -> list[tuple[float, list[KnownImage]]]:
+def load_real(
+    folder: Path, *, held_out: Sequence[str] = (), seed: int = 5
+) -> list[tuple[float, list[KnownImage]]]:
     """Real images by patient, each patient weighing the same.
 
     Parameters
@@ -55,7 +57,9 @@ def load_real(folder: Path, *, held_out: Sequence[str] = (), seed: int = 5) -> l
             continue
         found = [_case(path, centres[path.stem], patient)]
         if path.stem in VOLUMES:
-            found += _planes(folder / "series" / VOLUMES[path.stem][0], VOLUMES[path.stem][1], path, found[0], rng)
+            found += _planes(
+                folder / "series" / VOLUMES[path.stem][0], VOLUMES[path.stem][1], path, found[0], rng
+            )
         patients.setdefault(patient, []).extend(found)
     if not any(word in _TS for word in held_out):
         patients[_TS] = _label_map_planes(folder / "series" / "ts_example_nifti", rng)
@@ -76,7 +80,9 @@ def patient_of(case: str) -> str:
     return _TS if case.startswith(_TS) else parts[0]
 
 
-def _millimetres(image: NDArray[np.generic], spacing: tuple[float, float], *, nearest: bool = False) -> NDArray[np.generic]:
+def _millimetres(
+    image: NDArray[np.generic], spacing: tuple[float, float], *, nearest: bool = False
+) -> NDArray[np.generic]:
     size = [max(round(n * s), 1) for n, s in zip(image.shape, spacing, strict=True)]
     how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=how))
@@ -98,7 +104,9 @@ def _case(path: Path, centres: dict[str, list[float]], patient: str) -> KnownIma
     return known_slice(hu, points, masks, row_mm=spacing[0], patient=patient)
 
 
-def _planes(folder: Path, column: float, path: Path, known: KnownImage, rng: np.random.Generator) -> list[KnownImage]:
+def _planes(
+    folder: Path, column: float, path: Path, known: KnownImage, rng: np.random.Generator
+) -> list[KnownImage]:
     """Cut planes near the middle of a volume, to which the middle slice's targets apply."""
     volume = read_study(folder)
     height, width = known.pixels.shape
@@ -113,8 +121,13 @@ def _planes(folder: Path, column: float, path: Path, known: KnownImage, rng: np.
         # Off the middle the canal gives way to foramina and arches; the bodies stay.
         found.append(
             KnownImage(
-                pixels=hu, contrast="hu", dense=known.dense, level=known.level, centres_xyl=known.centres_xyl,
-                row_mm=known.row_mm, patient=known.patient,
+                pixels=hu,
+                contrast="hu",
+                dense=known.dense,
+                level=known.level,
+                centres_xyl=known.centres_xyl,
+                row_mm=known.row_mm,
+                patient=known.patient,
             )  # fmt: skip
         )
     return found
@@ -159,11 +172,19 @@ def _label_map_planes(folder: Path, rng: np.random.Generator) -> list[KnownImage
             ndimage.map_coordinates(part, at, order=0, mode="nearest") for part in (dense, level, tissue)
         )
         centres = _centres(cut_dense, cut_level)
-        for pixels, contrast in ((np.clip(hu, -1024, 3000).astype(np.int16), "hu"), (_smooth(cut_tissue), "tissue")):
+        for pixels, contrast in (
+            (np.clip(hu, -1024, 3000).astype(np.int16), "hu"),
+            (_smooth(cut_tissue), "tissue"),
+        ):
             found.append(
                 KnownImage(
-                    pixels=pixels, contrast=contrast, dense=cut_dense, level=cut_level, centres_xyl=centres,
-                    row_mm=sz, patient=_TS,
+                    pixels=pixels,
+                    contrast=contrast,
+                    dense=cut_dense,
+                    level=cut_level,
+                    centres_xyl=centres,
+                    row_mm=sz,
+                    patient=_TS,
                 )  # fmt: skip
             )
     return found

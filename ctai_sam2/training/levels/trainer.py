@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES
 from ctai_sam2.segmentation.levels.network import LevelMaps, LevelNetwork
 from ctai_sam2.training.levels.known import UNKNOWN, KnownImage
-from ctai_sam2.training.levels.samples import CROP_MM, draw_known, make_sample
+from ctai_sam2.training.levels.samples import draw_known, make_sample
 
 _LOGGER = logging.getLogger(__name__)
 Groups = Sequence[tuple[float, Sequence[KnownImage]]]
@@ -94,7 +94,14 @@ class LevelTrainer:
     """
 
     def __init__(
-        self, config: LevelTraining, folder: Path, groups: Groups, *, seed: int, device: str = "cpu", workers: int = 1
+        self,
+        config: LevelTraining,
+        folder: Path,
+        groups: Groups,
+        *,
+        seed: int,
+        device: str = "cpu",
+        workers: int = 1,
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.folder, self.groups = config, folder, groups
@@ -158,7 +165,11 @@ class LevelTrainer:
             self.step += 1
             if self.step % log_every == 0 or self.step == config.steps:
                 means = {key: round(float(np.mean([each[key] for each in held])), 4) for key in held[0]}
-                row = {"step": self.step, **means, "s_per_step": round((time.perf_counter() - started) / len(held), 3)}
+                row = {
+                    "step": self.step,
+                    **means,
+                    "s_per_step": round((time.perf_counter() - started) / len(held), 3),
+                }
                 with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
                     log.write(json.dumps(row) + "\n")
                 _LOGGER.info("%s", row)
@@ -189,7 +200,9 @@ class LevelTrainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.mean.state_dict().values(), self.network.state_dict().values(), strict=True):
+        for mean, now in zip(
+            self.mean.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
             if mean.dtype.is_floating_point:
                 mean.lerp_(now, 1 - decay)
             else:
