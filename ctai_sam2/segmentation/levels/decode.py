@@ -8,6 +8,7 @@ tempered before it becomes a probability.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ class DecodeParameters:
     apart_mm : float
         Peaks nearer than this are one; the lowest cervical bodies stand some 15 mm apart.
     step_mm, step_spread : float
-        Usual distance of neighbours (textbook: 20 in the upper thorax to 40 between L4 and L5) and the standard
+        Typical distance of neighbours (20 in the upper thorax to 40 between L4 and L5) and the standard
         deviation of its logarithm.
     least_step_mm, greatest_step_mm : float
         Outside these no two peaks are neighbours.
@@ -48,7 +49,8 @@ class DecodeParameters:
     gap_ratio : float
         A step this many times the median of its neighbours hides a body that was not seen.
     temper : float
-        Factor of the summed evidence. Fitted on held-out spines, 0.1 to 1.
+        Factor of the summed evidence. 0.2 to 1 were tried: drawn spines, which are more alike than patients,
+        ask for 1; 0.3 is the largest at which no real slice without its sacrum is named wrongly and firmly.
     floor : float
         Smallest probability that a single body may give a level.
     reach_mm : float
@@ -64,7 +66,7 @@ class DecodeParameters:
     bone_weight: float = 2.5
     peak_odds: float = 0.15
     gap_ratio: float = 1.65
-    temper: float = 0.5
+    temper: float = 0.3
     floor: float = 0.003
     reach_mm: float = 9.0
 
@@ -233,7 +235,7 @@ def _fill_gaps(
     """Put a body into every step that is about twice as long as the steps near it."""
     if len(points) < 4:
         return points
-    steps = np.array([np.hypot(*(b[0] - a[0])) for a, b in zip(points[:-1], points[1:], strict=True)])
+    steps = np.array([np.hypot(*(b[0] - a[0])) for a, b in itertools.pairwise(points)])
     filled = [points[0]]
     for index, step in enumerate(steps):
         near = np.delete(steps[max(index - 2, 0) : index + 3], min(index, 2))

@@ -52,8 +52,9 @@ class LevelImage:
         """Resample a slice; pixels finer than the grid are averaged, gaps between rows are bridged."""
         height, width = ct_slice.shape_hw
         row_mm, column_mm = ct_slice.spacing_mm
-        offsets = np.arange(height) if ct_slice.row_offsets is None else np.asarray(ct_slice.row_offsets)
-        rows, columns = (offsets + 0.5) * row_mm, (np.arange(width) + 0.5) * column_mm
+        offsets = np.arange(height) if ct_slice.row_offsets is None else ct_slice.row_offsets
+        rows: NDArray[np.float64] = (np.asarray(offsets, dtype=np.float64) + 0.5) * row_mm
+        columns: NDArray[np.float64] = (np.arange(width, dtype=np.float64) + 0.5) * column_mm
         hu = smooth_to_grid(ct_slice.hu, (row_mm, column_mm))
         return cls(
             hu=pad_to_stride(_resample(_resample(hu, 0, rows), 1, columns)), rows_mm=rows, columns_mm=columns

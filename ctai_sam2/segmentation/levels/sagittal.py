@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,9 @@ from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureRes
 from ctai_sam2.structures import level_below_l3
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prediction, Prompt, Window
 
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation.levels.network import LevelNetwork
+
 LEVEL_THRESHOLD = 0.5
 """A body less likely than this to be L3 is not chosen."""
 
@@ -42,7 +45,9 @@ _MOST_OUTLINED = 4
 _NEAR_MM = 25.0
 _EXPECTED_SPREAD_MM = 20.0
 _EXPECTED_ERRS = 0.5
-_CANAL_SEEN = 0.35
+# Median over the five bodies about L3: 0.76 and more on 95 of 100 drawn slices through the middle, 0.19 to 0.48 on
+# half of those 9 to 15 mm next to it.
+_CANAL_SEEN = 0.55
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +70,11 @@ class SliceSpine:
 
 
 def read_slice_spine(
-    ct_slice: CTSlice, beside: Sequence[CTSlice] = (), *, decode: DecodeParameters | None = None
+    ct_slice: CTSlice,
+    beside: Sequence[CTSlice] = (),
+    *,
+    decode: DecodeParameters | None = None,
+    network: LevelNetwork | None = None,
 ) -> SliceSpine:
     """Find and name the vertebral bodies of a sagittal slice.
 
@@ -77,6 +86,8 @@ def read_slice_spine(
         Parallel slices of the same shape, whose evidence is pooled.
     decode : DecodeParameters, optional
         Others than the default constants.
+    network : LevelNetwork, optional
+        Another than the one that ships.
 
     Raises
     ------
@@ -89,7 +100,8 @@ def read_slice_spine(
         raise InputError("slices beside each other have one shape", received=[o.shape_hw for o in beside])
     decode = DecodeParameters() if decode is None else decode
     image = LevelImage.of(ct_slice)
-    evidence = pool_planes(read_levels([image.hu, *(LevelImage.of(other).hu for other in beside)]))
+    images = [image.hu, *(LevelImage.of(other).hu for other in beside)]
+    evidence = pool_planes(read_levels(images, network))
     chain = find_chain(evidence, decode)
     if len(chain) < 2:
         raise AnatomyNotFound(
@@ -278,17 +290,16 @@ def _level_warnings(chances: NDArray[np.float64], best: int, chosen: int | None)
 def _plane_warnings(spine: SliceSpine, best: int) -> tuple[str, ...]:
     """Say that the slice does not run through the middle of the spine, where no canal is seen."""
     seen = [body.canal for body in spine.named.bodies]
-    near = seen[max(best - 1, 0) : best + 2]
-    if max(near) < _CANAL_SEEN:
-        return (
-            "the slice passes next to the middle of the spine: no spinal canal is seen behind the likeliest L3; "
-            "a slice nearer to the midline shows the level and the body better",
-        )
     lumbar = seen[max(best - 2, 0) : best + 3]
+    if float(np.median(lumbar)) < _CANAL_SEEN:
+        return (
+            "the slice passes next to the middle of the spine: no spinal canal is seen behind the "
+            "likeliest L3; a slice nearer to the midline shows the level and the body better",
+        )
     if min(lumbar) < _CANAL_SEEN:
         return (
-            "the spine leaves the plane of the slice (scoliosis or an oblique plane): the spinal canal is seen "
-            f"behind {sum(value >= _CANAL_SEEN for value in lumbar)} of {len(lumbar)} bodies about L3",
+            "the spine leaves the plane of the slice (scoliosis or an oblique plane): the spinal canal is "
+            f"seen behind {sum(value >= _CANAL_SEEN for value in lumbar)} of {len(lumbar)} bodies about L3",
         )
     return ()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, TISSUE_CLASSES
 from ctai_sam2.segmentation.levels.model import read_levels
 from ctai_sam2.types import CTVolume
 
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation.levels.network import LevelNetwork
+
 Floats = NDArray[np.float32]
 _CANAL = TISSUE_CLASSES.index("canal")
 _BODY = TISSUE_CLASSES.index("body")
@@ -37,12 +41,20 @@ class VolumeParameters:
     ----------
     planes_mm : tuple of float
         Places of the curved planes to the left of the spine's course. Three to nine planes were tried.
+    tissue_hu, least_run_mm : float
+        The patient is tissue above this that lies in runs of that length; a table is not.
     bone_hu : float
         From here on a voxel may be bone of the spine.
     behind_mm : tuple of float
         The spine lies so far before the skin of the back.
     width_mm : float
         Width over which bone is summed to find the spine.
+    along_mm : float
+        Standard deviation, along the spine, over which bone is averaged.
+    aside_mm : float
+        Standard deviation of the spine's place about the middle of the trunk.
+    smooth_mm : float
+        Standard deviation, along the spine, with which the course is smoothed.
     coarse_mm : float
         Grid on which the course is looked for.
     steepest : float
@@ -56,9 +68,14 @@ class VolumeParameters:
     """
 
     planes_mm: tuple[float, ...] = (-12.0, -6.0, 0.0, 6.0, 12.0)
+    tissue_hu: float = -250.0
+    least_run_mm: float = 24.0
     bone_hu: float = 140.0
     behind_mm: tuple[float, float] = (22.0, 150.0)
     width_mm: float = 26.0
+    along_mm: float = 12.0
+    aside_mm: float = 55.0
+    smooth_mm: float = 16.0
     coarse_mm: float = 4.0
     steepest: int = 2
     bend_cost: float = 0.06
@@ -174,9 +191,22 @@ def find_levels(
 
 
 def read_spine(
-    volume: CTVolume, *, parameters: VolumeParameters | None = None, decode: DecodeParameters | None = None
+    volume: CTVolume,
+    *,
+    parameters: VolumeParameters | None = None,
+    decode: DecodeParameters | None = None,
+    network: LevelNetwork | None = None,
 ) -> VolumeSpine:
     """Follow the spine, read curved planes and decode them.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        Axial slices of the trunk.
+    parameters, decode : optional
+        Others than the default constants.
+    network : LevelNetwork, optional
+        Another than the one that ships.
 
     Raises
     ------
@@ -187,7 +217,7 @@ def read_spine(
     decode = DecodeParameters() if decode is None else decode
     course = follow_spine(volume, p)
     sampler = _Sampler(volume, course, p)
-    evidence = read_levels([sampler.plane(offset) for offset in p.planes_mm])
+    evidence = read_levels([sampler.plane(offset) for offset in p.planes_mm], network)
     pooled = pool_planes(evidence)
     chain = find_chain(pooled, decode)
     if len(chain) < 2:
@@ -247,9 +277,8 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
     coarse = volume.hu_zyx[:: steps[0], :: steps[1], :: steps[2]]
     mm = [s * n for s, n in zip((sz, sy, sx), steps, strict=True)]
     # The patient, without table: tissue that lies in runs of several centimetres.
-    tissue = ndimage.binary_opening(
-        coarse > -250, np.ones((1, max(round(24 / mm[1]), 1), max(round(24 / mm[2]), 1)))
-    )
+    run = np.ones((1, *(max(round(p.least_run_mm / m), 1) for m in mm[1:])), bool)
+    tissue: NDArray[np.bool_] = np.asarray(ndimage.binary_opening(coarse > p.tissue_hu, run))
     behind = np.cumsum(tissue[:, ::-1], axis=1)[:, ::-1] * mm[1]
     bone = np.minimum(coarse, 400.0) > p.bone_hu
     bone &= tissue & (behind > p.behind_mm[0]) & (behind < p.behind_mm[1])
@@ -260,16 +289,16 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
         )
     columns = bone.sum(axis=1).astype(np.float64) * mm[1]
     columns = ndimage.uniform_filter1d(columns, max(round(p.width_mm / mm[2]), 1), axis=1)
-    columns = ndimage.gaussian_filter1d(columns, 12.0 / mm[0], axis=0)
-    # Spine stands near the middle of the trunk: sides of equal width.
-    rows = tissue.any(axis=1)
+    columns = ndimage.gaussian_filter1d(columns, p.along_mm / mm[0], axis=0)
+    # The spine stands near the middle of the trunk.
+    rows = np.asarray(tissue.any(axis=1))
     first, last = rows.argmax(axis=1), rows.shape[1] - 1 - rows[:, ::-1].argmax(axis=1)
     middle = float(np.median((first + last)[rows.any(axis=1)]) / 2)
     aside = np.abs(np.arange(columns.shape[1]) - middle) * mm[2]
-    columns = columns * np.exp(-0.5 * (aside / 55.0) ** 2)[None]
+    columns = columns * np.exp(-0.5 * (aside / p.aside_mm) ** 2)[None]
     path = _best_path(columns / max(float(columns.max()), 1e-6), p)
-    smooth = ndimage.gaussian_filter1d(path.astype(np.float64), 16.0 / mm[0], mode="nearest")
-    centre = smooth * steps[2] + (steps[2] - 1) / 2 * 0
+    smooth = ndimage.gaussian_filter1d(path.astype(np.float64), p.smooth_mm / mm[0], mode="nearest")
+    centre = smooth * steps[2]
     return np.interp(np.arange(depth), np.arange(len(centre)) * steps[0], centre)
 
 
@@ -322,7 +351,7 @@ class _Sampler:
         for z in np.unique(np.linspace(0, depth - 1, 24).round().astype(int)):
             x = int(np.clip(round(self.course[z]), 0, self.volume.shape_zyx[2] - 1))
             reach = max(round(6.0 / self.sx), 1)
-            bone = (self.volume.hu_zyx[z, :, max(x - reach, 0) : x + reach + 1] > p.bone_hu).any(axis=1)
+            bone = np.any(self.volume.hu_zyx[z, :, max(x - reach, 0) : x + reach + 1] > p.bone_hu, axis=1)
             if bone.any():
                 found.append(int(np.percentile(np.flatnonzero(bone), 50)))
         return int(np.percentile(found, 80)) if found else self.volume.shape_zyx[1] // 2
@@ -340,8 +369,8 @@ class _Sampler:
         picked = [
             self.volume.hu_zyx[slices, self.first : self.stop, column].astype(np.float32) for column in near
         ]
-        flat = picked[0] * (1 - share) + picked[1] * share
-        flat = smooth_to_grid(flat, (float(self.volume.spacing_zyx_mm[0]), self.sy))
+        read = picked[0] * (1 - share) + picked[1] * share
+        flat = smooth_to_grid(read, (float(self.volume.spacing_zyx_mm[0]), self.sy))
         rows = flat[low] * (1 - part) + flat[high] * part
         count = max(round((self.stop - self.first) * self.sy / PIXEL_MM), 1)
         at = np.clip((np.arange(count) + 0.5) * PIXEL_MM / self.sy - 0.5, 0, flat.shape[1] - 1)

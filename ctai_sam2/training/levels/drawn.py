@@ -7,6 +7,7 @@ the spinous process, then the body itself leave the plane, and pedicles, facets,
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -107,11 +108,14 @@ class DrawnSpine:
         Index into `LEVEL_CLASSES` on bodies, discs (that of the body above) and sacrum; else `NO_LEVEL`.
     centres_xyl : ndarray of float32, shape (n, 3)
         Middle of each body seen, and of S1: column, row, index into `LEVEL_CLASSES`.
+    l3_offset_mm : float
+        How far the plane passes from the middle of L3.
     """
 
     tissue: NDArray[np.uint8]
     level: NDArray[np.uint8]
     centres_xyl: Floats
+    l3_offset_mm: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -288,7 +292,8 @@ class _Drawing:
             self._paint_body(vertebra)
         self._paint_findings()
         centres = np.array(self.centres, np.float32).reshape(-1, 3)
-        return DrawnSpine(tissue=self.tissue, level=self.level, centres_xyl=centres)
+        l3 = next(v for v in self.vertebrae if v.name == "L3")
+        return DrawnSpine(tissue=self.tissue, level=self.level, centres_xyl=centres, l3_offset_mm=l3.offset)
 
     def _wave(self, along: Floats, amplitude: float) -> Floats:
         rng = self.rng
@@ -472,7 +477,7 @@ class _Drawing:
                     self.sacrum_offset,
                 )
             )
-        for (x0, y0, a0, o0), (x1, y1, a1, o1) in zip(points[:-1], points[1:], strict=True):
+        for (x0, y0, a0, o0), (x1, y1, a1, o1) in itertools.pairwise(points):
             for share, tissue in ((1.0, Tissue.EPIDURAL_FAT), (0.82, Tissue.CANAL)):
                 w0, w1 = (
                     half * share * math.sqrt(max(1 - (o / (11.0 * self.size * share)) ** 2, 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -71,7 +72,7 @@ def known_slice(
     line = np.array([at[name] for name in names])
     _open_behind(dense, line, at, down, names)
     boxes = {name: _box(name, names, at, down) for name in names}
-    for upper, lower in zip(names[:-1], names[1:], strict=True):
+    for upper, lower in itertools.pairwise(names):
         if lower == "S2" or ORDER.index(lower) != ORDER.index(upper) + 1:
             continue
         disc = _polygon(shape, [boxes[upper][3], boxes[upper][2], boxes[lower][1], boxes[lower][0]])
@@ -106,7 +107,7 @@ def known_slice(
 
 
 def _way_down(names: list[str], at: Mapping[str, NDArray[np.float64]], index: int) -> NDArray[np.float64]:
-    """Unit vector along the spine at a body."""
+    """Return the unit vector along the spine at a body."""
     if names[index] == "S1" and "S2" in at:
         way = at["S2"] - at["S1"]
     else:
@@ -124,7 +125,7 @@ def _box(
 ) -> NDArray[np.float64]:
     """Corners: upper front, upper back, lower back, lower front."""
     index = names.index(name)
-    steps = [float(np.linalg.norm(at[a] - at[b])) for a, b in zip(names[:-1], names[1:], strict=True)]
+    steps = [float(np.linalg.norm(at[a] - at[b])) for a, b in itertools.pairwise(names)]
     near = [steps[i] for i in (index - 1, index) if 0 <= i < len(steps)]
     scale = float(np.median(steps)) / 30.0 if len(steps) > 3 else 1.0
     height = min(near) * _HEIGHT_SHARE

@@ -110,7 +110,7 @@ def _anchor(known: KnownImage, rng: np.random.Generator) -> tuple[float, float, 
 
 
 def _field(rng: np.random.Generator, crop_mm: tuple[int, int]) -> NDArray[np.bool_]:
-    """What the scan covers of the crop."""
+    """Draw what the scan covers of the crop."""
     height, width = crop_mm
     inside = np.ones(crop_mm, bool)
     if rng.uniform() < 0.35:

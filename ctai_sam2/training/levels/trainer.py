@@ -35,7 +35,7 @@ class LevelTraining:
     steps, images : int
         Optimiser steps, images a step.
     learning_rate, weight_decay : float
-        AdamW's; the rate rises over `warmup` steps and falls as half a cosine.
+        AdamW's; the rate rises over `warmup` steps, a tenth of the run at most, and falls as half a cosine.
     ema_decay : float
         Of the running mean of the weights.
     tissue_weight, centre_weight, level_weight : float
@@ -55,7 +55,7 @@ class LevelTraining:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
-        warm = min(1.0, (step + 1) / max(self.warmup, 1))
+        warm = min(1.0, (step + 1) / max(min(self.warmup, self.steps // 10), 1))
         share = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
         return warm * (self.final_rate + (self.learning_rate - self.final_rate) * share)
 
@@ -106,7 +106,7 @@ class LevelTrainer:
         torch.manual_seed(seed)
         self.config, self.folder, self.groups = config, folder, groups
         self.seed, self.device, self.workers = seed, torch.device(device), workers
-        self.network = LevelNetwork().to(self.device, memory_format=torch.channels_last)
+        self.network = LevelNetwork().to(self.device).to(memory_format=torch.channels_last)
         self.mean = LevelNetwork().to(self.device)
         self.mean.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
