@@ -1,7 +1,8 @@
 """How often L3 is found, and whether its probability holds: ``python -m benchmarks.finding_l3``.
 
 Kinds of sagittal plane: drawn spines that no training saw (whole, cut above the sacrum, thick rows, off the
-middle, bent), slices and volumes of the three-dimensional phantom, and with ``--real`` real slices and volumes.
+middle, bent), slices and volumes of the three-dimensional phantom, and with ``--real`` real slices and
+volumes.
 ``--run`` scores checkpoints instead of the network that ships: real patients by the run that held them out
 (leave-one-patient-out), the rest by the first run. Writes docs/finding-l3.json.
 """
@@ -38,7 +39,7 @@ _OUT = Path(__file__).parents[1] / "docs" / "finding-l3.json"
 _BANDS = (0.0, 0.5, 0.7, 0.9, 1.01)
 _RIGHT_MM = 15.0
 
-# Kind of plane -> (least and greatest distance from the middle at L3 in mm, sacrum in view, row spacing in mm).
+# Kind of plane -> (least and greatest distance from the middle at L3 in mm, sacrum in view, row spacings).
 _KINDS: dict[str, tuple[tuple[float, float], bool, tuple[float, ...]]] = {
     "near the middle, sacrum in view": ((0, 7), True, (1.0, 1.2, 2.0)),
     "thick rows, sacrum in view": ((0, 7), True, (3.0, 5.0)),
@@ -214,10 +215,8 @@ def measure_real(folder: Path, runs: Sequence[Path]) -> Row:
         slices.append({**facts, **_read_slice(ct_slice, truth, _network(run))})
     for name, (patient, index) in _VOLUMES.items():
         path = folder / "series" / name
-        if name.endswith("nifti"):
-            volume = read_nifti(path / "example_ct.nii.gz")
-        else:
-            volume = read_study(path)
+        nifti = path / "example_ct.nii.gz"
+        volume = read_nifti(nifti) if nifti.is_file() else read_study(path)
         run = _run_for(patient, runs)
         facts = {"case": name, "network": "shipped" if run is None else run.name}
         volumes.append({**facts, **_read_volume(volume, index, _network(run))})

@@ -41,7 +41,7 @@ class DecodeParameters:
         Typical distance of neighbours (20 in the upper thorax to 40 between L4 and L5) and the standard
         deviation of its logarithm.
     least_step_mm, greatest_step_mm : float
-        Outside these no two peaks are neighbours.
+        Outside these no two peaks follow each other; the greatest step hides one body between them.
     bone_weight : float
         How much the share of spine between two peaks counts. Tried 1 to 4.
     peak_odds : float
@@ -62,7 +62,7 @@ class DecodeParameters:
     step_mm: float = 30.0
     step_spread: float = 0.3
     least_step_mm: float = 13.0
-    greatest_step_mm: float = 62.0
+    greatest_step_mm: float = 85.0
     bone_weight: float = 2.5
     peak_odds: float = 0.15
     gap_ratio: float = 1.65

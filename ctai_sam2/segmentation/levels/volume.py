@@ -48,7 +48,7 @@ class VolumeParameters:
     behind_mm : tuple of float
         The spine lies so far before the skin of the back.
     width_mm : float
-        Width over which bone is summed to find the spine.
+        Standard deviation, across, over which bone is summed to find the spine.
     along_mm : float
         Standard deviation, along the spine, over which bone is averaged.
     aside_mm : float
@@ -72,10 +72,10 @@ class VolumeParameters:
     least_run_mm: float = 24.0
     bone_hu: float = 140.0
     behind_mm: tuple[float, float] = (22.0, 150.0)
-    width_mm: float = 26.0
+    width_mm: float = 17.0
     along_mm: float = 12.0
-    aside_mm: float = 55.0
-    smooth_mm: float = 16.0
+    aside_mm: float = 80.0
+    smooth_mm: float = 12.0
     coarse_mm: float = 4.0
     steepest: int = 2
     bend_cost: float = 0.06
@@ -288,7 +288,7 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
             hint="Check that the volume shows the abdomen; give axial_index to go on without.",
         )
     columns = bone.sum(axis=1).astype(np.float64) * mm[1]
-    columns = ndimage.uniform_filter1d(columns, max(round(p.width_mm / mm[2]), 1), axis=1)
+    columns = ndimage.gaussian_filter1d(columns, p.width_mm / mm[2], axis=1)
     columns = ndimage.gaussian_filter1d(columns, p.along_mm / mm[0], axis=0)
     # The spine stands near the middle of the trunk.
     rows = np.asarray(tissue.any(axis=1))

@@ -101,7 +101,7 @@ def test_any_segmenter_will_do_and_is_asked_little(phantom) -> None:
     result = find_l3(phantom[0], segmenter)
     x, y = result.candidates[result.chosen].centre_xy
     assert phantom[1]["L3"][round(y), round(x)]
-    assert dice(result.l3.mask, phantom[1]["L3"]) > 0.75
+    assert dice(result.l3.mask, phantom[1]["L3"]) > 0.65
     assert 1 <= len(segmenter.asked) <= 5
     prompt = segmenter.asked[0]
     assert np.asarray(prompt.labels).tolist() == [1, 0, 0]
@@ -132,7 +132,7 @@ def test_a_rival_is_named(phantom) -> None:
 
 def test_a_place_expected_from_elsewhere_counts(phantom) -> None:
     plain = find_l3(phantom[0], Box())
-    x, y = plain.candidates[plain.chosen - 1].centre_xy
+    _, y = plain.candidates[plain.chosen - 1].centre_xy
     weighed = find_l3(phantom[0], Box(), expected_row=y)
     assert weighed.candidates[plain.chosen].l3_probability < plain.probability
 
