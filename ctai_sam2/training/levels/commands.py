@@ -7,6 +7,7 @@ import json
 import logging
 from dataclasses import asdict
 
+import cv2
 import torch
 
 from ctai_sam2.training.levels.bank import DrawnBank, load_phantoms
@@ -18,6 +19,8 @@ _LOGGER = logging.getLogger(__name__)
 def levels(options: argparse.Namespace) -> None:
     """Train the level network, from scratch, from another run's weights, or from the run's checkpoint."""
     torch.set_num_threads(options.threads or 1)
+    # OpenCV's threads do not survive the fork of the processes that prepare batches.
+    cv2.setNumThreads(0)
     bank = options.bank or options.out / "bank"
     workers = max(options.workers, 1)
     groups: list[tuple[float, object]] = [
