@@ -34,6 +34,7 @@ TIERS: dict[str, int] = {
     "editor": 5,
     "agreement": 6,
     "exchange": 6,
+    "mask_checks": 5,
     "study_outputs": 6,
     "journal": 6,
     "evaluation": 6,
