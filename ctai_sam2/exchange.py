@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES
 from ctai_sam2.io.structure_terms import known_by_other_name
-from ctai_sam2.mask_checks import side_notes
+from ctai_sam2.mask_checks import inverted_notes, side_notes
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def import_masks(
         ours = known_by_other_name(name)
         if ours is not None and ours not in result:
             notes.append(f"{name} is what this package calls {ours} (names=, --rename {name}={ours})")
-    return ImportedMasks(result, warnings=[*notes, *side_notes(result, of)])
+    return ImportedMasks(result, warnings=[*notes, *side_notes(result, of)], description=found.description)
 
 
 def read_structure_mask(
@@ -206,7 +206,7 @@ def read_structure_mask(
     label: str | None = None,
     source: str | os.PathLike[str] | SourceImages | None = None,
     series_uid: str | None = None,
-) -> tuple[Mask, tuple[str, ...]]:
+) -> ImportedMasks:
     """Read the mask of one structure from any file that `import_masks` reads.
 
     Parameters
@@ -224,10 +224,8 @@ def read_structure_mask(
 
     Returns
     -------
-    mask : ndarray of bool, shape (H, W)
-        On the slice.
-    notes : tuple of str
-        What was left out, joined or cut.
+    ImportedMasks
+        With one mask, ndarray of bool, shape (H, W), called like the structure; and notes.
 
     Raises
     ------
@@ -265,7 +263,26 @@ def read_structure_mask(
                 received=elsewhere[0],
                 hint="Choose the slice it was drawn on.",
             )
-    return mask, tuple(notes)
+    # Which side it lies on is asked of the name it gets here.
+    notes = [note for note in notes if note not in side_notes(found, of)]
+    notes += [*side_notes({structure: mask}, of), *inverted_notes({structure: mask})]
+    return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
+
+
+def split_label(entry: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Split ``file#label`` into a file and the name of one mask in it; None where none is named.
+
+    Examples
+    --------
+    >>> path, label = split_label("labels.nii.gz#muscle")
+    >>> path.name, label
+    ('labels.nii.gz', 'muscle')
+    """
+    path = Path(entry)
+    name, separator, label = path.name.rpartition("#")
+    if not (separator and name and label) or path.exists():
+        return path, None
+    return path.with_name(name), label
 
 
 def _concerns(note: str, name: str, found: Mapping[str, Mask]) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.body import body_mask
 from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.structures import MIRRORED
@@ -15,8 +16,15 @@ from ctai_sam2.types import CTSlice, CTVolume, Mask
 _FEWEST_PIXELS = 30
 """A mask of fewer pixels says nothing of where it was cut: 30 mm² on a usual CT."""
 
+_STEP_HU = 5.0
+_FEWEST_IN_STEP = 5
+_STEP_SHARE = 0.002
+"""A mask was cut where at least this share of its pixels lies within so many HU of its end."""
+
 _MIDLINE_MM = 5.0
 """How far beyond the body's middle a mask has to lie: scoliosis moves the spine by less than a psoas."""
+
+_CUT = re.compile(r"cut to (?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+) HU by (?P<by>\S+)")
 
 _TISSUE_OF = {
     "psoas": "muscle",
@@ -44,12 +52,12 @@ def side_notes(masks: Mapping[str, Mask], of: CTSlice | CTVolume) -> list[str]:
     """
     if of.affine is None or (isinstance(of, CTSlice) and of.plane != "axial"):
         return []
-    places = {
-        name: _left_mm(masks[name], of) for name in MIRRORED if name in masks and masks[name].any()
-    }
+    places = {name: _left_mm(masks[name], of) for name in MIRRORED if name in masks and masks[name].any()}
     if len(places) == 2:
         if places["psoas_left"] < places["psoas_right"]:
-            return ["psoas_left lies to the right of psoas_right: are their names swapped, or is one mirrored?"]
+            return [
+                "psoas_left lies to the right of psoas_right: are their names swapped, or is one mirrored?"
+            ]
         return []
     notes = []
     for name, place in places.items():
@@ -60,9 +68,7 @@ def side_notes(masks: Mapping[str, Mask], of: CTSlice | CTVolume) -> list[str]:
     return notes
 
 
-def cut_notes(
-    ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueDefinitions
-) -> list[str]:
+def cut_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueDefinitions) -> list[str]:
     """Say which masks were cut to narrower HU limits than those they are measured with.
 
     A mask of a tissue has pixels throughout the tissue's range. One that has none in a part of the range,
@@ -85,15 +91,20 @@ def cut_notes(
             continue
         wanted = getattr(definitions, tissue)
         inside = ct_slice.hu[mask]
+        next_to_it = ct_slice.hu[_rim(mask)]
         low, high = float(inside.min()), float(inside.max())
-        around = _rim(mask)
-        next_to_it = ct_slice.hu[around]
+        # Values that run out by themselves end in a thin tail; those that were cut end in a step.
+        step = max(_FEWEST_IN_STEP, int(_STEP_SHARE * inside.size))
         missing_low = low > wanted.low_hu and bool(
-            ((next_to_it >= wanted.low_hu) & (next_to_it < low)).sum() >= _FEWEST_PIXELS
+            (inside <= low + _STEP_HU).sum() >= step
+            and ((next_to_it >= wanted.low_hu) & (next_to_it < low)).sum() >= _FEWEST_IN_STEP
         )
         missing_high = high < wanted.high_hu and bool(
-            ((next_to_it <= wanted.high_hu) & (next_to_it > high)).sum() >= _FEWEST_PIXELS
+            (inside >= high - _STEP_HU).sum() >= step
+            and ((next_to_it <= wanted.high_hu) & (next_to_it > high)).sum() >= _FEWEST_IN_STEP
         )
+        if high - low <= 2 * _STEP_HU:
+            continue
         if missing_low or missing_high:
             notes.append(
                 f"{name} holds values of {low:g} to {high:g} HU only, and next to it lies tissue of"
@@ -103,8 +114,41 @@ def cut_notes(
     return notes
 
 
+def describe_cut(tissue: str, definitions: TissueDefinitions) -> str | None:
+    """Write for a mask's header which HU limits it was cut to; None for tissues that are not cut.
+
+    Muscles keep the fat within them: their limits count when they are measured.
+    """
+    if tissue not in ("sat", "vat", "imat"):
+        return None
+    limits = getattr(definitions, tissue)
+    return f"cut to {limits.low_hu:g}..{limits.high_hu:g} HU by {definitions.identifier}"[:79]
+
+
+def require_not_cut(name: str, description: str | None, definitions: TissueDefinitions) -> None:
+    """Refuse to measure a mask with wider HU limits than those its header says it was cut to.
+
+    Raises
+    ------
+    InputError
+        If the limits asked for are wider.
+    """
+    found = _CUT.match(description or "")
+    tissue = _TISSUE_OF.get(name)
+    if found is None or tissue is None:
+        return
+    wanted = getattr(definitions, tissue)
+    if float(found["low"]) > wanted.low_hu or float(found["high"]) < wanted.high_hu:
+        raise InputError(
+            f"the mask {name} was cut to {found['low']} to {found['high']} HU when it was made,"
+            f" and {definitions.identifier} counts {wanted.low_hu:g} to {wanted.high_hu:g} HU",
+            received=f"made with {found['by']}",
+            hint="Segment again with --definitions, or measure with the definitions it was made with.",
+        )
+
+
 def inverted_notes(masks: Mapping[str, Mask]) -> list[str]:
-    """Say which masks hold all four corners of the image, as one does whose inside and outside are swapped."""
+    """Say which masks hold all four corners of the image, as one with inside and outside swapped does."""
     return [
         f"{name} holds all four corners of the image: is it inverted?"
         for name, mask in masks.items()

@@ -11,6 +11,7 @@ from pathlib import Path
 from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.io import SeriesInfo, list_series
+from ctai_sam2.io.safe_text import is_device_name
 
 _VOLUMES = (".nii", ".nii.gz", ".npz")
 _FEWEST_IMAGES = 2
@@ -120,6 +121,8 @@ def _ids(paths: list[Path], from_names: bool) -> list[str]:
     for path in paths:
         stem = re.sub(r"\.(nii\.gz|nii|npz)$", "", path.name, flags=re.IGNORECASE)
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", stem).lstrip("._-")[:70] or "case"
+        if is_device_name(base):
+            base = f"case-{base}"
         name, number = base, 1
         while name.lower() in taken:
             number += 1

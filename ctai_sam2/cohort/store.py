@@ -184,7 +184,8 @@ def stamp_of(path: Path) -> str:
             with suppress(OSError):
                 state = os.stat(os.path.join(parent, name))
                 relative = os.path.relpath(os.path.join(parent, name), path)
-                digest.update(f"{relative} {state.st_size} {state.st_mtime_ns}\n".encode())
+                # Names of files may hold bytes that are no UTF-8.
+                digest.update(os.fsencode(f"{relative} {state.st_size} {state.st_mtime_ns}\n"))
     return digest.hexdigest()[:32]
 
 

@@ -34,6 +34,7 @@ from ctai_sam2.image.body import body_of
 from ctai_sam2.image.masks import fill_holes, keep_largest
 from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import write_bytes, write_mask_nifti
+from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import StructureResult
@@ -42,16 +43,8 @@ from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
 
-MASK_LABELS: Mapping[str, int] = {
-    "vertebra": 7,
-    "sat": 5,
-    "vat": 6,
-    "imat": 4,
-    "muscle": 3,
-    "psoas_right": 2,
-    "psoas_left": 1,
-}
-"""Labels of the mask files, in the order they are laid over each other: psoas over muscle over the rest."""
+MASK_LABELS: Mapping[str, int] = {name: label for label, name in COHORT_LABELS.items()}
+"""Labels of the mask files, in the order they are laid over each other."""
 
 Work = Literal["inferred", "measured"]
 T = TypeVar("T")
@@ -292,7 +285,8 @@ class Worker:
                 l3_path = store.l3_path(case.case_id)
                 writing.append(writer.submit(write_mask_nifti, l3_path, kept.l3_mask, kept.l3_slice))
             labels = label_map(masks, ct_slice.shape_hw)
-            writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, ct_slice))
+            mask_path = store.mask_path(case.case_id)
+            writing.append(writer.submit(write_mask_nifti, mask_path, labels, ct_slice, names=COHORT_LABELS))
             picture_path = store.picture_path(case.case_id)
             writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
             row = measure_results(

@@ -208,7 +208,7 @@ def combine_outlines(
     result = np.zeros(shape_hw, dtype=np.bool_)
     for i in order:
         if any(
-            np.array_equal(filled[i], filled[k]) and filled[i].any()
+            (np.array_equal(filled[i], filled[k]) and filled[i].any())
             or _follow(polygons[i].exterior_xy, polygons[k].exterior_xy)
             for k in kept
         ):

@@ -19,7 +19,9 @@ ROUNDING = 1e-3
 """Values nearer than this to a whole number are that number; scaled files are off by less than 1e-4."""
 
 LARGEST_LABEL = 65535
-_MOST_LABELS = 512  # TotalSegmentator has 117, atlases of the brain a few hundred; a CT has thousands of values
+_MOST_LABELS = (
+    512  # TotalSegmentator has 117, atlases of the brain a few hundred; a CT has thousands of values
+)
 
 
 def as_labels(values: ArrayLike, *, what: str = "the label map") -> NDArray[np.uint16]:
@@ -123,7 +125,7 @@ def as_single_mask(values: ArrayLike, *, what: str = "the mask") -> Mask:
     """
     array = np.asarray(values)
     if array.dtype == np.bool_:
-        return array
+        return np.asarray(array, dtype=np.bool_)
     labels = as_labels(array, what=what)
     present = np.unique(labels[labels > 0])
     if present.size > 1:
@@ -156,7 +158,7 @@ def _rounded(array: NDArray[Any], what: str) -> NDArray[Any]:
             received=f"{example:.6g} and {int((off > ROUNDING).sum())} more like it",
             hint="Cut a probability map at one half, and resample label maps by nearest neighbour only.",
         )
-    return whole
+    return np.asarray(whole)
 
 
 def _fills_a_block(mask: Mask) -> bool:

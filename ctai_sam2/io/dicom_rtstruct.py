@@ -470,9 +470,7 @@ class _Structure:
             chosen[2 - axis] = index
             canonical[tuple(chosen)] |= filled
         if doubles:
-            self.fill_notes.append(
-                f"{self.name}: {_count(doubles, 'outline')} drawn twice, counted once"
-            )
+            self.fill_notes.append(f"{self.name}: {_count(doubles, 'outline')} drawn twice, counted once")
         if crossings:
             self.fill_notes.append(
                 f"{self.name}: {_count(crossings, 'outline')} crossing another one, united with it"

@@ -211,8 +211,8 @@ def read_seg(
     Returns
     -------
     ImportedMasks
-        By segment, with notes: this package's name for it where label or codes say so, else its label. Fractional
-        segments are cut at one half.
+        By segment, with notes: this package's name for it where label or codes say so, else its label.
+        Fractional segments are cut at one half.
 
     Raises
     ------
@@ -265,9 +265,13 @@ def read_seg(
             number = reasons.count(reason)
             notes.append(f"{name}: {number} {'frame' if number == 1 else 'frames'} left out, since {reason}")
     if not touched:
-        raise problems[0] if problems else GeometryError(
-            f"no frame of {path.name} lies on the image",
-            hint="Choose the slice or series it was drawn on.",
+        raise (
+            problems[0]
+            if problems
+            else GeometryError(
+                f"no frame of {path.name} lies on the image",
+                hint="Choose the slice or series it was drawn on.",
+            )
         )
     # Of a segment all of whose frames were left out an empty mask would say that there is nothing.
     gone = [name for name in lost if name not in touched]
@@ -357,7 +361,7 @@ class _Frames:
         self._labels: tuple[int, NDArray[Any]] | None = None
 
     def segments_of(self, index: int) -> set[int]:
-        """Declared segments that a frame shows."""
+        """Return the declared segments that a frame shows."""
         if self._kind == "LABELMAP":
             pixels = _pixels_of(self._path, self._dataset, index)
             self._labels = (index, pixels)
@@ -391,7 +395,7 @@ class _Frames:
         return affine, np.asarray(pixels > 0)
 
     def notes(self) -> list[str]:
-        """What was left out or cut, in sentences."""
+        """Say what was left out or cut, in sentences."""
         notes = [
             f"{number} {'frame' if number == 1 else 'frames'} of the undeclared segment {segment} left out"
             for segment, number in sorted(self._undeclared.items())

@@ -16,6 +16,8 @@ class ImportedMasks(dict[str, Mask]):
         By structure.
     warnings : iterable of str
         Notes, in order; repeated ones are dropped.
+    description : str, optional
+        What the file's header says of how the masks were made.
 
     Examples
     --------
@@ -23,6 +25,13 @@ class ImportedMasks(dict[str, Mask]):
     ('one polygon was left out',)
     """
 
-    def __init__(self, masks: Mapping[str, Mask], *, warnings: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        masks: Mapping[str, Mask],
+        *,
+        warnings: Iterable[str] = (),
+        description: str | None = None,
+    ) -> None:
         super().__init__(masks)
         self.warnings = tuple(dict.fromkeys(warnings))
+        self.description = description

@@ -7,6 +7,7 @@ The table stands next to the image: ``masks.nii.gz`` has ``masks.labels.json``, 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -94,7 +95,9 @@ def write_labels(
     *,
     overlaps: Overlaps = "refuse",
 ) -> Path:
-    """Write masks as a label image, NIfTI or PNG, with its tables beside it; returns the image's path.
+    """Write masks as a label image, NIfTI or PNG, with its tables next to it; returns the image's path.
+
+    A structure that later ones leave nothing of is warned of with `UserWarning`.
 
     Parameters
     ----------
@@ -112,6 +115,9 @@ def write_labels(
     """
     path = Path(path)
     labels, table = merge_labels(masks, of, overlaps=overlaps)
+    for name, (drawn, left) in _pixels_kept(masks, labels, table).items():
+        if left == 0 < drawn:
+            warnings.warn(f"{name} is empty in {path.name}: later masks hold all of it", stacklevel=2)
     if path.suffix.lower() == ".png":
         if isinstance(of, CTVolume):
             raise InputError("a PNG holds one slice, not a volume", hint="Export a slice, or to NIfTI.")
@@ -122,6 +128,39 @@ def write_labels(
     write_json(stem.with_name(stem.name + ".labels.json"), {"labels": {str(k): v for k, v in table.items()}})
     write_text(stem.with_name(stem.name + ".itksnap.txt"), _itksnap_descriptions(table))
     return path
+
+
+def overlap_losses(masks: Mapping[str, ArrayLike], of: CTSlice | CTVolume) -> list[str]:
+    """Say which masks lose pixels to later ones in a label image, and how many.
+
+    Parameters
+    ----------
+    masks, of
+        As for `merge_labels`.
+
+    Raises
+    ------
+    InputError
+        As `merge_labels`.
+    """
+    labels, table = merge_labels(masks, of, overlaps="later")
+    return [
+        f"{name}: {drawn - left} of {drawn} pixels went to later masks"
+        + ("; it is empty" if left == 0 else "")
+        for name, (drawn, left) in _pixels_kept(masks, labels, table).items()
+        if left < drawn
+    ]
+
+
+def _pixels_kept(
+    masks: Mapping[str, ArrayLike], labels: NDArray[np.uint8], table: Mapping[int, str]
+) -> dict[str, tuple[int, int]]:
+    """Pixels drawn and pixels left in the label image, by structure."""
+    counts = np.bincount(labels.ravel(), minlength=len(table) + 1)
+    return {
+        name: (int(np.count_nonzero(np.asarray(masks[name]))), int(counts[number]))
+        for number, name in table.items()
+    }
 
 
 def read_labels(
@@ -164,11 +203,11 @@ def read_labels(
             raise InputError(
                 "a picture belongs to one slice, not to a volume", hint="Say which slice (--axial-index)."
             )
-        layers, tables, notes = _read_picture(path, of, bool(stated))
+        layers, tables, notes, description = _read_picture(path, of, bool(stated))
     else:
         volume = read_label_volume(path, has_names=bool(stated))
         layers = place_labels(path, volume, of)
-        tables, notes = list(volume.names), []
+        tables, notes, description = list(volume.names), [], volume.description
     if stated:
         tables = [stated, *tables[1:]]
     result: dict[str, Mask] = {}
@@ -196,18 +235,16 @@ def read_labels(
             raise GeometryError(
                 f"{path.name} lies outside of the image",
                 received=cut[0],
-                hint="It belongs to another part of the body or another series: choose the one it was drawn on.",
+                hint="It belongs to another part or series: choose the one it was drawn on.",
             )
         raise InputError(f"{path.name} holds no label but background", hint="Give the file with the masks.")
     if without_name:
         notes.append(f"the table of {path.name} has no name for {', '.join(without_name)}")
     missing = sorted(set(structures or ()) - set(result))
     if missing:
-        raise InputError(
-            "no such label", received=", ".join(missing), hint=f"There are {', '.join(result)}."
-        )
+        raise InputError("no such label", received=", ".join(missing), hint=f"There are {', '.join(result)}.")
     kept = {name: mask for name, mask in result.items() if structures is None or name in structures}
-    return ImportedMasks(kept, warnings=notes)
+    return ImportedMasks(kept, warnings=notes, description=description)
 
 
 def _elsewhere(name: str, distance_mm: float) -> str:
@@ -227,7 +264,7 @@ def _stated_names(path: Path, table: str | os.PathLike[str] | None) -> dict[int,
 
 def _read_picture(
     path: Path, of: CTSlice, has_names: bool
-) -> tuple[list[PlacedLabels], list[Mapping[int, str]], list[str]]:
+) -> tuple[list[PlacedLabels], list[Mapping[int, str]], list[str], str | None]:
     picture = read_label_picture(path, has_names=has_names)
     if picture.labels.shape != of.shape_hw:
         raise InputError(
@@ -236,7 +273,7 @@ def _read_picture(
             hint="Use the mask that was drawn on this slice.",
         )
     placed = PlacedLabels(labels=picture.labels, elsewhere={}, cut_off=frozenset())
-    return [placed], [{}], list(picture.notes)
+    return [placed], [{}], list(picture.notes), picture.description
 
 
 def _itksnap_descriptions(table: Mapping[int, str]) -> str:

@@ -1,9 +1,9 @@
 """What the labels of a label map mean, from the tables that programs write next to it or into it.
 
 Next to ``masks.nii.gz``: our ``masks.labels.json``; a JSON object of numbers and names either way round, as
-nnU-Net and TotalSegmentator have them; ITK-SNAP's label descriptions (``.txt``, ``.label``); 3D Slicer's color
-tables (``.ctbl``, ``.txt``); BIDS tables (``.tsv``). In a NIfTI header: the label table that TotalSegmentator
-writes. In a ``.seg.nrrd``: 3D Slicer's segments.
+nnU-Net and TotalSegmentator have them; ITK-SNAP's label descriptions (``.txt``, ``.label``); 3D Slicer's
+color tables (``.ctbl``, ``.txt``); BIDS tables (``.tsv``). In a NIfTI header: the label table that
+TotalSegmentator writes. In a ``.seg.nrrd``: 3D Slicer's segments.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def find_label_table(path: Path) -> Path | None:
     stem = stem_of(path)
     for ending in _NEXT_TO_IT:
         table = stem.with_name(stem.name + ending)
-        if table != path and table.is_file():
-            if ending == ".labels.json" or _looks_like_table(table):
-                return table
+        if table == path or not table.is_file():
+            continue
+        if ending == ".labels.json" or _looks_like_table(table):
+            return table
     return None
 
 
@@ -226,7 +227,9 @@ def _pairs_in_json(table: Path, content: Any) -> list[tuple[int, str]]:
     if all(isinstance(value, str) for value in labels.values()):
         return [(int(key), value) for key, value in labels.items()]
     is_ours = table.name.lower().endswith(".labels.json")
-    if not is_ours and all(isinstance(value, int) and not isinstance(value, bool) for value in labels.values()):
+    if not is_ours and all(
+        isinstance(value, int) and not isinstance(value, bool) for value in labels.values()
+    ):
         return [(value, key) for key, value in labels.items()]
     raise ValueError
 

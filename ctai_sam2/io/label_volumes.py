@@ -37,12 +37,15 @@ class LabelVolume:
         Whether the header says where.
     names : tuple of mapping of int to str
         Names by label, for each layer, as far as the file itself says.
+    description : str, optional
+        What the header says of how the masks were made.
     """
 
     layers: tuple[NDArray[np.uint16], ...]
     grid: Grid
     is_placed: bool
     names: tuple[Mapping[int, str], ...]
+    description: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,6 +86,7 @@ def read_label_volume(path: str | os.PathLike[str], *, has_names: bool = False) 
         If its affine is singular.
     """
     path = Path(path)
+    description: str | None = None
     if path.name.lower().endswith(NRRD_SUFFIXES):
         content = load_nrrd(path)
         stored, affine, is_placed = content.stored, content.affine, content.is_placed
@@ -95,6 +99,7 @@ def read_label_volume(path: str | os.PathLike[str], *, has_names: bool = False) 
             values = np.asarray(values, dtype=np.float64) * nifti.slope + nifti.intercept
         stored, affine, is_placed = values[None], nifti.affine, nifti.is_placed
         names = (names_in_nifti(path),)
+        description = nifti.description
     layers = []
     canonical = affine
     for layer, named in zip(stored, names, strict=True):
@@ -113,7 +118,9 @@ def read_label_volume(path: str | os.PathLike[str], *, has_names: bool = False) 
     grid = Grid(
         shape_zyx=(depth, height, width), affine=canonical, z_offsets=np.arange(depth, dtype=np.float64)
     )
-    return LabelVolume(layers=tuple(layers), grid=grid, is_placed=is_placed, names=names)
+    return LabelVolume(
+        layers=tuple(layers), grid=grid, is_placed=is_placed, names=names, description=description
+    )
 
 
 def place_labels(path: Path, volume: LabelVolume, of: CTSlice | CTVolume) -> list[PlacedLabels]:
@@ -136,12 +143,10 @@ def place_labels(path: Path, volume: LabelVolume, of: CTSlice | CTVolume) -> lis
             hint="Save it as NIfTI or NRRD with the CT as reference.",
         )
     target = grid_of(of)
-    if isinstance(of, CTVolume) and volume.grid.shape_zyx == of.shape_zyx:
+    is_whole = isinstance(of, CTVolume) and volume.grid.shape_zyx == of.shape_zyx
+    if is_whole and same_places(np.asarray(of.affine), volume.grid.affine, volume.grid.shape_zyx):
         # NIfTI cannot say that slices are missing: a whole volume's labels go slice by slice.
-        if same_places(of.affine, volume.grid.affine, of.shape_zyx):
-            return [
-                PlacedLabels(labels=layer, elsewhere={}, cut_off=frozenset()) for layer in volume.layers
-            ]
+        return [PlacedLabels(labels=layer, elsewhere={}, cut_off=frozenset()) for layer in volume.layers]
     overlap = overlap_of(target, volume.grid, what=path.name)
     placed = []
     for layer in volume.layers:
@@ -275,9 +280,7 @@ def _cut_off(layer: NDArray[np.uint16], placed: NDArray[np.uint16]) -> set[int]:
     return {int(label) for label in np.flatnonzero(before > after) if label}
 
 
-def _distances(
-    layer: NDArray[np.uint16], labels: set[int], block: Grid, target: Grid
-) -> dict[int, float]:
+def _distances(layer: NDArray[np.uint16], labels: set[int], block: Grid, target: Grid) -> dict[int, float]:
     """How far from a slice each label's nearest voxel lies along the slice's normal, in mm."""
     if not labels:
         return {}

@@ -35,10 +35,13 @@ class LabelPicture:
         0 is background; a black-and-white picture holds 0 and 1.
     notes : tuple of str
         How the picture was understood, where there was more than one way.
+    description : str, optional
+        What the header says of how the mask was made.
     """
 
     labels: NDArray[np.uint16]
     notes: tuple[str, ...] = ()
+    description: str | None = None
 
 
 def read_mask_png(path: str | os.PathLike[str]) -> Mask:
@@ -87,13 +90,13 @@ def read_label_picture(path: str | os.PathLike[str], *, has_names: bool = False)
         two masks.
     """
     path = Path(path)
-    values, white, notes = _shown_values(path)
+    values, white, notes, description = _shown_values(path)
     labels = as_labels(values, what=path.name)
     present = np.unique(labels)
     if has_names and path.suffix.lower() == ".png":
-        return LabelPicture(labels=labels, notes=notes)
+        return LabelPicture(labels=labels, notes=notes, description=description)
     if present.size == 2 and present[0] == 0 and present[1] == white:
-        return LabelPicture(labels=(labels > 0).astype(np.uint16), notes=notes)
+        return LabelPicture(labels=(labels > 0).astype(np.uint16), notes=notes, description=description)
     if path.suffix.lower() != ".png" and present.size > 2:
         raise InputError(
             f"{path.name} was compressed with loss, which blurs a mask's edge",
@@ -103,11 +106,11 @@ def read_label_picture(path: str | os.PathLike[str], *, has_names: bool = False)
     problem = soft_edge_problem(labels, white=white)
     if problem is not None:
         raise InputError(f"{path.name}: {problem.problem}", received=problem.received, hint=problem.hint)
-    return LabelPicture(labels=labels, notes=notes)
+    return LabelPicture(labels=labels, notes=notes, description=description)
 
 
-def _shown_values(path: Path) -> tuple[NDArray[Any], int, tuple[str, ...]]:
-    """Values of the pixels as shown, the value of white, and notes."""
+def _shown_values(path: Path) -> tuple[NDArray[Any], int, tuple[str, ...], str | None]:
+    """Values of the pixels as shown, the value of white, notes, and the header's description."""
     from PIL import Image, ImageOps
 
     try:
@@ -128,6 +131,8 @@ def _shown_values(path: Path) -> tuple[NDArray[Any], int, tuple[str, ...]]:
                 turned = image.getexif().get(0x0112, 1) not in (0, 1)
                 shown = ImageOps.exif_transpose(image) if turned else image
                 values, white, notes = _values_of(path, shown, head)
+                stated = image.info.get("Description")
+                description = stated if isinstance(stated, str) else None
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -145,7 +150,7 @@ def _shown_values(path: Path) -> tuple[NDArray[Any], int, tuple[str, ...]]:
         ) from error
     if turned:
         notes = (*notes, f"{path.name} was turned as its orientation tag says")
-    return values, white, notes
+    return values, white, notes, description
 
 
 def _values_of(path: Path, image: Any, head: bytes) -> tuple[NDArray[Any], int, tuple[str, ...]]:
@@ -195,7 +200,7 @@ def _palette_of(image: Any) -> NDArray[np.uint8]:
 
 
 def _indices_as_labels(path: Path, indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[Any]:
-    """A colored palette's indices, which are labels where index 0 is black."""
+    """Return a colored palette's indices, which are labels where index 0 is black."""
     if palette[0, :3].any():
         raise InputError(
             f"{path.name} is colored, and which color is the background is not clear",

@@ -81,6 +81,7 @@ def write_mask_nifti(
     of: CTSlice | CTVolume,
     *,
     names: Mapping[int, str] | None = None,
+    description: str | None = None,
 ) -> Path:
     """Write a mask as a NIfTI label image (0 and 1) that lies on the image it was drawn on.
 
@@ -94,6 +95,8 @@ def write_mask_nifti(
         What it was drawn on. A slice becomes a volume of one slice, as thick as the slice says.
     names : mapping of int to str, optional
         What the labels mean, for the header.
+    description : str, optional
+        How the mask was made, for the header; 79 characters of ASCII, and nothing of the patient.
 
     Returns
     -------
@@ -114,8 +117,15 @@ def write_mask_nifti(
             "the mask has another shape than its image", received=f"{labels.shape} for {expected}"
         )
     if isinstance(of, CTVolume):
-        return _write(Path(path), labels, of.affine, names=names)
-    return _write(Path(path), labels[None], _slice_affine(of), placed=of.affine is not None, names=names)
+        return _write(Path(path), labels, of.affine, names=names, description=description)
+    return _write(
+        Path(path),
+        labels[None],
+        _slice_affine(of),
+        placed=of.affine is not None,
+        names=names,
+        description=description,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -131,6 +141,7 @@ class NiftiContent:
     affine: NDArray[np.float64]
     is_placed: bool
     warnings: tuple[str, ...]
+    description: str | None = None
 
 
 def load_nifti(path: Path) -> NiftiContent:
@@ -151,6 +162,7 @@ def load_nifti(path: Path) -> NiftiContent:
             image: Any = nibabel.load(path)
             affine, is_placed, warnings = _affine_lps(image)
             stored, slope, intercept = _stored_values(path, image)
+            description = _description_of(image)
     except CtaiError:
         raise
     except FileNotFoundError as error:
@@ -171,7 +183,16 @@ def load_nifti(path: Path) -> NiftiContent:
         affine=affine,
         is_placed=is_placed,
         warnings=tuple(warnings),
+        description=description,
     )
+
+
+def _description_of(image: Any) -> str | None:
+    try:
+        text = bytes(image.header["descrip"].tobytes()).rstrip(b"\0").decode("ascii", "replace")
+    except (KeyError, ValueError, AttributeError):
+        return None
+    return text or None
 
 
 def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
@@ -269,6 +290,7 @@ def _write(
     *,
     placed: bool = True,
     names: Mapping[int, str] | None = None,
+    description: str | None = None,
 ) -> Path:
     import nibabel
 
@@ -287,6 +309,8 @@ def _write(
         # A tilted stack is sheared, which the quaternion form cannot say.
         if np.abs(unit.T @ unit - np.eye(3)).max() < _SHEAR_TOLERANCE:
             header.set_qform(affine, code="scanner")
+    if description:
+        header["descrip"] = description.encode("ascii", "replace")[:79]
     if names:
         extension: Any = nibabel.nifti1.Nifti1Extension
         header.extensions.append(extension(0, label_table_xml(names).encode("utf-8")))

@@ -35,13 +35,13 @@ TIERS: dict[str, int] = {
     "agreement": 6,
     "exchange": 6,
     "mask_checks": 5,
-    "study_outputs": 6,
+    "study_outputs": 7,
     "journal": 6,
     "evaluation": 6,
-    "widgets": 7,
-    "training": 7,
-    "cohort": 7,
-    "cli": 8,
+    "widgets": 8,
+    "training": 8,
+    "cohort": 8,
+    "cli": 9,
 }
 
 
