@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,21 +11,23 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask, split_label
 from ctai_sam2.io import (
     read_slice,
     read_study,
+    write_json,
     write_mask_nifti,
     write_mask_png,
     write_overlay_png,
     write_table_csv,
 )
+from ctai_sam2.journal import fingerprint
 from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import L3Result, StructureResult, StudyResult
@@ -46,6 +50,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "slice_thickness_mm",
     "kernel",
     "l3_certainty",
+    "level_chosen_by",
     "l3_probability",
     "warnings",
 )
@@ -101,14 +106,16 @@ def measure_study(
     InputError
         If the height is not plausible.
     """
+    by_software = study.level_chosen_by == "software"
     return measure_results(
         study.axial.ct_slice,
         _results_by_name(study),
         height_m=height_m,
         definitions=definitions,
         axial_index=study.axial_index,
-        l3_certainty=None if study.sagittal is None else study.sagittal.certainty,
-        l3_probability=None if study.sagittal is None else study.sagittal.probability,
+        l3_certainty=study.level_certainty,
+        l3_probability=study.sagittal.probability if by_software and study.sagittal is not None else None,
+        level_chosen_by=study.level_chosen_by,
         warnings=study.warnings,
     )
 
@@ -123,6 +130,7 @@ def measure_results(
     axial_index: int | None = None,
     l3_certainty: str | None = None,
     l3_probability: float | None = None,
+    level_chosen_by: str | None = None,
     warnings: Sequence[str] = (),
 ) -> TableRow:
     """Measure the structures of an axial slice: one table row with its provenance.
@@ -140,9 +148,11 @@ def measure_results(
     axial_index : int, optional
         Index of the slice in its volume.
     l3_certainty : str, optional
-        How the level is known.
+        How the level is known: ``counted``, ``estimated``, ``unknown``, or ``user`` where the user chose it.
     l3_probability : float, optional
         How likely the level is L3.
+    level_chosen_by : {"user", "software"}, optional
+        Who chose the level.
     warnings : sequence of str
         For the row.
 
@@ -184,6 +194,7 @@ def measure_results(
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
     row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
+    row["level_chosen_by"] = level_chosen_by
     row["warnings"] = " | ".join(warnings) or None
     return row
 
@@ -229,16 +240,19 @@ def write_study(
     row : mapping
         From `measure_study`.
     folder : path-like
-        Made if missing; files of an earlier run are replaced, each atomically.
+        Made if missing; files of an earlier run on the same study are replaced, each atomically.
     definitions : TissueDefinitions
         HU limits that the masks of fat were cut to; their headers say so.
 
     Raises
     ------
+    InputError
+        If the folder holds the results of another study, or of a cohort.
     StorageError
         If something cannot be written.
     """
     folder = Path(folder)
+    claim_folder(folder, study.volume)
     masks: list[Path] = []
     for name, result in _results_by_name(study).items():
         ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
@@ -386,6 +400,61 @@ def measure_files(
 
 
 _OVERLAY_ORDER = ("sat", "vat", "muscle", "imat", "psoas_left", "psoas_right")
+
+
+def claim_folder(folder: str | Path, image: CTSlice | CTVolume) -> None:
+    """Note which study's results a folder holds; refuse one with another's, so that two are never mixed.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where results are to be written.
+    image : CTSlice or CTVolume
+        The study, or one of its slices: a slice belongs to the study whose volume holds it.
+
+    Raises
+    ------
+    InputError
+        If the folder holds the results of another study, or of a cohort.
+    StorageError
+        If it cannot be written, or its note is damaged.
+    """
+    folder = Path(folder)
+    note = folder / "study.json"
+    if (folder / "summary.json").exists() and (folder / "records").is_dir():
+        raise InputError(f"the folder {folder.name} holds the results of a cohort", hint="Choose another.")
+    whole, slices = fingerprint(image), _slice_fingerprints(image)
+    try:
+        content = json.loads(note.read_bytes())
+        known, known_slices = str(content["image_sha256"]), set(map(str, content.get("slices", ())))
+    except FileNotFoundError:
+        known, known_slices = whole, slices
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedFile(
+            "study.json, which says whose results the folder holds, is damaged",
+            received=type(error).__name__,
+            hint="Choose another folder, or delete this one.",
+        ) from error
+    if known != whole and not known_slices & slices:
+        raise InputError(
+            f"the folder {folder.name} holds the results of another study",
+            hint="Choose another folder, or delete this one: two studies are never mixed.",
+        )
+    # A slice alone must not make the note forget the volume that it is of.
+    larger = whole if len(slices) >= len(known_slices) else known
+    write_json(note, {"version": 1, "image_sha256": larger, "slices": sorted(known_slices | slices)})
+
+
+def _slice_fingerprints(image: CTSlice | CTVolume) -> set[str]:
+    """Short digests of the axial slices' pixels; empty slices, which all studies share, left out."""
+    planes = [image.hu] if isinstance(image, CTSlice) else list(image.hu_zyx)
+    return {
+        hashlib.sha256(
+            f"{plane.shape} ".encode() + np.ascontiguousarray(plane, dtype="<f4").tobytes()
+        ).hexdigest()[:16]
+        for plane in planes
+        if plane.min() != plane.max()
+    }
 
 
 def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:

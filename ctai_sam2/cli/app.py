@@ -146,11 +146,10 @@ def segment(
     from ctai_sam2.io import read_slice, read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.io.pictures import PICTURE_SUFFIXES
-    from ctai_sam2.io.study_marker import claim_folder
     from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import STRUCTURES
-    from ctai_sam2.study_outputs import describe_structure, write_structure
+    from ctai_sam2.study_outputs import claim_folder, describe_structure, write_structure
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
@@ -306,11 +305,10 @@ def _segment_and_report(
 ) -> None:
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
-    from ctai_sam2.io.study_marker import claim_folder
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
-    from ctai_sam2.study_outputs import measure_study, write_study
+    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
 
     # What would be refused at the end is refused before the work.
     require_height(height_m)

@@ -141,7 +141,7 @@ def import_(
     from ctai_sam2.exchange import import_masks, slices_with_masks
     from ctai_sam2.io import write_mask_nifti, write_mask_png
     from ctai_sam2.io.safe_text import safe_stem
-    from ctai_sam2.io.study_marker import claim_folder
+    from ctai_sam2.study_outputs import claim_folder
     from ctai_sam2.types import CTVolume
 
     of = _open(study, series, axial_index)

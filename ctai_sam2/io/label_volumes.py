@@ -15,7 +15,7 @@ from ctai_sam2.geometry import canonicalise
 from ctai_sam2.image.label_values import as_labels, soft_edge_problem
 from ctai_sam2.io.grids import Grid, grid_of, mask_from_canonical, overlap_of, same_places
 from ctai_sam2.io.label_tables import names_in_nifti, names_in_segments
-from ctai_sam2.io.nifti import load_nifti
+from ctai_sam2.io.nifti_file import load_nifti
 from ctai_sam2.io.nrrd import NRRD_SUFFIXES, load_nrrd
 from ctai_sam2.types import CTSlice, CTVolume
 
