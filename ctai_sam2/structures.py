@@ -82,4 +82,4 @@ COHORT_MASK_LABELS: Mapping[str, int] = {
     "psoas_right": 2,
     "psoas_left": 1,
 }
-"""Labels in a cohort's mask files, in the order they are laid over each other: psoas over muscle over the rest."""
+"""Labels in a cohort's mask files, in the order they are laid over each other: psoas over all others."""
