@@ -8,8 +8,11 @@ is decoded in a thread of this process.
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 import struct
 import sys
+from typing import Any
 
 import anyio
 from anyio import to_process
@@ -21,6 +24,14 @@ from ctai_sam2.settings import Settings
 from .faults import Fault, bad_image
 from .limits import Turns
 from .metrics import Metrics
+
+logger = logging.getLogger("ctai_sam2.service")
+
+resource: Any
+try:
+    import resource
+except ImportError:  # there is none on Windows
+    resource = None
 
 PLAIN_PIXELS = 1024 * 1024
 """Pixels of the largest image decoded in this process: some 10 ms."""
@@ -77,19 +88,31 @@ class DecodeWorkers:
             raise bad_image(error) from error
         except (TimeoutError, MemoryError, anyio.BrokenWorkerProcess) as error:
             self._metrics.decodes_stopped.inc()
+            logger.warning("decoding was stopped", extra={"error": type(error).__name__})
             limits = f"{self._settings.decode_timeout:g} s or {self._settings.decode_memory_mb:g} MB"
             raise Fault(
                 status=413, code="image_too_large", detail=f"Decoding the image takes more than {limits}."
             ) from error
 
     async def _decode_apart(self, data: bytes) -> Upload:
-        await self.start()  # not within the time for the image
-        with anyio.fail_after(self._settings.decode_timeout):
+        try:
+            await self.start()
+        except anyio.BrokenWorkerProcess as error:
+            raise Fault(
+                status=503,
+                code="device_unavailable",
+                detail="No process could be started that decodes the image.",
+                retry_after_s=5,
+            ) from error
+        # Where the worker bounds its own processor time, a busy machine costs no image its decoding.
+        timeout_s = self._settings.decode_timeout if resource is None else None
+        with anyio.fail_after(timeout_s):
             return await to_process.run_sync(
                 _decode_within,
                 data,
                 self._settings.max_pixels,
                 int(self._settings.decode_memory_mb * 1e6),
+                self._settings.decode_timeout,
                 cancellable=True,
                 limiter=self._processes,
             )
@@ -122,11 +145,12 @@ def _prepare() -> None:
         importlib.import_module(name)
 
 
-def _decode_within(data: bytes, max_pixels: int, max_bytes: int) -> Upload:
-    """Decode in a worker process, whose memory may grow by ``max_bytes`` at most."""
+def _decode_within(data: bytes, max_pixels: int, max_bytes: int, timeout_s: float) -> Upload:
+    """Decode in a worker process, which may take so much more memory and processor time, and is killed beyond."""
+    if resource is not None:
+        used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + timeout_s), resource.RLIM_INFINITY))
     if sys.platform == "linux":
-        import resource
-
         with open("/proc/self/statm", encoding="ascii") as file:
             used_bytes = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used_bytes + max_bytes, resource.RLIM_INFINITY))
