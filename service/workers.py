@@ -7,12 +7,8 @@ is decoded in a thread of this process.
 
 from __future__ import annotations
 
-import importlib
 import logging
-import math
 import struct
-import sys
-from typing import Any
 
 import anyio
 from anyio import to_process
@@ -21,21 +17,17 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.io.uploads import Upload, decode_upload
 from ctai_sam2.settings import Settings
 
+from .decoding import decode_within, prepare, resource
 from .faults import Fault, bad_image
 from .limits import Turns
 from .metrics import Metrics
 
 logger = logging.getLogger("ctai_sam2.service")
 
-resource: Any
-try:
-    import resource
-except ImportError:  # there is none on Windows
-    resource = None
-
 PLAIN_PIXELS = 1024 * 1024
 """Pixels of the largest image decoded in this process: some 10 ms."""
 
+_STARTS = 3
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
 
@@ -68,7 +60,13 @@ class DecodeWorkers:
         BrokenWorkerProcess
             If none can be started.
         """
-        await to_process.run_sync(_prepare, cancellable=True, limiter=self._processes)
+        for tries_left in reversed(range(_STARTS)):
+            try:
+                await to_process.run_sync(prepare, cancellable=True, limiter=self._processes)
+                return
+            except anyio.BrokenWorkerProcess:  # killed while it was idle, perhaps: another will do
+                if not tries_left:
+                    raise
 
     async def decode(self, data: bytes) -> Upload:
         """Decode an image.
@@ -108,7 +106,7 @@ class DecodeWorkers:
         timeout_s = self._settings.decode_timeout if resource is None else None
         with anyio.fail_after(timeout_s):
             return await to_process.run_sync(
-                _decode_within,
+                decode_within,
                 data,
                 self._settings.max_pixels,
                 int(self._settings.decode_memory_mb * 1e6),
@@ -137,21 +135,3 @@ def is_plain_png(data: bytes) -> bool:
             return False
         at += 12 + int(struct.unpack(">I", data[at : at + 4])[0])
     return at == len(data) <= 2 * PLAIN_PIXELS
-
-
-def _prepare() -> None:
-    """Import what decoding needs, which counts neither as its time nor as its memory."""
-    for name in ("PIL.JpegImagePlugin", "PIL.PngImagePlugin", "pydicom.pixels", "scipy.ndimage"):
-        importlib.import_module(name)
-
-
-def _decode_within(data: bytes, max_pixels: int, max_bytes: int, timeout_s: float) -> Upload:
-    """Decode in a worker process, which may take so much more memory and processor time, and is killed beyond."""
-    if resource is not None:
-        used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + timeout_s), resource.RLIM_INFINITY))
-    if sys.platform == "linux":
-        with open("/proc/self/statm", encoding="ascii") as file:
-            used_bytes = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + max_bytes, resource.RLIM_INFINITY))
-    return decode_upload(data, max_pixels=max_pixels)
