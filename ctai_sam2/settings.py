@@ -97,6 +97,9 @@ class Settings(BaseSettings):
         24, gt=0, le=24 * 365, description="Age in hours after which a cached prediction is computed again."
     )
     cache_max_mb: float = Field(512, gt=0, description="Maximum size of the prediction cache in MB.")
+    cache_memory_mb: float = Field(
+        64, ge=1, description="Maximum size in MB of the masks of the prediction cache held in memory."
+    )
     service_url: str | None = Field(
         None,
         description="Address of a segmentation service, or several separated by commas: the first that is "

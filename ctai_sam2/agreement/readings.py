@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
-from ctai_sam2.io.nifti import read_label_block
+from ctai_sam2.io.label_volumes import read_label_block
+from ctai_sam2.io.safe_text import read_table
+from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.types import CTSlice, Mask
 
 CASE_COLUMNS = ("case_id", "case")
@@ -25,6 +27,10 @@ COHORT_TABLE = "table.csv"
 """Name of the table in a cohort's results folder."""
 
 _SAME_PLANE_MM = 0.05
+_TEXT_COLUMNS = ("definitions",)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+_EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -159,7 +165,7 @@ def readings_of_rows(rows: Iterable[Mapping[str, Any]], what: str = "the table")
 def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] | None = None) -> Reading:
     values = {}
     for name, cell in row.items():
-        number = _number(cell)
+        number = _number(cell, str(name), case)
         if number is not None:
             values[str(name)] = number
     chosen = values.get(SLICE_COLUMN)
@@ -171,12 +177,33 @@ def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] |
     )
 
 
-def _number(cell: Any) -> float | None:
+def _number(cell: Any, column: str = "", row: str = "") -> float | None:
+    """Return a cell's number; None where it is empty, says that nothing is known, or is text.
+
+    Spreadsheets of many countries write 1,75. Where a comma could also part thousands, nothing is guessed.
+    """
     if cell is None or isinstance(cell, bool):
         return None
+    if not isinstance(cell, str):
+        try:
+            number = float(cell)
+        except (TypeError, ValueError):
+            return None
+        return number if math.isfinite(number) else None
+    text = cell.strip()
+    if text.lower() in _MISSING:
+        return None
+    if _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
-        number = float(cell)
-    except (TypeError, ValueError):
+        number = float(text)
+    except ValueError as error:
+        if column in COLUMNS and column not in _TEXT_COLUMNS:
+            raise InputError(
+                f"a cell of {column} is no number",
+                received=f"{text[:20]!r} of case {row[:40]}",
+                hint="Write 1.75 or 1,75, without units and without signs between thousands.",
+            ) from error
         return None
     return number if math.isfinite(number) else None
 
@@ -206,14 +233,14 @@ def _read_case(folder: Path) -> Reading:
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [
-                {str(k): v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)
-            ]
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be opened", hint="Check its permissions.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error
+    _, rows, separator = read_table(path)
+    if separator == ",":
+        for row in rows:
+            for name, cell in row.items():
+                if name in COLUMNS and _EITHER_COMMA.fullmatch(cell.strip()):
+                    raise InputError(
+                        f"whether a comma in {name} of {path.name} parts decimals or thousands is not clear",
+                        received=cell.strip()[:20],
+                        hint="Write it with a point, or separate the cells by semicolons.",
+                    )
+    return rows

@@ -79,6 +79,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         cache_folder(settings),
         expires_hours=settings.cache_expire_hours,
         max_bytes=int(settings.cache_max_mb * 1e6),
+        memory_bytes=int(settings.cache_memory_mb * 1e6),
     )
 
 

@@ -249,7 +249,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
 
     with serving(CachedSegmenter(FakeSegmenter(), tmp_path / "cache")) as url:
         put(url)
-        monkeypatch.setattr("joblib._store_backends.numpy_pickle.dump", full)
+        monkeypatch.setattr("ctai_sam2.models.cache_store.PredictionStore.dump_item", full)
         answers = [click(url, x) for x in (40, 40, 41)]
         assert [answer.status_code for answer in answers] == [200] * 3
         assert answers[1].json()["cached"]
