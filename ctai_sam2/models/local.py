@@ -31,7 +31,7 @@ from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.models.protocol import require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
-from ctai_sam2.models.tensor_threads import answer, toil
+from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class LocalSegmenter:
                 raise Unavailable("the segmenter is closed", hint="Open a new one.")
             if self._loaded is None:
                 try:
-                    self._loaded = toil(self._load)
+                    self._loaded = run_long(self._load)
                 except CtaiError as error:
                     self._failure = str(error)
                     raise
@@ -287,6 +287,7 @@ class LocalSegmenter:
     def _load(self) -> _Loaded:
         path = self._locate()
         try:
+            import_torch()
             import torch
 
             from ctai_sam2.models.sam2_inference import Network, choose_device, choose_dtype
@@ -380,7 +381,7 @@ class LocalSegmenter:
 
 
 def _at_length(network: Network, work: Callable[[], T]) -> T:
-    return toil(work) if network.device.type == "cpu" else work()
+    return run_long(work) if network.device.type == "cpu" else work()
 
 
 def _answer(
@@ -392,7 +393,7 @@ def _answer(
         logits, ious = network.decode(embedding, prompt, shape_hw)
         return upsample_masks(logits, shape_hw), ious[0].float().cpu().numpy()
 
-    return answer(decode) if network.device.type == "cpu" else decode()
+    return run_short(decode) if network.device.type == "cpu" else decode()
 
 
 def _key_of(image: NDArray[np.uint8]) -> str:
