@@ -32,6 +32,9 @@ def serve(
 def _find_service() -> ModuleType:
     for name in _HOMES:
         try:
+            importlib.import_module(
+                f"{name}.lifecycle"
+            )  # and with it FastAPI, which the service itself loads late
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:

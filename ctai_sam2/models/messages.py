@@ -58,9 +58,15 @@ class WindowBody(MessageBody):
 class PromptBody(MessageBody):
     """What is pointed at, in pixels: x is the column, y the row, (0, 0) the centre of the first."""
 
-    points: list[Pair] | None = Field(None, description="[[x, y], ...]", max_length=MAX_POINTS)
+    # The first wrong item ends the check: a million of them would otherwise be a million errors.
+    points: list[Pair] | None = Field(
+        None, description="[[x, y], ...]", max_length=MAX_POINTS, fail_fast=True
+    )
     labels: list[Label] | None = Field(
-        None, description="1 foreground, 0 background; all foreground when absent", max_length=MAX_POINTS
+        None,
+        description="1 foreground, 0 background; all foreground when absent",
+        max_length=MAX_POINTS,
+        fail_fast=True,
     )
     box: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None = Field(
         None, description="[x0, y0, x1, y1]"
