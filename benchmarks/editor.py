@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.reporting import Ratio, add_json_option, report, time_ms
 from ctai_sam2.editor import MIDDLE, Controller, Document
-from ctai_sam2.journal import Record
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import CTSlice, Window
 from ctai_sam2.widgets.canvas import SliceCanvas
@@ -108,7 +108,7 @@ def measure_sending(repeats: int) -> dict[str, dict[str, float]]:
     sent: list[int] = []
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        record = Record.open(Path(folder) / "bench.jsonl", source)
+        record = AnnotationJournal.open(Path(folder) / "bench.jsonl", source)
         controller = Controller(Document(source, MIDDLE), record=record)
         canvas = SliceCanvas(controller)
         manager = canvas.widget._canvas_manager
