@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.windowing import PRESETS, SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
-from ctai_sam2.types import Plane
+from ctai_sam2.types import Plane, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,18 @@ class Label:
         return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
 
 
+TISSUE_LIMITS: Mapping[str, HuRange] = MappingProxyType(
+    {
+        "muscle": DEFAULT_DEFINITIONS.muscle,
+        "sat": DEFAULT_DEFINITIONS.sat,
+        "vat": DEFAULT_DEFINITIONS.vat,
+        "imat": DEFAULT_DEFINITIONS.imat,
+        "skeleton": HuRange(low_hu=151, high_hu=3071),
+    }
+)
+"""HU of each tissue, as it is measured; bone is whatever is denser than muscle."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """What an editor is for.
@@ -64,8 +77,10 @@ class Profile:
         Labels that one click finds together, as one undoable step.
     tools : tuple of str
         Offered tools, the first one chosen at the start.
-    muscle_limit : HuRange
-        The range offered for threshold-limited painting.
+    window : Window
+        Grey window at the start.
+    limits : mapping of str to HuRange
+        Ranges offered for painting within one tissue, by its name.
     """
 
     name: str
@@ -73,7 +88,14 @@ class Profile:
     labels: tuple[Label, ...]
     groups: Mapping[str, tuple[str, ...]]
     tools: tuple[str, ...]
-    muscle_limit: HuRange = field(default=DEFAULT_DEFINITIONS.muscle)
+    window: Window = SOFT_TISSUE
+    limits: Mapping[str, HuRange] = field(default_factory=lambda: TISSUE_LIMITS)
+
+    def limit_of(self, label: str) -> HuRange | None:
+        """HU range in which a label is measured; None where all its pixels count."""
+        if label.startswith("psoas"):
+            return self.limits.get("muscle")
+        return self.limits.get(label)
 
     def labels_of(self, group: str) -> tuple[str, ...]:
         """Labels a group or a single label stands for.
@@ -101,6 +123,7 @@ L3 = Profile(
     plane="sagittal",
     labels=(Label(name="l3", colour="#F0E442"),),
     groups=MappingProxyType({"l3": ("l3",)}),
+    window=PRESETS["bone"],
     tools=("rectangle", "click", "box", *(tool for tool in _DRAWING if tool != "rectangle"), *_LOOKING),
 )
 """Sagittal slice: the body of the third lumbar vertebra."""
@@ -112,8 +135,18 @@ MIDDLE = Profile(
         Label(name="psoas_left", colour="#56B4E9"),
         Label(name="psoas_right", colour="#009E73"),
         Label(name="muscle", colour="#E69F00"),
+        Label(name="imat", colour="#D55E00"),
+        Label(name="vat", colour="#CC79A7"),
+        Label(name="sat", colour="#0072B2"),
     ),
-    groups=MappingProxyType({"psoas": ("psoas_left", "psoas_right"), "muscle": ("muscle",)}),
+    groups=MappingProxyType(
+        {
+            "psoas": ("psoas_left", "psoas_right"),
+            "muscle": ("muscle",),
+            "fat": ("imat", "vat", "sat"),
+            "all": ("psoas_left", "psoas_right", "muscle"),
+        }
+    ),
     tools=("click", "box", "polygon", *(tool for tool in _DRAWING if tool != "polygon"), *_LOOKING),
 )
-"""Axial slice through the middle of L3: psoas and all skeletal muscle."""
+"""Axial slice through the middle of L3: psoas, all skeletal muscle, and the three kinds of fat."""

@@ -14,6 +14,9 @@ from ctai_sam2.measure.body_composition import MASK_NAMES, Row, measure_slice
 from ctai_sam2.measure.overlap import dice
 
 
+_TISSUE_OF = {"muscle": "combo"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Readout:
     """What lies under the hand.
@@ -37,21 +40,24 @@ class Readout:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelNumbers:
-    """A label's outline in numbers, before any HU limit.
+    """A label in numbers, as its row in the table has them.
 
     Parameters
     ----------
     label : str
         Whose.
     area_cm2 : float
-        Area of the outline.
+        Area of the pixels in the tissue's HU range; all muscle holds the psoas too.
     mean_hu : float
-        NaN for an empty mask.
+        Of those pixels; NaN where there is none.
+    outline_cm2 : float
+        Area of what is outlined, before the range is applied.
     """
 
     label: str
     area_cm2: float
     mean_hu: float
+    outline_cm2: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +95,24 @@ def read_out(document: Document, x: float, y: float) -> Readout | None:
 
 
 def measure_labels(document: Document) -> list[LabelNumbers]:
-    """Area and mean HU of every label that has a pixel, cheap enough for every stroke."""
-    hu = document.slice.hu
-    return [
-        LabelNumbers(
-            label=label,
-            area_cm2=area_mm2(mask, document.slice.spacing_mm) / 100.0,
-            mean_hu=float(hu[mask].mean(dtype=np.float64)),
-        )
-        for label, mask in document.masks().items()
-    ]
+    """Area and mean HU of every label that has a pixel, the same numbers as in the table's row."""
+    hu, spacing_mm = document.slice.hu, document.slice.spacing_mm
+    masks = document.masks()
+    row = measure_document(document) if any(label in MASK_NAMES for label in masks) else {}
+    found = []
+    for label, mask in masks.items():
+        outline_cm2 = area_mm2(mask, spacing_mm) / 100.0
+        area, mean = outline_cm2, float(hu[mask].mean(dtype=np.float64))
+        if label in MASK_NAMES:
+            tissue = _TISSUE_OF.get(label, label)
+            area, mean = _number(row[f"{tissue}_area_mm2"]) / 100.0, _number(row[f"{tissue}_hu_mean"])
+        found.append(LabelNumbers(label=label, area_cm2=area, mean_hu=mean, outline_cm2=outline_cm2))
+    return found
 
 
 def compare_labels(document: Document) -> dict[str, float]:
     """Dice of every label that has a reference; 1 where both are empty."""
-    return {label: dice(document.mask(label), reference) for label, reference in document.references.items()}
+    return {name: dice(document.mask_of(name), reference) for name, reference in document.references.items()}
 
 
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:
@@ -148,6 +157,10 @@ def measure_roi(document: Document, start: tuple[float, float], end: tuple[float
         inside = columns[None, :] ** 2 + rows[:, None] ** 2 <= 1.0
     area = int(np.count_nonzero(inside)) * document.slice.pixel_area_mm2
     return _numbers(document.slice.hu[inside], 2 * max(rx * column_mm, ry * row_mm), area)
+
+
+def _number(value: float | int | str | None) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _distance_mm(document: Document, start: tuple[float, float], end: tuple[float, float]) -> float:

@@ -86,6 +86,20 @@ class AnnotationJournal:
             raise
         return journal
 
+    @classmethod
+    def peek(cls, path: str | os.PathLike[str], source: CTSlice | CTVolume) -> list[dict[str, Any]]:
+        """Read the events of a journal that another editor may have open; nothing is locked or written.
+
+        Raises
+        ------
+        RecordError
+            If it belongs to another slice, is damaged before its last line, or is none.
+        StorageError
+            If it exists and cannot be read.
+        """
+        journal = cls(Path(path), fingerprint(source))
+        return [event for event, _, _ in journal._trusted_lines()[0]][1:]
+
     @property
     def unsaved(self) -> int:
         """How many events wait for being written."""

@@ -30,6 +30,7 @@ class Companion(anywidget.AnyWidget):
     width = traitlets.Int().tag(sync=True)
     height = traitlets.Int().tag(sync=True)
     shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
+    fills = traitlets.Bool().tag(sync=True)
 
 
 class Events:
@@ -41,19 +42,21 @@ class Events:
         Whose events; the controller is the one it shows at the time.
     guard : callable
         Runs each handler and shows its errors.
+    fills : bool
+        Whether the canvas takes the size of what is visible on the page.
     """
 
-    def __init__(self, canvas: SliceCanvas, guard: Guard) -> None:
+    def __init__(self, canvas: SliceCanvas, guard: Guard, *, fills: bool = False) -> None:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
-        self.companion = Companion(width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY))
+        self.companion = Companion(width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills)
         self.companion.on_msg(lambda _, content, __: guard(lambda: self.take(content)))
         page = canvas.widget
         page.on_mouse_down(lambda x, y: self._at(canvas.controller.press, x, y))
         page.on_mouse_move(lambda x, y: self._at(canvas.controller.move, x, y))
         page.on_mouse_up(lambda x, y: self._at(canvas.controller.release, x, y))
         page.on_mouse_out(lambda x, y: guard(canvas.controller.leave))
-        page.on_mouse_wheel(lambda _, dy: guard(lambda: canvas.controller.wheel(-dy / _PIXELS_PER_STEP)))
+        page.on_mouse_wheel(lambda dx, dy: guard(lambda: self._wheel(dx, dy)))
         page.on_key_down(self._key)
         page.on_touch_start(lambda touches: self._touch(canvas.controller.press, touches))
         page.on_touch_move(lambda touches: self._touch(canvas.controller.move, touches))
@@ -77,13 +80,25 @@ class Events:
         elif kind == "double":
             controller.double_click(*content["at"])
         elif kind == "wheel":
-            controller.wheel(content["steps"], *content["at"], scroll_slices="shift" in held)
+            controller.wheel(content["steps"], *content["at"], modifiers=held)
         elif kind == "key":
             controller.key(content["key"], held, pressed=content["pressed"])
         elif kind == "screen":
             with controller.lock:
                 self._canvas.set_pixel_ratio(float(content["pixel_ratio"]))
                 self._canvas.ready()
+        elif kind == "resize":
+            with controller.lock:
+                width, height = round(float(content["width"])), round(float(content["height"]))
+                self._canvas.resize(width, height, covered_right=round(float(content["covered"])))
+                self.companion.width, self.companion.height = self._canvas.width, self._canvas.height
+                self._canvas.ready()
+
+    def _wheel(self, dx: float, dy: float) -> None:
+        # Browsers turn the wheel sideways while Shift is held; ipycanvas does not report the key itself.
+        sideways = dy == 0 and dx != 0
+        steps = -(dx if sideways else dy) / _PIXELS_PER_STEP
+        self._canvas.controller.wheel(steps, scroll_slices=True if sideways else None)
 
     def _at(self, act: Callable[[float, float], None], x: float, y: float) -> None:
         self._guard(lambda: act(*self._canvas.to_page(x, y)))
