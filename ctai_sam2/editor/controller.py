@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -96,6 +97,7 @@ class Controller:
         self.unsaved = False
         """Whether the record lags behind what is in memory."""
         self._observers: list[Observer] = []
+        self._kept_back: list[Change] | None = None
         self._record = record
         self._tools = make_tools()
         self._hand: Tool | None = None
@@ -103,7 +105,6 @@ class Controller:
         self._wheel_steps = 0.0
         self._hover: Pointer | None = None
         self._screen_xy: tuple[float, float] | None = None
-        self._was_sized = False
         if record is not None:
             document.restore(record.replay())
         self.opened_revision = document.revision
@@ -220,6 +221,39 @@ class Controller:
             self._hand = None
             if tool is not None:
                 self._gesture(tool.leave if at is None else lambda document: tool.release(at, document))
+
+    def hover(self, x: float, y: float) -> None:
+        """Take where the pointer is, for the read-out alone: a page that draws its own preview sends it."""
+        with self.lock:
+            if self._pointer(x, y, "screen") is not None:
+                self._tell("status")
+
+    def gesture(
+        self,
+        points: Sequence[tuple[float, float]],
+        *,
+        button: Button = "left",
+        modifiers: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take a whole drag, from press to release, in canvas coordinates: the same as its single events.
+
+        Observers are notified once it is done.
+        """
+        if not points:
+            return
+        with self.lock, self._one_notice():
+            self.press(*points[0], button=button, modifiers=modifiers)
+            for point in points[1:-1]:
+                self.move(*point)
+            self.release(*points[-1])
+            self._hover = None
+            self.tool.hover = None
+
+    def take_viewport(self, px_per_mm: float, pan_x: float, pan_y: float) -> None:
+        """Take zoom and pan as a page left them; a strip of the slice always stays in sight."""
+        with self.lock:
+            viewport = self.document.view.viewport
+            self.adjust(viewport=viewport.placed(px_per_mm, pan_x, pan_y))
 
     def leave(self) -> None:
         """Take the hand leaving the canvas: a drag ends where it left, a polygon waits."""
@@ -409,12 +443,11 @@ class Controller:
         with self.lock:
             viewport = self.document.view.viewport
             changed = replace(viewport, canvas_hw=(height, width), covered_right=covered_right)
-            if viewport == viewport.fitted() or not self._was_sized:
+            if viewport == viewport.fitted():
                 changed = changed.fitted()
             else:
                 by_x, by_y = width - viewport.canvas_hw[1], height - viewport.canvas_hw[0]
                 changed = changed.panned(by_x / 2, by_y / 2)
-            self._was_sized = True
             self.adjust(viewport=changed)
 
     def run(self, group: str | None = None, *, refine: bool = False, joined: bool = False) -> bool:
@@ -597,8 +630,24 @@ class Controller:
     def _tell(self, *aspects: Aspect) -> None:
         self._notify(Change(aspects=frozenset(aspects), index=self.document.index))
 
+    @contextmanager
+    def _one_notice(self) -> Iterator[None]:
+        """Keep back what observers of a gesture under way need not see, until it is done."""
+        self._kept_back = []
+        try:
+            yield
+        finally:
+            kept, self._kept_back = self._kept_back, None
+            for change in kept:
+                if change.aspects - {"preview"}:
+                    self._notify(change)
+            self._tell("preview")
+
     def _notify(self, change: Change) -> None:
         if not change:
+            return
+        if self._kept_back is not None:
+            self._kept_back.append(change)
             return
         for observer in tuple(self._observers):
             try:

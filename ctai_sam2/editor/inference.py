@@ -323,7 +323,7 @@ class Inference:
         Never call it while holding the lock.
         """
         future = self._future
-        return future is None or not wait([future], timeout_s).not_done
+        return future is None or future.cancelled() or not wait([future], timeout_s).not_done
 
     def close(self) -> None:
         """Drop what is under way and let the worker go; may be called twice."""

@@ -40,24 +40,23 @@ class Readout:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelNumbers:
-    """A label in numbers, as its row in the table has them.
+    """A label in numbers: what is outlined, and what of it the row of the table counts.
 
     Parameters
     ----------
     label : str
         Whose.
-    area_cm2 : float
-        Area of the pixels in the tissue's HU range; all muscle holds the psoas too.
-    mean_hu : float
-        Of those pixels; NaN where there is none.
-    outline_cm2 : float
-        Area of what is outlined, before the range is applied.
+    area_cm2, mean_hu : float
+        Of all pixels outlined; mean NaN for an empty mask.
+    measured_cm2, measured_hu : float
+        Of the pixels in the tissue's HU range, as in the row; all muscle holds the psoas too.
     """
 
     label: str
     area_cm2: float
     mean_hu: float
-    outline_cm2: float
+    measured_cm2: float
+    measured_hu: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +94,23 @@ def read_out(document: Document, x: float, y: float) -> Readout | None:
 
 
 def measure_labels(document: Document) -> list[LabelNumbers]:
-    """Area and mean HU of every label that has a pixel, the same numbers as in the table's row."""
+    """Area and mean HU of every label that has a pixel, as outlined and as the table's row counts them."""
     hu, spacing_mm = document.slice.hu, document.slice.spacing_mm
     masks = document.masks()
     row = measure_document(document) if any(label in MASK_NAMES for label in masks) else {}
     found = []
     for label, mask in masks.items():
-        outline_cm2 = area_mm2(mask, spacing_mm) / 100.0
-        area, mean = outline_cm2, float(hu[mask].mean(dtype=np.float64))
+        area, mean = area_mm2(mask, spacing_mm) / 100.0, float(hu[mask].mean(dtype=np.float64))
+        measured, measured_hu = area, mean
         if label in MASK_NAMES:
             tissue = _TISSUE_OF.get(label, label)
-            area, mean = _number(row[f"{tissue}_area_mm2"]) / 100.0, _number(row[f"{tissue}_hu_mean"])
-        found.append(LabelNumbers(label=label, area_cm2=area, mean_hu=mean, outline_cm2=outline_cm2))
+            measured = _number(row[f"{tissue}_area_mm2"]) / 100.0
+            measured_hu = _number(row[f"{tissue}_hu_mean"])
+        found.append(
+            LabelNumbers(
+                label=label, area_cm2=area, mean_hu=mean, measured_cm2=measured, measured_hu=measured_hu
+            )
+        )
     return found
 
 

@@ -101,6 +101,12 @@ class Viewport:
         """Move the slice on the canvas; a strip of it always stays in sight."""
         return self._in_sight(self.px_per_mm, (self.pan_xy[0] + by_x, self.pan_xy[1] + by_y))
 
+    def placed(self, px_per_mm: float, pan_x: float, pan_y: float) -> Viewport:
+        """Zoom and pan as given, within what is allowed; numbers that are not finite change nothing."""
+        if not all(math.isfinite(number) for number in (px_per_mm, pan_x, pan_y)) or px_per_mm <= 0:
+            return self
+        return self._in_sight(_clamp(px_per_mm, MIN_PX_PER_MM, MAX_PX_PER_MM), (pan_x, pan_y))
+
     def scale_bar(self, at_most_px: float = 120.0) -> tuple[float, float]:
         """Length of a scale bar: (mm, screen pixels), a round number of mm that fits."""
         for length in _BARS_MM:

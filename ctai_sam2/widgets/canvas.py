@@ -62,6 +62,9 @@ class SliceCanvas:
         self.controller = controller
         self._grey, self._masks, self._others = Canvas(), Canvas(), Canvas()
         self._on_ready = on_ready
+        self.page_draws = False
+        """Whether the page itself draws the brush's ring and the gestures under way."""
+        self._hand_shown: object = None
         self._covered_right = 0
         self._dirty: Box | None = _ALL
         self._others_stale = True
@@ -90,6 +93,15 @@ class SliceCanvas:
         self.pixel_ratio = ratio
         self.widget.width, self.widget.height = round(self.width * ratio), round(self.height * ratio)
         self.require_all()
+
+    @property
+    def sources(self) -> tuple[Canvas, Canvas, Canvas]:
+        """The hidden canvases in image pixels: grey, masks, another reader's masks."""
+        return self._grey, self._masks, self._others
+
+    def require_hand(self) -> None:
+        """Note that the page drew over the picture by itself: the uppermost layer must be drawn again."""
+        self._hand_shown = None
 
     def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
         """Take another size on the page in CSS pixels; sizes that no screen has are ignored."""
@@ -134,7 +146,7 @@ class SliceCanvas:
         """Note that nothing on the page can be trusted."""
         self._grey_shown, self._look_shown = None, None
         self._dirty, self._others_stale, self._transform = _ALL, True, ()
-        self._boxes_of = None
+        self._boxes_of, self._hand_shown = None, None
 
     def paint(self) -> None:
         """Send what is not on the page yet, in one message."""
@@ -178,6 +190,10 @@ class SliceCanvas:
         self._look_shown, self._dirty, self._others_stale, self._transform = look, None, False, transform
 
     def _paint_hand(self) -> None:
+        shown = self._hand_state()
+        if shown == self._hand_shown:
+            return
+        self._hand_shown = shown
         layer = self.widget[2]
         layer.reset_transform()
         layer.clear()
@@ -188,6 +204,20 @@ class SliceCanvas:
         self._draw_marks(layer)
         self._draw_preview(layer, self.controller.preview)
         self._draw_banner(layer)
+
+    def _hand_state(self) -> object:
+        """All that the uppermost layer depends on; where it is the same nothing is sent."""
+        document, preview = self.controller.document, self.controller.preview
+        if self.page_draws and preview.kind == "none":
+            preview = Preview()
+        view, status = document.view, self.controller.inference.status
+        marks = tuple(document.marks(name) for name in document.labels)
+        revisions = tuple(document.revision_of(name) for name in document.labels)
+        return (
+            *(document.index, view.viewport, view.active, view.language, tuple(document.labels.values())),
+            *(marks, revisions if document.profile.name == "l3" else (), preview, status.state),
+            *(self.width, self.height, self.pixel_ratio),
+        )
 
     def _draw_through(
         self, layer: Canvas, transform: tuple[float, ...], *sources: Canvas, smooth: bool = False
@@ -285,7 +315,7 @@ class SliceCanvas:
             self._draw_box(layer, (x0, y0, x1, y1), _HINT if is_prompt else colour, dashed=is_prompt)
         elif preview.kind in ("ruler", "roi"):
             self._draw_measure(layer, preview.kind, points)
-        if radius > 0 and hover is not None:
+        if radius > 0 and hover is not None and not self.page_draws:
             for shade, width in ((_DARK, 2.5), (NEGATIVE if preview.erase else _LIGHT, 1.0)):
                 _pen(layer, shade, width)
                 layer.stroke_circle(*hover, max(radius, 1.0))

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import Change, Controller, Document, Message, Profile
 from ctai_sam2.editor import commands as editing
-from ctai_sam2.editor.document import Author
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.contours import Polygon
 from ctai_sam2.image.masks import as_mask
@@ -67,8 +66,7 @@ class MaskEditor(ABC):
         Of a volume, the slice shown first; when omitted, the one outlined last, else the one of L3 where that
         is known, else the middle one.
     masks : mapping of str to array_like of bool, optional
-        To start from, by label, on the first slice shown; undo never goes below them. Not used where the
-        journal holds something.
+        To start from, by label, on the first slice shown; not used where the journal holds something.
     language : {"en", "zh"}
         Of the interface.
     auto_run : bool
@@ -349,6 +347,7 @@ class MaskEditor(ABC):
             self._canvas.show(opened.controller)
             self._show_case()
             if unwritten:
+                self._states[earlier.name] = "drawn"
                 self.controller.say(Message("view.row_unwritten", {"name": earlier.name}))
 
     def check_segmenter(self) -> None:
@@ -412,9 +411,13 @@ class MaskEditor(ABC):
             return Message("view.confirm_empty")
         return None
 
-    def _start_masks(self, name: str, masks: Mapping[str, ArrayLike] | None) -> tuple[Any, Author]:
-        """Masks that a case starts from, and who they are from."""
-        return masks, "reader"
+    def _start(
+        self, controller: Controller, name: str, masks: Mapping[str, ArrayLike] | None, *, is_new: bool
+    ) -> None:
+        """Put masks to start from in place; ``is_new`` says that the journal holds nothing yet."""
+        if is_new:
+            for label, mask in (masks or {}).items():
+                controller.apply(editing.SetMask(label=label, mask=as_mask(mask), origin="import"))
 
     def _state_on_disk(self, name: str) -> CaseState:
         """What became of a case before this editor was opened."""
@@ -457,17 +460,14 @@ class MaskEditor(ABC):
             volume = source if isinstance(source, CTVolume) else None
             one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
             controller = Controller(document, ask=one_click, record=journal, auto_run=self._auto_run)
-            start, author = self._start_masks(name, masks)
             history = document.history
-            if start:
-                controller.keep_opening()
-            if history.done:
+            is_new = not (history.done or history.undone or document.indices)
+            self._start(controller, name, masks, is_new=is_new)
+            if history.done and not is_new:
                 controller.message = Message("view.reopened", {"count": len(history.done)})
                 controller.go_to(history.done[-1].index)
             elif history.undone:
                 controller.go_to(history.undone[-1].index)
-            elif start:
-                controller.open_with(start, author)
         except BaseException:
             if journal is not None:
                 release_journal(journal)
@@ -575,6 +575,7 @@ class MaskEditor(ABC):
                 measure, self._measure_again = self._measure_again, False
                 self._canvas.paint()
                 self._panel.refresh(measure=measure)
+                self._events.show()
 
         try:
             paint()

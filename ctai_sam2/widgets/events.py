@@ -7,14 +7,17 @@ events serve, and "not this" is reached by its button or key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
 import traitlets
 
+from ctai_sam2.editor import text
 from ctai_sam2.editor.actions import BY_KEY
+from ctai_sam2.editor.viewport import MAX_PX_PER_MM, MIN_PX_PER_MM
 from ctai_sam2.widgets.canvas import SliceCanvas
 
 _PIXELS_PER_STEP = 100.0
@@ -31,6 +34,8 @@ class Companion(anywidget.AnyWidget):
     height = traitlets.Int().tag(sync=True)
     shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     fills = traitlets.Bool().tag(sync=True)
+    view = traitlets.Dict().tag(sync=True)
+    layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
 class Events:
@@ -50,7 +55,9 @@ class Events:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
         self.companion = Companion(width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills)
-        self.companion.on_msg(lambda _, content, __: guard(lambda: self.take(content)))
+        self.companion.layers = [layer.model_id for layer in canvas.sources]
+        self.companion.on_msg(lambda _, content, buffers: guard(lambda: self.take(content, buffers)))
+        self._taken = 0
         page = canvas.widget
         page.on_mouse_down(lambda x, y: self._at(canvas.controller.press, x, y))
         page.on_mouse_move(lambda x, y: self._at(canvas.controller.move, x, y))
@@ -63,9 +70,31 @@ class Events:
         page.on_touch_end(lambda _: guard(lambda: canvas.controller.release(*self._touched)))
         page.on_touch_cancel(lambda _: guard(canvas.controller.cancel_gesture))
 
-    def take(self, content: Mapping[str, Any]) -> None:
+    def show(self) -> None:
+        """Send what a page needs to draw gestures itself, where it changed."""
+        controller = self._canvas.controller
+        document = controller.document
+        view, viewport = document.view, document.view.viewport
+        label = document.labels[view.active]
+        self.companion.view = {
+            "tool": view.tool,
+            "color": label.colour,
+            "locked": label.locked,
+            "brush_mm": view.brush_radius_mm,
+            "px_per_mm": viewport.px_per_mm,
+            "spacing": [viewport.spacing_mm[1], viewport.spacing_mm[0]],
+            "pan": list(viewport.pan_xy),
+            "limits": [MIN_PX_PER_MM, MAX_PX_PER_MM],
+            "scrolls": view.wheel_scrolls and document.slice_count > 1,
+            "smooth": view.smooth,
+            "waiting": text("view.waiting", view.language),
+            "taken": self._taken,
+        }
+
+    def take(self, content: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Take a message of the companion."""
         controller = self._canvas.controller
+        self._taken = max(self._taken, int(content.get("number", 0)))
         kind = content.get("event")
         held = frozenset(content.get("modifiers", ()))
         if kind == "move":
@@ -75,6 +104,17 @@ class Events:
             controller.press(*content["at"], button=content["button"], modifiers=held)
         elif kind == "release":
             controller.release(*content["at"])
+        elif kind == "gesture":
+            points = np.frombuffer(buffers[0], "<f8").reshape(-1, 2).tolist()
+            self._canvas.require_hand()
+            controller.gesture(points, button=content["button"], modifiers=held)
+        elif kind == "viewport":
+            self._canvas.require_hand()
+            controller.take_viewport(float(content["px_per_mm"]), *(float(v) for v in content["pan"]))
+        elif kind == "hover":
+            controller.hover(*content["at"])
+        elif kind == "draws":
+            self._canvas.page_draws = True
         elif kind == "leave":
             controller.leave()
         elif kind == "double":

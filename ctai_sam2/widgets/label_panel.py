@@ -114,8 +114,8 @@ class LabelPanel:
             if found is None:
                 row.show_numbers("–")
             else:
-                outline = f"{found.outline_cm2:.1f}" if found.outline_cm2 != found.area_cm2 else ""
-                row.show_numbers(f"{found.area_cm2:.1f} cm² · {found.mean_hu:.0f} HU", outline)
+                outline = f"{found.area_cm2:.1f}" if found.area_cm2 != found.measured_cm2 else ""
+                row.show_numbers(f"{found.measured_cm2:.1f} cm² · {found.measured_hu:.0f} HU", outline)
         lines = [message.text(self._controls.language) for message in self._describe()]
         for name, dice in compare_labels(document).items():
             agreement = self._controls.text("view.agreement", dice=f"{dice:.2f}")

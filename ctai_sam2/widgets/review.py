@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import ArrayLike
 
-from ctai_sam2.editor import Message
+from ctai_sam2.editor import Controller, Message
 from ctai_sam2.editor.document import Author
 from ctai_sam2.errors import InputError
 from ctai_sam2.types import CTSlice, Mask
@@ -151,10 +151,17 @@ class ReviewEditor(MiddleMaskEditor):
         # The question was answered, or there was none.
         return self.save(allow_empty=True)
 
-    def _start_masks(self, name: str, masks: Mapping[str, ArrayLike] | None) -> tuple[Any, Author]:
-        case = self._slices.case(name)
-        start = {label.name: case.masks[label.name] for label in self.profile.labels if label.name in case.masks}
-        return start, "model" if case.item.reviewed_by is None else "reader"
+    def _start(
+        self, controller: Controller, name: str, masks: Mapping[str, ArrayLike] | None, *, is_new: bool
+    ) -> None:
+        case, history = self._slices.case(name), controller.document.history
+        controller.keep_opening()
+        if history.done or history.undone:
+            return
+        # Nothing was drawn yet: the masks as they count today, which a run may have changed meanwhile.
+        labels = [label.name for label in self.profile.labels if label.name in case.masks]
+        author: Author = "model" if case.item.reviewed_by is None else "reader"
+        controller.open_with({label: case.masks[label] for label in labels}, author)
 
     def _state_on_disk(self, name: str) -> CaseState:
         return "drawn" if self._journal_path(name).exists() else "open"

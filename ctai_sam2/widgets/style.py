@@ -34,19 +34,25 @@ min-height: 0; }
 overflow-x: hidden; }
 .ctai-sam2-editor .ctai-sam2-tools, .ctai-sam2-editor .ctai-sam2-steps
 { display: flex; flex-flow: row wrap; width: 66px; margin: 0 0 6px 0; height: auto; }
-.ctai-sam2-editor .ctai-sam2-tools > div { display: flex; flex-flow: row wrap; width: 66px; }
+.ctai-sam2-editor .ctai-sam2-tools > div:last-child { display: grid; grid-template-columns: 32px 32px; width: 66px;
+margin: 0; }
 .ctai-sam2-editor .ctai-sam2-tools label { display: none; }
 .ctai-sam2-editor .ctai-sam2-tools button, .ctai-sam2-editor button.ctai-sam2-icon
-{ width: 30px; min-width: 30px; padding: 0; font-size: 0; text-overflow: clip; }
+{ width: 30px; min-width: 30px; max-width: 30px; padding: 0; font-size: 0; text-overflow: clip;
+display: inline-flex; align-items: center; justify-content: center; }
 .ctai-sam2-editor .ctai-sam2-tools button i, .ctai-sam2-editor button.ctai-sam2-icon i
-{ font-size: 14px; margin: 0; }
+{ font-size: 14px; margin: 0; line-height: 1; }
 .ctai-sam2-editor .ctai-sam2-head button.ctai-sam2-icon:not(:has(i)),
 .ctai-sam2-editor .ctai-sam2-options button.ctai-sam2-icon:not(:has(i)) { font-size: 15px; }
 
 .ctai-sam2-editor .ctai-sam2-stage { position: relative; flex: 1 1 0; min-width: 0; min-height: 0;
 background: #000; overflow: hidden; }
 .ctai-sam2-editor .ctai-sam2-stage > canvas { position: absolute; left: 0; top: 0; }
-.ctai-sam2-editor canvas.ctai-sam2-live { pointer-events: none; background: none; }
+.ctai-sam2-editor .ctai-sam2-ring { position: absolute; left: 0; top: 0; display: none; box-sizing: border-box;
+border: 1px solid #FFF; outline: 1px solid rgba(0, 0, 0, 0.7); border-radius: 50%; pointer-events: none;
+z-index: 1; }
+.ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding: 2px 8px;
+background: #E69F00; color: #111; border-radius: 3px; pointer-events: none; z-index: 4; }
 .ctai-sam2-editor .ctai-sam2-notices { position: absolute; left: 4px; top: 4px; max-width: 46%;
 flex-flow: column; pointer-events: none; z-index: 2; }
 .ctai-sam2-editor .ctai-sam2-notices > * { background: rgba(20, 20, 20, 0.72); color: #EEE;
@@ -82,7 +88,9 @@ background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { width: auto; flex: 1 1 auto; text-align: left;
 overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { width: 22px; min-width: 22px; }
-.ctai-sam2-editor .ctai-sam2-row > .widget-html { flex: 1 0 100%; margin: 0 0 0 28px; }
+.ctai-sam2-editor .ctai-sam2-row > .widget-html { flex: 0 1 auto; margin: 0 0 0 28px; }
+.ctai-sam2-editor .ctai-sam2-panel .jupyter-widget-Collapse-header, .ctai-sam2-editor .ctai-sam2-panel
+.jupyter-widget-Collapse-contents { background: #2A2A2A; color: #EEE; padding: 3px 6px; border-color: #555; }
 .ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ctai-sam2-editor .ctai-sam2-outline { color: #999; }
 .ctai-sam2-editor .ctai-sam2-wrap { flex-flow: row wrap; align-items: center; }

@@ -42,7 +42,7 @@ class ToolRail:
         )
         controls.on_translate(self._translate)
         self._buttons = {name: controls.action(name, is_icon=True) for name in _STEPS}
-        self._toggles = {name: controls.toggle(name, is_icon=True) for name in ("toggle_outline",)}
+        self._toggles = {name: controls.toggle(name, is_icon=True) for name in ("toggle_outline", "toggle_limit")}
         steps = ipw.Box([*self._buttons.values(), *self._toggles.values()])
         steps.add_class("ctai-sam2-steps")
         self.widget = ipw.Box([self._tools, steps])
@@ -55,6 +55,7 @@ class ToolRail:
         self._buttons["undo"].disabled = not history.done
         self._buttons["redo"].disabled = not history.undone
         self._toggles["toggle_outline"].value = view.outline_only
+        self._toggles["toggle_limit"].value = view.limit is not None
 
     def _translate(self, language: str) -> None:
         say = self._controls
