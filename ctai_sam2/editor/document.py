@@ -320,7 +320,9 @@ class Document:
         for name, mask in masks.items():
             labels = self.profile.labels_of(name)
             found.pop(name, None)
-            if mask is None or (name not in self.labels and any(masks.get(each) is not None for each in labels)):
+            if mask is None or (
+                name not in self.labels and any(masks.get(each) is not None for each in labels)
+            ):
                 continue
             reference = np.array(as_mask(mask))
             require_same_shape(reference, self._empty, "the reference and the slice")

@@ -264,9 +264,15 @@ class Inference:
                 return False
             newest = self._document.history.done[-1:]
             request = _Request(
-                group=group, refine=refine, use_marks=use_marks, cause=newest[0] if joined and newest else None
+                group=group,
+                refine=refine,
+                use_marks=use_marks,
+                cause=newest[0] if joined and newest else None,
             )
             if any(self._needs_confirmation(job) for job in self._jobs(request)):
+                if joined:
+                    # A click must not be held up by a question: the run button asks it.
+                    return False
                 # What is drawn while the question stands belongs into the snapshot.
                 self.confirm(Message("ai.confirm_replace"), lambda: self._start(request))
                 return False

@@ -13,7 +13,6 @@ from ctai_sam2.image.masks import area_mm2
 from ctai_sam2.measure.body_composition import MASK_NAMES, Row, measure_slice
 from ctai_sam2.measure.overlap import dice
 
-
 _TISSUE_OF = {"muscle": "combo"}
 
 

@@ -70,7 +70,9 @@ class CaseBar:
 
     def refresh(self, controller: Controller, cases: CaseList) -> None:
         """Show the controller's state and the cases'."""
-        self._title.value = f"<b>{escape(self._controls.text(f'title.{controller.document.profile.name}'))}</b>"
+        self._title.value = (
+            f"<b>{escape(self._controls.text(f'title.{controller.document.profile.name}'))}</b>"
+        )
         names = list(cases.states)
         number, several = names.index(cases.name) + 1, len(names) > 1
         options = []

@@ -54,7 +54,9 @@ class Events:
     def __init__(self, canvas: SliceCanvas, guard: Guard, *, fills: bool = False) -> None:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
-        self.companion = Companion(width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills)
+        self.companion = Companion(
+            width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills
+        )
         self.companion.layers = [layer.model_id for layer in canvas.sources]
         self.companion.on_msg(lambda _, content, buffers: guard(lambda: self.take(content, buffers)))
         self._taken = 0

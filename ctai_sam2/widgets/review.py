@@ -79,9 +79,7 @@ class ReviewEditor(MiddleMaskEditor):
             raise InputError("no case is open", hint="All flagged cases were looked at, or have no masks.")
         self._worklist, self._who, self._what = worklist, who, what
         self._flagged: dict[str, Mapping[str, str]] = flags
-        super().__init__(
-            _Slices(worklist, flags), folder=worklist.journal_folder, reader=who, **options
-        )
+        super().__init__(_Slices(worklist, flags), folder=worklist.journal_folder, reader=who, **options)
 
     def save(self, folder: str | Path | None = None, *, allow_empty: bool = False) -> list[Path]:
         """Sign the case in view and put what was changed into the cohort's table.
@@ -138,7 +136,11 @@ class ReviewEditor(MiddleMaskEditor):
     def _emptied(self) -> list[str]:
         """Structures that had a mask when the case was opened and have none now."""
         opened = self._loaded.masks
-        return [name for name, mask in self._drawn.items() if name in opened and opened[name].any() and not mask.any()]
+        return [
+            name
+            for name, mask in self._drawn.items()
+            if name in opened and opened[name].any() and not mask.any()
+        ]
 
     def _doubts_before_writing(self) -> Message | None:
         emptied = self._emptied
@@ -171,8 +173,7 @@ class ReviewEditor(MiddleMaskEditor):
 
     def _describe(self) -> list[Message]:
         reasons = [
-            Message("view.flag", {"flag": flag, "why": why})
-            for flag, why in self._flagged[self.name].items()
+            Message("view.flag", {"flag": flag, "why": why}) for flag, why in self._flagged[self.name].items()
         ]
         return [*reasons, *super()._describe()]
 

@@ -21,6 +21,8 @@ flex: 0 0 auto; }
 { outline: 2px solid #56B4E9; outline-offset: -2px; }
 .ctai-sam2-editor .ctai-sam2-head, .ctai-sam2-editor .ctai-sam2-options
 { flex-flow: row wrap; align-items: center; }
+.ctai-sam2-editor .ctai-sam2-options { min-height: 34px; }
+.ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
 .ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
 .ctai-sam2-editor .ctai-sam2-cases { width: auto; max-width: 260px; }
 .ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }

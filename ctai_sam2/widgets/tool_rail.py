@@ -42,7 +42,9 @@ class ToolRail:
         )
         controls.on_translate(self._translate)
         self._buttons = {name: controls.action(name, is_icon=True) for name in _STEPS}
-        self._toggles = {name: controls.toggle(name, is_icon=True) for name in ("toggle_outline", "toggle_limit")}
+        self._toggles = {
+            name: controls.toggle(name, is_icon=True) for name in ("toggle_outline", "toggle_limit")
+        }
         steps = ipw.Box([*self._buttons.values(), *self._toggles.values()])
         steps.add_class("ctai-sam2-steps")
         self.widget = ipw.Box([self._tools, steps])
@@ -108,7 +110,9 @@ class OptionBar:
             lambda value: controls.controller.adjust(flood_radius_mm=value or None),
         )
         self._limit = self._limit_chooser()
-        self._low = controls.setting("view.limit_low", ipw.BoundedIntText(min=-3000, max=3000), self._take_low)
+        self._low = controls.setting(
+            "view.limit_low", ipw.BoundedIntText(min=-3000, max=3000), self._take_low
+        )
         self._high = controls.setting(
             "view.limit_high", ipw.BoundedIntText(min=-3000, max=3000), self._take_high
         )

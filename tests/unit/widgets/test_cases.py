@@ -138,7 +138,9 @@ def test_leaving_a_case_with_an_unwritten_row_says_so(opened: Callable[..., Any]
     assert editor._list_cases().states == {"one": "drawn", "two": "open", "three": "open"}
 
 
-def test_an_empty_case_is_accepted_only_when_that_is_meant(opened: Callable[..., Any], tmp_path: Path) -> None:
+def test_an_empty_case_is_accepted_only_when_that_is_meant(
+    opened: Callable[..., Any], tmp_path: Path
+) -> None:
     editor = opened()
     editor.accept()
     assert editor.name == "one"
