@@ -555,7 +555,7 @@ class Controller:
 
     @property
     def _runs_by_itself(self) -> bool:
-        """Whether a click asks the model: not where there is none, nor before there is a point to ask with."""
+        """Whether a click asks the model: not where there is none, nor before there is a point."""
         marks = self.document.marks(self.document.view.active)
         return self.auto_run and self.inference.status.state != "disabled" and bool(marks)
 

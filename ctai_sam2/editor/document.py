@@ -258,13 +258,13 @@ class Document:
         return mask if sheet is not None and sheet.opening.get(label) == "model" else None
 
     def model_of(self, index: int | None = None) -> str:
-        """Name of the model that made masks of a slice last; empty where none did or its name is not known."""
+        """Name of the model that made masks of a slice last; empty where none did."""
         index = self.index if index is None else index
         edits = (edit.made_by for edit in reversed(self.history.done) if edit.index == index and edit.made_by)
         return next(edits, "")
 
     def hand_share(self, index: int | None = None) -> float | None:
-        """Share of a slice's masks that a reader drew or erased: pixels changed since the model, of all in either.
+        """Share of a slice's pixels that a reader drew or erased since the model, of all in either's masks.
 
         1 where the model had no part in them, 0 where they are as the model made them; None where nothing was
         ever outlined.

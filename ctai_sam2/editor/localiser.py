@@ -13,8 +13,8 @@ _AXES = {"axial": ("z", 2), "sagittal": ("x", 0), "coronal": ("y", 1)}
 def position_mm(document: Document) -> tuple[str, float] | None:
     """Patient axis along which the slices of a volume follow, and the slice's place on it in mm.
 
-    Axes are those of `CTVolume`: +x to the patient's left, +y to the back, +z towards the head. None where the
-    geometry is not known.
+    Axes are those of `CTVolume`: +x to the patient's left, +y to the back, +z towards the head. None where
+    the geometry is not known.
     """
     ct_slice = document.slice
     if ct_slice.affine is None or ct_slice.plane not in _AXES:

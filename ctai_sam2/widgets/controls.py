@@ -81,7 +81,7 @@ class ControlFactory:
         return text(key, self.language, **values)
 
     def tooltip(self, action: str) -> str:
-        """What an action does, and its keys."""
+        """Return what an action does, and its keys."""
         keys = ", ".join(key_text(key) for key in BY_NAME[action].keys)
         return self.text(BY_NAME[action].text) + (f"  [{keys}]" if keys else "")
 

@@ -406,7 +406,7 @@ class MaskEditor(ABC):
         return {}
 
     def _doubts_before_writing(self) -> Message | None:
-        """What to ask before the case's row is written."""
+        """Return what to ask before the case's row is written."""
         if not any(self.document.masks(index) for index in self.document.indices):
             return Message("view.confirm_empty")
         return None
@@ -420,7 +420,7 @@ class MaskEditor(ABC):
                 controller.apply(editing.SetMask(label=label, mask=as_mask(mask), origin="import"))
 
     def _state_on_disk(self, name: str) -> CaseState:
-        """What became of a case before this editor was opened."""
+        """Find out what became of a case before this editor was opened."""
         if self.folder is None:
             return "open"
         journal, table = self._journal_path(name), results_table(self.folder / name, self.profile.name)

@@ -31,7 +31,8 @@ def draw_localiser(volume: CTVolume, axial_index: int) -> str:
     return (
         f'<div style="position:relative;width:{width}px;height:{_HEIGHT_PX}px;margin:4px auto">'
         f'<img alt="" src="{picture}" style="width:{width}px;height:{_HEIGHT_PX}px">'
-        f'<div style="position:absolute;left:0;right:0;top:{top:.2f}%;border-top:1px solid #F0E442"></div></div>'
+        f'<div style="position:absolute;left:0;right:0;top:{top:.2f}%;border-top:1px solid #F0E442"></div>'
+        "</div>"
     )
 
 

@@ -36,7 +36,8 @@ min-height: 0; }
 overflow-x: hidden; }
 .ctai-sam2-editor .ctai-sam2-tools, .ctai-sam2-editor .ctai-sam2-steps
 { display: flex; flex-flow: row wrap; width: 66px; margin: 0 0 6px 0; height: auto; }
-.ctai-sam2-editor .ctai-sam2-tools > div:last-child { display: grid; grid-template-columns: 32px 32px; width: 66px;
+.ctai-sam2-editor .ctai-sam2-tools > div:last-child { display: grid; grid-template-columns: 32px 32px; width:
+66px;
 margin: 0; }
 .ctai-sam2-editor .ctai-sam2-tools label { display: none; }
 .ctai-sam2-editor .ctai-sam2-tools button, .ctai-sam2-editor button.ctai-sam2-icon
@@ -50,10 +51,12 @@ display: inline-flex; align-items: center; justify-content: center; }
 .ctai-sam2-editor .ctai-sam2-stage { position: relative; flex: 1 1 0; min-width: 0; min-height: 0;
 background: #000; overflow: hidden; }
 .ctai-sam2-editor .ctai-sam2-stage > canvas { position: absolute; left: 0; top: 0; }
-.ctai-sam2-editor .ctai-sam2-ring { position: absolute; left: 0; top: 0; display: none; box-sizing: border-box;
+.ctai-sam2-editor .ctai-sam2-ring { position: absolute; left: 0; top: 0; display: none; box-sizing:
+border-box;
 border: 1px solid #FFF; outline: 1px solid rgba(0, 0, 0, 0.7); border-radius: 50%; pointer-events: none;
 z-index: 1; }
-.ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding: 2px 8px;
+.ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding:
+2px 8px;
 background: #E69F00; color: #111; border-radius: 3px; pointer-events: none; z-index: 4; }
 .ctai-sam2-editor .ctai-sam2-notices { position: absolute; left: 4px; top: 4px; max-width: 46%;
 flex-flow: column; pointer-events: none; z-index: 2; }
@@ -74,7 +77,8 @@ background: #FFF; padding: 8px; z-index: 6; width: auto; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
 
 .ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 232px;
-max-height: calc(100% - 8px); overflow-y: auto; overflow-x: hidden; flex-flow: column; z-index: 3; padding: 3px;
+max-height: calc(100% - 8px); overflow-y: auto; overflow-x: hidden; flex-flow: column; z-index: 3; padding:
+3px;
 background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 12px; box-sizing: border-box;
 --jp-ui-font-color1: #EEE; --jp-widgets-label-color: #EEE; --jp-widgets-color: #EEE; --jp-layout-color0: #222;
 --jp-layout-color1: #2A2A2A; --jp-layout-color2: #3A3A3A; --jp-border-color1: #555;
@@ -84,7 +88,8 @@ background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 
 .ctai-sam2-editor .ctai-sam2-rows { flex-flow: column; }
 .ctai-sam2-editor .ctai-sam2-row { flex-flow: row wrap; align-items: center; margin: 0 0 2px 0; }
 .ctai-sam2-editor .ctai-sam2-row .widget-colorpicker { width: 22px; flex: 0 0 22px; margin: 0 2px; }
-.ctai-sam2-editor .ctai-sam2-row .widget-colorpicker > div, .ctai-sam2-editor .ctai-sam2-row input[type="color"]
+.ctai-sam2-editor .ctai-sam2-row .widget-colorpicker > div, .ctai-sam2-editor .ctai-sam2-row
+input[type="color"]
 { width: 20px; height: 16px; padding: 0; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-row button { height: 22px; line-height: 20px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { width: auto; flex: 1 1 auto; text-align: left;
