@@ -76,7 +76,7 @@ class Viewport:
         return (screen_x - self.pan_xy[0]) / sx - 0.5, (screen_y - self.pan_xy[1]) / sy - 0.5
 
     def fitted(self) -> Viewport:
-        """Show the whole slice, as large as the canvas lets it be: in the middle, or left of what covers it."""
+        """Show the whole slice, as large as the canvas allows: in the middle, or left of what covers it."""
         height_mm = self.shape_hw[0] * self.spacing_mm[0]
         width_mm = self.shape_hw[1] * self.spacing_mm[1]
         zoom = _clamp(
