@@ -157,26 +157,28 @@ def image_target() -> Callable[[bytes], None]:
 
 def json_target() -> Callable[[bytes], None]:
     """Decode JSON as a prompt, a mask, an answer and the original system's request."""
+    from pydantic import ValidationError
+
     from ctai_sam2.errors import CtaiError
     from ctai_sam2.models import wire
-    from ctai_sam2.settings import Settings
-    from service.faults import Fault
-    from service.requesting import decode_base64, parse_json, parse_prompt
+    from service.bodies import parse_json
+    from service.faults import Fault, fault_of
+    from service.original_api import decode_base64
     from service.schemas import OriginalBody
-
-    settings = Settings(_env_file=None)
 
     def attempt(work: Callable[[], Any]) -> None:
         try:
             work()
+        except ValidationError as error:
+            str(error)
         except (CtaiError, Fault) as error:
-            if getattr(error, "status", 422) >= 500:
+            if fault_of(error).status_code >= 500:
                 raise
             str(error)
 
     def run(data: bytes) -> None:
-        attempt(lambda: parse_prompt(data, settings))
-        attempt(lambda: decode_base64(parse_json(OriginalBody, data).image_data))
+        attempt(lambda: wire.decode_prompt(parse_json(data)))
+        attempt(lambda: decode_base64(OriginalBody.model_validate(parse_json(data)).image_data))
         try:
             body = json.loads(data)
         except (ValueError, RecursionError):
@@ -199,7 +201,7 @@ def http_target() -> Callable[[bytes], None]:
     loop = asyncio.new_event_loop()
     lifespan = app.router.lifespan_context(app)
     loop.run_until_complete(lifespan.__aenter__())
-    while app.state.answering.identity is None:
+    while app.state.service.identity is None:
         loop.run_until_complete(asyncio.sleep(0.01))
     known = image_seeds()[0]
     form = f"multipart/form-data; boundary={BOUNDARY}"

@@ -6,19 +6,22 @@
     ├── InputError (ValueError)     an argument, a file's content or a setting cannot be used
     │   ├── AnatomyNotFound         the slice does not show what one click needs to start from
     │   └── ManifestError           a cohort's list of cases has rows that cannot be used; names every one
-    ├── DicomError                  a DICOM object is damaged, or is not what was asked for
+    ├── DicomError                  a DICOM object is damaged, or is not the object expected
     ├── GeometryError               orientation, spacing or positions contradict each other
     ├── StorageError (OSError)      something could not be written or read back; nothing was half-written
+    │   └── DamagedFile             a file of ours is there and cannot be read back; it is left as it is
     ├── WeightsError                a checkpoint is missing, damaged or not the one it claims to be
     │   └── WeightsMissing          (also Unavailable) the checkpoint is not on this machine
     ├── RecordError                 an annotation record cannot be read or replayed
-    └── SegmenterError              a segmenter could not answer
-        ├── Unavailable             it cannot answer now; another one may
+    └── SegmenterError              a segmenter made no prediction
+        ├── Unavailable             it is not available now; another one may be
         │   ├── WeightsMissing
         │   ├── DeviceUnavailable   no such device, or out of its memory
         │   ├── ServiceUnreachable  connection refused, reset, or no such host
-        │   ├── ServiceBusy         the service asked to come back later
-        │   └── ServiceTimeout      no answer within the time-out
+        │   ├── ServiceBusy         the service is busy; retry later
+        │   ├── ServiceTimeout      no response before the deadline
+        │   ├── ServiceFailed       (also ServiceRejected) the service failed on this request
+        │   └── InvalidResponse     (also ProtocolMismatch) not the service's response, or a damaged one
         ├── ServiceRejected         the service understood the request and refused it
         └── ProtocolMismatch        client and service speak different versions
 
@@ -52,12 +55,15 @@ class CtaiError(Exception):
         self.problem = problem
         self.received = received
         self.hint = hint
+        # Names of files that are not UTF-8 come as lone surrogates, which no terminal and no JSON takes.
+        problem = problem.encode("utf-8", "backslashreplace").decode()
         text = problem.rstrip(".")
         if received is not None:
             text += f" (received {received if isinstance(received, str) else repr(received)})"
         text += "."
         if hint:
             text += f" {hint.rstrip('.')}."
+        text = text.encode("utf-8", "backslashreplace").decode()
         super().__init__(text)
 
     def __str__(self) -> str:
@@ -86,7 +92,7 @@ class ManifestError(InputError):
 
 
 class DicomError(CtaiError):
-    """A DICOM object is damaged, or is not what was asked for."""
+    """A DICOM object is damaged, or is not the object expected."""
 
 
 class GeometryError(CtaiError):
@@ -95,6 +101,10 @@ class GeometryError(CtaiError):
 
 class StorageError(CtaiError, OSError):
     """Something could not be written or read back; nothing was left half-written."""
+
+
+class DamagedFile(StorageError):
+    """A file of ours is there and cannot be read back; it is never taken for absent, nor overwritten."""
 
 
 class WeightsError(CtaiError):
@@ -106,11 +116,11 @@ class RecordError(CtaiError):
 
 
 class SegmenterError(CtaiError):
-    """A segmenter could not answer."""
+    """A segmenter made no prediction."""
 
 
 class Unavailable(SegmenterError):
-    """The segmenter cannot answer now; another one may."""
+    """The segmenter is not available now; another one may be."""
 
 
 class WeightsMissing(WeightsError, Unavailable):
@@ -126,11 +136,11 @@ class ServiceUnreachable(Unavailable):
 
 
 class ServiceBusy(Unavailable):
-    """The service asked to come back later."""
+    """The service is busy; retry later."""
 
 
 class ServiceTimeout(Unavailable):
-    """No answer within the time-out."""
+    """No response before the deadline."""
 
 
 class ServiceRejected(SegmenterError):
@@ -139,3 +149,11 @@ class ServiceRejected(SegmenterError):
 
 class ProtocolMismatch(SegmenterError):
     """Client and service speak different protocol versions."""
+
+
+class ServiceFailed(ServiceRejected, Unavailable):
+    """The service failed on this request for a reason of its own; another segmenter may succeed."""
+
+
+class InvalidResponse(ProtocolMismatch, Unavailable):
+    """What came back is not a response of the service, is damaged, or is out of bounds."""

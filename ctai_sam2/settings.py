@@ -91,28 +91,37 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="Confidence below which a mask is flagged for review."
     )
     cache_dir: Path | None = Field(
-        None, description="Folder of the answer cache. Default: the user's cache folder."
+        None, description="Folder of the prediction cache. Default: the user's cache folder."
     )
     cache_expire_hours: float = Field(
-        24, gt=0, le=24 * 365, description="Age in hours after which a cached answer is computed again."
+        24, gt=0, le=24 * 365, description="Age in hours after which a cached prediction is computed again."
     )
-    cache_max_mb: float = Field(512, gt=0, description="Size in MB that the answer cache is kept below.")
+    cache_max_mb: float = Field(512, gt=0, description="Maximum size of the prediction cache in MB.")
+    cache_memory_mb: float = Field(
+        64, ge=1, description="Maximum size in MB of the masks of the prediction cache held in memory."
+    )
     service_url: str | None = Field(
         None,
         description="Address of a segmentation service, or several separated by commas: the first that is "
-        "available answers. Unset means none is used.",
+        "available is used. Unset means none is used.",
     )
     prefer: Literal["service", "local"] = Field(
-        "service", description="Who is asked first where a service is named: the service or this process."
+        "service",
+        description="Which is tried first where a service is named: the service or the local model.",
     )
     api_key: SecretStr | None = Field(
-        None, description="Key the service asks for; required when it listens beyond this machine."
+        None, description="Key the service requires; mandatory when it listens beyond this machine."
+    )
+    allow_plain_http: bool = Field(
+        False,
+        description="Whether slices and key may travel unencrypted (http://) to a service on another "
+        "machine, for a network that you trust.",
     )
     request_timeout: float = Field(
         30,
         gt=0,
         le=3600,
-        description="Seconds the service may take for an answer; the client waits 5 s more.",
+        description="Seconds the service may take for a response; the client waits 5 s longer.",
     )
     max_concurrency: int = Field(
         2, ge=1, le=256, description="Predictions the service runs at the same time."
@@ -121,18 +130,44 @@ class Settings(BaseSettings):
         32,
         ge=0,
         le=10_000,
-        description="Requests the service lets wait; those beyond are asked to come back (429).",
+        description="Requests that may wait in the service; further ones are refused (429).",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Slices embedded together by the service where a GPU is used."
     )
     host: str = Field("127.0.0.1", description="Address the service listens on.")
+    allowed_hosts: str | None = Field(
+        None,
+        description="Names, separated by commas, by which a service without a key may be reached, and whose "
+        "web pages may use it, besides this machine's own; * for any.",
+    )
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
     max_body_mb: float = Field(32, gt=0, le=2048, description="Size in MB of a request the service takes.")
     max_pixels: int = Field(
         4096 * 4096, ge=64, le=4096 * 4096, description="Pixels of an image the service takes."
     )
     max_points: int = Field(1024, ge=1, le=1024, description="Points the service takes in one prompt.")
+    bodies_mb: float = Field(
+        64, gt=0, description="Size in MB of all the requests together that the service keeps in memory."
+    )
+    max_connections: int = Field(
+        512,
+        ge=1,
+        le=65_536,
+        description="Connections the service keeps open; beyond, the one silent for longest is closed.",
+    )
+    min_upload_kb_s: float = Field(
+        16, gt=0, description="Rate in kB/s below which the service gives up on a body, after 5 s."
+    )
+    decode_timeout: float = Field(
+        5, gt=0, le=3600, description="Seconds the service lets an image be decoded."
+    )
+    decode_memory_mb: float = Field(
+        512, ge=64, description="Memory in MB the service lets the decoding of an image take (on Linux)."
+    )
+    decode_workers: int = Field(
+        2, ge=1, le=64, description="Processes in which the service decodes images that may take long."
+    )
     image_store_mb: float = Field(
         256, gt=0, description="Size in MB of the decoded images the service keeps for further clicks."
     )
@@ -151,6 +186,12 @@ class Settings(BaseSettings):
     def service_urls(self) -> tuple[str, ...]:
         """The addresses in ``service_url``."""
         return tuple(self.service_url.split(",")) if self.service_url else ()
+
+    @property
+    def allowed_host_names(self) -> tuple[str, ...]:
+        """The names in ``allowed_hosts``, in small letters."""
+        names = (self.allowed_hosts or "").lower().split(",")
+        return tuple(name.strip() for name in names if name.strip())
 
     @field_validator("service_url")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,17 +10,19 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import (
     read_mask_nifti,
     read_mask_png,
     read_slice,
     read_study,
+    write_json,
     write_mask_nifti,
     write_mask_png,
     write_overlay_png,
     write_table_csv,
 )
+from ctai_sam2.journal import fingerprint
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -46,6 +49,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "slice_thickness_mm",
     "kernel",
     "l3_certainty",
+    "level_chosen_by",
     "l3_probability",
     "warnings",
 )
@@ -101,14 +105,16 @@ def measure_study(
     InputError
         If the height is not plausible.
     """
+    by_software = study.level_chosen_by == "software"
     return measure_results(
         study.axial.ct_slice,
         _results_by_name(study),
         height_m=height_m,
         definitions=definitions,
         axial_index=study.axial_index,
-        l3_certainty=None if study.sagittal is None else study.sagittal.certainty,
-        l3_probability=None if study.sagittal is None else study.sagittal.probability,
+        l3_certainty=study.level_certainty,
+        l3_probability=study.sagittal.probability if by_software and study.sagittal is not None else None,
+        level_chosen_by=study.level_chosen_by,
         warnings=study.warnings,
     )
 
@@ -123,6 +129,7 @@ def measure_results(
     axial_index: int | None = None,
     l3_certainty: str | None = None,
     l3_probability: float | None = None,
+    level_chosen_by: str | None = None,
     warnings: Sequence[str] = (),
 ) -> TableRow:
     """Measure the structures of an axial slice: one table row with its provenance.
@@ -140,9 +147,11 @@ def measure_results(
     axial_index : int, optional
         Index of the slice in its volume.
     l3_certainty : str, optional
-        How the level is known.
+        How the level is known: ``counted``, ``estimated``, ``unknown``, or ``user`` where the user chose it.
     l3_probability : float, optional
         How likely the level is L3.
+    level_chosen_by : {"user", "software"}, optional
+        Who chose the level.
     warnings : sequence of str
         For the row.
 
@@ -184,6 +193,7 @@ def measure_results(
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
     row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
+    row["level_chosen_by"] = level_chosen_by
     row["warnings"] = " | ".join(warnings) or None
     return row
 
@@ -223,14 +233,17 @@ def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path)
     row : mapping
         From `measure_study`.
     folder : path-like
-        Made if missing; files of an earlier run are replaced, each atomically.
+        Made if missing; files of an earlier run on the same study are replaced, each atomically.
 
     Raises
     ------
+    InputError
+        If the folder holds the results of another study, or of a cohort.
     StorageError
         If something cannot be written.
     """
     folder = Path(folder)
+    _claim_folder(folder, study)
     masks: list[Path] = []
     for name, result in _results_by_name(study).items():
         ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
@@ -350,6 +363,30 @@ def measure_files(
 
 
 _OVERLAY_ORDER = ("sat", "vat", "muscle", "imat", "psoas_left", "psoas_right")
+
+
+def _claim_folder(folder: Path, study: StudyResult) -> None:
+    """Note which study's results a folder holds; refuse one with another's, so that two are never mixed."""
+    note = folder / "study.json"
+    image = fingerprint(study.volume)
+    if (folder / "summary.json").exists() and (folder / "records").is_dir():
+        raise InputError(f"the folder {folder.name} holds the results of a cohort", hint="Choose another.")
+    try:
+        known = json.loads(note.read_bytes())["image_sha256"]
+    except FileNotFoundError:
+        known = image
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            "study.json, which says whose results the folder holds, is damaged",
+            received=type(error).__name__,
+            hint="Choose another folder, or delete this one.",
+        ) from error
+    if known != image:
+        raise InputError(
+            f"the folder {folder.name} holds the results of another study",
+            hint="Choose another folder, or delete this one: two studies are never mixed.",
+        )
+    write_json(note, {"version": 1, "image_sha256": image})
 
 
 def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:

@@ -22,7 +22,7 @@ from ctai_sam2.models import LocalSegmenter, RemoteSegmenter, wire
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import Prediction, Prompt
 
-WAIT_S = 120.0
+WAIT_S = 600.0
 THREADS = 2
 """As in docker-compose.yml: sums in another order differ in their last bits."""
 NAMED = (Prompt(structure="muscle"), Prompt(structure="psoas_left"))

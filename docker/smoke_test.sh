@@ -21,7 +21,8 @@ cd "$project"
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 base_image=python:3.11-slim-bookworm
 port=${SMOKE_PORT:-18765}
-ready_target_s=10
+# Times are reported and fail nothing: a busy machine is slow. These are for what never comes.
+hang_s=600
 keep=no
 [ "${1:-}" != --keep ] || keep=yes
 
@@ -159,8 +160,7 @@ started=$("$python" -c 'import time; print(time.time())')
 compose start >/dev/null 2>&1
 took_s=$(client wait --since "$started") || fail "it did not get ready"
 say "ready $took_s s after the start"
-check "ready within $ready_target_s s" yes "$(awk -v t="$took_s" -v m=$ready_target_s 'BEGIN { print (t <= m) ? "yes" : "no" }')"
-compose up --detach --wait --wait-timeout 120 >/dev/null 2>&1 || fail "it did not become healthy"
+compose up --detach --wait --wait-timeout $hang_s >/dev/null 2>&1 || fail "it did not become healthy"
 check "health" healthy "$(inspect '{{.State.Health.Status}}')"
 
 # --- the same masks as here ---
@@ -197,7 +197,7 @@ else
     say "left out: kill -9, for which the engine's processes must be this machine's, and this root"
 fi
 compose down >/dev/null 2>&1
-compose up --detach --wait --wait-timeout 120 >/dev/null 2>&1 || fail "it did not come up again"
+compose up --detach --wait --wait-timeout $hang_s >/dev/null 2>&1 || fail "it did not come up again"
 check "volumes are kept over down and up" yes "$(inside sh -c 'test -e /models/smoke && test -e /cache/smoke && echo yes')"
 check "answers are kept over down and up" True "$(client cached)"
 stopped=$(date +%s)
@@ -212,7 +212,7 @@ CTAI_SAM2_TARGET=baked CTAI_SAM2_TAG=smoke-baked compose --progress plain build 
     { tail -40 "$work/build.log" >&2; fail "the target 'baked' does not build"; }
 docker run --detach --name "$alone" --network none --read-only --tmpfs /tmp --cap-drop ALL --env SAM2_API_KEY \
     --env SAM2_NUM_THREADS=2 ctai-sam2:smoke-baked >/dev/null
-for _ in $(seq 300); do
+for _ in $(seq $((hang_s * 5))); do
     [ "$(docker inspect --format '{{.State.Health.Status}}' "$alone")" != healthy ] || break
     sleep 0.2
 done

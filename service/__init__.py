@@ -6,9 +6,9 @@ must not claim the name ``service`` at the top level. Hence the relative
 imports here, which work under both names.
 """
 
-from __future__ import annotations
+import lazy_loader as _lazy  # type: ignore[import-untyped]
 
-from .app import make_app
-from .serving import serve
-
-__all__ = ["make_app", "serve"]
+# Loaded when first used: a signal that comes meanwhile has to be heard already (see ``__main__``).
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__, submod_attrs={"app": ["make_app"], "lifecycle": ["serve"]}
+)

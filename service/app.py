@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, File, Form, Path, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from pydantic import Json
 from starlette.exceptions import HTTPException
 
 from ctai_sam2._version import __version__
+from ctai_sam2.errors import CtaiError
 from ctai_sam2.models import wire
+from ctai_sam2.models.messages import (
+    SHA256_PATTERN,
+    HealthBody,
+    ImageBody,
+    PredictionBody,
+    PromptBody,
+    ReadyBody,
+)
 from ctai_sam2.models.protocol import Segmenter
 from ctai_sam2.settings import Settings
 
-from . import schemas
-from .answering import Answering
-from .describing import describe_api, error_responses, form_body, json_body, raw_body
-from .faults import STATUSES, Fault
-from .guarding import Guard, describe_fault
-from .metrics import Metrics
-from .original import answer_original
-from .requesting import file_of, parse_prompt, read_form, text_of
+from . import original_api
+from .auth import KEY, Guard
+from .faults import error_responses, respond
+from .limits import LimitedRoute
+from .segmentation import SegmentationService, Service
 
-logger = logging.getLogger("ctai_sam2.service")
+Digest = Annotated[str, Path(pattern=SHA256_PATTERN)]
 
-_WORK_ERRORS = (400, 401, 408, 409, 413, 422, 429, 500, 503, 504)
+_WORK_ERRORS = (400, 401, 403, 408, 409, 413, 422, 429, 500, 503, 504)
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+observation = APIRouter(tags=["observation"])
+segmentation = APIRouter(tags=["segmentation"], route_class=LimitedRoute, dependencies=[KEY])
 
 
 def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
@@ -39,7 +49,7 @@ def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
     Parameters
     ----------
     segmenter : Segmenter
-        Who segments. It is not closed with the application: whoever opened it does that.
+        Segments. It is not closed with the application: whoever opened it does that.
     settings : Settings, optional
         Limits and key; read from the environment when omitted.
 
@@ -49,21 +59,12 @@ def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
         To be run by any ASGI server, in one process per model.
     """
     settings = settings or Settings()
-    metrics = Metrics()
-    answering = Answering(segmenter, settings, metrics)
+    service = SegmentationService(segmenter, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        warming = asyncio.ensure_future(answering.warm_up_forever())
-        try:
+        async with service.running():
             yield
-        finally:
-            warming.cancel()
-            with suppress(asyncio.CancelledError):
-                await warming
-            await asyncio.to_thread(answering.gate.close)
-            answering.images.clear()
-            logger.info("stopped")
 
     app = FastAPI(
         title="ctai_sam2 segmentation service",
@@ -71,206 +72,105 @@ def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # their pages would load scripts from the internet
         redoc_url=None,
+        redirect_slashes=False,  # the address would be made from the request's Host
+        strict_content_type=False,  # clients of JSON need not name it
     )
-    app.state.answering = answering
-    app.add_middleware(Guard, settings=settings, metrics=metrics)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    _add_observation(app, answering)
-    _add_segmentation(app, answering)
-    _add_original(app, answering)
-    describe_api(app)
+    app.state.service = service
+    app.add_middleware(Guard, settings=settings, metrics=service.metrics)
+    for kind in (HTTPException, RequestValidationError, CtaiError):
+        app.add_exception_handler(kind, respond)
+    for router in (observation, segmentation, original_api.router):
+        app.include_router(router)
     return app
 
 
-def _add_observation(app: FastAPI, answering: Answering) -> None:
-    @app.get(
-        wire.HEALTH_PATH,
-        response_model=schemas.HealthBody,
-        responses=error_responses(409, 500),
-        summary="Is the service alive, and which model does it have?",
-        tags=["observation"],
-    )
-    async def health() -> Response:
-        identity = answering.identity
-        status = "healthy" if identity else ("unavailable" if answering.has_failed else "loading")
-        return JSONResponse(
-            {
-                "status": status,
-                "model_loaded": identity is not None,
-                "service": "sam2_segmentation",
-                "version": __version__,
-                "protocol": wire.PROTOCOL_VERSION,
-                "model": None if identity is None else wire.encode_identity(identity),
-                "detail": answering.reason,
-            }
-        )
+def openapi_text() -> str:
+    """Write the OpenAPI document as it is kept under ``docs``: made without a model."""
+    from ctai_sam2.models.local import LocalSegmenter
 
-    @app.get(
-        wire.READY_PATH,
-        response_model=schemas.ReadyBody,
-        responses=error_responses(409, 500, 503),
-        summary="Is the model loaded and warm?",
-        tags=["observation"],
-    )
-    async def ready() -> Response:
-        answering.require_ready()
-        return JSONResponse({"ready": True})
-
-    @app.get(
-        wire.METRICS_PATH,
-        response_class=Response,
-        responses={
-            200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
-            **error_responses(409, 500),
-        },
-        summary="Figures for Prometheus.",
-        tags=["observation"],
-    )
-    async def metrics() -> Response:
-        figures = answering.metrics
-        figures.waiting.set(answering.gate.waiting)
-        figures.running.set(answering.gate.running)
-        images, size = answering.images.usage()
-        figures.images.set(images)
-        figures.image_bytes.set(size)
-        return Response(figures.expose(), media_type="text/plain; version=0.0.4")
+    app = make_app(LocalSegmenter(), Settings(_env_file=None))
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False) + "\n"
 
 
-def _add_segmentation(app: FastAPI, answering: Answering) -> None:
-    settings = answering.settings
-
-    @app.put(
-        wire.IMAGE_PATH,
-        response_model=schemas.ImageBody,
-        responses=error_responses(*_WORK_ERRORS),
-        openapi_extra=raw_body("image/png", "image/jpeg", "application/dicom"),
-        summary="Send a slice once, under the SHA-256 of the file; it is embedded and kept.",
-        tags=["segmentation"],
-    )
-    async def put_image(sha256: str, request: Request) -> Response:
-        _require_digest(sha256)
-        async with answering.arriving(request) as arrived:
-            upload = await answering.keep(sha256, arrived.body, arrived)
-        height, width = upload.pixels.shape
-        return JSONResponse({"sha256": sha256, "kind": upload.kind, "height": height, "width": width})
-
-    @app.post(
-        wire.SEGMENT_PATH,
-        response_model=schemas.PredictionBody,
-        responses=error_responses(*_WORK_ERRORS, 404),
-        openapi_extra=json_body(schemas.PromptBody),
-        summary="Answer a prompt on a slice that was sent before.",
-        tags=["segmentation"],
-    )
-    async def segment(sha256: str, request: Request) -> Response:
-        _require_digest(sha256)
-        async with answering.arriving(request) as arrived:
-            prompt, window = await asyncio.to_thread(parse_prompt, arrived.body, settings)
-            answer = await answering.segment_kept(sha256, prompt, window, arrived)
-        return Response(answer, media_type="application/json")
-
-    @app.post(
-        wire.SEGMENT_ONCE_PATH,
-        response_model=schemas.PredictionBody,
-        responses=error_responses(*_WORK_ERRORS),
-        openapi_extra=form_body(
-            {
-                "file": {"type": "string", "format": "binary", "description": "PNG, JPEG or DICOM"},
-                "prompt": {"$ref": "#/components/schemas/PromptBody"},
-            },
-            required=["file", "prompt"],
-        ),
-        summary="Answer a prompt on a slice sent with it; the slice is kept as well.",
-        tags=["segmentation"],
-    )
-    async def segment_once(request: Request) -> Response:
-        async with answering.arriving(request) as arrived:
-            form = await read_form(request, arrived.body)
-            data = file_of(form, "file")
-            prompt, window = await asyncio.to_thread(parse_prompt, text_of(form, "prompt") or "", settings)
-            answer = await answering.segment_sent(data, prompt, window, arrived)
-        return Response(answer, media_type="application/json")
+@observation.get(
+    wire.HEALTH_PATH,
+    response_model=HealthBody,
+    responses=error_responses(403, 409, 500),
+    summary="Is the service alive, and which model does it have?",
+)
+async def health(service: Service) -> dict[str, Any]:
+    """Describe the service."""
+    return service.health()
 
 
-def _add_original(app: FastAPI, answering: Answering) -> None:
-    @app.post(
-        wire.ORIGINAL_PATH,
-        response_model=schemas.OriginalAnswerBody,
-        responses=error_responses(*_WORK_ERRORS),
-        openapi_extra={
-            "requestBody": {
-                "required": True,
-                "content": {
-                    **form_body(
-                        {
-                            "file": {
-                                "type": "string",
-                                "format": "binary",
-                                "description": "PNG, JPEG or DICOM",
-                            },
-                            "image_type": {"type": "string", "enum": ["L3", "middle", "auto"]},
-                            "patient_id": {"type": "string", "maxLength": 256},
-                            "slice_index": {"type": "integer"},
-                            "click_points": {
-                                "type": "string",
-                                "description": 'JSON: [{"x": 256, "y": 300, "label": 1}]',
-                            },
-                        },
-                        required=["file"],
-                    )["requestBody"]["content"],
-                    **json_body(schemas.OriginalBody)["requestBody"]["content"],
-                },
-            }
-        },
-        summary="The original system's request: an image and clicks in, one mask as a PNG out.",
-        tags=["original"],
-    )
-    async def segment_original(request: Request) -> Response:
-        async with answering.arriving(request) as arrived:
-            answer: dict[str, Any] = await answer_original(answering, request, arrived)
-        return JSONResponse(answer)
-
-    @app.get(
-        wire.ORIGINAL_HEALTH_PATH,
-        response_model=schemas.OriginalHealthBody,
-        responses=error_responses(401, 409, 500),
-        summary="The original system's health request.",
-        tags=["original"],
-    )
-    async def original_health() -> Response:
-        images, size = answering.images.usage()
-        made, reused = answering.metrics.count_predictions()
-        return JSONResponse(
-            {
-                "enabled": answering.settings.enabled,
-                "available": answering.identity is not None,
-                "cache_stats": {
-                    "images": images,
-                    "image_bytes": size,
-                    "predictions": made + reused,
-                    "cached_predictions": reused,
-                },
-            }
-        )
+@observation.get(
+    wire.READY_PATH,
+    response_model=ReadyBody,
+    responses=error_responses(403, 409, 500, 503),
+    summary="Is the model loaded and warm?",
+)
+async def ready(service: Service) -> dict[str, bool]:
+    """Say yes, or 503."""
+    service.require_ready()
+    return {"ready": True}
 
 
-def _require_digest(sha256: str) -> None:
-    if not wire.is_digest(sha256):
-        raise Fault(
-            status=422,
-            code="digest_invalid",
-            detail="An image is named by its SHA-256: 64 small hexadecimal digits.",
-        )
+@observation.get(
+    wire.METRICS_PATH,
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}},
+        **error_responses(403, 409, 500),
+    },
+    summary="Figures for Prometheus.",
+)
+async def metrics(service: Service) -> Response:
+    """Write all figures."""
+    return Response(service.figures(), media_type="text/plain; version=0.0.4")
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    """Give the framework's own refusals, no such path or method, the form of all errors."""
-    assert isinstance(error, HTTPException)
-    code = {404: "path_unknown", 405: "method_not_allowed"}.get(error.status_code, "refused")
-    detail = STATUSES.get(error.status_code, "The request was refused.")
-    fault = Fault(status=error.status_code, code=code, detail=detail)
-    return JSONResponse(
-        describe_fault(fault, request.scope["state"]["request_id"]),
-        status_code=error.status_code,
-        headers=dict(error.headers or {}),
-    )
+@segmentation.put(
+    wire.IMAGE_PATH,
+    response_model=ImageBody,
+    responses=error_responses(*_WORK_ERRORS),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"image/png": _BINARY, "image/jpeg": _BINARY, "application/dicom": _BINARY},
+        }
+    },
+    summary="Send a slice once, under the SHA-256 of the file; it is embedded and stored.",
+)
+async def put_image(sha256: Digest, service: Service, request: Request) -> dict[str, Any]:
+    """Store and embed an image."""
+    _, upload = await service.decode(await request.body(), sha256)
+    await service.embed(upload)
+    height, width = upload.pixels.shape
+    return {"sha256": sha256, "kind": upload.kind, "height": height, "width": width}
+
+
+@segmentation.post(
+    wire.SEGMENT_PATH,
+    response_model=PredictionBody,
+    responses=error_responses(*_WORK_ERRORS, 404),
+    summary="Segment by a prompt a slice that was sent before.",
+)
+async def segment(sha256: Digest, prompt: PromptBody, service: Service) -> dict[str, Any]:
+    """Segment a stored image."""
+    return await service.segment(sha256, service.find_image(sha256), prompt)
+
+
+@segmentation.post(
+    wire.SEGMENT_ONCE_PATH,
+    response_model=PredictionBody,
+    responses=error_responses(*_WORK_ERRORS),
+    summary="Segment by a prompt a slice sent with it; the slice is stored as well.",
+)
+async def segment_once(
+    service: Service,
+    file: Annotated[UploadFile, File(description="PNG, JPEG or DICOM")],
+    prompt: Annotated[Json[PromptBody], Form()],
+) -> dict[str, Any]:
+    """Store an image and segment it."""
+    digest, upload = await service.decode(await file.read())
+    return await service.segment(digest, upload, prompt)

@@ -1,11 +1,16 @@
-"""What can go wrong, as answers: a status, a code for programs, a sentence for people."""
+"""What can go wrong, as responses: a status, a code for programs, a sentence for people."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from ctai_sam2.errors import (
-    CtaiError,
     DeviceUnavailable,
     InputError,
     ServiceBusy,
@@ -14,37 +19,14 @@ from ctai_sam2.errors import (
     WeightsError,
 )
 from ctai_sam2.models import wire
+from ctai_sam2.models.messages import ErrorBody
 
-
-@dataclass(kw_only=True)
-class Fault(Exception):
-    """An answer that is an error.
-
-    Parameters
-    ----------
-    status : int
-        HTTP status.
-    code : str
-        For programs; stays the same when sentences change.
-    detail : str
-        For people. Never anything of an image, a patient or this program's inside.
-    retry_after_s : int, optional
-        When asking again may help.
-    """
-
-    status: int
-    code: str
-    detail: str
-    retry_after_s: int | None = None
-
-
-class ClientGone(Exception):
-    """Whoever asked has hung up: there is nobody to answer."""
-
+logger = logging.getLogger("ctai_sam2.service")
 
 STATUSES: dict[int, str] = {
     400: "The image is not PNG, JPEG or DICOM, is damaged, or is not what its digest says.",
     401: "The API key is missing or wrong.",
+    403: "The request comes from a page of another site, or names another host (`SAM2_ALLOWED_HOSTS`).",
     404: "There is no such image (code `image_unknown`: send it again) or no such path.",
     405: "The path does not take this method.",
     408: "The request did not arrive in time.",
@@ -54,16 +36,34 @@ STATUSES: dict[int, str] = {
     429: "The queue is full; come back after `Retry-After` seconds.",
     500: "Something unforeseen; the service goes on.",
     503: "The model is loading or not available; come back after `Retry-After` seconds.",
-    504: "The answer was not ready by the deadline.",
+    504: "The result was not ready by the deadline.",
 }
-"""Every error status the service answers with, and what it means."""
+"""Every error status of the service, and what it means."""
 
 
-def too_large(limit_mb: float) -> Fault:
-    """Make the fault for a request that is larger than allowed."""
-    return Fault(
-        status=413, code="too_large", detail=f"The request is larger than the limit of {limit_mb:g} MB."
-    )
+class Fault(HTTPException):
+    """A response that is an error.
+
+    Parameters
+    ----------
+    status : int
+        HTTP status.
+    code : str
+        For programs; stays the same when sentences change.
+    detail : str
+        For people. Never anything of an image, a patient or the inside of this program.
+    retry_after_s : int, optional
+        When another try may help.
+    """
+
+    def __init__(self, *, status: int, code: str, detail: str, retry_after_s: int | None = None) -> None:
+        headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
+        super().__init__(status, detail=detail, headers=headers)
+        self.code = code
+
+
+class ClientGone(Exception):
+    """The client has hung up: nobody waits for the response."""
 
 
 def bad_image(error: InputError) -> Fault:
@@ -76,8 +76,18 @@ def bad_image(error: InputError) -> Fault:
     )
 
 
-def fault_of(error: CtaiError) -> Fault:
-    """Turn an error of a segmenter into the answer that stands for it."""
+def fault_of(error: Exception) -> Fault:
+    """Turn an error into the response that stands for it."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _fault_of_validation(error)
+    if isinstance(error, HTTPException):  # the framework's own: no such path or method
+        code = {404: "path_unknown", 405: "method_not_allowed"}.get(error.status_code, "refused")
+        detail = STATUSES.get(error.status_code, "The request was refused.")
+        fault = Fault(status=error.status_code, code=code, detail=detail)
+        fault.headers = error.headers
+        return fault
     if isinstance(error, InputError):
         return Fault(status=422, code=wire.INPUT_INVALID, detail=str(error))
     if isinstance(error, DeviceUnavailable):
@@ -89,3 +99,44 @@ def fault_of(error: CtaiError) -> Fault:
     if isinstance(error, WeightsError | Unavailable):
         return Fault(status=503, code="model_unavailable", detail=str(error), retry_after_s=10)
     return Fault(status=500, code="internal_error", detail="Something unforeseen happened.")
+
+
+def respond(request: Request, error: Exception) -> Response:
+    """Answer with the error; what is unforeseen is logged, without its message."""
+    fault, request_id = fault_of(error), request.scope["state"]["request_id"]
+    if fault.status_code == 500:
+        logger.error("unforeseen", exc_info=error, extra={"request_id": request_id})
+    body = ErrorBody(error=fault.code, detail=fault.detail, request_id=request_id)
+    return JSONResponse(body.model_dump(), status_code=fault.status_code, headers=fault.headers)
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of a path for OpenAPI."""
+    retry = {"Retry-After": {"description": "in s", "schema": {"type": "integer"}}}
+    return {
+        status: {
+            "model": ErrorBody,
+            "description": STATUSES[status],
+            **({"headers": retry} if status in (429, 503) else {}),
+        }
+        for status in sorted(statuses)
+    }
+
+
+def _fault_of_validation(error: RequestValidationError) -> Fault:
+    """Name the place of the first problem, never the content."""
+    first = error.errors()[0]
+    where, *path = first["loc"]
+    if where == "path":
+        return Fault(
+            status=422,
+            code="digest_invalid",
+            detail="An image is named by its SHA-256: 64 small hexadecimal digits.",
+        )
+    if path == ["file"]:
+        return Fault(status=422, code="form_invalid", detail="The part 'file' with a file is missing.")
+    place = ".".join(str(part) for part in path)[:80]
+    # The parser's own words can quote what it read.
+    reason = "it is not valid JSON" if first["type"] == "json_invalid" else str(first["msg"])
+    at = f" at '{place}'" if place else ""
+    return Fault(status=422, code=wire.INPUT_INVALID, detail=f"The request cannot be read{at}: {reason}.")

@@ -1,4 +1,4 @@
-"""Decoded images, kept for further clicks under the digest of the file they came as."""
+"""Decoded images, stored for further clicks under the digest of the file they came as."""
 
 from __future__ import annotations
 
@@ -14,41 +14,39 @@ class ImageStore:
     Parameters
     ----------
     max_bytes : int
-        Pixels kept, in bytes; the one used last is kept in any case.
+        Pixels stored, in bytes; the image used last is stored in any case.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._images: OrderedDict[str, Upload] = OrderedDict()
-        self._bytes = 0
 
     def get(self, digest: str) -> Upload | None:
-        """Return an image, or None where it is not kept (any more)."""
+        """Return an image, or None where it is not stored (any more)."""
         with self._lock:
-            upload = self._images.get(digest)
-            if upload is not None:
+            if digest in self._images:
                 self._images.move_to_end(digest)
-            return upload
+            return self._images.get(digest)
 
     def put(self, digest: str, upload: Upload) -> None:
-        """Keep an image; let go of those not used for longest."""
+        """Store an image, instead of those not used for longest."""
         upload.pixels.setflags(write=False)
         with self._lock:
-            known = self._images.pop(digest, None)
-            self._bytes += upload.pixels.nbytes - (0 if known is None else known.pixels.nbytes)
             self._images[digest] = upload
-            while self._bytes > self._max_bytes and len(self._images) > 1:
-                _, dropped = self._images.popitem(last=False)
-                self._bytes -= dropped.pixels.nbytes
+            self._images.move_to_end(digest)
+            while len(self._images) > 1 and self._count_bytes() > self._max_bytes:
+                self._images.popitem(last=False)
 
     def usage(self) -> tuple[int, int]:
-        """Count the images kept, and their bytes."""
+        """Count the images stored, and their bytes."""
         with self._lock:
-            return len(self._images), self._bytes
+            return len(self._images), self._count_bytes()
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Drop all."""
         with self._lock:
             self._images.clear()
-            self._bytes = 0
+
+    def _count_bytes(self) -> int:
+        return sum(upload.pixels.nbytes for upload in self._images.values())

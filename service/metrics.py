@@ -40,6 +40,12 @@ class Metrics:
         self.dropped = Counter(
             "ctai_dropped", "Requests whose client hung up before the answer.", registry=registry
         )
+        self.decodes_stopped = Counter(
+            "ctai_decodes_stopped", "Images whose decoding took too much time or memory.", registry=registry
+        )
+        self.connections_closed = Counter(
+            "ctai_connections_closed", "Connections closed because too many were open.", registry=registry
+        )
         self.waiting = Gauge("ctai_queue_waiting", "Requests waiting for their turn.", registry=registry)
         self.running = Gauge("ctai_running", "Jobs worked on.", registry=registry)
         self.images = Gauge("ctai_images_kept", "Decoded images kept.", registry=registry)

@@ -1,120 +1,19 @@
-"""The JSON that is taken and given, as models: they check it, and they are its description."""
+"""The JSON of the original system's endpoint; that of the package's own client is in ``models.messages``."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
+from ctai_sam2.models.messages import Label, MessageBody
 from ctai_sam2.types import MAX_POINTS
 
-Label = Literal[0, 1]
 ImageType = Literal["L3", "middle", "auto"]
-Pair = Annotated[list[FiniteFloat], Field(min_length=2, max_length=2)]
+SliceIndex = Annotated[int, Field(ge=-999_999_999, le=999_999_999)]
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, protected_namespaces=())
-
-
-class MaskBody(_Body):
-    """A mask: run lengths of COCO's form as variable-length integers, deflated, in base64."""
-
-    shape: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=2, max_length=2)] = Field(
-        description="[rows, columns]"
-    )
-    runs: str = Field(max_length=4_000_000)
-
-
-class WindowBody(_Body):
-    """A grey window in HU."""
-
-    level: FiniteFloat
-    width: Annotated[FiniteFloat, Field(gt=0)]
-
-
-class PromptBody(_Body):
-    """What is pointed at, in pixels: x is the column, y the row, (0, 0) the centre of the first."""
-
-    points: list[Pair] | None = Field(None, description="[[x, y], ...]", max_length=MAX_POINTS)
-    labels: list[Label] | None = Field(
-        None, description="1 foreground, 0 background; all foreground when absent", max_length=MAX_POINTS
-    )
-    box: Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)] | None = Field(
-        None, description="[x0, y0, x1, y1]"
-    )
-    mask: MaskBody | None = Field(None, description="a previous mask to refine")
-    structure: str | None = Field(
-        None, description="what is meant, for models that know names", pattern="^[a-z][a-z0-9_]{0,31}$"
-    )
-    window: WindowBody | None = Field(
-        None, description="applied to a DICOM image; soft tissue (40, 400) when absent"
-    )
-
-
-class ModelBody(_Body):
-    """The model that answers."""
-
-    name: str
-    sha256: str = Field(description="of the weights")
-    image_size: int
-    device: str
-    dtype: str
-    code_version: str
-    structures: list[str]
-
-
-class PredictionBody(_Body):
-    """Candidate masks, best first."""
-
-    image: str = Field(description="SHA-256 of the image the masks are of")
-    masks: list[MaskBody] = Field(
-        min_length=1,
-        max_length=3,
-        description="The best mask, then the pixels in which each further candidate differs from it",
-    )
-    scores: list[float] = Field(description="confidence in each, 0 to 1")
-    model: ModelBody
-    processing_time_ms: float
-    cached: bool
-
-
-class ImageBody(_Body):
-    """An image that is kept."""
-
-    sha256: str
-    kind: Literal["png", "jpeg", "dicom"]
-    height: int
-    width: int
-
-
-class HealthBody(_Body):
-    """How the service is; it answers this as long as it lives."""
-
-    status: Literal["healthy", "loading", "unavailable"]
-    model_loaded: bool
-    service: Literal["sam2_segmentation"]
-    version: str
-    protocol: str
-    model: ModelBody | None
-    detail: str
-
-
-class ReadyBody(_Body):
-    """The model is loaded and has answered once."""
-
-    ready: Literal[True]
-
-
-class ErrorBody(_Body):
-    """What went wrong."""
-
-    error: str = Field(description="a code, for programs")
-    detail: str = Field(description="a sentence, for people")
-    request_id: str
-
-
-class ClickBody(_Body):
+class ClickBody(MessageBody):
     """A click."""
 
     x: FiniteFloat
@@ -122,7 +21,10 @@ class ClickBody(_Body):
     label: Label = 1
 
 
-class OriginalBody(_Body):
+Clicks = Annotated[list[ClickBody], Field(max_length=MAX_POINTS, fail_fast=True)]
+
+
+class OriginalBody(MessageBody):
     """The JSON form of the original system's request."""
 
     image_data: str = Field(description="PNG, JPEG or DICOM in base64; a data: URL will do")
@@ -130,11 +32,11 @@ class OriginalBody(_Body):
     patient_id: str | None = Field(
         None, description="given back, and neither logged nor kept", max_length=256
     )
-    slice_index: int | None = None
-    click_points: list[ClickBody] | None = Field(None, max_length=MAX_POINTS)
+    slice_index: SliceIndex | None = None
+    click_points: list[ClickBody] | None = Field(None, max_length=MAX_POINTS, fail_fast=True)
 
 
-class BoundingBoxBody(_Body):
+class BoundingBoxBody(MessageBody):
     """A box around the mask, in pixels."""
 
     x: int
@@ -143,8 +45,8 @@ class BoundingBoxBody(_Body):
     height: int
 
 
-class OriginalAnswerBody(_Body):
-    """The original system's answer."""
+class OriginalResponseBody(MessageBody):
+    """The original system's response."""
 
     mask_data: str = Field(description="a PNG in base64, 0 and 255")
     confidence_score: float
@@ -156,7 +58,7 @@ class OriginalAnswerBody(_Body):
     slice_index: int | None
 
 
-class CacheStatsBody(_Body):
+class CacheStatsBody(MessageBody):
     """What is kept for further clicks."""
 
     images: int
@@ -165,8 +67,8 @@ class CacheStatsBody(_Body):
     cached_predictions: int
 
 
-class OriginalHealthBody(_Body):
-    """The original system's health answer."""
+class OriginalHealthBody(MessageBody):
+    """The original system's health response."""
 
     enabled: bool
     available: bool

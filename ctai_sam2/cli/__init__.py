@@ -7,11 +7,17 @@ data; 5 nothing could be written or read back.
 
 from __future__ import annotations
 
+import os
+import signal
+
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line (the console script's entry point)."""
+    if os.getpid() == 1:
+        # For the first process of a container the kernel drops signals that have no handler.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     from ctai_sam2.cli.app import app
 
     app()

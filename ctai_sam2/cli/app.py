@@ -21,7 +21,8 @@ from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
     from ctai_sam2.models import Segmenter
-    from ctai_sam2.segmentation import Structure, StudyResult
+    from ctai_sam2.segmentation import StudyResult
+    from ctai_sam2.structures import Structure
     from ctai_sam2.study_outputs import StudyFiles, TableRow
     from ctai_sam2.types import Prompt
 
@@ -44,7 +45,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(serve)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
 Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
@@ -139,8 +140,9 @@ def segment(
     from ctai_sam2.io import read_slice, read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.io.pictures import PICTURE_SUFFIXES
-    from ctai_sam2.segmentation import STRUCTURES, segment_structure
+    from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.settings import Settings
+    from ctai_sam2.structures import STRUCTURES
     from ctai_sam2.study_outputs import describe_structure, write_structure
     from ctai_sam2.types import Window
 

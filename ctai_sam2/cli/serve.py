@@ -12,7 +12,7 @@ from ctai_sam2.cli.report import reporting_errors
 from ctai_sam2.errors import InputError
 
 _HOMES = ("ctai_sam2._service", "service")
-"""Where the service lies: in an installed wheel, in a checkout."""
+"""Where the service is: in an installed wheel, in a checkout."""
 
 
 @reporting_errors
@@ -32,6 +32,9 @@ def serve(
 def _find_service() -> ModuleType:
     for name in _HOMES:
         try:
+            importlib.import_module(
+                f"{name}.lifecycle"
+            )  # and with it FastAPI, which the service itself loads late
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:

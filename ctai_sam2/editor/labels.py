@@ -1,6 +1,6 @@
 """What can be outlined: labels with their colours, and the two editors' profiles.
 
-Names are those of ``ctai_sam2.segmentation.results.STRUCTURES``. Labels may overlap
+Names are those of ``ctai_sam2.structures.STRUCTURES``. Labels may overlap
 (psoas is part of muscle), so a lock protects a label's own mask and prompts and
 says nothing about the others.
 
@@ -19,6 +19,7 @@ from types import MappingProxyType
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import PRESETS, SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
+from ctai_sam2.structures import COLORS
 from ctai_sam2.types import Plane, Window
 
 
@@ -115,13 +116,14 @@ class Profile:
         return (group,)
 
 
+_AXIAL_LABELS = ("psoas_left", "psoas_right", "muscle", "imat", "vat", "sat")
 _DRAWING = ("brush", "eraser", "polygon", "lasso", "rectangle", "flood")
 _LOOKING = ("ruler", "roi", "pan", "window")
 
 L3 = Profile(
     name="l3",
     plane="sagittal",
-    labels=(Label(name="l3", colour="#F0E442"),),
+    labels=(Label(name="l3", colour=COLORS["l3"]),),
     groups=MappingProxyType({"l3": ("l3",)}),
     window=PRESETS["bone"],
     tools=("rectangle", "click", "box", *(tool for tool in _DRAWING if tool != "rectangle"), *_LOOKING),
@@ -131,14 +133,7 @@ L3 = Profile(
 MIDDLE = Profile(
     name="middle",
     plane="axial",
-    labels=(
-        Label(name="psoas_left", colour="#56B4E9"),
-        Label(name="psoas_right", colour="#009E73"),
-        Label(name="muscle", colour="#E69F00"),
-        Label(name="imat", colour="#D55E00"),
-        Label(name="vat", colour="#CC79A7"),
-        Label(name="sat", colour="#0072B2"),
-    ),
+    labels=tuple(Label(name=name, colour=COLORS[name]) for name in _AXIAL_LABELS),
     groups=MappingProxyType(
         {
             "psoas": ("psoas_left", "psoas_right"),

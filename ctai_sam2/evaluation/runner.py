@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.errors import CtaiError, InputError, SegmenterError
 from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
 from ctai_sam2.evaluation.scores import AXIAL_SCORED, SAGITTAL_SCORED, Group, Method, Score, compare
 from ctai_sam2.evaluation.sessions import (
@@ -34,7 +34,7 @@ from ctai_sam2.io import ReferenceCase, read_case_npz
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.phantom import LEVEL_NAMES, make_axial_slice, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.prediction import frame_for
-from ctai_sam2.types import CTSlice, Mask, ModelIdentity
+from ctai_sam2.types import CTSlice, Mask, ModelIdentity, Progress
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ PHANTOM_SEED: Final = 90210
 _SHOWN: Final = ("click_1", "box", "button")
 _EXAMPLE_MARGIN_MM: Final = 15.0
 _MAX_EXAMPLES: Final = 24
-
-Progress = Callable[[int, int, str], None]
-"""Called with slices done, slices in all and the name of the next one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -254,6 +251,7 @@ def evaluate_model(
             yield "a phantom", make, segmenter, "phantom"
 
     scored = 0
+    last_failure: SegmenterError | None = None
     for name, read, model, group in work():
         if progress is not None:
             progress(done, total, name)
@@ -264,13 +262,21 @@ def evaluate_model(
             _LOGGER.warning("%s was not scored: %s", name, error)
             skipped.append(f"{name}: {error.problem}")
             continue
-        found, seen, left_out = _score_case(case, model, plan, group, untrained)
+        try:
+            found, seen, left_out = _score_case(case, model, plan, group, untrained)
+        except SegmenterError as error:
+            _LOGGER.warning("%s was not scored: %s", name, error)
+            skipped.append(f"{name}: {error.problem}")
+            last_failure = error
+            continue
         skipped += left_out
         rows += found
         scored += bool(found)
         examples = sorted([*examples, *seen], key=lambda example: -example.badness)[:_MAX_EXAMPLES]
     if progress is not None:
         progress(done, total, "")
+    if not rows and last_failure is not None:
+        raise last_failure
     if not rows:
         raise InputError(
             "no case has a mask to score",

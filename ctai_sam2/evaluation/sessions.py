@@ -10,15 +10,16 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PromptName
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.simulated_clicks import click_centre_of_largest_error
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation import PredictsMasks, Structure, segment_structure
+from ctai_sam2.segmentation import PredictsMasks, segment_structure
 from ctai_sam2.segmentation.axial import AxialSession
 from ctai_sam2.segmentation.prediction import frame_for, predict_on_slice
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask, Prompt
 
 CLICKS_SCORED: Final[tuple[tuple[int, PromptName], ...]] = ((1, "click_1"), (3, "click_3"), (5, "click_5"))
@@ -246,8 +247,8 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
             result = desk.session.segment(wanted)
         else:
             result = segment_structure(desk.ct, wanted, desk.segmenter)
-    except CtaiError as error:
-        return _no_answer(desk, "button", error)
+    except AnatomyNotFound as error:
+        return _refused(desk, "button", error)
     return Answer(
         prompt="button",
         mask=result.mask,
@@ -273,8 +274,8 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
             else:
                 result = segment_structure(desk.ct, structure, desk.segmenter, prompt=prompt)
             mask, confidence = result.mask, result.confidence or 0.0
-    except CtaiError as error:
-        return _no_answer(desk, name, error)
+    except AnatomyNotFound as error:
+        return _refused(desk, name, error)
     return Answer(
         prompt=name,
         mask=mask,
@@ -283,7 +284,8 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
     )
 
 
-def _no_answer(desk: Desk, name: PromptName, error: CtaiError) -> Answer:
+def _refused(desk: Desk, name: PromptName, error: AnatomyNotFound) -> Answer:
+    # A refusal is a result of the method and scores 0; any other error says nothing about a mask.
     return Answer(
         prompt=name,
         mask=np.zeros(desk.ct.shape_hw, dtype=np.bool_),

@@ -1,8 +1,8 @@
 """What a DICOM file says about its images, read without their pixels.
 
-Only the elements listed here are ever parsed, none of which names a patient.
-File names can carry one, so errors show the last part of a path and nothing
-above it.
+Only the elements listed here are ever parsed. Those that name a patient are at once turned into digests that
+tell one patient from another and nothing else. File names can carry a name too, so errors show the last part
+of a path and nothing above it.
 """
 
 from __future__ import annotations
@@ -16,42 +16,14 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
+from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
+from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import Acquisition
 
 MAX_IMAGE_SIDE = 8192
 """Rows or columns beyond this are a damaged header, not a CT."""
-
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
-ENHANCED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.1"
-LEGACY_CONVERTED_CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2.2"
-
-_CT_CLASSES = (CT_IMAGE, ENHANCED_CT_IMAGE, LEGACY_CONVERTED_CT_IMAGE)
-
-_OTHER_CLASSES = {
-    "1.2.840.10008.1.3.10": "a DICOMDIR",
-    "1.2.840.10008.5.1.4.1.1.7": "a secondary capture",
-    "1.2.840.10008.5.1.4.1.1.88": "a structured report",
-    "1.2.840.10008.5.1.4.1.1.66": "a segmentation or registration",
-    "1.2.840.10008.5.1.4.1.1.481": "a radiotherapy object",
-    "1.2.840.10008.5.1.4.1.1.104": "an encapsulated document",
-    "1.2.840.10008.5.1.4.1.1.11": "a presentation state",
-}
-
-_REFUSED_IMAGE_TYPES = {
-    "LOCALIZER": "a localizer (scout view), not a cross-section",
-    "SCOUT": "a localizer (scout view), not a cross-section",
-    "PERFUSION": "a perfusion map, not Hounsfield units",
-    "SUBTRACTION": "a subtraction image, not Hounsfield units",
-    "MIP": "a maximum intensity projection, not a plain cross-section",
-    "MINIP": "a minimum intensity projection, not a plain cross-section",
-    "MAX_IP": "a maximum intensity projection, not a plain cross-section",
-    "MIN_IP": "a minimum intensity projection, not a plain cross-section",
-    "VOLREN": "a rendering, not Hounsfield units",
-    "SCREEN SAVE": "a screen shot, not Hounsfield units",
-    "DOSE_INFO": "a dose report, not a cross-section",
-    "MATERIAL": "a material map, not Hounsfield units",
-}
 
 HEADER_KEYWORDS = (
     "SOPClassUID",
@@ -68,8 +40,14 @@ HEADER_KEYWORDS = (
     "GantryDetectorTilt",
     "ConvolutionKernel",
     "ImagerPixelSpacing",
+    "SpecificCharacterSet",
+    "StudyInstanceUID",
     "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "SeriesDescription",
+    "InstanceNumber",
     "AcquisitionNumber",
+    "AcquisitionTime",
     "TemporalPositionIdentifier",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -95,8 +73,30 @@ HEADER_KEYWORDS = (
     "PerFrameFunctionalGroupsSequence",
 )
 
+PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate")
+"""What tells patients apart; read as bytes, kept as digests."""
+
 PIXEL_KEYWORDS = (
-    *HEADER_KEYWORDS,
+    "SOPClassUID",
+    "SpecificCharacterSet",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "LossyImageCompression",
+    "ModalityLUTSequence",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
     "PixelData",
@@ -130,6 +130,41 @@ FileSource: TypeAlias = Path | MemoryFile
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupingKeys:
+    """What tells apart images that share a SeriesInstanceUID; empty where the header is silent.
+
+    Parameters
+    ----------
+    study_uid, frame_of_reference_uid : str
+        As recorded.
+    patient : tuple of str
+        Digests of PatientID, PatientName and birth date, then sex and height.
+    kernel, kvp : str
+        Reconstruction kernel and tube voltage.
+    acquisition, temporal_position, stack : str
+        Numbers of the acquisition, of the phase in a time series and of the stack in a multi-frame object.
+    image_type : str
+        ImageType behind its first value, which changes with every lossy copy.
+    contrast : str
+        Whether a contrast agent is recorded.
+    time : str
+        When the acquisition began.
+    """
+
+    study_uid: str = ""
+    frame_of_reference_uid: str = ""
+    patient: tuple[str, ...] = ()
+    kernel: str = ""
+    kvp: str = ""
+    acquisition: str = ""
+    temporal_position: str = ""
+    stack: str = ""
+    image_type: str = ""
+    contrast: str = ""
+    time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameHeader:
     """One image of one DICOM file: where it lies and whether it can be used.
 
@@ -149,8 +184,12 @@ class FrameHeader:
         LPS position of the first pixel's centre.
     spacing_mm : tuple of 2 floats, optional
         Distance between rows, then between columns.
-    phase : tuple of str
-        What tells apart images at one place: acquisition number, temporal position, image type, kernel, kV.
+    instance_number : int, optional
+        As recorded.
+    keys : GroupingKeys
+        What tells images of several patients, acquisitions or phases apart.
+    description : str, optional
+        Description of the series, as one line.
     refusal : str, optional
         Why it cannot be used; None for a CT image in HU.
     acquisition : Acquisition
@@ -168,7 +207,9 @@ class FrameHeader:
     orientation: tuple[float, ...] | None = None
     position_mm: tuple[float, ...] | None = None
     spacing_mm: tuple[float, ...] | None = None
-    phase: tuple[str, ...] = ()
+    instance_number: int | None = None
+    keys: GroupingKeys = field(default_factory=GroupingKeys)
+    description: str | None = None
     refusal: str | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     cautions: tuple[str, ...] = ()
@@ -236,7 +277,7 @@ def read_dataset(path: FileSource, *, pixels: bool) -> Any:
                 file,
                 stop_before_pixels=not pixels,
                 force=True,
-                specific_tags=list(PIXEL_KEYWORDS if pixels else HEADER_KEYWORDS),
+                specific_tags=list(PIXEL_KEYWORDS if pixels else (*HEADER_KEYWORDS, *PATIENT_KEYWORDS)),
             )
     except OSError as error:
         if isinstance(error, EOFError) or error.errno is None:
@@ -284,6 +325,16 @@ def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> A
     return value_of(dataset, keyword)
 
 
+def is_malformed(dataset: Any, frame: int, sequence: str, keyword: str) -> bool:
+    """Tell whether an element that `functional_value` finds no value in is there and is not empty."""
+    places = [dataset]
+    for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
+        items = value_of(dataset, groups)
+        if items and index < len(items):
+            places += value_of(items[index], sequence) or []
+    return any((_raw_bytes(place, keyword) or b"").strip(b" \0") for place in places)
+
+
 def value_of(dataset: Any, keyword: str) -> Any:
     """Get a value, or None where the element is missing, empty or malformed."""
     try:
@@ -314,11 +365,13 @@ def _headers_of(path: FileSource, dataset: Any) -> list[FrameHeader]:
         sop_class = str(value_of(getattr(dataset, "file_meta", {}), "MediaStorageSOPClassUID") or "")
     common: dict[str, Any] = {
         "path": path,
-        "series_uid": str(value_of(dataset, "SeriesInstanceUID") or ""),
-        "instance_uid": str(value_of(dataset, "SOPInstanceUID") or ""),
-        "modality": modality,
+        "series_uid": valid_uid(value_of(dataset, "SeriesInstanceUID")),
+        "instance_uid": valid_uid(value_of(dataset, "SOPInstanceUID")),
+        "modality": shown_code(modality) if modality else "",
+        "instance_number": _whole(value_of(dataset, "InstanceNumber")),
+        "description": one_line(value_of(dataset, "SeriesDescription")),
     }
-    refusal = _class_refusal(sop_class, modality)
+    refusal = refusal_of_class(sop_class, modality)
     if refusal:
         return [FrameHeader(**common, refusal=refusal)]
     rows, columns = value_of(dataset, "Rows"), value_of(dataset, "Columns")
@@ -348,7 +401,12 @@ def _frame_header(
     rescale_type = str(
         functional_value(dataset, frame, "PixelValueTransformationSequence", "RescaleType") or ""
     )
-    refusal = _image_refusal(dataset, image_type, rescale_type)
+    refusal = refusal_of_image(
+        image_type,
+        rescale_type,
+        int(number_of(value_of(dataset, "SamplesPerPixel")) or 1),
+        str(value_of(dataset, "PhotometricInterpretation") or "MONOCHROME2"),
+    )
     if refusal is None and frame_count > 1 and position is None and orientation is None:
         refusal = "a multi-frame image without positions"
     cautions = []
@@ -362,53 +420,60 @@ def _frame_header(
         orientation=orientation,
         position_mm=position,
         spacing_mm=spacing if spacing is not None and min(spacing) > 0 else None,
-        phase=(
-            str(value_of(dataset, "AcquisitionNumber") or ""),
-            str(
-                functional_value(dataset, frame, "FrameContentSequence", "TemporalPositionIndex")
-                or value_of(dataset, "TemporalPositionIdentifier")
-                or ""
-            ),
-            "/".join(image_type),
-            str(acquisition.kernel),
-            str(acquisition.kvp),
-        ),
+        keys=_grouping_keys(dataset, frame, image_type, acquisition),
         refusal=refusal,
         acquisition=acquisition,
         cautions=tuple(cautions),
     )
 
 
-def _class_refusal(sop_class: str, modality: str) -> str | None:
-    if sop_class and sop_class not in _CT_CLASSES:
-        matches = [key for key in _OTHER_CLASSES if sop_class == key or sop_class.startswith(key + ".")]
-        if matches:
-            return f"{_OTHER_CLASSES[max(matches, key=len)]}, not a CT image"
-        if modality and modality != "CT":
-            return f"modality {modality}, not CT"
-        return "not a CT image object"
-    if modality and modality != "CT":
-        return f"modality {modality}, not CT"
-    if not sop_class and not modality:
-        return "its header names neither a modality nor an image class"
-    return None
+def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition: Acquisition) -> GroupingKeys:
+    content = "FrameContentSequence"
+    return GroupingKeys(
+        study_uid=valid_uid(value_of(dataset, "StudyInstanceUID")),
+        frame_of_reference_uid=valid_uid(value_of(dataset, "FrameOfReferenceUID")),
+        patient=(
+            *(digest_of(_raw_bytes(dataset, keyword)) for keyword in PATIENT_KEYWORDS),
+            acquisition.patient_sex or "",
+            _text_of(acquisition.patient_height_m),
+        ),
+        kernel=acquisition.kernel or "",
+        kvp=_text_of(acquisition.kvp),
+        acquisition=_text_of(
+            functional_value(dataset, frame, content, "FrameAcquisitionNumber")
+            or value_of(dataset, "AcquisitionNumber")
+        ),
+        temporal_position=_text_of(
+            functional_value(dataset, frame, content, "TemporalPositionIndex")
+            or value_of(dataset, "TemporalPositionIdentifier")
+        ),
+        stack=_text_of(functional_value(dataset, frame, content, "StackID")),
+        image_type="/".join(word for word in image_type if word not in ("ORIGINAL", "DERIVED")),
+        contrast=_text_of(acquisition.contrast),
+        time=_text_of(value_of(dataset, "AcquisitionTime")),
+    )
 
 
-def _image_refusal(dataset: Any, image_type: list[str], rescale_type: str) -> str | None:
-    for word in image_type:
-        for key, reason in _REFUSED_IMAGE_TYPES.items():
-            if word == key or word.startswith(key + "_"):
-                return reason
-    samples = int(number_of(value_of(dataset, "SamplesPerPixel")) or 1)
-    if samples != 1 or not str(
-        value_of(dataset, "PhotometricInterpretation") or "MONOCHROME2"
-    ).strip().startswith("MONOCHROME"):
-        return "a colour picture, not Hounsfield units"
-    unit = rescale_type.strip().upper()
-    # Vendors write HU in many ways ("Houndsfield Unit"); silence means HU for CT (PS3.3 C.8.2.1.1.1).
-    if unit and unit not in {"HU", "US", "HU_MOD"} and not unit.startswith("HOU"):
-        return f"its values are in {unit[:16]}, not Hounsfield units"
-    return None
+def _raw_bytes(dataset: Any, keyword: str) -> bytes | None:
+    """Bytes of an element as they stand in the file, in whatever character set."""
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in dataset:
+        return None
+    value = dataset.get_item(tag).value
+    if value is None:
+        return None
+    return value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogateescape")
+
+
+def _text_of(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _whole(value: Any) -> int | None:
+    number = number_of(value)
+    return int(number) if number is not None and number.is_integer() else None
 
 
 def _acquisition(dataset: Any, frame: int) -> Acquisition:
@@ -424,7 +489,7 @@ def _acquisition(dataset: Any, frame: int) -> Acquisition:
         kvp=kvp if kvp and kvp > 0 else None,
         contrast=_contrast(dataset, frame),
         slice_thickness_mm=thickness if thickness and thickness > 0 else None,
-        kernel=kernel or None,
+        kernel=one_line(kernel),
         gantry_tilt_deg=number_of(
             functional_value(dataset, frame, "CTAcquisitionDetailsSequence", "GantryDetectorTilt")
         ),

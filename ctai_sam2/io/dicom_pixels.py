@@ -14,10 +14,12 @@ from ctai_sam2.io.dicom_headers import (
     FileSource,
     damaged,
     functional_value,
+    is_malformed,
     number_of,
     read_dataset,
     value_of,
 )
+from ctai_sam2.io.dicom_text import valid_uid
 from ctai_sam2.io.library_messages import quiet
 
 AIR_HU = -1024
@@ -25,6 +27,13 @@ AIR_HU = -1024
 
 _BODY_HU = -500.0
 """Padding above this could be tissue of the same value, so only padding that touches the border counts."""
+
+_BELOW_AIR_HU = -1500.0
+"""Nothing absorbs less than a vacuum, -1000 HU: what is stored below this is padding."""
+
+_OVERLAY_SHARE = 0.3
+_FAT_HU = -50.0
+_MAX_HU = 32767
 
 _COARSE_HU = 1.5
 """Steps of stored values beyond this are worth a warning."""
@@ -74,18 +83,12 @@ def read_hu_frames(path: FileSource, frames: Sequence[int]) -> DecodedFile:
         with quiet("pydicom") as caught:
             cautions = _mend_transfer_syntax(dataset)
             _require_enough_bytes(path, dataset)
-            if _codestream_is_signed(dataset) and value_of(dataset, "PixelRepresentation") == 0:
-                # The numbers in the JPEG 2000 stream are negative whatever the header says; read as
-                # unsigned they would come out near 65535.
-                dataset.PixelRepresentation = 1
-                cautions.append(
-                    "the header and the JPEG 2000 stream disagree on signed values; the stream was taken"
-                )
+            cells = _pixel_cells(path, dataset, cautions)
             arrays = _decode(dataset, frames)
             if caught:
                 cautions.append("irregular encoding was tolerated while decoding")
             converted = [
-                _to_hu(path, dataset, frame, array, cautions)
+                _to_hu(path, dataset, frame, array, cells, cautions)
                 for frame, array in zip(frames, arrays, strict=True)
             ]
     except CtaiError:
@@ -97,22 +100,6 @@ def read_hu_frames(path: FileSource, frames: Sequence[int]) -> DecodedFile:
         raise damaged(path, _cause(dataset, error)) from error
     cautions += _lossy_cautions(dataset)
     return DecodedFile(frames=converted, cautions=tuple(dict.fromkeys(cautions)))
-
-
-def implausible_values(hu: NDArray[Any]) -> list[str]:
-    """Warn where no body could have these values: no fat below -50 HU, or nothing above 0 HU.
-
-    Examples
-    --------
-    >>> implausible_values(np.array([0, 128, 255]))
-    ['values from 0 to 255 do not look like Hounsfield units: HU limits will not fit']
-    >>> implausible_values(np.array([-1024, 60]))
-    []
-    """
-    low, high = int(hu.min()), int(hu.max())
-    if low >= -50 or high <= 0:
-        return [f"values from {low} to {high} do not look like Hounsfield units: HU limits will not fit"]
-    return []
 
 
 def _mend_transfer_syntax(dataset: Any) -> list[str]:
@@ -142,15 +129,104 @@ def _require_enough_bytes(path: FileSource, dataset: Any) -> None:
         raise damaged(path, f"truncated pixel data, {len(dataset.PixelData)} of {expected} bytes are there")
 
 
-def _codestream_is_signed(dataset: Any) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class _PixelCells:
+    """Where a stored value lies in its cell of bits, PS3.5 section 8.1.1."""
+
+    bits: int
+    shift: int
+    signed: bool
+
+    @property
+    def range(self) -> tuple[int, int]:
+        """Smallest and largest stored value."""
+        if self.signed:
+            return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+        return 0, (1 << self.bits) - 1
+
+    def values_of(self, decoded: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+        """Take the value out of each cell, and tell whether anything else was in a cell.
+
+        Bits outside of the value may hold an overlay, or anything.
+        """
+        wide: Any = np.int64 if decoded.dtype.itemsize > 2 else np.int32
+        values: NDArray[Any] = np.right_shift(decoded.astype(wide), self.shift)
+        low, high = self.range
+        crowded = bool(self.shift and (decoded & ((1 << self.shift) - 1)).any())
+        if int(values.min()) < low or int(values.max()) > high:
+            beyond = values >> self.bits
+            values &= (1 << self.bits) - 1
+            if self.signed:
+                values = (values ^ (1 << (self.bits - 1))) - (1 << (self.bits - 1))
+            # A negative number may go on in the bits before it.
+            crowded |= bool(((beyond != 0) & ((beyond != -1) | (values >= 0))).any())
+        return values, crowded
+
+    def contradicts(self, decoded: NDArray[Any]) -> bool:
+        """Tell whether the values end where, by their high bit, they should begin."""
+        if not self.shift:
+            return False
+        below = decoded & ((1 << self.shift) - 1)
+        # An overlay is there or not, on a part of the pixels; the last bits of values take all patterns.
+        is_overlay = len(np.unique(below)) <= 2 and np.count_nonzero(below) <= _OVERLAY_SHARE * below.size
+        fits = int(decoded.max()) < 1 << self.bits and int(decoded.min()) >= -(1 << (self.bits - 1))
+        return fits and not is_overlay
+
+
+def _pixel_cells(path: FileSource, dataset: Any, cautions: list[str]) -> _PixelCells:
+    allocated = int(dataset.BitsAllocated)
+    bits = int(number_of(value_of(dataset, "BitsStored")) or allocated)
+    high_bit = number_of(value_of(dataset, "HighBit"))
+    signed = int(number_of(value_of(dataset, "PixelRepresentation")) or 0) == 1
+    shift = 0 if high_bit is None else int(high_bit) + 1 - bits
+    if not (1 <= bits <= allocated <= 32) or shift < 0 or shift + bits > allocated:
+        raise damaged(path, f"its bits contradict each other ({allocated} allocated, {bits} stored, high bit"
+                      f" {'missing' if high_bit is None else int(high_bit)})")  # fmt: skip
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        # The stream says itself how many bits a value has; only what it holds beyond them is shifted.
+        stream = _codestream(dataset)
+        precision = _precision(stream)
+        if _is_signed_jpeg_2000(dataset, stream) and not signed:
+            # The numbers in the JPEG 2000 stream are negative whatever the header says; read as
+            # unsigned they would come out near 65535.
+            dataset.PixelRepresentation = 1
+            cautions.append(
+                "the header and the JPEG 2000 stream disagree on signed values; the stream was taken"
+            )
+            return _PixelCells(bits=max(bits, precision or bits), shift=0, signed=True)
+        if precision is not None and precision <= bits:
+            shift = 0
+    return _PixelCells(bits=bits, shift=shift, signed=signed)
+
+
+def _codestream(dataset: Any) -> bytes:
     from pydicom.encaps import get_frame
+
+    count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
+    return bytes(get_frame(dataset.PixelData, 0, number_of_frames=count))
+
+
+def _precision(stream: bytes) -> int | None:
+    """Bits of a value in a JPEG, JPEG-LS or JPEG 2000 stream; None in others."""
+    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) > 42:
+        return (stream[42] & 0x7F) + 1
+    if stream[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 5 <= len(stream) and stream[at] == 0xFF:
+        marker = stream[at + 1]
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            return stream[at + 4]
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
+    return None
+
+
+def _is_signed_jpeg_2000(dataset: Any, stream: bytes) -> bool:
     from pydicom.pixels.utils import get_j2k_parameters
     from pydicom.uid import JPEG2000TransferSyntaxes
 
     if dataset.file_meta.TransferSyntaxUID not in JPEG2000TransferSyntaxes:
         return False
-    count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
-    stream = get_frame(dataset.PixelData, 0, number_of_frames=count)
     return bool(get_j2k_parameters(stream).get("is_signed", False))
 
 
@@ -158,59 +234,111 @@ def _decode(dataset: Any, frames: Sequence[int]) -> list[NDArray[Any]]:
     from pydicom.pixels.utils import iter_pixels
 
     shape = (int(dataset.Rows), int(dataset.Columns))
-    arrays = [np.array(array) for array in iter_pixels(dataset, indices=list(frames))]
+    # Bits beyond the stored ones are looked at here, where the high bit is known.
+    options: dict[str, Any] = {"correct_unused_bits": False}
+    arrays = list(iter_pixels(dataset, indices=list(frames), raw=True, **options))
     if len(arrays) != len(frames) or any(array.shape != shape for array in arrays):
         raise ValueError("unexpected shape")
     return arrays
 
 
 def _to_hu(
-    path: FileSource, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]
+    path: FileSource,
+    dataset: Any,
+    frame: int,
+    decoded: NDArray[Any],
+    cells: _PixelCells,
+    cautions: list[str],
 ) -> NDArray[np.int16]:
-    padding = _padding_mask(dataset, stored)
-    hu = _rescale(path, dataset, frame, stored, cautions)
+    if cells.contradicts(decoded):
+        raise damaged(
+            path, f"its values do not reach the high bit that it states ({cells.shift + cells.bits - 1})"
+        )
+    stored, crowded = cells.values_of(decoded)
+    padding = _padding_mask(dataset, decoded, stored, cells)
+    if crowded and not (padding is not None and not cells.values_of(decoded[~padding])[1]):
+        cautions.append("bits outside of the stored values, an overlay or others, were left out")
+    hu = _rescale(path, dataset, frame, stored, padding, cautions)
     if padding is not None and padding.any():
         if float(hu[padding].max()) > _BODY_HU:
             padding = _touching_border(padding)
         hu[padding] = AIR_HU
-    np.clip(hu, AIR_HU, 32767, out=hu)
+    if float(hu.max()) > _MAX_HU:
+        cautions.append(f"values above {_MAX_HU} HU were cut off")
+    np.clip(hu, AIR_HU, _MAX_HU, out=hu)
     return hu.astype(np.int16)
 
 
 def _rescale(
-    path: FileSource, dataset: Any, frame: int, stored: NDArray[Any], cautions: list[str]
+    path: FileSource,
+    dataset: Any,
+    frame: int,
+    stored: NDArray[Any],
+    padding: NDArray[np.bool_] | None,
+    cautions: list[str],
 ) -> NDArray[Any]:
     if value_of(dataset, "ModalityLUTSequence"):
         from pydicom.pixels.processing import apply_modality_lut
 
         return np.rint(np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64))
-    group = "PixelValueTransformationSequence"
-    slope = number_of(functional_value(dataset, frame, group, "RescaleSlope"))
-    intercept = number_of(functional_value(dataset, frame, group, "RescaleIntercept"))
+    slope = _rescale_number(path, dataset, frame, "RescaleSlope")
+    intercept = _rescale_number(path, dataset, frame, "RescaleIntercept")
+    if slope is None and intercept is not None:
+        cautions.append("no rescale slope; 1 was taken, and the intercept as it stands")
+        slope = 1.0
     if slope is None or intercept is None:
-        if int(stored.min()) >= 0:
+        if not _are_hu_as_stored(stored * (slope or 1.0), padding):
+            missing = "intercept" if slope is not None else "slope and intercept"
             raise DicomError(
-                f"{path.name} gives no rescale slope and intercept, so its values cannot be turned into HU",
+                f"{path.name} gives no rescale {missing}, so its values cannot be turned into HU",
                 hint="Export the original images of the scanner.",
             )
-        cautions.append("no rescale slope and intercept; stored values were taken as HU")
-        slope, intercept = 1.0, 0.0
+        cautions.append(
+            "no rescale intercept; values were taken as HU from 0"
+            if slope is not None
+            else "no rescale slope and intercept; stored values were taken as HU"
+        )
+        slope, intercept = slope or 1.0, 0.0
     if slope == 0:
         raise damaged(path, "its rescale slope is 0")
     if abs(slope) > _COARSE_HU:
         cautions.append(f"stored values are {abs(slope):.3g} HU apart")
-    if slope.is_integer() and intercept.is_integer() and abs(slope) < 32768 and abs(intercept) < 2**30:
-        return stored.astype(np.int32) * int(slope) + int(intercept)
+    if slope.is_integer() and intercept.is_integer() and abs(slope) < 1024 and abs(intercept) < 2**30:
+        return stored * int(slope) + int(intercept)
     return np.rint(stored.astype(np.float64) * slope + intercept)
 
 
-def _padding_mask(dataset: Any, stored: NDArray[Any]) -> NDArray[np.bool_] | None:
+def _rescale_number(path: FileSource, dataset: Any, frame: int, keyword: str) -> float | None:
+    """Read a rescale number; None where it is missing or empty, an error where it is none."""
+    group = "PixelValueTransformationSequence"
+    number = number_of(functional_value(dataset, frame, group, keyword))
+    if number is None and is_malformed(dataset, frame, group, keyword):
+        tag, vr = ("(0028,1053)", "DS") if keyword == "RescaleSlope" else ("(0028,1052)", "DS")
+        raise damaged(path, f"{keyword} {tag}, {vr}, is no number")
+    return number
+
+
+def _are_hu_as_stored(values: NDArray[Any], padding: NDArray[np.bool_] | None) -> bool:
+    """Tell whether values are HU already: air around the body lies near -1000, and only padding below."""
+    inside = values if padding is None else values[~padding]
+    inside = inside[inside > _BELOW_AIR_HU]
+    # The lowest value alone may be padding too.
+    inside = inside[inside > inside.min()] if inside.size else inside
+    return bool(inside.size) and float(inside.min()) < _FAT_HU
+
+
+def _padding_mask(
+    dataset: Any, decoded: NDArray[Any], stored: NDArray[Any], cells: _PixelCells
+) -> NDArray[np.bool_] | None:
     value = number_of(value_of(dataset, "PixelPaddingValue"))
     if value is None:
         return None
     limit = number_of(value_of(dataset, "PixelPaddingRangeLimit"))
-    ends = sorted(_as_stored(v, stored) for v in (value, value if limit is None else limit))
-    mask: NDArray[np.bool_] = (stored >= ends[0]) & (stored <= ends[1])
+    mask: NDArray[np.bool_] = np.zeros(stored.shape, dtype=np.bool_)
+    # Padding is a stored value, but some writers leave it in the whole cell, beyond the stored bits.
+    for array in (stored.astype(decoded.dtype), *((decoded,) if cells.shift == 0 else ())):
+        ends = sorted(_as_stored(v, array) for v in (value, value if limit is None else limit))
+        mask |= (array >= ends[0]) & (array <= ends[1])
     return mask
 
 
@@ -250,7 +378,7 @@ def _lossy_cautions(dataset: Any) -> list[str]:
 
 def _cause(dataset: Any, error: BaseException) -> str:
     syntax = value_of(getattr(dataset, "file_meta", {}), "TransferSyntaxUID")
-    name = getattr(syntax, "name", str(syntax))
+    name = syntax.name if valid_uid(syntax) else "unknown"
     if isinstance(error, NotImplementedError) or not getattr(syntax, "is_transfer_syntax", True):
         return f"its transfer syntax is not supported ({name})"
     if isinstance(error, MemoryError):

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.errors import CtaiError, GeometryError
 from ctai_sam2.geometry import affine_from_dicom, plane_of
+from ctai_sam2.io.dicom_grouping import SAME_PLACE_MM, ImageGroup, group_images, projections
 from ctai_sam2.io.dicom_headers import FileSource, FrameHeader, is_dicom_named, looks_like_dicom, read_headers
+from ctai_sam2.io.dicom_text import shown_kernel
+from ctai_sam2.io.folders import files_below
+from ctai_sam2.io.nifti_file import is_nifti_name
+from ctai_sam2.io.nrrd import is_nrrd_name
 from ctai_sam2.types import Plane
-
-SAME_PLACE_MM = 1e-4
-"""Images nearer to each other than this lie at one place."""
 
 NAMES_SHOWN = 5
 """How many file names a message lists."""
 
-_ORIENTATION_TOLERANCE = 1e-3
-_SPACING_TOLERANCE = 1e-3
+_PROPOSED_THICKNESS_MM = (1.9, 5.1)
+_WHOLE_ABDOMEN_MM = 150.0
+_SHARP_KERNEL = re.compile(
+    # Siemens B60 and more, Br59 and more; Canon FC30 and more; Philips D, E, L and Y; GE by name.
+    r"(?:[BHIUJ][A-Z]?(?:5[5-9]|[6-9]\d).*|FC(?:[3-9]\d).*|[DEL]|Y[A-D]?|.*(?:LUNG|BONE|EDGE|SHARP|DETAIL).*)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,20 @@ class SeriesInfo:
         Reconstruction kernel.
     contrast : bool, optional
         Whether a contrast agent is recorded.
+    kvp : float, optional
+        Tube voltage in kV.
+    sex : {"M", "F"}, optional
+        As recorded.
+    acquisition, temporal_position : str, optional
+        Numbers of the acquisition and of the phase in a time series, as recorded.
+    description : str, optional
+        Description of the series. It is free text: show it to its user, never put it into a log or an error.
+    study_uid : str
+        The study that it belongs to; empty where the files give none.
+    told_apart_by : tuple of str
+        What distinguishes it from other stacks under the same SeriesInstanceUID.
+    proposed : bool
+        Whether it is the one to measure muscle and fat on, of its study: see `propose_series`.
     refusal : str, optional
         Why it cannot be read as a CT volume; None where it can.
     """
@@ -67,7 +88,27 @@ class SeriesInfo:
     shape_hw: tuple[int, int] = (0, 0)
     kernel: str | None = None
     contrast: bool | None = None
+    kvp: float | None = None
+    sex: str | None = None
+    acquisition: str | None = None
+    temporal_position: str | None = None
+    description: str | None = None
+    study_uid: str = ""
+    told_apart_by: tuple[str, ...] = ()
+    proposed: bool = False
     refusal: str | None = None
+
+    @property
+    def phase(self) -> str | None:
+        """What is recorded of the contrast phase, in words; None where nothing is."""
+        words = []
+        if self.contrast is not None:
+            words.append("contrast" if self.contrast else "native")
+        if self.temporal_position:
+            words.append(f"time {self.temporal_position}")
+        if self.acquisition and "acquisition" in self.told_apart_by:
+            words.append(f"acquisition {self.acquisition}")
+        return ", ".join(words) or None
 
     @property
     def usable(self) -> bool:
@@ -80,8 +121,13 @@ class SeriesInfo:
             facts.append(f"{self.thickness_mm:g} mm thick")
         if self.step_mm is not None:
             facts.append(f"{self.step_mm:.4g} mm apart")
-        if self.kernel:
-            facts.append(f"kernel {self.kernel}")
+        kernel = shown_kernel(self.kernel)
+        if kernel:
+            facts.append(f"kernel {kernel}")
+        if self.kvp is not None:
+            facts.append(f"{self.kvp:g} kV")
+        if self.phase:
+            facts.append(self.phase)
         return f"{self.uid}: {self.refusal or ', '.join(facts)}"
 
 
@@ -103,13 +149,13 @@ class Folder:
         Usable ones first, larger before smaller.
     skipped : tuple of (str, str)
         File name and reason, for files that should have been readable and were not.
-    nifti_files, other_names : tuple
-        NIfTI files, and names of files of other kinds.
+    volume_files, other_names : tuple
+        NIfTI and NRRD files, and names of files of other kinds.
     """
 
     series: tuple[Series, ...]
     skipped: tuple[tuple[str, str], ...] = ()
-    nifti_files: tuple[Path, ...] = ()
+    volume_files: tuple[Path, ...] = ()
     other_names: tuple[str, ...] = ()
 
 
@@ -119,7 +165,7 @@ def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None 
     Parameters
     ----------
     folder : Path
-        Searched through all levels; hidden files are left out.
+        Searched through all levels, through links too; hidden files are left out.
     on_progress : callable, optional
         Called with (files read, files in all).
 
@@ -130,12 +176,14 @@ def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None 
     """
     headers: list[FrameHeader] = []
     skipped: list[tuple[str, str]] = []
-    nifti: list[Path] = []
+    volumes: list[Path] = []
     others: list[str] = []
-    paths = list(_files_below(folder, skipped))
+    paths = list(files_below(folder, skipped))
     for done, path in enumerate(paths, start=1):
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            nifti.append(path)
+        if is_nifti_name(path.name) or is_nrrd_name(path.name):
+            # The header of a pair stands for both of its files.
+            if not path.name.lower().endswith((".img", ".img.gz")):
+                volumes.append(path)
         else:
             try:
                 if looks_like_dicom(path) and path.name.upper() != "DICOMDIR":
@@ -151,7 +199,7 @@ def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None 
     return Folder(
         series=tuple(group_series(headers)),
         skipped=tuple(skipped),
-        nifti_files=tuple(nifti),
+        volume_files=tuple(volumes),
         other_names=tuple(others),
     )
 
@@ -159,8 +207,8 @@ def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None 
 def group_series(headers: Sequence[FrameHeader]) -> list[Series]:
     """Put images together that make one stack; usable stacks come first, larger before smaller.
 
-    Images of one SeriesInstanceUID are split where they differ in size,
-    direction or spacing, and, if several lie at the same place, by phase.
+    Of the images of one SeriesInstanceUID `group_images` makes as many stacks as they are. One axial stack of
+    each study is proposed.
     """
     by_uid: dict[str, list[FrameHeader]] = {}
     for header in headers:
@@ -172,12 +220,46 @@ def group_series(headers: Sequence[FrameHeader]) -> list[Series]:
         if uid.startswith("\0"):
             unnamed += 1
             uid = f"no-uid-{unnamed}"
-        parts = [piece for part in _split_by_grid(members) for piece in _split_by_phase(part)]
-        parts.sort(key=lambda part: (part[0].refusal is not None, -len(part)))
-        for number, part in enumerate(parts, start=1):
-            info = _describe(uid if number == 1 else f"{uid}#{number}", part)
-            result.append(Series(info=info, frames=tuple(part)))
+        for number, group in enumerate(group_images(members), start=1):
+            info = _describe(uid if number == 1 else f"{uid}#{number}", group)
+            result.append(Series(info=info, frames=group.frames))
+    proposed = {id(info) for info in propose_series([series.info for series in result])}
+    result = [replace(s, info=replace(s.info, proposed=id(s.info) in proposed)) for s in result]
     return sorted(result, key=lambda s: (not s.info.usable, -s.info.image_count, s.info.uid))
+
+
+def propose_series(infos: Sequence[SeriesInfo]) -> list[SeriesInfo]:
+    """Choose the axial stack of each study that muscle and fat are best measured on.
+
+    It covers an abdomen, has a soft kernel and slices of 2 to 5 mm, as the published cut-offs were measured
+    on, and is the larger one.
+
+    Parameters
+    ----------
+    infos : sequence of SeriesInfo
+        Of one or several studies.
+    """
+    best: dict[tuple[str, str], SeriesInfo] = {}
+    for info in infos:
+        if info.usable and info.plane == "axial":
+            # Patients mixed up under one study are as many studies.
+            study = (info.study_uid, info.uid if "patient" in info.told_apart_by else "")
+            held = best.get(study)
+            if held is None or _rank(info) > _rank(held):
+                best[study] = info
+    return list(best.values())
+
+
+def _rank(info: SeriesInfo) -> tuple[float, ...]:
+    step = info.step_mm or info.thickness_mm or 0.0
+    thickness = info.thickness_mm or info.step_mm or 0.0
+    low, high = _PROPOSED_THICKNESS_MM
+    return (
+        min(info.image_count * step, _WHOLE_ABDOMEN_MM) // 50,
+        not (info.kernel and _SHARP_KERNEL.fullmatch(info.kernel.strip())),
+        low <= thickness <= high,
+        info.image_count,
+    )
 
 
 def skipped_warning(skipped: Sequence[tuple[str, str]]) -> list[str]:
@@ -205,92 +287,8 @@ def cause_of(error: CtaiError, path: FileSource) -> str:
     return text
 
 
-def normal_of(header: FrameHeader) -> NDArray[np.float64]:
-    """Compute an image's unit normal in LPS, shape (3,): row direction times column direction."""
-    directions = np.asarray(header.orientation, dtype=np.float64)
-    normal = np.cross(directions[:3], directions[3:])
-    unit: NDArray[np.float64] = normal / np.linalg.norm(normal)
-    return unit
-
-
-def projections(members: Sequence[FrameHeader]) -> NDArray[np.float64]:
-    """Compute positions in mm along the first image's normal, shape (N,)."""
-    normal = normal_of(members[0])
-    return np.array([float(np.dot(normal, np.asarray(m.position_mm))) for m in members])
-
-
-def _files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
-    try:
-        os.listdir(folder)
-    except OSError as error:
-        raise InputError(
-            f"the folder {folder.name} cannot be opened: {os.strerror(error.errno or 0).lower()}",
-            hint="Check the path and its permissions.",
-        ) from error
-
-    def note(error: OSError) -> None:
-        name = Path(str(error.filename)).name
-        skipped.append((name, os.strerror(error.errno or 0).lower()))
-
-    for parent, folders, names in os.walk(folder, onerror=note):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                yield path
-
-
-def _split_by_grid(members: Sequence[FrameHeader]) -> list[list[FrameHeader]]:
-    parts: list[list[FrameHeader]] = []
-    for header in members:
-        for part in parts:
-            if _same_grid(part[0], header):
-                part.append(header)
-                break
-        else:
-            parts.append([header])
-    return parts
-
-
-def _same_grid(a: FrameHeader, b: FrameHeader) -> bool:
-    return (
-        a.refusal == b.refusal
-        and a.shape_hw == b.shape_hw
-        and _close(a.orientation, b.orientation, _ORIENTATION_TOLERANCE)
-        and _close(a.spacing_mm, b.spacing_mm, _SPACING_TOLERANCE)
-    )
-
-
-def _close(a: tuple[float, ...] | None, b: tuple[float, ...] | None, tolerance: float) -> bool:
-    if a is None or b is None:
-        return a is b
-    return max(abs(u - v) for u, v in zip(a, b, strict=True)) <= tolerance
-
-
-def _split_by_phase(members: list[FrameHeader]) -> list[list[FrameHeader]]:
-    """Split where several images lie at each place and one header value tells them apart."""
-    if members[0].refusal is not None or not _has_collisions(members):
-        return [members]
-    for which in range(len(members[0].phase)):
-        phases: dict[str, list[FrameHeader]] = {}
-        for header in members:
-            phases.setdefault(header.phase[which], []).append(header)
-        if len(phases) > 1 and not any(_has_collisions(part) for part in phases.values()):
-            return list(phases.values())
-    return [members]
-
-
-def _has_collisions(members: Sequence[FrameHeader]) -> bool:
-    distinct = {(header.instance_uid, header.frame): header for header in members if header.instance_uid}
-    places = [_place(header) for header in (distinct.values() if distinct else members)]
-    return len(set(places)) < len(places)
-
-
-def _place(header: FrameHeader) -> tuple[float, ...] | None:
-    return None if header.position_mm is None else tuple(round(v, 3) for v in header.position_mm)
-
-
-def _describe(uid: str, members: Sequence[FrameHeader]) -> SeriesInfo:
+def _describe(uid: str, group: ImageGroup) -> SeriesInfo:
+    members = group.frames
     first = members[0]
     info = SeriesInfo(
         uid=uid,
@@ -301,6 +299,13 @@ def _describe(uid: str, members: Sequence[FrameHeader]) -> SeriesInfo:
         thickness_mm=first.acquisition.slice_thickness_mm,
         kernel=first.acquisition.kernel,
         contrast=first.acquisition.contrast,
+        kvp=first.acquisition.kvp,
+        sex=first.acquisition.patient_sex,
+        acquisition=_most_common([m.keys.acquisition for m in members]),
+        temporal_position=_most_common([m.keys.temporal_position for m in members]),
+        description=first.description,
+        study_uid=first.keys.study_uid,
+        told_apart_by=group.told_apart_by,
         refusal=first.refusal,
     )
     if first.refusal is not None:
@@ -325,6 +330,11 @@ def _describe(uid: str, members: Sequence[FrameHeader]) -> SeriesInfo:
         if gaps.size:
             info = replace(info, step_mm=float(np.median(gaps)))
     return info
+
+
+def _most_common(values: Sequence[str]) -> str | None:
+    counted = Counter(value for value in values if value.isdigit())
+    return counted.most_common(1)[0][0] if counted else None
 
 
 def _missing_geometry(members: Sequence[FrameHeader]) -> str | None:

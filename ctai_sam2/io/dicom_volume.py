@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError
 from ctai_sam2.geometry import (
     TILT_DEGREES,
     affine_from_dicom,
@@ -18,21 +18,23 @@ from ctai_sam2.geometry import (
     plane_of,
     tilt_deg,
 )
-from ctai_sam2.io.dicom_headers import FileSource, FrameHeader
-from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
-from ctai_sam2.io.dicom_series import (
-    NAMES_SHOWN,
-    SAME_PLACE_MM,
-    Series,
-    cause_of,
-    normal_of,
-    projections,
-    skipped_warning,
+from ctai_sam2.image.plausibility import (
+    implausible_values,
+    require_memory,
+    require_plausible_grid,
+    require_plausible_spacing,
 )
+from ctai_sam2.io.dicom_grouping import SAME_PLACE_MM, normal_of, projections
+from ctai_sam2.io.dicom_headers import FileSource, FrameHeader
+from ctai_sam2.io.dicom_pixels import read_hu_frames
+from ctai_sam2.io.dicom_series import NAMES_SHOWN, Series, cause_of, skipped_warning
 from ctai_sam2.types import CTVolume
 
-MAX_VOXELS = 2**31
-"""Larger volumes (4 GiB of int16) are refused before anything is allocated."""
+_NEAR_SHARE = 0.25
+"""Images nearer to each other than this share of the stack's step are no neighbours."""
+
+_FEWEST_ALTERNATING = 5
+_SAME_STEP = 0.05
 
 
 def read_series(series: Series, *, cautions: Sequence[str] = ()) -> CTVolume:
@@ -58,22 +60,28 @@ def read_series(series: Series, *, cautions: Sequence[str] = ()) -> CTVolume:
         raise DicomError(f"{where} cannot be used: {info.refusal}", hint="Give axial CT images in HU.")
     frames = _sorted_along_normal(frames)
     height, width = info.shape_hw
-    if len(frames) * height * width > MAX_VOXELS:
-        raise InputError(
-            "the series is larger than this package reads",
-            received=f"{len(frames)} images of {width} x {height}",
-            hint="Give the part of the body that is needed.",
-        )
+    require_memory(len(frames) * height * width)
+    _require_plausible_pixels(frames[0])
     hu, decoded, found, failures = _decode_all(frames, (height, width))
     warnings = [*cautions, *skipped_warning(failures), *found]
     frames = [frame for frame, good in zip(frames, decoded, strict=True) if good]
     if not all(decoded):
         hu = hu[np.array(decoded)]
-    hu, frames, repeats = _without_repeats(hu, frames)
-    if repeats:
-        warnings.append(f"{repeats} repeated image{'s' * (repeats > 1)} left out")
+    hu, frames, repeated = _without_repeats(hu, frames)
+    if repeated:
+        noun = "image" if len(repeated) == 1 else "images"
+        names = ", ".join(repeated[:NAMES_SHOWN]) + (" …" if len(repeated) > NAMES_SHOWN else "")
+        warnings.append(f"{len(repeated)} repeated {noun} left out ({names})")
+    _refuse_interleaved(frames)
     warnings += list(dict.fromkeys(text for frame in frames for text in frame.cautions))
     return _stack(hu, frames, warnings)
+
+
+def _require_plausible_pixels(frame: FrameHeader) -> None:
+    """Refuse pixels that no CT has before an image is decoded; what lacks them is refused later."""
+    if frame.spacing_mm is not None and frame.orientation is not None:
+        plane, _ = plane_of(affine_from_dicom(frame.orientation, (0.0, 0.0, 0.0), (1.0, 1.0)))
+        require_plausible_spacing(frame.spacing_mm, frame.shape_hw, axial=plane == "axial")
 
 
 def _sorted_along_normal(frames: list[FrameHeader]) -> list[FrameHeader]:
@@ -92,6 +100,7 @@ def _decode_all(
     counts: dict[str, int] = {}
     failures: list[tuple[str, str]] = []
     first_error: CtaiError | None = None
+    # In one thread: pydicom's parser and the decoders hold the interpreter, threads gain nothing.
     for path, indices in by_path.items():
         try:
             content = read_hu_frames(path, [frames[i].frame for i in indices])
@@ -122,20 +131,50 @@ def _decode_all(
 
 def _without_repeats(
     hu: NDArray[np.int16], frames: list[FrameHeader]
-) -> tuple[NDArray[np.int16], list[FrameHeader], int]:
+) -> tuple[NDArray[np.int16], list[FrameHeader], list[str]]:
+    """Leave out copies of an image at its place; name the files left out, refuse images that differ."""
     positions = projections(frames)
     keep = [0]
     for index in range(1, len(frames)):
         if positions[index] - positions[keep[-1]] > SAME_PLACE_MM:
             keep.append(index)
         elif not np.array_equal(hu[index], hu[keep[-1]]):
+            first, second = frames[keep[-1]].path.name, frames[index].path.name
             raise GeometryError(
-                "different images lie at the same place",
-                received=f"{frames[keep[-1]].path.name} and {frames[index].path.name}",
-                hint="The folder mixes phases or repeats of a scan: keep one of them.",
+                "one slice is there twice: different images lie at the same place",
+                received=f"{first} and {second}" if first != second else f"two frames of {first}",
+                hint="The folder mixes phases, or a slice was taken again: keep one of them.",
             )
-    repeats = len(frames) - len(keep)
-    return (hu[keep] if repeats else hu), [frames[i] for i in keep], repeats
+    kept = set(keep)
+    repeated = [frame.path.name for index, frame in enumerate(frames) if index not in kept]
+    return (hu[keep] if repeated else hu), [frames[i] for i in keep], repeated
+
+
+def _refuse_interleaved(frames: Sequence[FrameHeader]) -> None:
+    """Refuse two stacks pushed into each other, which nothing in their headers tells apart.
+
+    Raises
+    ------
+    GeometryError
+        If images lie much nearer to each other than the rest, or two distances alternate.
+    """
+    if len(frames) < 3:
+        return
+    steps = np.diff(projections(frames))
+    near = np.flatnonzero(steps < _NEAR_SHARE * np.percentile(steps, 75))
+    if near.size == 0 and steps.size >= _FEWEST_ALTERNATING:
+        even, odd = steps[::2], steps[1::2]
+        if all(np.ptp(part) <= _SAME_STEP * part.mean() for part in (even, odd)) and abs(
+            even.mean() - odd.mean()
+        ) > 2 * _SAME_STEP * max(even.mean(), odd.mean()):
+            near = np.flatnonzero(steps == steps.min())
+    if near.size:
+        first, second = (frames[int(near[0]) + k].path.name for k in (0, 1))
+        raise GeometryError(
+            "two stacks lie within each other: some of the images are far nearer than the others",
+            received=f"steps of {steps.min():.3g} to {steps.max():.3g} mm, {first} and {second}",
+            hint="The folder mixes phases or reconstructions: keep one of them.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,6 +242,11 @@ def place_stack(frames: Sequence[FrameHeader]) -> tuple[StackPlace, list[str]]:
 
 def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[str]) -> CTVolume:
     place, found = place_stack(frames)
+    positions = projections(frames)
+    spacing_xyz = np.linalg.norm(place.canonical[:3, :3], axis=0)
+    require_plausible_grid(
+        place.shape_zyx, spacing_xyz[::-1].tolist(), length_mm=float(positions[-1] - positions[0])
+    )
     warnings += [*found, *implausible_values(hu)]
     hu_zyx, _ = canonicalise(hu, place.stored)
     return CTVolume(

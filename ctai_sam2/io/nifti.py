@@ -4,59 +4,58 @@ from __future__ import annotations
 
 import gzip
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.errors import CtaiError, GeometryError, InputError
-from ctai_sam2.geometry import canonicalise, plane_of
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.geometry import canonicalise
 from ctai_sam2.io.atomic import write_bytes
-from ctai_sam2.io.dicom_pixels import AIR_HU, implausible_values
-from ctai_sam2.io.dicom_volume import MAX_VOXELS
 from ctai_sam2.io.grids import Grid, same_places
-from ctai_sam2.io.library_messages import quiet
+from ctai_sam2.io.nifti_file import RAS_FROM_LPS, load_nifti
+from ctai_sam2.io.stored_volume import to_ct_volume
 from ctai_sam2.types import CTSlice, CTVolume
 
-_RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-_MM_PER_UNIT = {"mm": 1.0, "unknown": 1.0, "meter": 1000.0, "micron": 0.001}
 _SHEAR_TOLERANCE = 1e-4
 
 
 def read_nifti(path: str | os.PathLike[str]) -> CTVolume:
     """Read a NIfTI volume of HU in any orientation.
 
-    Values are rounded to whole HU; those below -1024 become -1024.
+    Values are rounded to whole HU; those below -1024 become -1024. Compressed files are read to their end
+    and held against their checksum.
 
     Parameters
     ----------
     path : path-like
-        ``.nii`` or ``.nii.gz`` with three dimensions (a fourth of length 1 is allowed).
+        ``.nii`` or ``.nii.gz``, or one of a pair of ``.hdr`` and ``.img``, with three dimensions (a fourth of
+        length 1 is allowed).
 
     Returns
     -------
     CTVolume
-        Canonical; with a warning where values do not look like HU or the header states no orientation.
+        Canonical; with a warning where values do not look like HU, the header states no orientation or a
+        field of it had to be put right.
 
     Raises
     ------
     InputError
         If the file is damaged, too large, not a scalar volume or holds values that are not finite.
     GeometryError
-        If its affine is singular.
+        If its affine is singular, its header contradicts itself, or no CT has voxels of this size.
     """
     path = Path(path)
-    content = _load(path)
-    warnings = [*content.warnings]
-    hu_xyz = _to_hu(path, content)
-    warnings += implausible_values(hu_xyz)
-    array_zyx, canonical = canonicalise(hu_xyz.transpose(2, 1, 0), content.affine)
-    plane, angle = plane_of(canonical)
-    if plane == "oblique":
-        warnings.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
-    return CTVolume(hu_zyx=np.ascontiguousarray(array_zyx), affine=canonical, warnings=tuple(warnings))
+    content = load_nifti(path)
+    in_metres = any(warning.startswith("lengths are stated in") for warning in content.warnings)
+    return to_ct_volume(
+        path.name,
+        content,
+        unit_hint="The header states a unit that its numbers do not fit: correct xyzt_units."
+        if in_metres
+        else None,
+    )
 
 
 def write_volume_nifti(path: str | os.PathLike[str], volume: CTVolume) -> Path:
@@ -132,7 +131,7 @@ def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDA
         If it lies on another grid.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_nifti(path)
     values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
     if isinstance(of, CTSlice) and of.affine is None and not content.is_placed:
         # Neither says where it lies: the file is as `write_mask_nifti` stored it, row by row.
@@ -185,7 +184,7 @@ def read_label_block(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], G
         If its affine is singular.
     """
     path = Path(path)
-    content = _load(path)
+    content = load_nifti(path)
     if any("no orientation" in warning for warning in content.warnings):
         raise InputError(
             f"{path.name} states no orientation, so the mask has no place",
@@ -200,121 +199,6 @@ def read_label_block(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], G
         shape_zyx=(depth, height, width), affine=canonical, z_offsets=np.arange(depth, dtype=np.float64)
     )
     return labels, grid
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Content:
-    """A NIfTI file's stored values (x, y, z), how to scale them, and its affine in LPS mm.
-
-    ``is_placed`` tells whether the header states an orientation.
-    """
-
-    stored: NDArray[Any]
-    slope: float
-    intercept: float
-    affine: NDArray[np.float64]
-    is_placed: bool
-    warnings: tuple[str, ...]
-
-
-def _load(path: Path) -> _Content:
-    import nibabel
-
-    try:
-        # nibabel would write its remarks on odd headers to the terminal.
-        with quiet("nibabel.global"):
-            image: Any = nibabel.load(path)
-            affine, is_placed, warnings = _affine_lps(image)
-            stored, slope, intercept = _stored_values(path, image)
-    except CtaiError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except PermissionError as error:
-        raise InputError(
-            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
-        ) from error
-    except Exception as error:  # nibabel and zlib raise many kinds for damaged files
-        raise InputError(
-            f"{path.name} is not a readable NIfTI file ({type(error).__name__})",
-            hint="It may be truncated, or something else under this name; export it again.",
-        ) from error
-    return _Content(
-        stored=stored,
-        slope=slope,
-        intercept=intercept,
-        affine=affine,
-        is_placed=is_placed,
-        warnings=tuple(warnings),
-    )
-
-
-def _stored_values(path: Path, image: Any) -> tuple[NDArray[Any], float, float]:
-    shape = tuple(int(n) for n in image.shape)
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    if len(shape) != 3 or min(shape) == 0:
-        raise InputError(
-            f"{path.name} is not a three-dimensional volume", received=f"shape {tuple(image.shape)}"
-        )
-    if int(np.prod(shape, dtype=np.float64)) > MAX_VOXELS:
-        raise InputError(
-            f"{path.name} declares a volume larger than this package reads",
-            received=f"shape {shape}",
-            hint="The header may be damaged; else crop the volume.",
-        )
-    dtype = image.get_data_dtype()
-    if dtype.names is not None or np.issubdtype(dtype, np.complexfloating):
-        raise InputError(f"{path.name} holds colours or complex numbers, not HU", received=str(dtype))
-    slope, intercept = 1.0, 0.0
-    if hasattr(image.dataobj, "get_unscaled"):
-        stored = np.asanyarray(image.dataobj.get_unscaled())
-        slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    else:
-        stored = np.asanyarray(image.dataobj)
-    return stored.reshape(shape, order="F"), slope, intercept
-
-
-def _to_hu(path: Path, content: _Content) -> NDArray[np.int16]:
-    stored = content.stored
-    hu = np.empty(stored.shape, dtype=np.int16, order="F")
-    bad = 0
-    for k in range(stored.shape[2]):
-        # One slice at a time: scaling makes doubles, four times the size of the result.
-        plane = stored[:, :, k].astype(np.float64) * content.slope + content.intercept
-        finite = np.isfinite(plane)
-        bad += int(plane.size - finite.sum())
-        hu[:, :, k] = np.clip(np.rint(np.where(finite, plane, 0.0)), AIR_HU, 32767).astype(np.int16)
-    if bad:
-        raise InputError(
-            f"{path.name} holds values that are not finite",
-            received=f"{bad} of {stored.size} voxels are NaN or infinite",
-            hint="Replace them by air (-1024 HU) if they are padding.",
-        )
-    return hu
-
-
-def _affine_lps(image: Any) -> tuple[NDArray[np.float64], bool, list[str]]:
-    warnings: list[str] = []
-    is_placed = True
-    affine = np.asarray(image.affine, dtype=np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise GeometryError("the NIfTI header gives a singular affine", hint="Convert the images again.")
-    header = image.header
-    if hasattr(header, "get_xyzt_units"):
-        unit = str(header.get_xyzt_units()[0])
-        affine = np.diag([*[_MM_PER_UNIT.get(unit, 1.0)] * 3, 1.0]) @ affine
-        sform, qform = int(header["sform_code"]), int(header["qform_code"])
-        is_placed = sform > 0 or qform > 0
-        if not is_placed:
-            warnings.append("the header states no orientation: left and right are assumed, check them")
-        elif sform > 0 and qform > 0:
-            difference = float(np.abs(header.get_sform() - header.get_qform()).max())
-            if difference > 0.1:
-                warnings.append("the header's two orientations (sform, qform) differ; sform was taken")
-    return _RAS_FROM_LPS @ affine, is_placed, warnings
 
 
 def _checked_labels(mask: ArrayLike) -> NDArray[np.uint8]:
@@ -344,7 +228,7 @@ def _write(
 
     if not path.name.lower().endswith((".nii", ".nii.gz")):
         raise InputError("a NIfTI file's name ends in .nii or .nii.gz", received=path.suffix or "no ending")
-    affine = _RAS_FROM_LPS @ affine_lps
+    affine = RAS_FROM_LPS @ affine_lps
     header_class: Any = nibabel.Nifti1Header
     header = header_class()
     header.set_data_dtype(array_zyx.dtype)

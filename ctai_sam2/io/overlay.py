@@ -6,7 +6,6 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,34 +15,8 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.geometry import edge_letters
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.structures import COLORS, PALETTE
 from ctai_sam2.types import CTSlice, Window
-
-PALETTE: tuple[str, ...] = (
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#CC79A7",
-    "#D55E00",
-    "#0072B2",
-    "#FFFFFF",
-)
-"""Colours people with any colour vision can tell apart (Okabe and Ito 2008), bright ones first."""
-
-STRUCTURE_COLOURS = MappingProxyType(
-    {
-        "muscle": "#E69F00",
-        "psoas": "#56B4E9",
-        "psoas_left": "#56B4E9",
-        "psoas_right": "#009E73",
-        "l3": "#F0E442",
-        "vertebra": "#F0E442",
-        "sat": "#0072B2",
-        "vat": "#CC79A7",
-        "imat": "#D55E00",
-    }
-)
-"""One structure has one colour in every picture."""
 
 _STANDARD_LETTERS = {
     "axial": ("R", "L", "A", "P"),
@@ -85,7 +58,7 @@ def write_overlay_png(
     labels : mapping of str to str, optional
         Legend text by structure, for example with its area.
     colours : mapping of str to str, optional
-        ``#RRGGBB`` by structure; else `STRUCTURE_COLOURS`, else the next free of `PALETTE`.
+        ``#RRGGBB`` by structure; else `COLORS`, else the next free of `PALETTE`.
 
     Raises
     ------
@@ -110,7 +83,7 @@ def choose_colours(names: list[str], wanted: Mapping[str, str] | None = None) ->
     >>> choose_colours(["muscle", "other"])
     {'muscle': '#E69F00', 'other': '#56B4E9'}
     """
-    fixed = {**STRUCTURE_COLOURS, **(wanted or {})}
+    fixed = {**COLORS, **(wanted or {})}
     result = {name: fixed.get(name, fixed.get(name.lower(), "")) for name in names}
     free = [colour for colour in PALETTE if colour not in result.values()]
     for count, name in enumerate(name for name in names if not result[name]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
@@ -47,6 +49,8 @@ def read_picture(
     ------
     InputError
         If window or spacing is missing, or the picture is damaged, coloured or too large.
+    GeometryError
+        If no CT has this spacing.
     """
     path = Path(path)
     if window is None or spacing_mm is None:
@@ -60,6 +64,13 @@ def read_picture(
             " better give the DICOM file.",
         )
     grey, largest = read_grey_values(path)
+    require_plausible_spacing(spacing_mm, grey.shape, axial=plane == "axial")
+    if plane == "axial" and max(spacing_mm) > LIMITS.axial_spacing_mm:
+        raise GeometryError(
+            f"pixels of an axial slice are too coarse to measure; {LIMITS.axial_spacing_mm:g} mm at most",
+            received=f"{float(spacing_mm[0]):.4g} x {float(spacing_mm[1]):.4g} mm",
+            hint="Check the unit of the spacing: it is in mm.",
+        )
     hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
     warnings = [f"HU outside {window.low_hu:g} to {window.high_hu:g} were cut off by the picture's window"]
     step = window.width / largest
@@ -124,6 +135,9 @@ def read_grey_values(
                     received=f"{image.size[0]} x {image.size[1]} pixels",
                 )
             array = _array_of(image)
+            if image.format == "PNG":
+                file.seek(0)
+                _require_whole_png(path.name, file.read())
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -150,6 +164,23 @@ def read_grey_values(
         array = array[..., 0]
     largest = 65535 if array.dtype == np.uint16 else 255
     return array, largest
+
+
+def _require_whole_png(name: str, data: bytes) -> None:
+    """Hold each chunk of a PNG file against its checksum; Pillow stops at the last row of pixels."""
+    at = 8
+    while at + 12 <= len(data):
+        size = int.from_bytes(data[at : at + 4], "big")
+        kind, end = data[at + 4 : at + 8], at + 8 + size
+        if int.from_bytes(data[end : end + 4], "big") != zlib.crc32(data[at + 4 : end]):
+            break
+        if kind == b"IEND":
+            return
+        at = end + 4
+    raise InputError(
+        f"{name} is not a readable PNG or JPEG picture (damaged or cut off)",
+        hint="Copy or export it again.",
+    )
 
 
 def _array_of(image: Any) -> NDArray[Any]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
+from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
-from ctai_sam2.io.dicom_pixels import implausible_values, read_hu_frames
+from ctai_sam2.io.dicom_pixels import read_hu_frames
 from ctai_sam2.io.dicom_series import (
     Folder,
     Series,
@@ -25,10 +26,11 @@ from ctai_sam2.io.dicom_series import (
 )
 from ctai_sam2.io.dicom_volume import read_series
 from ctai_sam2.io.nifti import read_nifti
+from ctai_sam2.io.nifti_file import is_nifti_name
+from ctai_sam2.io.nrrd import is_nrrd_name, read_nrrd
 from ctai_sam2.io.pictures import PICTURE_SUFFIXES, read_picture
 from ctai_sam2.types import CTSlice, CTVolume, Plane, Window
 
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _CHOICES_SHOWN = 20
 
 
@@ -44,7 +46,7 @@ def read_study(
     ----------
     path : path-like
         A folder of DICOM files (searched through all levels), one DICOM file (a single slice, or an
-        enhanced multi-frame object), a NIfTI file, or a folder with one NIfTI file.
+        enhanced multi-frame object), a NIfTI or NRRD file, or a folder with one of these.
     series_uid : str, optional
         Which DICOM series, as `list_series` names it. Needed only where several fit.
     on_progress : callable, optional
@@ -75,17 +77,46 @@ def read_study(
     _require_there(path)
     if path.is_dir():
         return _read_folder(path, series_uid, on_progress)
-    if path.name.lower().endswith(_NIFTI_SUFFIXES):
-        return read_nifti(path)
+    if is_volume_name(path.name):
+        return read_volume(path)
     _refuse_other_kinds(path)
     groups = group_series(read_headers(path))
     return read_series(_require_geometry(_choose(groups, series_uid)))
 
 
+def is_volume_name(name: str) -> bool:
+    """Tell whether a file's name is one of a NIfTI, Analyze or NRRD volume."""
+    return is_nifti_name(name) or is_nrrd_name(name)
+
+
+def read_volume(path: Path) -> CTVolume:
+    """Read a NIfTI, Analyze or NRRD volume of HU.
+
+    Raises
+    ------
+    InputError, GeometryError
+        As `read_nifti` and `read_nrrd`.
+    """
+    return read_nrrd(path) if is_nrrd_name(path.name) else read_nifti(path)
+
+
 def list_series(
-    path: str | os.PathLike[str], *, on_progress: Callable[[int, int], None] | None = None
+    path: str | os.PathLike[str],
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+    skipped: list[tuple[str, str]] | None = None,
 ) -> list[SeriesInfo]:
     """List the DICOM series of a folder or file; usable ones first, larger before smaller.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder, searched through all levels, or a file.
+    on_progress : callable, optional
+        Called with (files looked at, files in all).
+    skipped : list of (str, str), optional
+        Gets a name and a reason for each file that should have been readable, and for each link that leads
+        nowhere.
 
     Raises
     ------
@@ -97,7 +128,10 @@ def list_series(
     path = Path(path)
     _require_there(path)
     if path.is_dir():
-        return [series.info for series in scan_folder(path, on_progress=on_progress).series]
+        found = scan_folder(path, on_progress=on_progress)
+        if skipped is not None:
+            skipped += found.skipped
+        return [series.info for series in found.series]
     return [series.info for series in group_series(read_headers(path))]
 
 
@@ -120,9 +154,9 @@ def find_series(path: str | os.PathLike[str], *, series_uid: str | None = None) 
     _require_there(path)
     if path.is_dir():
         found = scan_folder(path)
-        if not found.series and found.nifti_files:
+        if not found.series and found.volume_files:
             raise InputError(
-                "the folder holds NIfTI files, no DICOM", hint="Give the folder of DICOM images."
+                "the folder holds NIfTI or NRRD files, no DICOM", hint="Give the folder of DICOM images."
             )
         if not found.series:
             _refuse_folder(found)
@@ -147,7 +181,7 @@ def read_slice(
     Parameters
     ----------
     path : path-like
-        A DICOM file with one image, or a PNG or JPEG picture.
+        A DICOM file with one image, a NIfTI or NRRD file of one slice, or a PNG or JPEG picture.
     window : Window
         For pictures only, and needed there: which HU black and white stand for.
     spacing_mm : sequence of 2 floats
@@ -173,11 +207,8 @@ def read_slice(
         )
     if path.suffix.lower() in PICTURE_SUFFIXES:
         return read_picture(path, window=window, spacing_mm=spacing_mm, plane=plane)
-    if path.name.lower().endswith(_NIFTI_SUFFIXES):
-        raise InputError(
-            f"{path.name} is a volume",
-            hint="Read it with read_study and take a slice, for example .axial(40).",
-        )
+    if is_volume_name(path.name):
+        return _only_slice(path, read_volume(path))
     _refuse_other_kinds(path)
     headers = read_headers(path)
     if len(headers) > 1 and headers[0].refusal is None:
@@ -186,7 +217,23 @@ def read_slice(
             received=f"{len(headers)} frames",
             hint="Read it with read_study and take a slice, for example .axial(0).",
         )
+    stated = headers[0].spacing_mm or spacing_mm
+    if stated is not None and headers[0].refusal is None:
+        require_plausible_spacing(stated, headers[0].shape_hw, axial=_is_axial(headers[0]))
     return slice_of_header(headers[0], spacing_mm)
+
+
+def _only_slice(path: Path, volume: CTVolume) -> CTSlice:
+    """Take the slice of a volume that is one pixel thick, by its plane."""
+    thin = [axis for axis, size in enumerate(volume.shape_zyx) if size == 1]
+    if not thin:
+        raise InputError(
+            f"{path.name} is a volume",
+            received=f"{volume.shape_zyx[0]} axial slices",
+            hint="Read it with read_study and take a slice, for example .axial(40).",
+        )
+    taken = (volume.axial, volume.coronal, volume.sagittal)[thin[0]](0)
+    return replace(taken, index=None)
 
 
 def slice_of_header(header: FrameHeader, spacing_mm: Sequence[float] | None = None) -> CTSlice:
@@ -247,6 +294,15 @@ def slice_of_header(header: FrameHeader, spacing_mm: Sequence[float] | None = No
     )
 
 
+def _is_axial(header: FrameHeader) -> bool:
+    if header.orientation is None:
+        return False
+    try:
+        return plane_of(affine_from_dicom(header.orientation, (0.0, 0.0, 0.0), (1.0, 1.0)))[0] == "axial"
+    except GeometryError:
+        return False  # said where the slice is placed
+
+
 def _display_oriented(hu: NDArray[np.int16], affine: NDArray[np.float64]) -> CTSlice:
     slice_axis = axis_correspondence(affine)[0].index(2)
     hu_zyx, canonical = canonicalise(hu[None], affine)
@@ -260,17 +316,24 @@ def _read_folder(
 ) -> CTVolume:
     found = scan_folder(folder, on_progress=on_progress)
     if not found.series:
-        if series_uid is None and len(found.nifti_files) == 1:
-            return read_nifti(found.nifti_files[0])
+        if series_uid is None and len(found.volume_files) == 1:
+            return _with_warnings(read_volume(found.volume_files[0]), skipped_warning(found.skipped))
         _refuse_folder(found)
     chosen = _choose(found.series, series_uid, found.skipped)
     cautions = skipped_warning(found.skipped)
+    if found.volume_files:
+        noun = "file was" if len(found.volume_files) == 1 else "files were"
+        cautions.append(f"{len(found.volume_files)} NIfTI or NRRD {noun} left aside")
     others = [s for s in found.series if s is not chosen]
     if others and series_uid is None:
         shown = [f"{s.info.image_count} images: {s.info.refusal or s.info.plane}" for s in others]
         noun = "other series was" if len(others) == 1 else "other series were"
         cautions.append(f"{len(others)} {noun} left aside ({'; '.join(shown[:_CHOICES_SHOWN])})")
     return read_series(_require_geometry(chosen), cautions=cautions)
+
+
+def _with_warnings(volume: CTVolume, more: Sequence[str]) -> CTVolume:
+    return replace(volume, warnings=(*more, *volume.warnings)) if more else volume
 
 
 def _choose(
@@ -295,16 +358,24 @@ def _choose(
     if len(candidates) == 1:
         return candidates[0]
     if candidates:
+        proposed = [series.info.uid for series in candidates if series.info.proposed]
         raise InputError(
-            f"{len(candidates)} series fit",
+            f"{len(candidates)} series fit{_why_apart(candidates)}",
             received=_listed(candidates),
-            hint="Pass series_uid= with the one you want.",
+            hint="Pass series_uid= with the one you want"
+            + (f"; for muscle and fat {proposed[0]} is proposed." if len(proposed) == 1 else "."),
         )
     raise DicomError(
         "no series can be read as a CT volume",
         received=_listed(groups) + "; ".join(["", *skipped_warning(skipped)]),
         hint="Give axial CT images in HU.",
     )
+
+
+def _why_apart(candidates: Sequence[Series]) -> str:
+    """Say what tells stacks under one SeriesInstanceUID apart, as a part of a sentence."""
+    names = list(dict.fromkeys(name for series in candidates for name in series.info.told_apart_by))
+    return f"; one series holds several stacks, told apart by {', '.join(names)}" if names else ""
 
 
 def _listed(groups: Sequence[Series]) -> str:
@@ -347,10 +418,11 @@ def _refuse_other_kinds(path: Path) -> None:
 
 
 def _refuse_folder(found: Folder) -> NoReturn:
-    if len(found.nifti_files) > 1:
+    if len(found.volume_files) > 1:
+        kinds = "NIfTI or NRRD" if any(is_nrrd_name(path.name) for path in found.volume_files) else "NIfTI"
         raise InputError(
-            f"the folder holds {len(found.nifti_files)} NIfTI files",
-            received=", ".join(sorted(path.name for path in found.nifti_files)[:_CHOICES_SHOWN]),
+            f"the folder holds {len(found.volume_files)} {kinds} files",
+            received=", ".join(sorted(path.name for path in found.volume_files)[:_CHOICES_SHOWN]),
             hint="Give the path of the CT itself.",
         )
     if found.skipped:

@@ -1,21 +1,20 @@
-"""What a kept answer depends on, as digests: nothing in them leads back to a patient."""
+"""What a stored prediction depends on, as digests: nothing in them leads back to a patient."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.types import ModelIdentity, Prompt, Window
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """What an answer depends on, as digests in hex.
+    """What a prediction depends on, as digests in hex.
 
     Parameters
     ----------
@@ -35,7 +34,7 @@ class CacheKey:
 def make_key(
     image_hw: NDArray[np.uint8], prompt: Prompt, window: Window | None, identity: ModelIdentity
 ) -> CacheKey:
-    """Digest what an answer depends on.
+    """Digest what a prediction depends on.
 
     Parameters
     ----------
@@ -60,12 +59,12 @@ def make_key(
     mask = np.zeros((0, 0), bool) if prompt.mask is None else np.asarray(prompt.mask)
     bounds = np.array([] if window is None else [window.level, window.width], np.float64)
     return CacheKey(
-        pixels=_digest(image),
-        prompt=_digest(
+        pixels=hash_content(image),
+        prompt=hash_content(
             np.asarray(prompt.points_xy), np.asarray(prompt.labels), box, mask, prompt.structure or ""
         ),
-        window=_digest(bounds),
-        model=_digest(identity.weights_sha256, str(identity.image_size), identity.dtype),
+        window=hash_content(bounds),
+        model=hash_content(identity.weights_sha256, str(identity.image_size), identity.dtype),
         code=identity.code_version,
     )
 
@@ -73,10 +72,10 @@ def make_key(
 def explain_miss(key: CacheKey, known: list[CacheKey]) -> str:
     """Say in a sentence which part of a key none of the known ones has."""
     if not known:
-        return "Nothing is kept yet."
+        return "Nothing is stored yet."
     same_image = [one for one in known if one.pixels == key.pixels]
     if not same_image:
-        return "This image (its pixels) was never asked about."
+        return "This image (its pixels) was never segmented."
     nearest = max(same_image, key=lambda one: sum(one_part == part for one_part, part in _pairs(one, key)))
     names = {
         "prompt": "another prompt",
@@ -86,17 +85,6 @@ def explain_miss(key: CacheKey, known: list[CacheKey]) -> str:
     }
     differing = [text for name, text in names.items() if getattr(nearest, name) != getattr(key, name)]
     return f"This image is known, but with {' and '.join(differing)}."
-
-
-def _digest(*parts: NDArray[Any] | str) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, str):
-            digest.update(f"text {len(part)}:{part}".encode())
-        else:
-            digest.update(f"{part.dtype.str} {part.shape}:".encode())
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
 
 
 def _pairs(one: CacheKey, other: CacheKey) -> Iterator[tuple[str, str]]:

@@ -79,6 +79,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         cache_folder(settings),
         expires_hours=settings.cache_expire_hours,
         max_bytes=int(settings.cache_max_mb * 1e6),
+        memory_bytes=int(settings.cache_memory_mb * 1e6),
     )
 
 
@@ -157,7 +158,11 @@ def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Seg
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     opened = {
         url: RemoteSegmenter(
-            url, api_key=key, request_timeout_s=settings.request_timeout, retry_for_s=retry_for_s
+            url,
+            api_key=key,
+            request_timeout_s=settings.request_timeout,
+            retry_for_s=retry_for_s,
+            allow_plain_http=settings.allow_plain_http,
         )
         for url in settings.service_urls
     }

@@ -3,14 +3,12 @@
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.axial import AxialSession, segment_axial
 from ctai_sam2.segmentation.levels.sagittal import find_candidates, find_l3
+from ctai_sam2.segmentation.prediction import segment
 from ctai_sam2.segmentation.prompts import make_axial_prompt
 from ctai_sam2.segmentation.results import (
-    AXIAL_STRUCTURES,
-    STRUCTURES,
     AxialResult,
     L3Result,
     PredictsMasks,
-    Structure,
     StructureResult,
     StudyResult,
     VertebraCandidate,
@@ -29,6 +27,7 @@ from ctai_sam2.segmentation.study import (
     segment_structure,
     segment_study,
 )
+from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 
 __all__ = [
     "AXIAL_STRUCTURES",
@@ -53,6 +52,7 @@ __all__ = [
     "make_axial_prompt",
     "mid_l3_axial_index",
     "robustness",
+    "segment",
     "segment_axial",
     "segment_structure",
     "segment_study",

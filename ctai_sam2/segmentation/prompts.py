@@ -12,7 +12,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
 from ctai_sam2.segmentation.anatomy.psoas import Side
-from ctai_sam2.segmentation.results import Structure
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import Mask, Prompt
 
 _BOX_SLACK_MM = 1.5

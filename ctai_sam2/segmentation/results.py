@@ -4,44 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.preview import preview_html
+from ctai_sam2.structures import Structure, level_below_l3
 from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
 
-Structure: TypeAlias = Literal[
-    "l3", "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat"
-]
-AXIAL_STRUCTURES: tuple[Structure, ...] = (
-    "psoas_left",
-    "psoas_right",
-    "psoas",
-    "muscle",
-    "vertebra",
-    "sat",
-    "vat",
-    "imat",
-)
-STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
-LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
-"""From the top down; the sacrum follows."""
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WORTH_PROPOSING = 0.05
-
-
-def level_below_l3(steps: int) -> str | None:
-    """Name of the vertebra so many below L3 (above, if negative); None outside `LEVELS`.
-
-    Examples
-    --------
-    >>> level_below_l3(1), level_below_l3(-3), level_below_l3(3)
-    ('L4', 'T12', None)
-    """
-    index = LEVELS.index("L3") + steps
-    return LEVELS[index] if 0 <= index < len(LEVELS) else None
 
 
 class PredictsMasks(Protocol):
@@ -59,7 +35,7 @@ class PredictsMasks(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StructureResult:
     """One structure on one slice.
 
@@ -91,8 +67,13 @@ class StructureResult:
     confidence: float | None
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"StructureResult({self.structure}, {int(self.mask.sum())} pixels{sure}{noted})"
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AxialResult:
     """All structures of an axial slice.
 
@@ -104,16 +85,44 @@ class AxialResult:
         Those that were found.
     warnings : tuple of str
         What was not found and why, then every structure's warnings.
+    missing : mapping of str to str
+        Structures that were wanted and not found (``fat`` for all fat), and why.
     """
 
     ct_slice: CTSlice
     structures: Mapping[Structure, StructureResult]
     warnings: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"AxialResult({', '.join(self.structures)}{noted})"
+
+    def _repr_html_(self) -> str:
+        return preview_html(
+            self.ct_slice, self.masks, "; ".join((", ".join(self.structures), *self.warnings))
+        )
 
     @property
     def masks(self) -> dict[str, Mask]:
         """Mask by structure, each of shape (H, W)."""
         return {name: result.mask for name, result in self.structures.items()}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per structure: pixels, outlined area in cm², confidence, source of the prompt, warnings."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "structure": name,
+                "pixels": int(result.mask.sum()),
+                "outlined_cm2": int(result.mask.sum()) * self.ct_slice.pixel_area_mm2 / 100,
+                "confidence": result.confidence,
+                "prompted_by": result.prompted_by,
+                "warnings": "; ".join(result.warnings),
+            }
+            for name, result in self.structures.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +150,7 @@ class VertebraCandidate:
     result: StructureResult | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class L3Result:
     """L3 on a sagittal slice, and the neighbours it was counted among.
 
@@ -171,6 +180,14 @@ class L3Result:
     probability: float | None = None
     l3: StructureResult | None = None
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sure = "" if self.probability is None else f", probability {self.probability:.2f}"
+        return f"L3Result({self.certainty}{sure}, {len(self.candidates)} vertebral bodies)"
+
+    def _repr_html_(self) -> str:
+        masks = {} if self.l3 is None else {"l3": self.l3.mask}
+        return preview_html(self.ct_slice, masks, "; ".join((f"L3 {self.certainty}", *self.warnings)))
 
     @property
     def proposals(self) -> tuple[int, ...]:
@@ -216,7 +233,7 @@ class L3Result:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StudyResult:
     """One click on a whole study.
 
@@ -229,9 +246,14 @@ class StudyResult:
     axial : AxialResult
         Its structures.
     sagittal : L3Result or None
-        Where L3 was found; None if the axial index was given and no spine was seen.
+        Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
     warnings : tuple of str
         Of the volume, the level and the slice.
+    level_chosen_by : {"user", "software"}
+        Who chose the slice or the vertebra: the user by an index or a click, or the software.
+    l3_gap_mm : float or None
+        Distance along the slices' normal between the slice measured and the middle of the L3 found, from
+        slice positions; None where none was found.
     """
 
     volume: CTVolume
@@ -239,8 +261,29 @@ class StudyResult:
     axial: AxialResult
     sagittal: L3Result | None = None
     warnings: tuple[str, ...] = field(default=())
+    level_chosen_by: Literal["user", "software"] = "software"
+    l3_gap_mm: float | None = None
+
+    @property
+    def level_certainty(self) -> str:
+        """How the level is known: ``user``, ``counted``, ``estimated`` or ``unknown``."""
+        if self.level_chosen_by == "user":
+            return "user"
+        return "unknown" if self.sagittal is None else self.sagittal.certainty
 
     @property
     def masks(self) -> dict[str, Mask]:
         """Mask by structure on the axial slice, each of shape (H, W)."""
         return self.axial.masks
+
+    def __repr__(self) -> str:
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"StudyResult(mid-L3 at axial index {self.axial_index}: {', '.join(self.masks)}{noted})"
+
+    def _repr_html_(self) -> str:
+        sagittal = "" if self.sagittal is None else self.sagittal._repr_html_()
+        return f"<div style='display:flex;gap:12px'>{self.axial._repr_html_()}{sagittal}</div>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per structure of the mid-L3 slice; see `AxialResult.to_frame`."""
+        return self.axial.to_frame()

@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession, require_axial
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
-from ctai_sam2.segmentation.results import PredictsMasks, Structure, StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _MOST_TRIALS = 200
@@ -27,26 +28,26 @@ _TRIES_PER_POINT = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Robustness:
-    """One structure asked for again and again, each time pointed at a little differently.
+    """One structure segmented repeatedly, each time with a slightly different prompt.
 
     Parameters
     ----------
     structure : str
-        What was asked for.
+        The structure.
     central : StructureResult
-        The answer to the prompt as it was.
+        Result of the prompt without jitter.
     areas_mm2 : ndarray of float64, shape (N,)
-        Area of each answer; 0 where it was empty.
+        Area of each trial's mask; 0 where the model returned an empty one.
     agreement : ndarray of float64, shape (N,)
-        Dice of each answer with the central one.
+        Dice of each trial's mask with the central one.
     pairwise_agreement : float
-        Mean Dice between answers.
+        Mean Dice between trials.
     share_hw : ndarray of float32, shape (H, W)
-        Share of the answers that contain each pixel, 0 to 1.
+        Share of the trials whose mask contains each pixel, 0 to 1.
     jitter_mm : float
         Standard deviation of the jitter.
     failed : int
-        Trials without an answer or with an empty one.
+        Trials whose mask is empty.
     """
 
     structure: Structure
@@ -60,7 +61,7 @@ class Robustness:
 
     @property
     def area_mean_mm2(self) -> float:
-        """Mean area of the answers."""
+        """Mean area of the trials."""
         return float(self.areas_mm2.mean())
 
     @property
@@ -70,7 +71,7 @@ class Robustness:
 
     @property
     def area_cv(self) -> float:
-        """Coefficient of variation of the area; NaN where every answer is empty."""
+        """Coefficient of variation of the area; NaN where every mask is empty."""
         return self.area_sd_mm2 / self.area_mean_mm2 if self.area_mean_mm2 else float("nan")
 
 
@@ -87,11 +88,11 @@ class SliceSensitivityRow:
     offset_mm : float
         Position above the middle slice.
     area_cm2, hu_mean : float or None
-        Over the structure's HU range; None where there was no answer.
+        Over the structure's HU range; None where the structure was not found.
     area_change_pct : float or None
         Area against that on the middle slice, in per cent.
     error : str or None
-        Why there was no answer.
+        Why the structure was not found.
     """
 
     structure: Structure
@@ -115,11 +116,11 @@ def robustness(
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
 ) -> Robustness:
-    """Ask for a structure with jittered prompts and report how far area and mask move.
+    """Segment a structure with jittered prompts and report how much area and mask change.
 
     The slice is embedded once; each trial costs one click. Points and the edges of a box move by a normal
     deviate each, a mask prompt is shifted as a whole. A positive point that would leave the central mask
-    is drawn again, for a reader would not click beside the structure.
+    is drawn again, because a reader would not click outside the structure.
 
     Parameters
     ----------
@@ -146,8 +147,8 @@ def robustness(
         If there is no prompt and the anatomy to make one from is not visible.
     InputError
         If a number is out of range, or a structure is missing or has no model behind it.
-    Unavailable
-        If the segmenter cannot answer the central prompt.
+    SegmenterError
+        If the segmenter fails in any trial: an outage is never counted as an empty mask.
 
     Examples
     --------
@@ -168,10 +169,7 @@ def robustness(
     masks: list[Mask] = []
     failed = 0
     for _ in range(n):
-        try:
-            mask = ask(jitter_prompt(asked, central.mask, ct_slice, jitter_mm, rng))
-        except CtaiError:
-            mask = np.zeros(ct_slice.shape_hw, dtype=bool)
+        mask = ask(jitter_prompt(asked, central.mask, ct_slice, jitter_mm, rng))
         failed += not mask.any()
         masks.append(mask)
     pairs = list(combinations(range(n), 2))
@@ -226,6 +224,8 @@ def slice_sensitivity(
     ------
     InputError
         If the index lies outside the volume, k is below 1 or a structure is not measured.
+    SegmenterError
+        If the segmenter fails; that says nothing about the slice.
     """
     depth = volume.shape_zyx[0]
     if not 0 <= axial_index < depth:
@@ -246,7 +246,7 @@ def slice_sensitivity(
         for name in structures:
             try:
                 found[name, index] = _measure(session.segment(name), session.ct_slice, definitions)
-            except CtaiError as error:
+            except InputError as error:
                 found[name, index] = str(error)
     positions = np.asarray(volume.slice_positions_mm)
     rows = []
@@ -333,7 +333,7 @@ def _open(
     window: Window,
     definitions: TissueDefinitions,
 ) -> tuple[Prompt, StructureResult, Callable[[Prompt], Mask]]:
-    """Return the central prompt, its answer, and a function from prompt to mask."""
+    """Return the central prompt, its result, and a function from prompt to mask."""
     if wanted == "l3":
         if isinstance(prompt, Prompt):
             central = segment_l3_by_user(ct_slice, segmenter, prompt, window)
@@ -359,9 +359,9 @@ def _open(
 
     if len(central.prompts) != 1:
         raise InputError(
-            "robustness is told for one prompt to the model",
+            "robustness is measured for a single prompt",
             received=wanted,
-            hint="Ask for psoas_left and psoas_right apart; fat is found by rule.",
+            hint="Use psoas_left and psoas_right separately; fat is found by rule.",
         )
     if central.prompted_by == "name":
         raise InputError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.body import body_of
+from ctai_sam2.image.plausibility import require_abdomen, require_measurable_slice, require_measurable_volume
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
@@ -21,14 +22,8 @@ from ctai_sam2.segmentation.axial import (
     segment_axial,
 )
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
-from ctai_sam2.segmentation.results import (
-    STRUCTURES,
-    L3Result,
-    PredictsMasks,
-    Structure,
-    StructureResult,
-    StudyResult,
-)
+from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, StudyResult
+from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _CREST_TO_L3_MM = 52.0
@@ -40,6 +35,7 @@ _ILIUM_MM2 = 120.0
 _ILIUM_FROM_MIDLINE_MM = 50.0
 _SLICES_TRIED = 9
 _LEAST_FIELD_MM = 60.0
+_LEAST_COUNTABLE_MM = 60.0
 _BESIDE_MM = 8.0
 
 
@@ -103,6 +99,7 @@ def segment_structure(
             raise AnatomyNotFound("; ".join(found.warnings), hint="Place a point in L3.")
         return replace(found.l3, warnings=found.warnings)
     require_axial(ct_slice)
+    require_measurable_slice(ct_slice)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -120,6 +117,8 @@ def segment_study(
     axial_index: int | None = None,
     l3_xy: Sequence[float] | None = None,
     sagittal_index: int | None = None,
+    structures: Sequence[Structure] = AXIAL_STRUCTURES,
+    prompts: Mapping[str, Prompt] | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
@@ -134,51 +133,88 @@ def segment_study(
     segmenter : PredictsMasks
         Any segmenter.
     axial_index : int, optional
-        The mid-L3 slice (0 is the most inferior), where the user knows it.
+        The mid-L3 slice (0 is the most inferior), where the user knows it. L3 is then looked for only to
+        compare: where muscle and vertebra are wanted and the volume is tall enough to count vertebrae. A
+        volume of one slice needs no index.
     l3_xy : sequence of 2 floats, optional
         A click in L3 on the sagittal slice, (column, row).
     sagittal_index : int, optional
         Column of the sagittal slice; through the middle of the spine when omitted.
+    structures, prompts
+        As in `segment_axial`; prompts are on the axial slice.
     window, definitions, muscle_strategy, confidence_threshold
         As in `segment_structure`.
 
     Raises
     ------
     AnatomyNotFound
-        If L3 is neither given nor found, or the axial slice does not show spine and muscle wall.
+        If L3 is neither given nor found, or the axial slice shows none of the structures.
     InputError
         If an index or the click lies outside the volume.
     Unavailable
         If the segmenter cannot answer.
     """
+    require_measurable_volume(volume)
+    depth = volume.shape_zyx[0]
+    if axial_index is not None and not 0 <= axial_index < depth:
+        raise InputError(
+            "no such axial slice", received=axial_index, hint=f"The volume has 0 to {depth - 1}."
+        )
     sagittal: L3Result | None = None
     warnings = list(volume.warnings)
-    try:
-        sagittal = find_l3_in_volume(
-            volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
-        )
-    except AnatomyNotFound as error:
-        if axial_index is None:
-            raise
-        warnings.append(str(error))
+    if depth == 1 and axial_index is None and l3_xy is None:
+        # Nothing lies above or below it to find a level on: the slice is the one that the user chose.
+        axial_index = 0
+        warnings.append("a single axial slice: it was taken for L3 as given, and its level was not checked")
+    by_user = axial_index is not None or l3_xy is not None
+    if axial_index is None or _can_compare_level(volume, structures):
+        try:
+            sagittal = find_l3_in_volume(
+                volume, segmenter, l3_xy=l3_xy, sagittal_index=sagittal_index, window=window
+            )
+            warnings += sagittal.warnings if axial_index is None else ()
+        except AnatomyNotFound as error:
+            if axial_index is None:
+                raise
+            warnings.append(str(error))
+    found_index: int | None = None
+    if sagittal is not None and sagittal.l3 is not None and sagittal.l3.mask.any():
+        found_index = mid_l3_axial_index(volume, sagittal.l3.mask)
     if axial_index is None:
         axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
-        warnings += () if sagittal is None else sagittal.warnings
+    ct_slice = volume.axial(axial_index)
+    require_measurable_slice(ct_slice)
+    require_abdomen(ct_slice)
     axial = segment_axial(
-        volume.axial(axial_index),
+        ct_slice,
         segmenter,
+        structures=structures,
+        prompts=prompts,
         window=window,
         definitions=definitions,
         muscle_strategy=muscle_strategy,
         confidence_threshold=confidence_threshold,
     )
+    gap_mm: float | None = None
+    if found_index is not None:
+        positions = np.asarray(volume.slice_positions_mm)
+        gap_mm = float(abs(positions[axial_index] - positions[found_index]))
     return StudyResult(
         volume=volume,
         axial_index=axial_index,
         axial=axial,
         sagittal=sagittal,
         warnings=tuple(dict.fromkeys([*warnings, *axial.warnings])),
+        level_chosen_by="user" if by_user else "software",
+        l3_gap_mm=gap_mm,
     )
+
+
+def _can_compare_level(volume: CTVolume, structures: Sequence[Structure]) -> bool:
+    """Tell whether to look for L3 although the slice is given: a thin slab shows no row of vertebrae."""
+    positions = np.asarray(volume.slice_positions_mm)
+    height_mm = float(abs(positions[-1] - positions[0])) + volume.spacing_zyx_mm[0]
+    return {"muscle", "vertebra"} <= set(structures) and height_mm >= _LEAST_COUNTABLE_MM
 
 
 def find_mid_l3(volume: CTVolume, segmenter: PredictsMasks, *, window: Window = SOFT_TISSUE) -> int:

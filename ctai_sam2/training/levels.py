@@ -27,7 +27,7 @@ from ctai_sam2.segmentation.levels.numbering import (
 )
 from ctai_sam2.segmentation.levels.sagittal import walk_spine
 from ctai_sam2.segmentation.levels.spine_walk import SeenBody
-from ctai_sam2.segmentation.results import LEVELS
+from ctai_sam2.structures import LEVELS
 from ctai_sam2.types import CTSlice, Mask
 
 _LOGGER = logging.getLogger(__name__)

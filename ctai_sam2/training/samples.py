@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from ctai_sam2.models.sam2_network import structure_names
+from ctai_sam2.structures import MIRRORED
 from ctai_sam2.training.augmentation import frame_at_random, normalise, vary_appearance, vary_tissues
 from ctai_sam2.training.bank import LabelledImage, Plane
 from ctai_sam2.training.prompts import (
@@ -50,7 +51,6 @@ _NAMED: Final = {
 _NAMED_AT_A_PLACE: Final = {
     "axial": {}, "sagittal": dict.fromkeys(("T11", "T12", "L1", "L2", "L3", "L4", "L5"), "vertebra")
 }  # fmt: skip
-_MIRRORED: Final = {"psoas_left": "psoas_right", "psoas_right": "psoas_left"}
 _NAME_SHARE: Final = 0.5
 _NAME_ALONE_SHARE: Final = 0.35
 _SMALLEST_TARGET: Final = 0.0004
@@ -317,7 +317,7 @@ def _draw_name(
     plane: Plane, target: str, structures: tuple[str, ...], *, mirrored: bool, rng: np.random.Generator
 ) -> tuple[str | None, bool]:
     """Return what a prompt names, and whether it says nothing else."""
-    target = _MIRRORED.get(target, target) if mirrored and plane == "axial" else target
+    target = MIRRORED.get(target, target) if mirrored and plane == "axial" else target
     name = _NAMED[plane].get(target)
     unique = name is not None
     name = name or _NAMED_AT_A_PLACE[plane].get(target)

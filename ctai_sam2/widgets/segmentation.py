@@ -8,7 +8,6 @@ from dataclasses import replace
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.segmentation import (
-    STRUCTURES,
     AxialSession,
     L3Result,
     PredictsMasks,
@@ -17,6 +16,7 @@ from ctai_sam2.segmentation import (
     find_l3_in_volume,
     segment_structure,
 )
+from ctai_sam2.structures import STRUCTURES
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 
 _shared_lock = threading.Lock()

@@ -25,7 +25,7 @@ from ctai_sam2.settings import list_settings
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKER = PROJECT / "docker"
 COMPOSE_FILES = (PROJECT / "docker-compose.yml", DOCKER / "compose.gpu.yml", DOCKER / "compose.ca.yml")
-FOR_CLIENTS = {"SAM2_SERVICE_URL", "SAM2_PREFER"}
+FOR_CLIENTS = {"SAM2_SERVICE_URL", "SAM2_PREFER", "SAM2_ALLOW_PLAIN_HTTP"}
 """Settings that mean nothing to a service."""
 
 
@@ -179,6 +179,33 @@ def test_compose_and_image_check_health_alike() -> None:
 
 def test_every_setting_reaches_the_service() -> None:
     assert set(service()["environment"]) == {variable for variable, *_ in list_settings()} - FOR_CLIENTS
+
+
+def test_no_path_of_the_host_reaches_the_container() -> None:
+    environment = service()["environment"]
+    for variable, kind, _, _ in list_settings():
+        if kind == "path":
+            assert f"${{{variable}" not in str(environment[variable] or f"${{{variable}}}"), variable
+
+
+def test_signals_reach_the_service_from_the_first_moment() -> None:
+    assert service()["init"] is True
+
+
+def test_the_bill_of_materials_names_what_is_installed() -> None:
+    run = subprocess.run(
+        [sys.executable, str(DOCKER / "sbom.py")], capture_output=True, text=True, check=True, timeout=120
+    )
+    document = json.loads(run.stdout)
+    found = {one["name"]: one for one in document["components"]}
+    assert (document["bomFormat"], document["specVersion"]) == ("CycloneDX", "1.5")
+    assert found["numpy"]["purl"] == f"pkg:pypi/numpy@{found['numpy']['version']}"
+
+
+def test_the_smoke_test_fails_on_no_time() -> None:
+    text = (DOCKER / "smoke_test.sh").read_text(encoding="utf-8")
+    assert "took_s" in text
+    assert not re.search(r"(check|fail)[^\n]*\$\{?took_s", text)
 
 
 def test_the_gpu_is_asked_for_in_the_overlay_alone() -> None:

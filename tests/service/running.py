@@ -19,7 +19,7 @@ from requests.structures import CaseInsensitiveDict
 from ctai_sam2.models import Segmenter
 from ctai_sam2.settings import Settings
 from service.app import make_app
-from service.serving import make_server
+from service.lifecycle import make_server
 
 WAIT_S = 60.0
 
@@ -40,15 +40,24 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
 
     def close(self) -> None:
+        self.run(_cancel_others())
         self.run(self.loop.shutdown_default_executor())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(WAIT_S)
         self.loop.close()
 
 
+async def _cancel_others() -> None:
+    """End what the loop still holds, such as the watch over worker processes, as `asyncio.run` does."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
 async def wait_until_ready(app: FastAPI) -> None:
     async def ready() -> None:
-        while app.state.answering.identity is None:
+        while app.state.service.identity is None:
             await asyncio.sleep(0.005)
 
     await asyncio.wait_for(ready(), WAIT_S)
@@ -109,6 +118,7 @@ class InProcess(BaseAdapter):
         response.reason = answered.reason_phrase
         response.headers = CaseInsensitiveDict(answered.headers)
         response._content = answered.content
+        response._content_consumed = True
         response.url = str(request.url)
         response.request = request
         return response

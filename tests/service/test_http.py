@@ -20,7 +20,7 @@ from ctai_sam2._version import __version__
 from ctai_sam2.errors import DeviceUnavailable, WeightsMissing
 from ctai_sam2.models import wire
 from ctai_sam2.types import Prompt
-from service.describing import openapi_text
+from service.app import openapi_text
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image
 from tests.service.running import service_settings, serving
 from tests.unit.io.making import ct_dataset, save
@@ -354,6 +354,10 @@ def test_a_request_id_is_taken_only_where_it_can_name_nobody(url: str) -> None:
 
 def test_logs_hold_nothing_of_patients(url: str, caplog: pytest.LogCaptureFixture) -> None:
     secret = "Mustermann-1970"
+
+    def ours() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name.startswith(("ctai", "service", "uvicorn"))]
+
     with caplog.at_level("DEBUG"):
         requests.get(f"{url}/{secret}?name={secret}", timeout=20)
         requests.post(
@@ -364,13 +368,9 @@ def test_logs_hold_nothing_of_patients(url: str, caplog: pytest.LogCaptureFixtur
             timeout=20,
         )
         segment(url, {"structure": secret})
-
-    def ours() -> list[logging.LogRecord]:
-        return [record for record in caplog.records if record.name.startswith(("ctai", "service", "uvicorn"))]
-
-    until = time.monotonic() + 20  # a line is written after its answer has left
-    while len(ours()) < 3 and time.monotonic() < until:
-        time.sleep(0.01)
+        until = time.monotonic() + 20  # a line is written after its response has left, at this level
+        while len(ours()) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
     assert len(ours()) >= 3
     assert all(secret not in str(vars(record)) for record in ours())
 

@@ -21,7 +21,7 @@ import requests
 
 from ctai_sam2.models import CachedSegmenter, RemoteSegmenter, open_segmenter, wire
 from ctai_sam2.types import Prediction, Prompt
-from service.serving import ImpatientProtocol
+from service.lifecycle import ImpatientProtocol
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import WAIT_S, service_settings, serving
 
@@ -93,7 +93,11 @@ def read_all(opened: socket.socket) -> bytes:
 
 
 def head(path: str, **headers: object) -> bytes:
-    lines = [f"PUT {path} HTTP/1.1", "Host: x", *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items())]
+    lines = [
+        f"PUT {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        *(f"{k.replace('_', '-')}: {v}" for k, v in headers.items()),
+    ]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
@@ -209,8 +213,8 @@ def test_slow_heads_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImpatientProtocol, "headers_s", 0.2)
     with serving(FakeSegmenter()) as url:
         never = raw(url, b"")
-        drop_by_drop = raw(url, b"GET /health HTTP/1.1\r\nHost: x\r\nX-A: ")
-        again = raw(url, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        drop_by_drop = raw(url, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX-A: ")
+        again = raw(url, b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert read_all(never) == b""
         assert read_all(drop_by_drop) == b""
         assert again.recv(65536).startswith(b"HTTP/1.1 200")
@@ -245,7 +249,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
 
     with serving(CachedSegmenter(FakeSegmenter(), tmp_path / "cache")) as url:
         put(url)
-        monkeypatch.setattr("joblib._store_backends.numpy_pickle.dump", full)
+        monkeypatch.setattr("ctai_sam2.models.cache_store.PredictionStore.dump_item", full)
         answers = [click(url, x) for x in (40, 40, 41)]
         assert [answer.status_code for answer in answers] == [200] * 3
         assert answers[1].json()["cached"]

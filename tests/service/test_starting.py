@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -16,9 +17,9 @@ from ctai_sam2.cli.serve import _find_service
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable
 from ctai_sam2.models import wire
 from service.__main__ import main
-from service.describing import openapi_text
+from service.app import openapi_text
+from service.lifecycle import open_served_segmenter, require_safe, serve
 from service.logs import JsonFormatter
-from service.serving import open_served_segmenter, require_safe, serve
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import service_settings, serving
 
@@ -27,6 +28,7 @@ def test_the_command_writes_the_openapi_document(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["service", "--openapi"])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     assert main() == 0
     assert capsys.readouterr().out == openapi_text()
 
@@ -42,6 +44,10 @@ def test_the_command_writes_the_openapi_document(
         ("gpu-box", None, False),
         ("0.0.0.0", "short", False),
         ("0.0.0.0", "k" * 16, True),
+        ("0.0.0.0", " " * 16, False),
+        ("0.0.0.0", "\t" * 16, False),
+        ("127.0.0.1", " " * 16, False),
+        ("127.0.0.1", "k", True),
     ],
 )
 def test_others_are_listened_to_only_with_a_key(host: str, key: str | None, is_safe: bool) -> None:

@@ -24,6 +24,7 @@ TIERS: dict[str, int] = {
     "types": 1,
     "settings": 1,
     "geometry": 2,
+    "structures": 2,
     "image": 3,
     "measure": 4,
     "phantom": 4,

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.segmentation.levels.spine_path import HALF_WIDTH_MM, StraightSpine
-from ctai_sam2.segmentation.results import LEVELS
+from ctai_sam2.structures import LEVELS
 
 _CORE_MM = 9
 _LEAST_STEP_MM, _GREATEST_STEP_MM = 23, 48

@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.segmentation.levels.spine_walk import SeenBody
-from ctai_sam2.segmentation.results import LEVELS
+from ctai_sam2.structures import LEVELS
 
 BEYOND = 4
 """How many places below the last piece seen the sacrum is allowed to begin at."""

@@ -20,13 +20,8 @@ from ctai_sam2.segmentation.levels.spine_path import HALF_WIDTH_MM, StraightSpin
 from ctai_sam2.segmentation.levels.spine_walk import NAMES, SeenBody, SpineWalk
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import frame_for, name_structure, predict_on_slice, refine_on_slice
-from ctai_sam2.segmentation.results import (
-    L3Result,
-    PredictsMasks,
-    StructureResult,
-    VertebraCandidate,
-    level_below_l3,
-)
+from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
+from ctai_sam2.structures import level_below_l3
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 Certainty = Literal["counted", "told", "estimated", "unknown"]

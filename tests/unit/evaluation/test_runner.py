@@ -131,16 +131,37 @@ def test_cases_are_unseen_only_where_it_is_said(tmp_path: Path) -> None:
     assert groups(all_unseen=True) == {"ann": "unseen", "bob": "unseen"}
 
 
-def test_a_model_that_fails_is_counted_as_failed(tmp_path: Path) -> None:
-    write_case(tmp_path, "a")
+class Moody(Knower):
+    """Dies after some predictions, for one or for all cases that follow."""
 
-    class Moody(Knower):
-        def predict(self, image_hw, prompt, *, window=None):  # type: ignore[no-untyped-def]
+    def __init__(self, *, after: int, times: int | None = None) -> None:
+        super().__init__()
+        self.left, self.times = after, times
+
+    def predict(self, image_hw, prompt, *, window=None):  # type: ignore[no-untyped-def]
+        self.left -= 1
+        if self.left < 0 and (self.times is None or self.times > 0):
+            self.times = None if self.times is None else self.times - 1
             raise ServiceUnreachable("the service does not answer")
+        return super().predict(image_hw, prompt, window=window)
 
-    rows = evaluate_model(Moody(), cases=tmp_path, plan=PLAN).rows
-    assert all(row.failed and row.dice == 0 and row.hd95_mm is None for row in rows)
-    assert all("does not answer" in (row.error or "") for row in rows)
+
+def test_a_case_with_an_outage_is_skipped_and_never_scored(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_case(tmp_path, name)
+    untroubled = evaluate_model(Knower(), cases=tmp_path, plan=PLAN)
+    evaluation = evaluate_model(Moody(after=2, times=1), cases=tmp_path, plan=PLAN)
+    assert [text for text in evaluation.skipped if "does not answer" in text] == [
+        "a.npz: the service does not answer"
+    ]
+    assert {row.case for row in evaluation.rows} == {"b"}
+    assert [row.dice for row in evaluation.rows] == [row.dice for row in untroubled.rows if row.case == "b"]
+
+
+def test_an_outage_in_every_case_is_raised(tmp_path: Path) -> None:
+    write_case(tmp_path, "a")
+    with pytest.raises(ServiceUnreachable):
+        evaluate_model(Moody(after=0), cases=tmp_path, plan=PLAN)
 
 
 @pytest.mark.parametrize("content", ["none", "empty", "unscored"])

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.image.plausibility import MAX_VOXELS
 from ctai_sam2.io import SeriesInfo, list_series, read_study
 from ctai_sam2.io.dicom_series import skipped_warning
-from ctai_sam2.io.dicom_volume import MAX_VOXELS
 
 from .making import ct_dataset, edit, enhanced_dataset, make_volume, save, write_series
 
@@ -96,7 +96,7 @@ def test_identical_repeats_are_dropped_and_different_ones_refused(tmp_path: Path
     copy.write_bytes(paths[1].read_bytes())
     read = read_study(tmp_path / "s")
     np.testing.assert_array_equal(read.hu_zyx, volume.hu_zyx)
-    assert "1 repeated image left out" in read.warnings
+    assert "1 repeated image left out (copy.dcm)" in read.warnings
     edit(copy, RescaleIntercept=-1000, SOPInstanceUID="2.25.99")
     with pytest.raises(GeometryError, match="different images lie at the same place"):
         read_study(tmp_path / "s")
@@ -298,7 +298,7 @@ def test_too_many_voxels_are_refused_before_anything_is_allocated(
 ) -> None:
     write_series(tmp_path / "s")
     assert MAX_VOXELS > 2000 * 1024 * 1024
-    monkeypatch.setattr("ctai_sam2.io.dicom_volume.MAX_VOXELS", 100)
+    monkeypatch.setattr("ctai_sam2.image.plausibility.MAX_VOXELS", 100)
     with pytest.raises(InputError, match="larger than this package reads"):
         read_study(tmp_path / "s")
 

@@ -187,9 +187,16 @@ def test_headers_with_no_or_two_orientations(tmp_path: Path) -> None:
     image.to_filename(tmp_path / "none.nii")
     assert any("left and right are assumed" in w for w in read_nifti(tmp_path / "none.nii").warnings)
     image.set_sform(np.eye(4), code=1)
-    image.set_qform(np.diag([-1.0, 1, 1, 1]), code=1)
+    shifted = np.eye(4)
+    shifted[0, 3] = 3.0
+    image.set_qform(shifted, code=1)
     image.to_filename(tmp_path / "two.nii")
     assert any("sform" in w for w in read_nifti(tmp_path / "two.nii").warnings)
+    # Left and right differ: none of the two may be taken in silence.
+    image.set_qform(np.diag([-1.0, 1, 1, 1]), code=1)
+    image.to_filename(tmp_path / "mirrored.nii")
+    with pytest.raises(GeometryError, match="two orientations that contradict each other"):
+        read_nifti(tmp_path / "mirrored.nii")
 
 
 def test_metres(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.overlay import PALETTE, choose_colours, write_overlay_png
+from ctai_sam2.io.overlay import choose_colours, write_overlay_png
+from ctai_sam2.structures import PALETTE
 from ctai_sam2.types import CTSlice
 
 

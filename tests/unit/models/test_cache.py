@@ -4,18 +4,27 @@ import json
 import logging
 import multiprocessing
 import os
+import pickle
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError, ServiceTimeout, Unavailable
 from ctai_sam2.models import CachedSegmenter, Segmenter
 from ctai_sam2.models.cache_key import make_key
+from ctai_sam2.models.cache_store import (
+    ENTRY_FILE,
+    METADATA_FILE,
+    PredictionStore,
+    decode_entry,
+    encode_entry,
+)
 from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter, make_image
 
@@ -106,6 +115,7 @@ def test_answers_expire_in_memory_and_on_disk(tmp_path: Path) -> None:
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path, expires_hours=24, clock=lambda: now) as segmenter:
         segmenter.predict(make_image(), POINT)
+        segmenter.flush()
         now += 23.9 * 3600
         assert segmenter.predict(make_image(), POINT).cached
         age(tmp_path, hours=24.1)
@@ -125,12 +135,26 @@ def test_memory_is_bounded_and_falls_back_to_disk(tmp_path: Path) -> None:
     assert inner.calls == 4
 
 
+def test_memory_is_bounded_in_bytes() -> None:
+    size = FakeSegmenter().predict(make_image(), POINT).masks.nbytes
+    with CachedSegmenter(FakeSegmenter(), memory_bytes=3 * size) as segmenter:
+        for seed in range(6):
+            segmenter.predict(make_image(seed=seed), POINT)
+        assert len(segmenter._front) == 3
+        assert segmenter.predict(make_image(seed=5), POINT).cached
+        assert not segmenter.predict(make_image(seed=0), POINT).cached
+    with CachedSegmenter(FakeSegmenter(), memory_bytes=size - 1) as segmenter:
+        segmenter.predict(make_image(), POINT)
+        assert not segmenter.predict(make_image(), POINT).cached
+
+
 def test_the_disk_is_bounded(tmp_path: Path) -> None:
     with CachedSegmenter(FakeSegmenter(), tmp_path, max_bytes=20_000, memory_items=1) as segmenter:
         for seed in range(40):
             segmenter.predict(make_image(seed=seed), POINT)
-        assert len(entry_files(tmp_path, "output.pkl")) < 40
-    kept = entry_files(tmp_path, "output.pkl") + entry_files(tmp_path, "metadata.json")
+            segmenter.flush()
+        assert len(entry_files(tmp_path, ENTRY_FILE)) < 40
+    kept = entry_files(tmp_path, ENTRY_FILE) + entry_files(tmp_path, "metadata.json")
     assert 0 < sum(path.stat().st_size for path in kept) <= 20_000
 
 
@@ -149,7 +173,7 @@ def test_a_corrupt_answer_warns_and_is_computed_again(
 ) -> None:
     with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
         first = segmenter.predict(make_image(), POINT)
-    [path] = entry_files(tmp_path, "output.pkl")
+    [path] = entry_files(tmp_path, ENTRY_FILE)
     path.write_bytes(spoil(path.read_bytes()))
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path) as segmenter:
@@ -163,17 +187,15 @@ def test_a_corrupt_answer_warns_and_is_computed_again(
         assert segmenter.predict(make_image(), POINT).cached
 
 
-def test_a_flipped_bit_in_a_mask_is_noticed(tmp_path: Path) -> None:
-    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
-        first = segmenter.predict(make_image(), POINT)
-    [path] = entry_files(tmp_path, "output.pkl")
-    payload = joblib.load(path)
-    payload["scores"][0] += 0.1
-    joblib.dump(payload, path)
-    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
-        again = segmenter.predict(make_image(), POINT)
-    assert not again.cached
-    np.testing.assert_array_equal(first.scores, again.scores)
+def test_a_flipped_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    prediction = FakeSegmenter().predict(make_image(), POINT)
+    key = make_key(make_image(), POINT, None, FAKE_IDENTITY)
+    data = encode_entry(key, prediction, 1.0)
+    assert decode_entry(data, key, (96, 120)) is not None
+    for place in range(0, len(data), 7):
+        spoilt = bytearray(data)
+        spoilt[place] ^= 4
+        assert decode_entry(bytes(spoilt), key, (96, 120)) is None
 
 
 def test_an_entry_that_is_half_written_is_computed_again(tmp_path: Path) -> None:
@@ -183,6 +205,123 @@ def test_an_entry_that_is_half_written_is_computed_again(tmp_path: Path) -> None
     path.unlink()
     with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
         assert not segmenter.predict(make_image(), POINT).cached
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"time": "now"}', '{"time": NaN}', "[" * 60_000])
+def test_a_damaged_note_is_said_and_computed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        segmenter.predict(make_image(), POINT)
+    [path] = entry_files(tmp_path, METADATA_FILE)
+    path.write_text(text)
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter, caplog.at_level(logging.WARNING):
+        assert not segmenter.predict(make_image(), POINT).cached
+    assert "damaged" in caplog.text
+
+
+def test_an_entry_of_another_prediction_is_not_taken(tmp_path: Path) -> None:
+    """Both are intact: only what they say they are tells them apart."""
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        for x in (40, 60):
+            segmenter.predict(make_image(), Prompt.point(x, 48))
+    one, other = entry_files(tmp_path, ENTRY_FILE)
+    one.write_bytes(other.read_bytes())
+    inner = FakeSegmenter()
+    with CachedSegmenter(inner, tmp_path) as segmenter:
+        for x in (40, 60):
+            found = segmenter.predict(make_image(), Prompt.point(x, 48))
+            np.testing.assert_array_equal(
+                found.masks, FakeSegmenter().predict(make_image(), Prompt.point(x, 48)).masks
+            )
+    assert inner.calls == 1
+
+
+@pytest.mark.parametrize("hours", [-1, -1000, -(10**6)])
+def test_an_entry_dated_in_the_future_is_computed_again(tmp_path: Path, hours: float) -> None:
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        segmenter.predict(make_image(), POINT)
+    age(tmp_path, hours=hours)
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        assert "future" in segmenter.why_miss(make_image(), POINT)
+        assert not segmenter.predict(make_image(), POINT).cached
+        segmenter.flush()
+        assert "in memory" in segmenter.why_miss(make_image(), POINT)
+
+
+def test_a_clock_set_back_outdates_what_was_stored_before(tmp_path: Path) -> None:
+    now = time.time()
+    inner = FakeSegmenter()
+    with CachedSegmenter(inner, tmp_path, clock=lambda: now) as segmenter:
+        segmenter.predict(make_image(), POINT)
+        segmenter.flush()
+        now -= 3600
+        assert not segmenter.predict(make_image(), POINT).cached
+        assert segmenter.predict(make_image(), POINT).cached
+    assert inner.calls == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o1777])
+@pytest.mark.parametrize("place", ["", "predictions-2"])
+def test_a_folder_that_others_can_write_to_is_neither_read_nor_written(
+    tmp_path: Path, mode: int, place: str
+) -> None:
+    folder = tmp_path / "cache"
+    with CachedSegmenter(FakeSegmenter(), folder) as segmenter:
+        segmenter.predict(make_image(), POINT)
+    (folder / place).chmod(mode)
+    before = sorted(folder.rglob("*"))
+    inner = FakeSegmenter()
+    with CachedSegmenter(inner, folder) as segmenter:
+        assert not segmenter.predict(make_image(), POINT).cached
+        assert segmenter.predict(make_image(), POINT).cached
+        assert "others can write" in segmenter.health().detail
+    assert inner.calls == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_no_pickle_is_ever_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a pickle is read")
+
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        segmenter.predict(make_image(), POINT)
+    [path] = entry_files(tmp_path, ENTRY_FILE)
+    evil = pickle.dumps(Evil())
+    for name in (ENTRY_FILE, METADATA_FILE, "output.pkl"):
+        path.with_name(name).write_bytes(evil)
+    old = tmp_path / "ctai_sam2" / "segmenters" / "cached" / "_answer" / ("0" * 32)
+    old.mkdir(parents=True)
+    (old / "output.pkl").write_bytes(evil)
+    monkeypatch.setattr("joblib.numpy_pickle.load", refuse)
+    monkeypatch.setattr("pickle.load", refuse)
+    monkeypatch.setattr("pickle.loads", refuse)
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        segmenter.why_miss(make_image(), POINT)
+        assert not segmenter.predict(make_image(), POINT).cached
+    assert not (tmp_path / "executed").exists()
+    assert (old / "output.pkl").read_bytes() == evil
+
+
+def test_a_prediction_does_not_wait_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_write = threading.Event()
+    write = PredictionStore.dump_item
+
+    def slowly(self: PredictionStore, *arguments: Any, **more: Any) -> None:
+        assert may_write.wait(30)
+        write(self, *arguments, **more)
+
+    monkeypatch.setattr(PredictionStore, "dump_item", slowly)
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        segmenter.predict(make_image(), POINT)
+        assert entry_files(tmp_path, ENTRY_FILE) == []
+        may_write.set()
+    assert len(entry_files(tmp_path, ENTRY_FILE)) == 1
 
 
 def test_a_folder_that_cannot_be_made_costs_only_the_disk_cache(tmp_path: Path) -> None:
@@ -202,9 +341,10 @@ def test_a_full_disk_costs_only_the_disk_cache(tmp_path: Path, monkeypatch: pyte
 
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path) as segmenter:
-        monkeypatch.setattr("joblib.numpy_pickle.dump", refuse)
+        monkeypatch.setattr(PredictionStore, "dump_item", refuse)
         prediction = segmenter.predict(make_image(), POINT)
         assert not prediction.cached
+        segmenter.flush()
         assert "disk cache" in segmenter.health().detail
         assert segmenter.predict(make_image(), POINT).cached
     assert inner.calls == 1
@@ -215,6 +355,7 @@ def test_a_folder_removed_underneath_does_no_harm(tmp_path: Path) -> None:
     inner = FakeSegmenter()
     with CachedSegmenter(inner, folder, memory_items=1) as segmenter:
         segmenter.predict(make_image(), POINT)
+        segmenter.flush()
         for path in sorted(folder.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         segmenter.predict(make_image(seed=1), POINT)
@@ -271,7 +412,7 @@ def test_an_answer_of_another_model_than_announced_is_not_kept(tmp_path: Path) -
             prediction = segmenter.predict(make_image(), POINT)
             assert prediction.identity == FAKE_IDENTITY
             assert not prediction.cached
-    assert entry_files(tmp_path, "output.pkl") == []
+    assert entry_files(tmp_path, ENTRY_FILE) == []
 
 
 def test_without_any_model_it_is_unavailable(tmp_path: Path) -> None:
@@ -285,10 +426,10 @@ def test_without_any_model_it_is_unavailable(tmp_path: Path) -> None:
 def test_why_miss_names_the_part_that_differs(tmp_path: Path) -> None:
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path) as segmenter:
-        assert "Nothing is kept" in segmenter.why_miss(make_image(), POINT)
+        assert "Nothing is stored" in segmenter.why_miss(make_image(), POINT)
         segmenter.predict(make_image(), POINT)
         assert "in memory" in segmenter.why_miss(make_image(), POINT)
-        assert "never asked about" in segmenter.why_miss(make_image(seed=1), POINT)
+        assert "never segmented" in segmenter.why_miss(make_image(seed=1), POINT)
         assert "another prompt" in segmenter.why_miss(make_image(), Prompt.point(1, 1))
         assert "another window" in segmenter.why_miss(make_image(), POINT, window=Window())
         inner.identity = replace(FAKE_IDENTITY, weights_sha256="0" * 64)
@@ -311,7 +452,7 @@ def test_clear_forgets(tmp_path: Path) -> None:
     with CachedSegmenter(inner, tmp_path) as segmenter:
         segmenter.predict(make_image(), POINT)
         segmenter.clear()
-        assert "Nothing is kept" in segmenter.why_miss(make_image(), POINT)
+        assert "Nothing is stored" in segmenter.why_miss(make_image(), POINT)
         segmenter.predict(make_image(), POINT)
     assert inner.calls == 2
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import InputError, ServiceUnreachable
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.segmentation import robustness, slice_sensitivity
 from ctai_sam2.segmentation.robustness import jitter_prompt
@@ -97,6 +97,34 @@ def test_slices_about_the_middle_are_measured_and_a_failure_is_a_row() -> None:
     assert middle.area_change_pct == 0
     assert above.area_cm2 == middle.area_cm2
     assert above.hu_mean == middle.hu_mean
+
+
+class Dying(FakeSegmenter):
+    """Fails after a number of predictions, as a service that goes away does."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def predict(self, image_hw, prompt, *, window=None):  # type: ignore[no-untyped-def]
+        if self.calls >= self.after:
+            raise ServiceUnreachable("the service does not answer")
+        return super().predict(image_hw, prompt, window=window)
+
+
+@pytest.mark.parametrize("after", [1, 7])
+def test_an_outage_is_raised_and_never_an_empty_mask(after: int) -> None:
+    with pytest.raises(ServiceUnreachable):
+        robustness(SLICE, Prompt.point(50, 40), Dying(after), structure="muscle", n=12)
+
+
+def test_an_outage_says_nothing_about_a_slice() -> None:
+    phantom = make_axial_slice(
+        reference_parameters(), shape_hw=(192, 192), spacing_mm=(2.0, 2.0), rng=np.random.default_rng(0)
+    )
+    volume = CTVolume(hu_zyx=np.stack([phantom.hu] * 3), affine=np.diag([2.0, 2.0, 4.0, 1.0]))
+    with pytest.raises(ServiceUnreachable):
+        slice_sensitivity(volume, 1, Dying(1), k=1, structures=("psoas_left",))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from ctai_sam2.segmentation.levels.sagittal import (
     walk_spine,
 )
 from ctai_sam2.segmentation.levels.spine_walk import SeenBody
-from ctai_sam2.segmentation.results import level_below_l3
+from ctai_sam2.structures import level_below_l3
 from ctai_sam2.training.levels import make_cut_spine, sacrum_place
 from ctai_sam2.types import CTSlice
 from tests.unit.segmentation.oracle import dice

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -27,13 +30,14 @@ HEADERS_S = 10.0
 """Seconds a client may take for the head of a request."""
 
 _KEEP_ALIVE_S = 75
-_CONNECTIONS = 1000
 
 
 class ImpatientProtocol(H11Protocol):
-    """uvicorn's protocol, but a client that does not finish the head of its request is cut off.
+    """uvicorn's protocol, with bounds: on the time for the head of a request, and on open connections.
 
-    It has no access log either: paths and queries are the clients' own words.
+    Past the bound on connections the one that is silent for longest is closed, of the client that has
+    most; a request that is worked on keeps its connection. There is no access log: paths and queries are
+    the clients' own words.
     """
 
     headers_s = HEADERS_S
@@ -42,14 +46,20 @@ class ImpatientProtocol(H11Protocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.access_log = False
+        self._heard_at = self.loop.time()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start counting: the first head is due."""
         super().connection_made(transport)
+        service = self.config.app.state.service  # type: ignore[union-attr]
+        if len(self.connections) > service.settings.max_connections:
+            service.metrics.connections_closed.inc()
+            self._close_one()
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; those that begin a head start its time."""
+        self._heard_at = self.loop.time()
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_timer()
@@ -60,6 +70,24 @@ class ImpatientProtocol(H11Protocol):
         """Stop counting."""
         self._stop_timer()
         super().connection_lost(exc)
+
+    @property
+    def is_working(self) -> bool:
+        """Whether a request has arrived and has no response yet."""
+        cycle = self.cycle
+        return cycle is not None and not cycle.more_body and not cycle.response_started
+
+    def _close_one(self) -> None:
+        idle = [one for one in self.connections if isinstance(one, ImpatientProtocol) and not one.is_working]
+        held = Counter(one._host for one in idle)
+        most = max(held.values())
+        silent = min((one for one in idle if held[one._host] == most), key=lambda one: one._heard_at)
+        self.connections.discard(silent)
+        silent.transport.abort()
+
+    @property
+    def _host(self) -> str:
+        return "" if self.client is None else self.client[0]
 
     def _expect_head(self) -> None:
         self._head_timer = self.loop.call_later(self.headers_s, self._give_up)
@@ -75,8 +103,17 @@ class ImpatientProtocol(H11Protocol):
             self._head_timer = None
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which hears the signals that `serve` passes on, from its first moment."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals as they are."""
+        yield
+
+
 def open_served_segmenter(settings: Settings) -> Segmenter:
-    """Open what the service serves: SAM2 in this process, with the answer cache in front.
+    """Open what the service serves: SAM2 in this process, with the cache in front.
 
     Raises
     ------
@@ -94,22 +131,23 @@ def open_served_segmenter(settings: Settings) -> Segmenter:
 
 
 def require_safe(settings: Settings) -> None:
-    """Refuse to listen to other machines without a key.
+    """Refuse to listen to other machines without a key, or anywhere with a key of blanks.
 
     Raises
     ------
     InputError
-        If there is none, or a short one.
+        If there is none, or a short or blank one.
     """
-    if is_loopback(settings.host):
+    key = None if settings.api_key is None else settings.api_key.get_secret_value()
+    length = len("".join((key or "").split()))  # blanks are easily guessed, and lost on the way
+    if length >= 16 or (is_loopback(settings.host) and (key is None or length)):
         return
-    key = "" if settings.api_key is None else settings.api_key.get_secret_value()
-    if len(key) < 16:
-        raise InputError(
-            "a service that other machines reach needs a key of at least 16 characters",
-            received=f"SAM2_HOST={settings.host} and {'a short' if key else 'no'} SAM2_API_KEY",
-            hint="Set SAM2_API_KEY on both sides, or SAM2_HOST=127.0.0.1.",
-        )
+    kind = "no" if key is None else ("a short" if length else "a blank")
+    raise InputError(
+        "a service that other machines reach needs a key of at least 16 characters, and no key may be blank",
+        received=f"SAM2_HOST={settings.host} and {kind} SAM2_API_KEY",
+        hint="Set SAM2_API_KEY on both sides, or SAM2_HOST=127.0.0.1.",
+    )
 
 
 def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Server:
@@ -127,15 +165,16 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Ser
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(settings.request_timeout) + 1,
-        limit_concurrency=_CONNECTIONS,
         backlog=512,
         **options,
     )
-    return uvicorn.Server(config)
+    return Server(config)
 
 
 def serve(settings: Settings | None = None) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
+
+    A signal that comes before the server is made ends the process at once, later ones in order.
 
     Parameters
     ----------
@@ -153,15 +192,20 @@ def serve(settings: Settings | None = None) -> None:
     require_safe(settings)
     with open_served_segmenter(settings) as segmenter:
         set_up_logging()
-        # uvicorn ends in order on this signal and then raises it again; what is open must still be closed.
+        app = make_app(segmenter, settings)
+        server = make_server(app, settings)
         with suppress(ValueError):  # signals belong to the main thread
-            signal.signal(signal.SIGTERM, lambda *_: None)
-        server = make_server(make_app(segmenter, settings), settings)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, server.handle_exit)
         try:
-            server.run()
+            server.run(sockets=[server.config.bind_socket()])  # before the model is loaded
         except SystemExit as error:
             raise Unavailable(
                 "the service could not start",
                 received=f"{settings.host}:{settings.port}",
                 hint="Another program may listen there: choose another SAM2_PORT.",
             ) from error
+        if app.state.service.is_loading:
+            # The model is being loaded in a thread that cannot be stopped, and holds what closing waits for.
+            logging.shutdown()
+            os._exit(0)

@@ -1,30 +1,38 @@
-"""What every request passes: identification, key, version, size, and one form for all errors."""
+"""What every request passes first: identification, key, host, version and size; and what is noted of it."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
 import uuid
-from typing import Any
+from urllib.parse import urlsplit
 
+from fastapi import Security
+from fastapi.security import APIKeyHeader
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ctai_sam2.errors import CtaiError
 from ctai_sam2.models import wire
+from ctai_sam2.models.remote import is_loopback
 from ctai_sam2.settings import Settings
 
-from .faults import ClientGone, Fault, fault_of, too_large
+from .bodies import too_large
+from .faults import ClientGone, Fault, respond
 from .logs import logger
 from .metrics import Metrics
 
 OPEN_PATHS = frozenset({wire.HEALTH_PATH, wire.READY_PATH, wire.METRICS_PATH, "/openapi.json"})
-"""No key is asked for here: orchestrators and Prometheus have none, and nothing here is about an image."""
+"""No key is needed here: orchestrators and Prometheus have none, and nothing here is about an image."""
+
+KEY = Security(APIKeyHeader(name=wire.API_KEY_HEADER, scheme_name="key", auto_error=False))
+"""Describes the key. `Guard` checks it, before anything of a body is read."""
 
 _DRAINED_BYTES = 1_000_000
 _DRAIN_S = 2.0
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
 
 
 class Guard:
@@ -37,19 +45,20 @@ class Guard:
     settings : Settings
         Key and limits.
     metrics : Metrics
-        Where answers are counted.
+        Where responses are counted.
     """
 
     def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics) -> None:
         self._app = app
-        self._settings = settings
         self._metrics = metrics
         self._max_bytes = int(settings.max_body_mb * 1e6)
         key = settings.api_key
+        self._hosts = frozenset(settings.allowed_host_names)
+        self._has_host_check = key is None or bool(self._hosts)
         self._key = None if key is None else key.get_secret_value().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -61,25 +70,18 @@ class Guard:
         except ClientGone:
             self._metrics.dropped.inc()
             exchange.status = 499
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:
-            # Nothing a request holds may end the process or show its inside.
-            fault = error if isinstance(error, Fault) else None
-            if fault is None and isinstance(error, CtaiError):
-                fault = fault_of(error)
-            if fault is None or fault.status == 500:
-                logger.error("unforeseen", exc_info=error, extra={"request_id": exchange.request_id})
-                fault = Fault(status=500, code="internal_error", detail="Something unforeseen happened.")
+        except Exception as error:  # nothing a request holds may end the process or show its inside
+            response = respond(Request(scope), error)
             if not exchange.has_started:
-                await send_fault(fault, exchange.request_id, exchange.send)
+                await response(scope, exchange.receive, exchange.send)
         finally:
             self._note(scope, exchange)
 
     def _require_leave(self, scope: Scope, exchange: _Exchange) -> None:
         headers = exchange.headers
-        spoken = headers.get(wire.PROTOCOL_HEADER.lower())
-        if spoken is not None and spoken != wire.PROTOCOL_VERSION:
+        if self._has_host_check and "*" not in self._hosts:
+            self._require_host(headers)
+        if headers.get(wire.PROTOCOL_HEADER, wire.PROTOCOL_VERSION) != wire.PROTOCOL_VERSION:
             raise Fault(
                 status=409,
                 code=wire.PROTOCOL_MISMATCH,
@@ -87,7 +89,7 @@ class Guard:
                 "install the same release on both sides.",
             )
         if self._key is not None and scope["path"] not in OPEN_PATHS:
-            given = headers.get(wire.API_KEY_HEADER.lower(), "")
+            given = headers.get(wire.API_KEY_HEADER, "")
             if not hmac.compare_digest(given.encode("latin-1"), self._key):
                 raise Fault(
                     status=401,
@@ -95,7 +97,29 @@ class Guard:
                     detail=f"The header {wire.API_KEY_HEADER} is missing or wrong.",
                 )
         if exchange.declared_bytes is not None and exchange.declared_bytes > self._max_bytes:
-            raise too_large(self._settings.max_body_mb)
+            raise too_large(self._max_bytes)
+
+    def _require_host(self, headers: Headers) -> None:
+        """Refuse what a browser sends for a page of another site: it needs no key to reach this machine."""
+        hosts, origin = headers.getlist("host"), headers.get("origin")
+        if any(not self._is_allowed(host) for host in hosts) or len(hosts) > 1:
+            raise Fault(
+                status=403,
+                code="host_forbidden",
+                detail="That host is not a name of this service: add it to SAM2_ALLOWED_HOSTS.",
+            )
+        if origin is not None:
+            sender = origin.partition("://")[2]
+            if sender not in hosts and _name_of(sender) not in self._hosts:
+                raise Fault(
+                    status=403,
+                    code="origin_forbidden",
+                    detail="The request comes from a page of another site: see SAM2_ALLOWED_HOSTS.",
+                )
+
+    def _is_allowed(self, host: str) -> bool:
+        name = _name_of(host)
+        return name is not None and (name in self._hosts or is_loopback(name))
 
     def _note(self, scope: Scope, exchange: _Exchange) -> None:
         route = getattr(scope.get("route"), "path", "other")
@@ -118,15 +142,20 @@ class Guard:
         )
 
 
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"})
+def _name_of(host: str) -> str | None:
+    """Return the name in a Host header, without its port; None where it is none."""
+    try:
+        return urlsplit(f"//{host}").hostname if not set("/?#@\\") & set(host) else None
+    except ValueError:
+        return None
 
 
 class _Exchange:
-    """One request and its answer: counts what arrives, marks what leaves."""
+    """One request and its response: counts what arrives, marks what leaves."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = self.headers.get(wire.REQUEST_ID_HEADER.lower(), "")
+        self.headers = Headers(scope=scope)
+        given = self.headers.get(wire.REQUEST_ID_HEADER, "")
         self.request_id = given if wire.is_request_id(given) else uuid.uuid4().hex
         length = self.headers.get("content-length", "")
         self.declared_bytes = int(length) if length.isascii() and length.isdigit() else None
@@ -163,7 +192,7 @@ class _Exchange:
         await self._send(message)
 
     async def _drain(self) -> bool:
-        """Read what is still to come, if that is little: a connection closed on a sender loses the answer."""
+        """Read what is still to come, if it is little: closing on a sender loses the response."""
         if self.declared_bytes is not None and self.declared_bytes > _DRAINED_BYTES:
             return False
         until = time.monotonic() + _DRAIN_S
@@ -173,18 +202,3 @@ class _Exchange:
             except asyncio.TimeoutError:
                 return False
         return self._body_done
-
-
-async def send_fault(fault: Fault, request_id: str, send: Send) -> None:
-    """Answer with an error."""
-    body = json.dumps(describe_fault(fault, request_id)).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    if fault.retry_after_s is not None:
-        headers.append((b"retry-after", str(fault.retry_after_s).encode()))
-    await send({"type": "http.response.start", "status": fault.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-def describe_fault(fault: Fault, request_id: str) -> dict[str, Any]:
-    """Write an error as JSON values."""
-    return {"error": fault.code, "detail": fault.detail, "request_id": request_id}

@@ -1,0 +1,87 @@
+"""What of a DICOM header may be shown, and in which form.
+
+An element whose length is damaged holds whatever stood behind it, a patient's name as well. So messages
+never repeat content: a code stands in them only if it is on a list, a UID only if it is one, a number only if
+it could be parsed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from typing import Any
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+/-]{0,23}")
+
+# Digests are for comparing within one process and mean nothing outside of it.
+_SALT = os.urandom(16)
+
+# Modalities of PS3.3 C.7.3.1.1.1 that lie in folders of CT.
+_MODALITIES = """
+CR CT CTPROTOCOL DX IO KO MG MR NM OT PDF PR PT PX REG RF RTDOSE RTIMAGE RTPLAN RTRECORD RTSTRUCT RWV SC
+SEG SM SR US XA
+"""
+# Units of PS3.3 C.11.1.1.2, and those of spectral CT.
+_UNITS = "HU HU_MOD OD US Z_EFF ED EDW PCT MGML HECT"
+_SHOWN_CODES = frozenset(f"{_MODALITIES} {_UNITS}".split())
+
+
+def shown_code(text: str) -> str:
+    """Give a modality or a unit if it is a known one, else ``unknown``.
+
+    Examples
+    --------
+    >>> shown_code("MR"), shown_code("DOE^JANE")
+    ('MR', 'unknown')
+    """
+    word = text.strip().upper()
+    return word if word in _SHOWN_CODES else "unknown"
+
+
+def valid_uid(value: Any) -> str:
+    """Give a UID, or nothing where the value is none.
+
+    Examples
+    --------
+    >>> valid_uid("1.2.840.10008.1.2"), valid_uid("Doe^Jane 1.2")
+    ('1.2.840.10008.1.2', '')
+    """
+    text = str(value or "").strip().rstrip("\\0")
+    return text if len(text) <= 64 and _UID.fullmatch(text) else ""
+
+
+def shown_kernel(text: str | None) -> str | None:
+    """Give a kernel's name where it looks like one; it stands in lists of series."""
+    word = (text or "").strip()
+    return word if _KERNEL.fullmatch(word) else None
+
+
+def one_line(value: Any, limit: int = 64) -> str | None:
+    r"""Give a text as one printable line; None where nothing is left of it.
+
+    Examples
+    --------
+    >>> one_line("Abdomen  5.0\n(venous)")
+    'Abdomen 5.0 (venous)'
+    """
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else " ".join(str(item) for item in _items(value))
+    words = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode()).split()
+    return " ".join(words)[:limit] or None
+
+
+def digest_of(value: bytes | str | None) -> str:
+    """Turn what identifies a patient into a word that only tells same from different; empty for nothing."""
+    raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value or b"")
+    plain = raw.strip(b" \0^=").lower()
+    return hashlib.blake2b(plain, key=_SALT, digest_size=8).hexdigest() if plain else ""
+
+
+def _items(value: Any) -> list[Any]:
+    try:
+        return list(value)
+    except TypeError:
+        return [value]

@@ -1,0 +1,78 @@
+"""All files below a folder, through links too, and what could not be followed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctai_sam2.errors import InputError
+
+
+def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
+    """Yield the files of a folder and its subfolders in order of their names; hidden ones are left out.
+
+    Links are followed, each folder once. A link to nothing, a link to a folder that contains this one and a
+    folder that cannot be opened are put down in ``skipped``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where to look.
+    skipped : list of (str, str)
+        Gets a name and a reason for each entry that could not be followed.
+
+    Raises
+    ------
+    InputError
+        If the folder itself cannot be listed.
+    """
+    try:
+        os.listdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"the folder {folder.name} cannot be opened: {os.strerror(error.errno or 0).lower()}",
+            hint="Check the path and its permissions.",
+        ) from error
+    seen = {os.path.realpath(folder)}
+    yield from _walk(folder, skipped, seen)
+
+
+def why_not_followed(entry: Path) -> str | None:
+    """Say why an entry of a folder leads to no file and no folder; None where it does."""
+    try:
+        if entry.is_symlink() and not entry.exists():
+            return "a link to nothing"
+        if entry.is_dir() or entry.is_file():
+            return None
+    except OSError as error:
+        return os.strerror(error.errno or 0).lower()
+    return "neither a file nor a folder"
+
+
+def _walk(folder: Path, skipped: list[tuple[str, str]], seen: set[str]) -> Iterator[Path]:
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError as error:
+        skipped.append((folder.name, os.strerror(error.errno or 0).lower()))
+        return
+    folders: list[Path] = []
+    for name in names:
+        path = folder / name
+        reason = why_not_followed(path)
+        if reason is not None:
+            skipped.append((name, reason))
+        elif path.is_dir():
+            folders.append(path)
+        else:
+            yield path
+    # Folders before links to them, so that what is read twice is the link.
+    for path in sorted(folders, key=os.path.islink):
+        real = os.path.realpath(path)
+        if path.is_symlink() and os.path.realpath(folder).startswith(real.rstrip(os.sep) + os.sep):
+            skipped.append((path.name, "a link to a folder that contains it"))
+        elif real in seen:
+            skipped.append((path.name, "a link to a folder that was read already"))
+        else:
+            seen.add(real)
+            yield from _walk(path, skipped, seen)

@@ -1,0 +1,73 @@
+"""The structures and vertebral levels of this package: names, sides and colors, in one table.
+
+Every other module takes a structure's name, color or mirrored counterpart from here. Hounsfield limits are
+declared in `ctai_sam2.measure.definitions`, DICOM terms in `ctai_sam2.io.structure_terms`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+Structure: TypeAlias = Literal[
+    "l3", "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat"
+]
+"""What can be segmented: ``l3`` on a sagittal slice, the others on an axial one."""
+
+AXIAL_STRUCTURES: tuple[Structure, ...] = (
+    "psoas_left",
+    "psoas_right",
+    "psoas",
+    "muscle",
+    "vertebra",
+    "sat",
+    "vat",
+    "imat",
+)
+STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
+
+LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
+"""Vertebral levels from the top down; the sacrum follows."""
+
+MIRRORED: Mapping[str, str] = MappingProxyType({"psoas_left": "psoas_right", "psoas_right": "psoas_left"})
+"""The same structure on the patient's other side."""
+
+PALETTE: tuple[str, ...] = (
+    "#E69F00",
+    "#56B4E9",
+    "#009E73",
+    "#F0E442",
+    "#CC79A7",
+    "#D55E00",
+    "#0072B2",
+    "#FFFFFF",
+)
+"""Colors that people with any color vision can tell apart (Okabe and Ito 2008), bright ones first."""
+
+COLORS: Mapping[str, str] = MappingProxyType(
+    {
+        "muscle": "#E69F00",
+        "psoas": "#56B4E9",
+        "psoas_left": "#56B4E9",
+        "psoas_right": "#009E73",
+        "l3": "#F0E442",
+        "vertebra": "#F0E442",
+        "sat": "#0072B2",
+        "vat": "#CC79A7",
+        "imat": "#D55E00",
+    }
+)
+"""One structure has one color in every picture, as ``#RRGGBB``."""
+
+
+def level_below_l3(steps: int) -> str | None:
+    """Name of the vertebra so many below L3 (above, if negative); None outside `LEVELS`.
+
+    Examples
+    --------
+    >>> level_below_l3(1), level_below_l3(-3), level_below_l3(3)
+    ('L4', 'T12', None)
+    """
+    index = LEVELS.index("L3") + steps
+    return LEVELS[index] if 0 <= index < len(LEVELS) else None

@@ -1,0 +1,133 @@
+"""Decoding where it can be ended: in a process of its own, within bounds of time and memory.
+
+A decoder cannot be interrupted in a thread, and a small file can take it
+seconds. A small plain PNG, which is what the package's client sends, cannot, and
+is decoded in a thread of this process.
+"""
+
+from __future__ import annotations
+
+import importlib
+import struct
+import sys
+
+import anyio
+from anyio import to_process
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.io.uploads import Upload, decode_upload
+from ctai_sam2.settings import Settings
+
+from .faults import Fault, bad_image
+from .limits import Turns
+from .metrics import Metrics
+
+PLAIN_PIXELS = 1024 * 1024
+"""Pixels of the largest image decoded in this process: some 10 ms."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
+
+
+class DecodeWorkers:
+    """Decodes images; those that might take long in worker processes, clients in turn.
+
+    Parameters
+    ----------
+    settings : Settings
+        Number, time and memory of workers; pixels of an image.
+    turns : Turns
+        Where the decoding in this process takes its turn.
+    metrics : Metrics
+        Where workers that were killed are counted.
+    """
+
+    def __init__(self, settings: Settings, turns: Turns, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._own_turns = turns
+        self._turns = Turns(settings.decode_workers)
+        self._processes = anyio.CapacityLimiter(settings.decode_workers)
+
+    async def start(self) -> None:
+        """Start a worker, so that the first image does not wait for that.
+
+        Raises
+        ------
+        BrokenWorkerProcess
+            If none can be started.
+        """
+        await to_process.run_sync(_prepare, cancellable=True, limiter=self._processes)
+
+    async def decode(self, data: bytes) -> Upload:
+        """Decode an image.
+
+        Raises
+        ------
+        Fault
+            If it cannot be used, or takes more time or memory than allowed.
+        """
+        max_pixels = self._settings.max_pixels
+        try:
+            if is_plain_png(data):
+                return await self._own_turns.run(lambda: decode_upload(data, max_pixels=max_pixels))
+            async with self._turns.hold():
+                return await self._decode_apart(data)
+        except InputError as error:
+            raise bad_image(error) from error
+        except (TimeoutError, MemoryError, anyio.BrokenWorkerProcess) as error:
+            self._metrics.decodes_stopped.inc()
+            limits = f"{self._settings.decode_timeout:g} s or {self._settings.decode_memory_mb:g} MB"
+            raise Fault(
+                status=413, code="image_too_large", detail=f"Decoding the image takes more than {limits}."
+            ) from error
+
+    async def _decode_apart(self, data: bytes) -> Upload:
+        await self.start()  # not within the time for the image
+        with anyio.fail_after(self._settings.decode_timeout):
+            return await to_process.run_sync(
+                _decode_within,
+                data,
+                self._settings.max_pixels,
+                int(self._settings.decode_memory_mb * 1e6),
+                cancellable=True,
+                limiter=self._processes,
+            )
+
+
+def is_plain_png(data: bytes) -> bool:
+    """Tell whether a file is a PNG of one grey channel, without interlacing, small, and holds nothing else.
+
+    Examples
+    --------
+    >>> is_plain_png(b"GIF89a")
+    False
+    """
+    if not data.startswith(_PNG) or len(data) < 33:
+        return False
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    if width * height > PLAIN_PIXELS or depth > 8 or colour != 0 or interlaced:
+        return False
+    at = len(_PNG)
+    while at + 12 <= len(data):
+        if data[at + 4 : at + 8] not in _PLAIN_CHUNKS:
+            return False
+        at += 12 + int(struct.unpack(">I", data[at : at + 4])[0])
+    return at == len(data) <= 2 * PLAIN_PIXELS
+
+
+def _prepare() -> None:
+    """Import what decoding needs, which counts neither as its time nor as its memory."""
+    for name in ("PIL.JpegImagePlugin", "PIL.PngImagePlugin", "pydicom.pixels", "scipy.ndimage"):
+        importlib.import_module(name)
+
+
+def _decode_within(data: bytes, max_pixels: int, max_bytes: int) -> Upload:
+    """Decode in a worker process, whose memory may grow by ``max_bytes`` at most."""
+    if sys.platform == "linux":
+        import resource
+
+        with open("/proc/self/statm", encoding="ascii") as file:
+            used_bytes = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + max_bytes, resource.RLIM_INFINITY))
+    return decode_upload(data, max_pixels=max_pixels)
