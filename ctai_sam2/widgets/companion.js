@@ -193,6 +193,17 @@ function render({ model, el }) {
     return copy;
   };
 
+  /** Replace every pixel, transparent ones too: drawn over, the letters' soft edges would grow. */
+  const putBack = (canvas, base) => {
+    const context = canvas.getContext("2d");
+    context.save();
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.globalAlpha = 1;
+    context.globalCompositeOperation = "copy";
+    context.drawImage(base, 0, 0);
+    context.restore();
+  };
+
   /** Draw the slice and its masks at another zoom and place, from the canvases that Python filled. */
   const drawView = (canvas, base, now, was) => {
     const context = canvas.getContext("2d");
@@ -227,12 +238,11 @@ function render({ model, el }) {
       drawView(canvas, base, live.now, live.was);
       return;
     }
+    putBack(canvas, base);
     const context = canvas.getContext("2d");
     const ratio = canvas.width / model.get("width");
     context.save();
-    context.setTransform(1, 0, 0, 1, 0, 0);
     context.globalAlpha = 1;
-    context.drawImage(base, 0, 0);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.lineCap = context.lineJoin = "round";
     context.strokeStyle = live.color;
@@ -450,7 +460,7 @@ function render({ model, el }) {
       if (onCanvas && combination === " ") space = true;
       if (live !== null && combination === "escape") {
         // The picture as it was; Python never hears of the gesture.
-        live.canvas.getContext("2d")?.drawImage(live.base, 0, 0);
+        putBack(live.canvas, live.base);
         live = null;
         held = null;
       }
