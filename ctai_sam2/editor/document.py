@@ -273,9 +273,9 @@ class Document:
         for label in self.labels:
             mask, model = self.mask(label, index), self.model_mask(label, index)
             before = self._empty if model is None else model
-            changed += np.count_nonzero(mask ^ before)
-            either += np.count_nonzero(mask | before)
-        return float(changed / either) if either else None
+            changed += int(np.count_nonzero(mask ^ before))
+            either += int(np.count_nonzero(mask | before))
+        return changed / either if either else None
 
     def polygons(self, label: str, *, tolerance_px: float = 0.0) -> list[Polygon]:
         """Outlines of a mask with their holes; exact at tolerance 0 (see `core.contours`)."""
@@ -333,7 +333,8 @@ class Document:
 
     def mask_of(self, group: str) -> Mask:
         """Masks of a group's labels on the slice in view together; of a label, its own."""
-        return np.logical_or.reduce([self.mask(label) for label in self.profile.labels_of(group)])
+        masks = [self.mask(label) for label in self.profile.labels_of(group)]
+        return np.asarray(np.logical_or.reduce(masks), dtype=np.bool_)
 
     def adjust(self, **changes: Any) -> Change:
         """Change how the document is looked at; names and values as in `View`.

@@ -265,8 +265,8 @@ class SliceCanvas:
             box = (x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5)
             self._draw_box(layer, box, document.labels["l3"].colour, dashed=False)
         if self._boxes:
-            middle = (min(box[1] for box in self._boxes) + max(box[3] for box in self._boxes)) // 2
-            _, y = document.view.viewport.to_screen(0, middle)
+            mid_row = (min(box[1] for box in self._boxes) + max(box[3] for box in self._boxes)) // 2
+            _, y = document.view.viewport.to_screen(0, mid_row)
             x0, x1 = (document.view.viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5))
             _pen(layer, _HINT, 1.0)
             layer.set_line_dash([8, 5])

@@ -107,7 +107,7 @@ class Events:
         elif kind == "release":
             controller.release(*content["at"])
         elif kind == "gesture":
-            points = np.frombuffer(buffers[0], "<f8").reshape(-1, 2).tolist()
+            points = [(float(x), float(y)) for x, y in np.frombuffer(buffers[0], "<f8").reshape(-1, 2)]
             self._canvas.require_hand()
             controller.gesture(points, button=content["button"], modifiers=held)
         elif kind == "viewport":

@@ -177,7 +177,8 @@ class OptionBar:
             set_shown(self._buttons[name], status.candidates > 1)
         marks = controller.document.marks(controller.document.view.active)
         set_shown(self._buttons["clear_prompts"], bool(marks))
-        set_shown(self._buttons["refine"], controller.document.mask(controller.document.view.active).any())
+        mask = controller.document.mask(controller.document.view.active)
+        set_shown(self._buttons["refine"], bool(mask.any()))
 
     def _limit_chooser(self) -> ipw.Dropdown:
         chooser = ipw.Dropdown(options=[""])
