@@ -13,6 +13,7 @@ from .segmentation import find_l3 as find_l3
 from .segmentation import find_l3_in_volume as find_l3_in_volume
 from .segmentation import mid_l3_axial_index as mid_l3_axial_index
 from .segmentation import robustness as robustness
+from .segmentation import segment as segment
 from .segmentation import segment_axial as segment_axial
 from .segmentation import segment_structure as segment_structure
 from .segmentation import segment_study as segment_study

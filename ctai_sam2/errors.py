@@ -6,19 +6,19 @@
     ├── InputError (ValueError)     an argument, a file's content or a setting cannot be used
     │   ├── AnatomyNotFound         the slice does not show what one click needs to start from
     │   └── ManifestError           a cohort's list of cases has rows that cannot be used; names every one
-    ├── DicomError                  a DICOM object is damaged, or is not what was asked for
+    ├── DicomError                  a DICOM object is damaged, or is not the object expected
     ├── GeometryError               orientation, spacing or positions contradict each other
     ├── StorageError (OSError)      something could not be written or read back; nothing was half-written
     ├── WeightsError                a checkpoint is missing, damaged or not the one it claims to be
     │   └── WeightsMissing          (also Unavailable) the checkpoint is not on this machine
     ├── RecordError                 an annotation record cannot be read or replayed
-    └── SegmenterError              a segmenter could not answer
-        ├── Unavailable             it cannot answer now; another one may
+    └── SegmenterError              a segmenter made no prediction
+        ├── Unavailable             it is not available now; another one may be
         │   ├── WeightsMissing
         │   ├── DeviceUnavailable   no such device, or out of its memory
         │   ├── ServiceUnreachable  connection refused, reset, or no such host
-        │   ├── ServiceBusy         the service asked to come back later
-        │   └── ServiceTimeout      no answer within the time-out
+        │   ├── ServiceBusy         the service is busy; retry later
+        │   └── ServiceTimeout      no response within the time-out
         ├── ServiceRejected         the service understood the request and refused it
         └── ProtocolMismatch        client and service speak different versions
 
@@ -86,7 +86,7 @@ class ManifestError(InputError):
 
 
 class DicomError(CtaiError):
-    """A DICOM object is damaged, or is not what was asked for."""
+    """A DICOM object is damaged, or is not the object expected."""
 
 
 class GeometryError(CtaiError):
@@ -106,11 +106,11 @@ class RecordError(CtaiError):
 
 
 class SegmenterError(CtaiError):
-    """A segmenter could not answer."""
+    """A segmenter made no prediction."""
 
 
 class Unavailable(SegmenterError):
-    """The segmenter cannot answer now; another one may."""
+    """The segmenter is not available now; another one may be."""
 
 
 class WeightsMissing(WeightsError, Unavailable):
@@ -126,11 +126,11 @@ class ServiceUnreachable(Unavailable):
 
 
 class ServiceBusy(Unavailable):
-    """The service asked to come back later."""
+    """The service is busy; retry later."""
 
 
 class ServiceTimeout(Unavailable):
-    """No answer within the time-out."""
+    """No response within the time-out."""
 
 
 class ServiceRejected(SegmenterError):

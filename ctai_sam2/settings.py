@@ -91,28 +91,29 @@ class Settings(BaseSettings):
         0.5, ge=0, le=1, description="Confidence below which a mask is flagged for review."
     )
     cache_dir: Path | None = Field(
-        None, description="Folder of the answer cache. Default: the user's cache folder."
+        None, description="Folder of the prediction cache. Default: the user's cache folder."
     )
     cache_expire_hours: float = Field(
-        24, gt=0, le=24 * 365, description="Age in hours after which a cached answer is computed again."
+        24, gt=0, le=24 * 365, description="Age in hours after which a cached prediction is computed again."
     )
-    cache_max_mb: float = Field(512, gt=0, description="Size in MB that the answer cache is kept below.")
+    cache_max_mb: float = Field(512, gt=0, description="Maximum size of the prediction cache in MB.")
     service_url: str | None = Field(
         None,
         description="Address of a segmentation service, or several separated by commas: the first that is "
-        "available answers. Unset means none is used.",
+        "available is used. Unset means none is used.",
     )
     prefer: Literal["service", "local"] = Field(
-        "service", description="Who is asked first where a service is named: the service or this process."
+        "service",
+        description="Which is tried first where a service is named: the service or the local model.",
     )
     api_key: SecretStr | None = Field(
-        None, description="Key the service asks for; required when it listens beyond this machine."
+        None, description="Key the service requires; mandatory when it listens beyond this machine."
     )
     request_timeout: float = Field(
         30,
         gt=0,
         le=3600,
-        description="Seconds the service may take for an answer; the client waits 5 s more.",
+        description="Seconds the service may take for a response; the client waits 5 s longer.",
     )
     max_concurrency: int = Field(
         2, ge=1, le=256, description="Predictions the service runs at the same time."
@@ -121,7 +122,7 @@ class Settings(BaseSettings):
         32,
         ge=0,
         le=10_000,
-        description="Requests the service lets wait; those beyond are asked to come back (429).",
+        description="Requests that may wait in the service; further ones are refused (429).",
     )
     batch_size: int = Field(
         1, ge=1, le=64, description="Slices embedded together by the service where a GPU is used."

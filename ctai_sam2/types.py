@@ -11,7 +11,7 @@ mm: +x to the patient's left, +y posterior, +z towards the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
@@ -101,7 +101,11 @@ class Acquisition:
     patient_weight_kg: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with what is done, the total, and the name of what comes next: one shape for every function."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CTSlice:
     """One CT slice in Hounsfield units, in display orientation.
 
@@ -165,6 +169,11 @@ class CTSlice:
             _set(self, "affine", _checked_affine(self.affine))
         _set(self, "warnings", tuple(self.warnings))
 
+    def __repr__(self) -> str:
+        rows, columns = self.shape_hw
+        row_mm, column_mm = self.spacing_mm
+        return f"CTSlice({self.plane}, {rows} x {columns} pixels of {row_mm:g} x {column_mm:g} mm)"
+
     @property
     def shape_hw(self) -> tuple[int, int]:
         """(rows, columns)."""
@@ -176,7 +185,7 @@ class CTSlice:
         return self.spacing_mm[0] * self.spacing_mm[1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CTVolume:
     """A CT volume in canonical orientation.
 
@@ -228,6 +237,11 @@ class CTVolume:
         positions.setflags(write=False)
         _set(self, "slice_positions_mm", positions)
         _set(self, "warnings", tuple(self.warnings))
+
+    def __repr__(self) -> str:
+        depth, rows, columns = self.shape_zyx
+        z_mm, row_mm, column_mm = self.spacing_zyx_mm
+        return f"CTVolume({depth} x {rows} x {columns} voxels of {z_mm:g} x {row_mm:g} x {column_mm:g} mm)"
 
     @property
     def shape_zyx(self) -> tuple[int, int, int]:
@@ -455,7 +469,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelIdentity:
-    """Which model answered: enough to reproduce a mask or to notice that it changed.
+    """Which model made a prediction: enough to reproduce a mask or to notice that it changed.
 
     Parameters
     ----------
@@ -484,18 +498,18 @@ class ModelIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """Whether a segmenter can answer, and why not.
+    """Whether a segmenter is available, and why not.
 
     Parameters
     ----------
     available : bool
-        True if a prediction can be asked for now.
+        True if it can make a prediction now.
     backend : str
         ``local``, ``remote``, ``cached``, ``fallback`` or a test's name.
     detail : str
         One sentence for a person.
     identity : ModelIdentity, optional
-        The model that would answer.
+        The model it would use.
     """
 
     available: bool
@@ -504,7 +518,7 @@ class Health:
     identity: ModelIdentity | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Prediction:
     """Candidate masks, best first, and where they came from.
 
@@ -518,11 +532,11 @@ class Prediction:
     identity : ModelIdentity
         The model that made them.
     processing_time_ms : float
-        Time the model took; for a cached answer, the time of the original run.
+        Time the model took; for a cached prediction, the time of the original run.
     cached : bool
         True where nothing was computed.
     backend : str
-        The segmenter that answered.
+        The segmenter that made it.
     window : Window, optional
         The window the image was made with, where known.
 
@@ -552,6 +566,13 @@ class Prediction:
             raise InputError("scores must be finite and sorted best first", received=scores.tolist())
         _set(self, "masks", _frozen(masks.view()))
         _set(self, "scores", _frozen(scores))
+
+    def __repr__(self) -> str:
+        count, rows, columns = self.masks.shape
+        return (
+            f"Prediction({count} masks of {rows} x {columns}, confidence {self.confidence_score:.2f}, "
+            f"{self.identity.name} by {self.backend})"
+        )
 
     @property
     def mask(self) -> Mask:

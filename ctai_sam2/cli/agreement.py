@@ -38,7 +38,7 @@ def agreement(
         str | None, typer.Option("--names", help="What to call them: first,second; else the files' names.")
     ] = None,
     confidence: Annotated[float, typer.Option("--confidence", help="Level of the intervals.")] = 0.95,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Compare readers: Dice, HD95, ICC, CV, Bland-Altman; choice of the slice apart from the contour."""
     from ctai_sam2.agreement import (

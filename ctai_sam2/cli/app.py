@@ -45,7 +45,7 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(serve)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
 Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]

@@ -137,9 +137,9 @@ def _check_device(settings: Settings) -> Check:
         found += [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         found.append("mps")
-    asked = settings.device
-    detail = f"SAM2_DEVICE={asked}; here: {', '.join(found)}"
-    if asked != "auto" and not any(name.startswith(asked.split(":")[0]) for name in found):
+    wanted = settings.device
+    detail = f"SAM2_DEVICE={wanted}; here: {', '.join(found)}"
+    if wanted != "auto" and not any(name.startswith(wanted.split(":")[0]) for name in found):
         return Check(
             layer="device",
             status="fail",

@@ -52,7 +52,7 @@ def evaluate(
     phantoms: Annotated[int, typer.Option("--phantoms", min=0, help="Fresh phantoms per plane.")] = 0,
     phantom_seed: Annotated[int, typer.Option("--phantom-seed", min=0)] = 90210,
     baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Score classical methods beside it.")
+        bool, typer.Option("--baselines/--no-baselines", help="Score classical methods as well.")
     ] = True,
     untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="Score the network with random weights too.")
@@ -63,7 +63,7 @@ def evaluate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
         "ctai-evaluation"
     ),
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Score a model with simulated clicks, boxes and no points: CSV, JSON, figure and an HTML report."""
     from tqdm import tqdm

@@ -21,7 +21,7 @@ Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID,
 AxialIndex = Annotated[
     int | None, typer.Option("--axial-index", help="One slice of the study (0 = lowest); PNG needs it.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @reporting_errors

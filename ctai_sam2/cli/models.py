@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="List, download, verify, export and import checkpoints.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A name from 'models list'.")]
 
 

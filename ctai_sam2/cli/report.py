@@ -1,4 +1,4 @@
-"""How commands answer: tables for people, JSON for programs, errors with exit codes."""
+"""Output of commands: tables for people, JSON for programs, errors with exit codes."""
 
 from __future__ import annotations
 

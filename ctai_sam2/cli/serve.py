@@ -12,7 +12,7 @@ from ctai_sam2.cli.report import reporting_errors
 from ctai_sam2.errors import InputError
 
 _HOMES = ("ctai_sam2._service", "service")
-"""Where the service lies: in an installed wheel, in a checkout."""
+"""Where the service is: in an installed wheel, in a checkout."""
 
 
 @reporting_errors

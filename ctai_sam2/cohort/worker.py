@@ -26,13 +26,13 @@ from ctai_sam2.cohort.case_segmentation import (
 )
 from ctai_sam2.cohort.corrections import Correction, read_correction
 from ctai_sam2.cohort.manifest import Case
-from ctai_sam2.cohort.pictures import draw_picture
 from ctai_sam2.cohort.plan import Plan, Task
 from ctai_sam2.cohort.predictions import Answers, Kept, read_kept, write_kept
 from ctai_sam2.cohort.store import Store, key_of
 from ctai_sam2.errors import AnatomyNotFound, InputError, StorageError, Unavailable
 from ctai_sam2.image.body import body_of
 from ctai_sam2.image.masks import fill_holes, keep_largest
+from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import write_bytes, write_mask_nifti
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
@@ -294,7 +294,7 @@ class Worker:
             labels = label_map(masks, ct_slice.shape_hw)
             writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, ct_slice))
             picture_path = store.picture_path(case.case_id)
-            writing.append(writer.submit(lambda: write_bytes(picture_path, draw_picture(ct_slice, masks))))
+            writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
             row = measure_results(
                 ct_slice,
                 found.structures,

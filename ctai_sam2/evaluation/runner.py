@@ -34,7 +34,7 @@ from ctai_sam2.io import ReferenceCase, read_case_npz
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.phantom import LEVEL_NAMES, make_axial_slice, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.prediction import frame_for
-from ctai_sam2.types import CTSlice, Mask, ModelIdentity
+from ctai_sam2.types import CTSlice, Mask, ModelIdentity, Progress
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ PHANTOM_SEED: Final = 90210
 _SHOWN: Final = ("click_1", "box", "button")
 _EXAMPLE_MARGIN_MM: Final = 15.0
 _MAX_EXAMPLES: Final = 24
-
-Progress = Callable[[int, int, str], None]
-"""Called with slices done, slices in all and the name of the next one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -111,15 +111,15 @@ def _largest(mask: Mask) -> Mask:
 def _filled_to_edges(mask: Mask) -> Mask:
     """Fill holes, taking a body that is cut off by an edge of the image as closed there."""
     padded = np.pad(mask, 1)
-    for edge, beside in ((padded[0], mask[0]), (padded[-1], mask[-1])):
-        _bridge(edge[1:-1], beside)
-    for edge, beside in ((padded[:, 0], mask[:, 0]), (padded[:, -1], mask[:, -1])):
-        _bridge(edge[1:-1], beside)
+    for edge, border in ((padded[0], mask[0]), (padded[-1], mask[-1])):
+        _bridge(edge[1:-1], border)
+    for edge, border in ((padded[:, 0], mask[:, 0]), (padded[:, -1], mask[:, -1])):
+        _bridge(edge[1:-1], border)
     filled: Mask = ndimage.binary_fill_holes(padded)[1:-1, 1:-1]
     return filled
 
 
-def _bridge(edge: Mask, beside: Mask) -> None:
-    touched = np.flatnonzero(beside)
+def _bridge(edge: Mask, border: Mask) -> None:
+    touched = np.flatnonzero(border)
     if touched.size:
         edge[touched[0] : touched[-1] + 1] = True

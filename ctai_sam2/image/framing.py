@@ -189,7 +189,7 @@ def frame_slice(
     ct_slice : CTSlice
         The slice.
     window : Window
-        40/400 unless told otherwise, as in training.
+        40/400 by default, as in training.
     margin : float
         Air on each side, as a part of the longer side of what is framed; 0 or more.
     focus_box_xyxy : sequence of 4 floats, optional

@@ -24,7 +24,7 @@ def click_centre_of_largest_error(mask: Mask, target: Mask) -> tuple[tuple[int, 
     Parameters
     ----------
     mask : ndarray of bool, shape (H, W)
-        The answer so far.
+        The current mask.
     target : ndarray of bool, shape (H, W)
         The truth.
 

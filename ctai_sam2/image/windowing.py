@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctai_sam2.types import Window
 
 SOFT_TISSUE = Window(level=40.0, width=400.0)
-"""The window every segmenter sees unless told otherwise."""
+"""The default window of every segmenter."""
 
 PRESETS = MappingProxyType(
     {

@@ -6,7 +6,7 @@ and volumes over all of it. Both return one row with the columns of
 
 Rules that hold for every number:
 
-- A mask is what somebody outlined. The HU range of its tissue is applied here;
+- A mask is what was outlined. The HU range of its tissue is applied here;
   a mask limited before does not change by it. Mean HU before and after differ,
   so both are reported for muscle and psoas.
 - A structure that was not segmented gives None, never 0. A structure that was

@@ -154,7 +154,7 @@ def flag_low(
     Returns
     -------
     bool or None
-        None where no answer can be given: the value is missing, the table has no
+        None where it cannot be decided: the value is missing, the table has no
         line for the quantity, or sex or BMI is not known and would decide.
 
     Raises
@@ -180,14 +180,14 @@ def flag_low(
         raise InputError("a body mass index lies between 5 and 150 kg/m²", received=bmi)
     if value is None or math.isnan(value):
         return None
-    answers = {
+    decisions = {
         value < line.low_below
         for line in table.cutoffs
         if line.quantity == quantity
         and (line.sex is None or known_sex is None or line.sex == known_sex)
         and (bmi is None or line.bmi_from <= bmi < line.bmi_below)
     }
-    return answers.pop() if len(answers) == 1 else None
+    return decisions.pop() if len(decisions) == 1 else None
 
 
 def flag_low_smi(

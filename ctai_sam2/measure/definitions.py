@@ -3,7 +3,7 @@
 Numbers of two studies compare only if their definitions agree, and published
 definitions differ. A `TissueDefinitions` is therefore a value with a name, a
 version and a hash of everything that changes a number; `identifier` goes into
-each row of a table, and the object itself, as JSON, beside it.
+each row of a table, and the object itself, as JSON, next to it.
 """
 
 from __future__ import annotations

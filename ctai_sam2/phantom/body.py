@@ -279,7 +279,7 @@ class Body:
 
 
 def back_depth_mm(parameters: PhantomParameters) -> float:
-    """Return the y of the skin of the back at L3, beside the furrow."""
+    """Return the y of the skin of the back at L3, next to the furrow."""
     return 28.0 + 2 * parameters.erector_half_depth_mm + parameters.sat_back_mm
 
 

@@ -1,4 +1,4 @@
-"""What only some patients have: ascites, hernia, stoma, metal, arms beside the trunk."""
+"""What only some patients have: ascites, hernia, stoma, metal, arms next to the trunk."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def paint_metal(frame: Frame, parameters: PhantomParameters) -> None:
 
 
 def paint_arms(frame: Frame, parameters: PhantomParameters) -> None:
-    """Paint a forearm on each side, beside the trunk."""
+    """Paint a forearm on each side, next to the trunk."""
     p = parameters
     if not p.arms_down:
         return

@@ -164,7 +164,7 @@ class PhantomParameters:
     metal_mm : float
         Radius of rods behind and screws in the pedicles, with their streaks; 0: none.
     arms_down : bool
-        Whether the forearms lie beside the trunk.
+        Whether the forearms lie next to the trunk.
     detail_seed : int
         Seed of everything not named above: bowel loops, vessels, streaks, irregularities.
     """
@@ -292,7 +292,7 @@ def random_parameters(
 
     Habitus (thin to obese), muscularity (wasted to athletic), age and sex are drawn first;
     the single measures follow them with scatter, so that they fit each other. Findings (wasting,
-    scoliosis, ascites, oedema, hernia, stoma, metal, arms beside the trunk) are drawn last, each rare.
+    scoliosis, ascites, oedema, hernia, stoma, metal, arms next to the trunk) are drawn last, each rare.
 
     Parameters
     ----------

@@ -87,7 +87,7 @@ class Shape:
     wall_mm : float
         Muscle met on horizontal lines through the loin, 10 to 45 mm in front of the vertebra's centroid.
     sat_anterior_mm, sat_lateral_mm, sat_posterior_mm : float
-        Subcutaneous fat met on lines from the vertebra: forward, sideward, and backward beside the furrow.
+        Subcutaneous fat met on lines from the vertebra: forward, sideward, and backward next to the furrow.
     body_width_mm, body_depth_mm : float
         Extent of the trunk.
     """
@@ -311,7 +311,7 @@ def measure_edge_width_mm(
     """Return the 10 to 90 % width of the edge between two tissues, or None where it is too short.
 
     Profiles run across the border where they lead from one tissue to the other; each is scaled to its
-    own plateaus and moved to where it passes half its height, so that an outline drawn a little beside
+    own plateaus and moved to where it passes half its height, so that an outline drawn a little off
     the edge does not widen it. A Gaussian blur of standard deviation s gives 2.563 s.
 
     Parameters

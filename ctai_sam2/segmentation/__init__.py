@@ -3,6 +3,7 @@
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.axial import AxialSession, segment_axial
 from ctai_sam2.segmentation.levels.sagittal import find_candidates, find_l3
+from ctai_sam2.segmentation.prediction import segment
 from ctai_sam2.segmentation.prompts import make_axial_prompt
 from ctai_sam2.segmentation.results import (
     AxialResult,
@@ -51,6 +52,7 @@ __all__ = [
     "make_axial_prompt",
     "mid_l3_axial_index",
     "robustness",
+    "segment",
     "segment_axial",
     "segment_structure",
     "segment_study",

@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.framing import Frame, frame_sagittal, frame_slice
+from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
@@ -30,6 +32,51 @@ def frame_for(ct_slice: CTSlice, window: Window, prompt: Prompt | None = None) -
         height, width = ct_slice.shape_hw
         whole = (-0.5, -0.5, width - 0.5, height - 0.5)
         return frame_slice(ct_slice, window=window, margin=0.0, focus_box_xyxy=whole)
+
+
+def segment(
+    image: CTSlice | NDArray[np.uint8],
+    prompt: Prompt | tuple[float, float],
+    segmenter: PredictsMasks,
+    *,
+    window: Window = SOFT_TISSUE,
+) -> Prediction:
+    """Return the model's masks for a prompt, without anatomy, Hounsfield limits or clean-up.
+
+    Parameters
+    ----------
+    image : CTSlice or ndarray of uint8, shape (H, W)
+        A slice is windowed and framed to the body; an array is shown to the model as it is.
+    prompt : Prompt or (x, y)
+        In pixels of the image, integer coordinates at pixel centres; a pair is one foreground point.
+    segmenter : PredictsMasks
+        Any segmenter.
+    window : Window
+        For a slice.
+
+    Returns
+    -------
+    Prediction
+        Candidate masks of the image's shape, best first.
+
+    Raises
+    ------
+    InputError
+        If the prompt is empty or lies outside the image, or the array is not uint8 with two axes.
+    SegmenterError
+        If the segmenter fails.
+
+    Examples
+    --------
+    ::
+
+        prediction = segment(volume.axial(41), (180, 260), segmenter)
+        prediction.mask, prediction.confidence_score
+    """
+    placed = prompt if isinstance(prompt, Prompt) else Prompt.point(*prompt)
+    if isinstance(image, CTSlice):
+        return predict_on_slice(segmenter, frame_for(image, window, placed), placed)
+    return segmenter.predict(image, placed)
 
 
 def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> Prediction:

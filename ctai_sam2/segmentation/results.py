@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.preview import preview_html
 from ctai_sam2.structures import Structure, level_below_l3
 from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WORTH_PROPOSING = 0.05
 
@@ -31,7 +35,7 @@ class PredictsMasks(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StructureResult:
     """One structure on one slice.
 
@@ -63,8 +67,13 @@ class StructureResult:
     confidence: float | None
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"StructureResult({self.structure}, {int(self.mask.sum())} pixels{sure}{noted})"
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AxialResult:
     """All structures of an axial slice.
 
@@ -82,10 +91,35 @@ class AxialResult:
     structures: Mapping[Structure, StructureResult]
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"AxialResult({', '.join(self.structures)}{noted})"
+
+    def _repr_html_(self) -> str:
+        return preview_html(
+            self.ct_slice, self.masks, "; ".join((", ".join(self.structures), *self.warnings))
+        )
+
     @property
     def masks(self) -> dict[str, Mask]:
         """Mask by structure, each of shape (H, W)."""
         return {name: result.mask for name, result in self.structures.items()}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per structure: pixels, outlined area in cm², confidence, source of the prompt, warnings."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "structure": name,
+                "pixels": int(result.mask.sum()),
+                "outlined_cm2": int(result.mask.sum()) * self.ct_slice.pixel_area_mm2 / 100,
+                "confidence": result.confidence,
+                "prompted_by": result.prompted_by,
+                "warnings": "; ".join(result.warnings),
+            }
+            for name, result in self.structures.items()
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +147,7 @@ class VertebraCandidate:
     result: StructureResult | None = None
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class L3Result:
     """L3 on a sagittal slice, and the neighbours it was counted among.
 
@@ -143,6 +177,14 @@ class L3Result:
     probability: float | None = None
     l3: StructureResult | None = None
     warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sure = "" if self.probability is None else f", probability {self.probability:.2f}"
+        return f"L3Result({self.certainty}{sure}, {len(self.candidates)} vertebral bodies)"
+
+    def _repr_html_(self) -> str:
+        masks = {} if self.l3 is None else {"l3": self.l3.mask}
+        return preview_html(self.ct_slice, masks, "; ".join((f"L3 {self.certainty}", *self.warnings)))
 
     @property
     def proposals(self) -> tuple[int, ...]:
@@ -188,7 +230,7 @@ class L3Result:
         )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StudyResult:
     """One click on a whole study.
 
@@ -216,3 +258,15 @@ class StudyResult:
     def masks(self) -> dict[str, Mask]:
         """Mask by structure on the axial slice, each of shape (H, W)."""
         return self.axial.masks
+
+    def __repr__(self) -> str:
+        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        return f"StudyResult(mid-L3 at axial index {self.axial_index}: {', '.join(self.masks)}{noted})"
+
+    def _repr_html_(self) -> str:
+        sagittal = "" if self.sagittal is None else self.sagittal._repr_html_()
+        return f"<div style='display:flex;gap:12px'>{self.axial._repr_html_()}{sagittal}</div>"
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per structure of the mid-L3 slice; see `AxialResult.to_frame`."""
+        return self.axial.to_frame()

@@ -1,7 +1,9 @@
-"""Small overlays for the report: quick to draw, thousands of them."""
+"""Small pictures of a slice with its masks, quick enough for thousands in a report."""
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 from collections.abc import Mapping
 
@@ -16,15 +18,28 @@ from ctai_sam2.structures import COLORS
 from ctai_sam2.types import CTSlice, Mask
 
 SIDE_PX = 320
-_DRAWN = ("muscle", "psoas_left", "psoas_right", "vertebra")
+_OUTLINED = ("muscle", "psoas_left", "psoas_right", "vertebra", "l3")
 _FAT_TINTED = ("sat", "vat")
 _TISSUE_HU = -300.0
 _MARGIN = 0.03
 _QUALITY = 82
 
 
-def draw_picture(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> bytes:
-    """Draw a slice around the body in true proportions, fat tinted, muscle and psoas outlined, as JPEG."""
+def draw_preview(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> bytes:
+    """Draw a slice around the body in true proportions, fat tinted, other structures outlined, as JPEG.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        Shown in the soft-tissue window.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        By structure; names without a color in `ctai_sam2.structures.COLORS` are left out.
+
+    Returns
+    -------
+    bytes
+        A JPEG whose longer side is `SIDE_PX` pixels.
+    """
     rows, columns = _around_body(ct_slice)
     row_mm, column_mm = ct_slice.spacing_mm
     high, wide = (rows.stop - rows.start) * row_mm, (columns.stop - columns.start) * column_mm
@@ -38,13 +53,23 @@ def draw_picture(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> bytes:
         if name in masks and masks[name].any():
             inside = _resized(masks[name][rows, columns], size)
             rgb[inside] = 0.6 * rgb[inside] + 0.4 * np.array(_rgb(name), np.float32)
-    for name in _DRAWN:
+    for name in _OUTLINED:
         if name in masks and masks[name].any():
             inside = _resized(masks[name][rows, columns], size)
             rgb[inside & ~ndimage.binary_erosion(inside, iterations=1)] = _rgb(name)
     buffer = io.BytesIO()
     Image.fromarray(rgb.astype(np.uint8)).save(buffer, format="JPEG", quality=_QUALITY)
     return buffer.getvalue()
+
+
+def preview_html(ct_slice: CTSlice, masks: Mapping[str, Mask], caption: str = "") -> str:
+    """Return a preview as an HTML figure that holds its picture; ``caption`` is escaped."""
+    picture = base64.b64encode(draw_preview(ct_slice, masks)).decode("ascii")
+    text = html.escape(caption)
+    return (
+        f"<figure style='margin:0'><img alt='{text}' src='data:image/jpeg;base64,{picture}'>"
+        f"<figcaption>{text}</figcaption></figure>"
+    )
 
 
 def _around_body(ct_slice: CTSlice) -> tuple[slice, slice]:
@@ -63,5 +88,5 @@ def _resized(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 
 def _rgb(name: str) -> tuple[int, int, int]:
-    colour = COLORS[name]
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+    color = COLORS[name]
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
