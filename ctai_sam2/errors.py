@@ -18,7 +18,9 @@
         │   ├── DeviceUnavailable   no such device, or out of its memory
         │   ├── ServiceUnreachable  connection refused, reset, or no such host
         │   ├── ServiceBusy         the service is busy; retry later
-        │   └── ServiceTimeout      no response within the time-out
+        │   ├── ServiceTimeout      no response before the deadline
+        │   ├── ServiceFailed       (also ServiceRejected) the service failed on this request
+        │   └── InvalidResponse     (also ProtocolMismatch) not the service's response, or a damaged one
         ├── ServiceRejected         the service understood the request and refused it
         └── ProtocolMismatch        client and service speak different versions
 
@@ -130,7 +132,7 @@ class ServiceBusy(Unavailable):
 
 
 class ServiceTimeout(Unavailable):
-    """No response within the time-out."""
+    """No response before the deadline."""
 
 
 class ServiceRejected(SegmenterError):
@@ -139,3 +141,11 @@ class ServiceRejected(SegmenterError):
 
 class ProtocolMismatch(SegmenterError):
     """Client and service speak different protocol versions."""
+
+
+class ServiceFailed(ServiceRejected, Unavailable):
+    """The service failed on this request for a reason of its own; another segmenter may succeed."""
+
+
+class InvalidResponse(ProtocolMismatch, Unavailable):
+    """What came back is not a response of the service, is damaged, or is out of bounds."""

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="Key the service requires; mandatory when it listens beyond this machine."
     )
+    allow_plain_http: bool = Field(
+        False,
+        description="Whether slices and key may travel unencrypted (http://) to a service on another "
+        "machine, for a network that you trust.",
+    )
     request_timeout: float = Field(
         30,
         gt=0,

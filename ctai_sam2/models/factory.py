@@ -157,7 +157,11 @@ def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Seg
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     opened = {
         url: RemoteSegmenter(
-            url, api_key=key, request_timeout_s=settings.request_timeout, retry_for_s=retry_for_s
+            url,
+            api_key=key,
+            request_timeout_s=settings.request_timeout,
+            retry_for_s=retry_for_s,
+            allow_plain_http=settings.allow_plain_http,
         )
         for url in settings.service_urls
     }

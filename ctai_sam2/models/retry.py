@@ -7,31 +7,39 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from requests.adapters import HTTPAdapter
 from urllib3.connectionpool import ConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    InvalidHeader,
+    MaxRetryError,
+    NewConnectionError,
+    ReadTimeoutError,
+)
 from urllib3.response import BaseHTTPResponse
 from urllib3.util.retry import Retry
+
+from ctai_sam2.models.connections import CallAdapter, running_call
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 RETRIED_STATUS = (429, 502, 503, 504)
-"""Answers that a later try may mend. No other refusal changes by asking again."""
+"""Statuses that may change with a later try. No other refusal does."""
 
 _CONNECT_RETRIES = 2
 _RESET_RETRIES = 1
 _STATUS_RETRIES = 30
 _LONGEST_PAUSE_S = 10.0
+_MAX_DRAINED_BYTES = 65_536
 
 
 class BoundedRetry(Retry):
     """urllib3's `Retry` with a bound on the time spent in all.
 
     Nothing is tried again where another try as long as the longest so far would end after the deadline.
-    A time-out is never tried again: it has cost its time already. Pauses, those a service asks for too, are
-    at most 10 s and get up to a quarter at random on top, so that clients turned away together do not
-    come back together.
+    A time-out is never tried again: it has cost its time already. Pauses, those that a service asks for
+    included, are at most 10 s, with up to a quarter added at random, so that clients turned away together do
+    not come back together.
     """
 
     deadline_s: float = 0.0
@@ -80,6 +88,10 @@ class BoundedRetry(Retry):
         """Count a failed try, and give up where it is one too many, a time-out, or too late."""
         if isinstance(error, ReadTimeoutError):
             raise error
+        left = None if response is None else response.length_remaining
+        if response is not None and (left is None or left > _MAX_DRAINED_BYTES):
+            # urllib3 reads what is left of a response before it tries again, however much that is.
+            response.close()
         now = time.monotonic()
         self._longest_s = max(self._longest_s, now - self._started_s)
         is_timeout = isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError)
@@ -88,9 +100,12 @@ class BoundedRetry(Retry):
         return super().increment(method, url, response, error, _pool, _stacktrace)
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
-        """Seconds the service asks to wait, bounded and spread."""
-        asked = super().get_retry_after(response)
-        if asked is None:
+        """Seconds the service asks to wait, bounded and spread; None where that cannot be read."""
+        try:
+            asked = super().get_retry_after(response)
+        except (InvalidHeader, ValueError, OverflowError, TypeError):  # a date may be impossible in many ways
+            return None
+        if asked is None or asked != asked:
             return None
         left = max(0.0, self.deadline_s - time.monotonic())
         return min(asked, _LONGEST_PAUSE_S, left) * (1 + random.random() / 4)
@@ -101,7 +116,7 @@ class BoundedRetry(Retry):
         self._started_s = time.monotonic()
 
 
-class RetryingAdapter(HTTPAdapter):
+class RetryingAdapter(CallAdapter):
     """Pooled connections whose requests are tried again within a time budget each.
 
     Parameters
@@ -119,9 +134,12 @@ class RetryingAdapter(HTTPAdapter):
     @property
     def max_retries(self) -> Retry:
         """The retries of one request: each gets its own, because its deadline counts from now."""
-        if self._budget_s <= 0:
+        call = running_call()
+        left_s = self._budget_s if call is None else call.deadline_s - time.monotonic()
+        budget_s = min(self._budget_s, left_s)
+        if budget_s <= 0:
             return Retry(0, read=False, redirect=0, respect_retry_after_header=False)
-        return BoundedRetry.within(self._budget_s)
+        return BoundedRetry.within(budget_s)
 
     @max_retries.setter
     def max_retries(self, _: Retry) -> None:

@@ -1,4 +1,6 @@
-"""What client and service say to each other: paths, headers, codec, version. Imported by both.
+"""The protocol of client and service: paths, headers, codec, version. Imported by both.
+
+The JSON bodies are in `ctai_sam2.models.messages`.
 
 A slice is uploaded once, under the SHA-256 of the file sent; every click then
 names that digest and carries a prompt as JSON. Masks travel, both ways, as
@@ -7,7 +9,7 @@ column, background first), each as a variable-length integer (seven bits a byte,
 lowest first, the high bit set on all but the last), deflated, in base64. That is
 some two hundred bytes for a psoas and two thousand for skeletal muscle.
 
-Whatever arrives is checked; nothing is inflated beyond the size it must have.
+Whatever arrives is validated; nothing is inflated beyond the size it must have.
 """
 
 from __future__ import annotations
@@ -19,13 +21,22 @@ import io
 import re
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.image.masks import mask_to_rle, rle_to_mask
+from ctai_sam2.image.masks import mask_to_rle
+from ctai_sam2.models.messages import (
+    MAX_CANDIDATES,
+    MaskBody,
+    MessageBody,
+    ModelBody,
+    PredictionBody,
+    PromptBody,
+)
 from ctai_sam2.models.protocol import MAX_SIDE_PX
 from ctai_sam2.types import Mask, ModelIdentity, Prediction, Prompt, Window
 
@@ -52,7 +63,14 @@ INPUT_INVALID = "prompt_invalid"
 PROTOCOL_MISMATCH = "protocol_mismatch"
 """Error code for a client of another version."""
 
-MAX_CANDIDATES = 3
+MAX_SMALL_RESPONSE_BYTES = 65_536
+"""Upper limit of a response without masks: health, errors, a stored image."""
+
+Message = TypeVar("Message", bound=MessageBody)
+
+_MASK_FORM = "a mask travels as its shape [H, W] and its runs in base64"
+_RUNS_UNFIT = "the runs of a mask do not fit its shape"
+_PIECE_RUNS = 1 << 16
 _INTEGER_BYTES = 4
 """Enough for the longest run: 4 x 7 bits, of which a mask of 4096 x 4096 pixels needs 25."""
 
@@ -100,21 +118,51 @@ def encode_mask(mask: Mask) -> dict[str, Any]:
     return {"shape": rle["size"], "runs": base64.b64encode(packed).decode("ascii")}
 
 
-def decode_mask(value: Any, *, max_side_px: int = MAX_SIDE_PX) -> Mask:
+def decode_mask(
+    value: Any, *, max_side_px: int = MAX_SIDE_PX, shape_hw: tuple[int, int] | None = None
+) -> Mask:
     """Read what `encode_mask` wrote.
+
+    Memory stays within a few times the pixels of the shape, whatever the runs hold.
+
+    Parameters
+    ----------
+    value : mapping or MaskBody
+        The JSON values.
+    max_side_px : int
+        Rows and columns beyond this are refused.
+    shape_hw : tuple of int, optional
+        The only shape that is accepted. Give it wherever the image is known: any other shape is then refused
+        before anything is unpacked.
 
     Raises
     ------
     InputError
         If it is anything else; the message says in what.
     """
-    try:
-        height, width = (int(side) for side in value["shape"])
-        packed = base64.b64decode(value["runs"], validate=True)
-    except (TypeError, KeyError, ValueError, OverflowError, binascii.Error) as error:
-        raise InputError("a mask travels as its shape [H, W] and its runs in base64") from error
+    if isinstance(value, MaskBody):
+        (height, width), text = value.shape, value.runs
+    else:
+        try:
+            height, width = (int(side) for side in value["shape"])
+            text = value["runs"]
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise InputError(_MASK_FORM) from error
     if not (1 <= height <= max_side_px and 1 <= width <= max_side_px):
         raise InputError("a mask has an impossible shape", received=f"{height} x {width}"[:40])
+    if shape_hw is not None and (height, width) != shape_hw:
+        raise InputError(
+            "a mask has another shape than the image",
+            received=f"{height} x {width} for {shape_hw[0]} x {shape_hw[1]} pixels",
+        )
+    try:
+        if len(text) > max_mask_chars((height, width)):
+            raise InputError(_RUNS_UNFIT, received=f"{height} x {width} pixels")
+        packed = base64.b64decode(text, validate=True)
+    except InputError:
+        raise
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise InputError(_MASK_FORM) from error
     longest = height * width + 1  # bytes, where every pixel is a run of its own
     inflater = zlib.decompressobj()
     try:
@@ -122,11 +170,27 @@ def decode_mask(value: Any, *, max_side_px: int = MAX_SIDE_PX) -> Mask:
     except zlib.error as error:
         raise InputError("the runs of a mask are damaged") from error
     if len(runs) > longest or not inflater.eof:
-        raise InputError("the runs of a mask do not fit its shape", received=f"{height} x {width} pixels")
-    counts = _unpack_integers(np.frombuffer(runs, np.uint8))
-    if counts is None or counts.sum() != height * width:
-        raise InputError("the runs of a mask do not fit its shape", received=f"{height} x {width} pixels")
-    return rle_to_mask({"size": [height, width], "counts": counts})
+        raise InputError(_RUNS_UNFIT, received=f"{height} x {width} pixels")
+    mask = _fill_runs(np.frombuffer(runs, np.uint8), height * width)
+    if mask is None:
+        raise InputError(_RUNS_UNFIT, received=f"{height} x {width} pixels")
+    return mask.reshape((height, width), order="F")
+
+
+def max_mask_chars(shape_hw: tuple[int, int]) -> int:
+    """Upper limit of the characters of a mask's runs: three times what a mask of pure noise takes.
+
+    Examples
+    --------
+    >>> max_mask_chars((512, 512))
+    132096
+    """
+    return 1024 + shape_hw[0] * shape_hw[1] // 2
+
+
+def max_prediction_bytes(shape_hw: tuple[int, int]) -> int:
+    """Upper limit of the bytes of a prediction on an image of this shape, as JSON."""
+    return MAX_SMALL_RESPONSE_BYTES + MAX_CANDIDATES * max_mask_chars(shape_hw)
 
 
 def encode_prompt(prompt: Prompt, window: Window | None = None) -> dict[str, Any]:
@@ -146,30 +210,34 @@ def encode_prompt(prompt: Prompt, window: Window | None = None) -> dict[str, Any
     return body
 
 
-def decode_prompt(body: Mapping[str, Any]) -> tuple[Prompt, Window | None]:
+def decode_prompt(
+    body: Mapping[str, Any] | PromptBody, *, shape_hw: tuple[int, int] | None = None
+) -> tuple[Prompt, Window | None]:
     """Read what `encode_prompt` wrote.
+
+    Parameters
+    ----------
+    body : mapping or PromptBody
+        The JSON values.
+    shape_hw : tuple of int, optional
+        Shape of the image it is meant for; a mask of another shape is refused before it is unpacked.
 
     Raises
     ------
     InputError
         If something in it cannot be used.
     """
-    window = body.get("window")
-    mask = body.get("mask")
-    points = np.zeros((0, 2), np.float32) if not body.get("points") else body["points"]
-    try:
-        prompt = Prompt(
-            points_xy=points,
-            labels=body.get("labels"),
-            box_xyxy=body.get("box"),
-            mask=None if mask is None else decode_mask(mask),
-            structure=body.get("structure"),
-        )
-        return prompt, None if window is None else Window(level=window["level"], width=window["width"])
-    except InputError:
-        raise
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError("the prompt cannot be read", received=type(error).__name__) from error
+    message = body if isinstance(body, PromptBody) else _validate(PromptBody, body, "the prompt")
+    x0, y0, x1, y1 = message.box or (0.0, 0.0, 0.0, 0.0)
+    prompt = Prompt(
+        points_xy=np.array(message.points or np.zeros((0, 2)), np.float32),
+        labels=None if message.labels is None else np.array(message.labels, np.int32),
+        box_xyxy=None if message.box is None else (x0, y0, x1, y1),
+        mask=None if message.mask is None else decode_mask(message.mask, shape_hw=shape_hw),
+        structure=message.structure,
+    )
+    window = message.window
+    return prompt, None if window is None else Window(level=window.level, width=window.width)
 
 
 def encode_identity(identity: ModelIdentity) -> dict[str, Any]:
@@ -191,27 +259,25 @@ def decode_identity(value: Any) -> ModelIdentity:
     Raises
     ------
     InputError
-        If it is anything else.
+        If it is anything else, or out of bounds.
     """
-    try:
-        return ModelIdentity(
-            name=str(value["name"]),
-            weights_sha256=str(value["sha256"]),
-            image_size=int(value["image_size"]),
-            device=str(value["device"]),
-            dtype=str(value["dtype"]),
-            code_version=str(value["code_version"]),
-            structures=tuple(str(name) for name in value["structures"]),
-        )
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError("the model's identity cannot be read") from error
+    model = value if isinstance(value, ModelBody) else _validate(ModelBody, value, "the model's identity")
+    return ModelIdentity(
+        name=model.name,
+        weights_sha256=model.sha256,
+        image_size=model.image_size,
+        device=model.device,
+        dtype=model.dtype,
+        code_version=model.code_version,
+        structures=tuple(model.structures),
+    )
 
 
 def encode_prediction(prediction: Prediction, image_sha256: str) -> dict[str, Any]:
-    """Write a prediction as JSON values, with the digest of the image it is about.
+    """Write a prediction as JSON values, with the digest of the image it is of.
 
-    Candidates are much alike: the second and third travel as the pixels in which they differ from the
-    first, which takes about half the room.
+    Candidates resemble each other: the second and third travel as the pixels in which they differ from the
+    first, which takes about half the space.
     """
     first, *others = prediction.masks
     return {
@@ -232,35 +298,64 @@ def decode_prediction(
     window: Window | None = None,
     backend: str = "remote",
 ) -> Prediction:
-    """Read what `encode_prediction` wrote, and hold it against what was asked.
+    """Read what `encode_prediction` wrote, and compare it with the request.
+
+    Parameters
+    ----------
+    body : bytes, mapping or PredictionBody
+        The response: as it came, or parsed.
+    image_sha256 : str
+        Digest of the image that was sent.
+    shape_hw : tuple of int
+        Shape of that image.
+    window, backend
+        As in `Prediction`.
 
     Raises
     ------
     InputError
-        If it is no prediction, or one of another image.
+        If it is no prediction, out of bounds, or one of another image.
     """
+    message = body if isinstance(body, PredictionBody) else _validate(PredictionBody, body, "the prediction")
+    if message.image != image_sha256:
+        raise InputError("the prediction is of another image")
+    masks = np.stack([decode_mask(mask, shape_hw=shape_hw) for mask in message.masks])
+    masks[1:] ^= masks[0]
+    return Prediction(
+        masks=masks,
+        scores=np.array(message.scores, np.float32),
+        identity=decode_identity(message.model),
+        processing_time_ms=message.processing_time_ms,
+        cached=message.cached,
+        backend=backend,
+        window=window,
+    )
+
+
+def parse_message(kind: type[Message], data: bytes) -> Message:
+    """Parse JSON and validate it.
+
+    Raises
+    ------
+    InputError
+        If it is not JSON or of another form; names the place, never the content.
+    """
+    return _validate(kind, data, "the message")
+
+
+def _validate(kind: type[Message], value: Any, name: str) -> Message:
     try:
-        if body["image"] != image_sha256:
-            raise InputError("the answer is about another image")
-        if not 1 <= len(body["masks"]) <= MAX_CANDIDATES:
-            raise InputError("an answer holds one to three masks", received=len(body["masks"]))
-        masks = np.stack([decode_mask(mask) for mask in body["masks"]])
-        masks[1:] ^= masks[0]
-        if masks.shape[1:] != shape_hw:
-            raise InputError("the masks have another shape than the image", received=masks.shape[1:])
-        return Prediction(
-            masks=masks,
-            scores=np.array(body["scores"], np.float32),
-            identity=decode_identity(body["model"]),
-            processing_time_ms=float(body["processing_time_ms"]),
-            cached=bool(body["cached"]),
-            backend=backend,
-            window=window,
-        )
-    except InputError:
-        raise
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise InputError("the answer cannot be read", received=type(error).__name__) from error
+        if isinstance(value, bytes):
+            return kind.model_validate_json(value)
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(str(part) for part in first["loc"])[:80]
+        # What the parser itself says can quote what it read.
+        reason = "it is not valid JSON" if first["type"] == "json_invalid" else str(first["msg"])[:120]
+        raise InputError(
+            f"{name} cannot be read" + (f" at '{place}'" if place else ""), received=reason
+        ) from None
 
 
 def _pack_integers(values: NDArray[np.int64]) -> bytes:
@@ -269,6 +364,28 @@ def _pack_integers(values: NDArray[np.int64]) -> bytes:
     groups = (values[:, None] >> 7 * places) & 0x7F | np.where(places < needed - 1, 0x80, 0)
     packed: bytes = groups[places < needed].astype(np.uint8).tobytes()
     return packed
+
+
+def _fill_runs(data: NDArray[np.uint8], count: int) -> NDArray[np.bool_] | None:
+    """Draw runs, background first, into ``count`` pixels; None where they are damaged or do not fit.
+
+    In pieces: where every pixel is a run, the integers take a hundred times the memory of the mask.
+    """
+    ends = np.flatnonzero(data < 0x80)
+    if len(ends) == 0 or ends[-1] != len(data) - 1:
+        return None
+    pixels = np.zeros(count, np.bool_)
+    start = drawn = 0
+    is_inside = False
+    for piece in np.array_split(ends, range(_PIECE_RUNS, len(ends), _PIECE_RUNS)):
+        lengths = _unpack_integers(data[start : piece[-1] + 1])
+        if lengths is None or drawn + int(lengths.sum()) > count:
+            return None
+        inside = (np.arange(len(lengths)) + is_inside) % 2 == 1
+        end = drawn + int(lengths.sum())
+        pixels[drawn:end] = np.repeat(inside, lengths)
+        start, drawn, is_inside = int(piece[-1]) + 1, end, bool((len(lengths) + is_inside) % 2)
+    return pixels if drawn == count else None
 
 
 def _unpack_integers(data: NDArray[np.uint8]) -> NDArray[np.int64] | None:

@@ -25,7 +25,7 @@ from ctai_sam2.settings import list_settings
 PROJECT = Path(__file__).resolve().parents[2]
 DOCKER = PROJECT / "docker"
 COMPOSE_FILES = (PROJECT / "docker-compose.yml", DOCKER / "compose.gpu.yml", DOCKER / "compose.ca.yml")
-FOR_CLIENTS = {"SAM2_SERVICE_URL", "SAM2_PREFER"}
+FOR_CLIENTS = {"SAM2_SERVICE_URL", "SAM2_PREFER", "SAM2_ALLOW_PLAIN_HTTP"}
 """Settings that mean nothing to a service."""
 
 

@@ -109,6 +109,7 @@ class InProcess(BaseAdapter):
         response.reason = answered.reason_phrase
         response.headers = CaseInsensitiveDict(answered.headers)
         response._content = answered.content
+        response._content_consumed = True
         response.url = str(request.url)
         response.request = request
         return response

@@ -10,19 +10,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from ctai_sam2.errors import (
     CtaiError,
     DeviceUnavailable,
     InputError,
+    InvalidResponse,
     ProtocolMismatch,
     ServiceBusy,
+    ServiceFailed,
     ServiceRejected,
     ServiceTimeout,
     ServiceUnreachable,
@@ -203,15 +207,15 @@ def test_a_service_that_keeps_one_image_serves_two() -> None:
         (refuse(413, "too_large", Retry_After="1"), ServiceRejected, 1),
         (refuse(422, wire.INPUT_INVALID), InputError, 1),
         (refuse(409, wire.PROTOCOL_MISMATCH), ProtocolMismatch, 1),
-        (refuse(500, "internal_error"), ServiceRejected, 1),
+        (refuse(500, "internal_error"), ServiceFailed, 1),
         (say(302, {}, Location="http://127.0.0.1:9/"), ServiceRejected, 1),
-        (say(200, {}, protocol=None), ProtocolMismatch, 1),
-        (say(404, b"<html>not ours</html>", protocol=None), ProtocolMismatch, 1),
+        (say(200, {}, protocol=None), InvalidResponse, 1),
+        (say(404, b"<html>not ours</html>", protocol=None), InvalidResponse, 1),
         (say(200, {}, protocol="99"), ProtocolMismatch, 1),
-        (say(200, {}, request_id="f" * 32), ProtocolMismatch, 1),
-        (say(200, b"not json"), ProtocolMismatch, 1),
-        (say(200, {}), ProtocolMismatch, 1),
-        (say(200, []), ProtocolMismatch, 1),
+        (say(200, {}, request_id="f" * 32), InvalidResponse, 1),
+        (say(200, b"not json"), InvalidResponse, 1),
+        (say(200, {}), InvalidResponse, 1),
+        (say(200, []), InvalidResponse, 1),
         (reset, ServiceUnreachable, 2),
         (half_an_answer, ServiceUnreachable, 1),
     ],
@@ -224,7 +228,7 @@ def test_every_failure_has_its_error(answer: Answer, kind: type[CtaiError], trie
     ):
         remote.predict(IMAGE, POINT)
     assert len(asked) == tries
-    assert isinstance(caught.value, Unavailable) is (kind is ServiceUnreachable)
+    assert type(caught.value) is kind
 
 
 @pytest.mark.parametrize(
@@ -269,39 +273,105 @@ def test_nobody_there() -> None:
             remote.warm_up()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Authority:
+    """A certificate authority of one's own, and a server's certificate that it signed, with its key."""
+
+    ca: Path
+    server: Path
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.server)
+        return context
+
+
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate for loopback, signed by itself, with its key in the same file."""
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed, which makes the certificate")
-    pem = tmp_path_factory.mktemp("tls") / "loopback.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=loopback"
-    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {pem} -out {pem}.crt"
-    subprocess.run(command.split(), check=True, capture_output=True, timeout=60)
-    pem.write_bytes(pem.read_bytes() + Path(f"{pem}.crt").read_bytes())
-    return pem
+        pytest.skip("openssl is not installed, which makes the certificates")
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(command: str) -> None:
+        subprocess.run(["openssl", *command.split()], check=True, capture_output=True, timeout=60, cwd=folder)
+
+    openssl("req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=hospital-ca -keyout ca.key -out ca.pem")
+    openssl("req -newkey rsa:2048 -nodes -subj /CN=service -keyout server.key -out server.csr")
+    (folder / "names.txt").write_text("subjectAltName=IP:127.0.0.1\n")
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names.txt "
+        "-out server.crt"
+    )
+    server = folder / "server.pem"
+    server.write_bytes((folder / "server.key").read_bytes() + (folder / "server.crt").read_bytes())
+    return Authority(ca=folder / "ca.pem", server=server)
 
 
 @pytest.mark.parametrize("is_named", [True, False])
 def test_an_authority_of_ones_own_is_named_by_the_environment(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch, is_named: bool
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, is_named: bool
 ) -> None:
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     if is_named:
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    prediction = wire.encode_prediction(
-        FakeSegmenter().predict(IMAGE, POINT), wire.digest_of(wire.encode_image(IMAGE))
-    )
-    with scripted(say(200, prediction), context=context) as (url, asked), RemoteSegmenter(url) as remote:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca))
+    with (
+        scripted(right, context=authority.context()) as (url, asked),
+        RemoteSegmenter(url, api_key="k" * 16) as remote,
+    ):
         if is_named:
             assert remote.predict(IMAGE, POINT).backend == "remote"
         else:
             with pytest.raises(ServiceUnreachable, match="REQUESTS_CA_BUNDLE"):
                 remote.predict(IMAGE, POINT)
     assert len(asked) == is_named
+
+
+def test_a_certificate_of_another_host_is_not_trusted(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca))
+    with scripted(right, context=authority.context()) as (url, asked):
+        elsewhere = url.replace("127.0.0.1", "localhost")
+        with RemoteSegmenter(elsewhere) as remote, pytest.raises(ServiceUnreachable, match="not trusted"):
+            remote.predict(IMAGE, POINT)
+    assert asked == []
+
+
+def test_the_real_service_behind_tls_of_ones_own(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.ca))
+    with (
+        serving(FakeSegmenter(), service_settings(api_key="k" * 16)) as plain,
+        tls_proxy(plain, authority) as url,
+        RemoteSegmenter(url, api_key="k" * 16) as remote,
+    ):
+        answer = remote.predict(IMAGE, POINT)
+        assert remote.health().available
+        assert "not encrypted" not in remote.health().detail
+    np.testing.assert_array_equal(answer.masks, FakeSegmenter().predict(IMAGE, POINT).masks)
+
+
+@contextmanager
+def tls_proxy(plain: str, authority: Authority) -> Iterator[str]:
+    """A TLS proxy in front of a service, as nginx is in a hospital."""
+
+    def forward(handler: BaseHTTPRequestHandler, sent: bytes) -> None:
+        given = {name: value for name, value in handler.headers.items() if name.lower() != "host"}
+        response = requests.request(
+            handler.command, plain + handler.path, data=sent, headers=given, timeout=20
+        )
+        handler.send_response(response.status_code)
+        for name, value in response.headers.items():
+            if name.lower() not in ("content-length", "date", "server"):
+                handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(response.content)))
+        handler.end_headers()
+        handler.wfile.write(response.content)
+
+    with scripted(forward, context=authority.context()) as (url, _):
+        yield url
 
 
 def test_an_answer_of_another_image_is_never_taken() -> None:
