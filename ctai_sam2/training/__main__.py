@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.levels.commands import levels
 
             levels(options)
+        elif options.command == "levels-export":
+            from ctai_sam2.training.levels.export import export_levels
+
+            export_levels(options.run, options.out)
         else:
             from ctai_sam2.training.curves import draw_curve
 
@@ -97,6 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     levels.add_argument("--device", default="cpu", help="cpu or cuda")
     levels.add_argument("--threads", type=int, default=1, help="torch threads")
     levels.add_argument("--workers", type=int, default=1, help="processes that draw and prepare batches")
+    shipped = commands.add_parser("levels-export", help="write the level network as it ships")
+    shipped.add_argument("--run", type=Path, required=True, help="folder of the run")
+    shipped.add_argument("--out", type=Path, required=True, help="*.safetensors; a *.json goes next to it")
     curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
     curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
     curve.add_argument("--out", type=Path, required=True, help="*.png")

@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, TISSUE_CLASSES
 
-STRIDE: Final = 32
-"""Height and width of the input are multiples of this."""
-
 INPUT_CHANNELS: Final = 2
 
 

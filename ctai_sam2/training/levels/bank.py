@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import overload
 
@@ -14,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ctai_sam2.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
 from ctai_sam2.errors import InputError
+from ctai_sam2.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
 from ctai_sam2.training.levels.drawn import NO_LEVEL, DrawnSpine, draw_spine
 from ctai_sam2.training.levels.known import KnownImage, from_drawn, level_index
@@ -73,7 +72,11 @@ class DrawnBank(Sequence[KnownImage]):
 
 def _fill(folder: Path, count: int, seed: int, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    kinds = [("tissue", np.uint8, _SHAPE), ("level", np.uint8, _SHAPE), ("centres", np.float32, (_MOST_CENTRES, 3))]
+    kinds = [
+        ("tissue", np.uint8, _SHAPE),
+        ("level", np.uint8, _SHAPE),
+        ("centres", np.float32, (_MOST_CENTRES, 3)),
+    ]
     arrays = [
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(count, *shape))
         for name, kind, shape in kinds
@@ -105,7 +108,13 @@ def load_phantoms(folder: Path, *, count: int, seed: int, workers: int = 1) -> l
     with np.load(path) as held:
         parts = [held[name] for name in ("hu", "dense", "level", "centres")]
     return [
-        KnownImage(pixels=hu, contrast="hu", dense=dense, level=level, centres_xyl=centres[np.isfinite(centres[:, 0])])
+        KnownImage(
+            pixels=hu,
+            contrast="hu",
+            dense=dense,
+            level=level,
+            centres_xyl=centres[np.isfinite(centres[:, 0])],
+        )
         for hu, dense, level, centres in zip(*parts, strict=True)
     ]
 
@@ -115,12 +124,21 @@ def _phantom(
 ) -> tuple[NDArray[np.int16], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
     phantom = make_sagittal_slice(
-        random_parameters(rng), x_mm=float(rng.normal(0, 5)), shape_hw=_PHANTOM_SHAPE, spacing_mm=(1.0, 1.0), rng=rng
+        random_parameters(rng),
+        x_mm=float(rng.normal(0, 5)),
+        shape_hw=_PHANTOM_SHAPE,
+        spacing_mm=(1.0, 1.0),
+        rng=rng,
     )
     masks = phantom.masks
     dense = np.zeros(_PHANTOM_SHAPE, np.uint8)
     level = np.full(_PHANTOM_SHAPE, NO_LEVEL, np.uint8)
-    for name, members in (("canal", ("canal",)), ("disc", ("disc",)), ("sacrum", ("sacrum",)), ("body", LEVEL_NAMES[:-1])):
+    for name, members in (
+        ("canal", ("canal",)),
+        ("disc", ("disc",)),
+        ("sacrum", ("sacrum",)),
+        ("body", LEVEL_NAMES[:-1]),
+    ):
         for member in members:
             if member in masks:
                 dense[masks[member]] = TISSUE_CLASSES.index(name)
@@ -135,7 +153,7 @@ def _phantom(
         level[mask] = level_index(name)
         rows, columns = np.nonzero(mask)
         row_of[rows] = level_index(name)
-        if 8 < rows.min() and rows.max() < _PHANTOM_SHAPE[0] - 8:
+        if rows.min() > 8 and rows.max() < _PHANTOM_SHAPE[0] - 8:
             centres[number] = columns.mean(), rows.mean(), level_index(name)
     # A disc goes with the body above it.
     disc = dense == TISSUE_CLASSES.index("disc")

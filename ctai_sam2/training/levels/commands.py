@@ -37,12 +37,22 @@ def levels(options: argparse.Namespace) -> None:
         learning_rate=options.learning_rate or LevelTraining.learning_rate,
     )
     trainer = LevelTrainer(
-        config, options.out, _checked(groups), seed=options.seed, device=options.device, workers=options.workers
+        config,
+        options.out,
+        _checked(groups),
+        seed=options.seed,
+        device=options.device,
+        workers=options.workers,
     )
     if options.begin_from is not None:
         trainer.begin_from(options.begin_from)
     trainer.resume()
-    facts = {**asdict(config), "seed": options.seed, "held_out": options.held_out, "real": options.real is not None}
+    facts = {
+        **asdict(config),
+        "seed": options.seed,
+        "held_out": options.held_out,
+        "real": options.real is not None,
+    }
     (options.out / "config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     _LOGGER.info("from step %d of %d", trainer.step, config.steps)
     trainer.run()

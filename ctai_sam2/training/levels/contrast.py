@@ -18,7 +18,8 @@ _TYPICAL = {
     Tissue.SKIN: (10, 25), Tissue.SAT: (-102, 9), Tissue.BACK_MUSCLE: (45, 18), Tissue.WALL_MUSCLE: (45, 18),
     Tissue.VAT: (-98, 10), Tissue.LIVER: (75, 30), Tissue.HEART: (90, 55), Tissue.BOWEL_WALL: (50, 22),
     Tissue.BOWEL_FLUID: (15, 15), Tissue.BOWEL_CONTRAST: (320, 150), Tissue.CANAL: (25, 14),
-    Tissue.DISC: (85, 22), Tissue.BLADDER: (10, 12), Tissue.CALCIFICATION: (600, 250), Tissue.METAL: (2400, 500),
+    Tissue.DISC: (85, 22), Tissue.BLADDER: (10, 12), Tissue.CALCIFICATION: (600, 250),
+    Tissue.METAL: (2400, 500),
     Tissue.EPIDURAL_FAT: (-70, 30), Tissue.PSOAS: (50, 14), Tissue.KIDNEY: (110, 70), Tissue.SOFT: (50, 20),
     Tissue.STOOL: (10, 60), Tissue.LIGAMENT: (90, 35), Tissue.TABLE: (-300, 350),
 }  # fmt: skip
@@ -47,7 +48,10 @@ def typical_hu(rng: np.random.Generator) -> tuple[Floats, Floats]:
     mean[Tissue.SACRUM_CORTEX] = shell * rng.uniform(0.6, 1.1)
     mean[Tissue.POSTERIOR] = marrow + rng.uniform(0, 350)
     mean[Tissue.POSTERIOR_CORTEX] = shell + rng.uniform(0, 350)
-    mean[Tissue.OTHER_BONE], mean[Tissue.OTHER_CORTEX] = marrow * rng.uniform(0.5, 1.4), shell * rng.uniform(0.7, 1.3)
+    mean[Tissue.OTHER_BONE], mean[Tissue.OTHER_CORTEX] = (
+        marrow * rng.uniform(0.5, 1.4),
+        shell * rng.uniform(0.7, 1.3),
+    )
     return mean, grain
 
 
@@ -83,6 +87,8 @@ def _fields(coarse: bool) -> tuple[Floats, ...]:
     fields = []
     for number in range(_TEXTURES):
         sigma = (4.0 + 0.8 * number) if coarse else (0.6 + 0.15 * number)
-        field = cv2.GaussianBlur(rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)).astype(np.float32), (0, 0), sigma)
+        field = cv2.GaussianBlur(
+            rng.normal(size=(_TEXTURE_PX, _TEXTURE_PX)).astype(np.float32), (0, 0), sigma
+        )
         fields.append(field / field.std())
     return tuple(fields)

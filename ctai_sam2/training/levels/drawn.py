@@ -7,6 +7,7 @@ the spinous process, then the body itself leave the plane, and pedicles, facets,
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -107,11 +108,14 @@ class DrawnSpine:
         Index into `LEVEL_CLASSES` on bodies, discs (that of the body above) and sacrum; else `NO_LEVEL`.
     centres_xyl : ndarray of float32, shape (n, 3)
         Middle of each body seen, and of S1: column, row, index into `LEVEL_CLASSES`.
+    l3_offset_mm : float
+        How far the plane passes from the middle of L3.
     """
 
     tissue: NDArray[np.uint8]
     level: NDArray[np.uint8]
     centres_xyl: Floats
+    l3_offset_mm: float = 0.0
 
 
 @dataclass(kw_only=True)
@@ -186,7 +190,16 @@ class _Drawing:
             cx, cy = x - math.sin(angle) * height_mm / 2, y - math.cos(angle) * height_mm / 2
             offset = float(np.interp(505.0 - cy, self._bow_at, bow))
             vertebrae.append(
-                _Vertebra(name=name, x=cx, y=cy, angle=angle, height=height_mm, depth=depth_mm, wedge=turn, offset=offset)
+                _Vertebra(
+                    name=name,
+                    x=cx,
+                    y=cy,
+                    angle=angle,
+                    height=height_mm,
+                    depth=depth_mm,
+                    wedge=turn,
+                    offset=offset,
+                )
             )
             x, y = x - math.sin(angle) * height_mm, y - math.cos(angle) * height_mm
             angle -= turn / 2
@@ -240,8 +253,17 @@ class _Drawing:
         left, right = int(max(x - reach, 0)), int(min(x + reach + 1, self.width))
         return None if top >= bottom or left >= right else (slice(top, bottom), slice(left, right))
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, tissue: int, *, turn: float = 0.0,
-                over: tuple[int, ...] | None = None) -> None:
+    def ellipse(
+        self,
+        x: float,
+        y: float,
+        rx: float,
+        ry: float,
+        tissue: int,
+        *,
+        turn: float = 0.0,
+        over: tuple[int, ...] | None = None,
+    ) -> None:
         """Paint a filled ellipse, optionally only over some tissues."""
         box = self._box(x, y, max(rx, ry) + 1)
         if box is None:
@@ -270,13 +292,16 @@ class _Drawing:
             self._paint_body(vertebra)
         self._paint_findings()
         centres = np.array(self.centres, np.float32).reshape(-1, 3)
-        return DrawnSpine(tissue=self.tissue, level=self.level, centres_xyl=centres)
+        l3 = next(v for v in self.vertebrae if v.name == "L3")
+        return DrawnSpine(tissue=self.tissue, level=self.level, centres_xyl=centres, l3_offset_mm=l3.offset)
 
     def _wave(self, along: Floats, amplitude: float) -> Floats:
         rng = self.rng
         total = np.zeros_like(along)
         for length, share in ((70.0, 0.25), (130.0, 0.6), (260.0, 1.0)):
-            total += np.float32(rng.normal(0, amplitude * share)) * np.sin(along / length * 6.28 + rng.uniform(0, 6.3))
+            total += np.float32(rng.normal(0, amplitude * share)) * np.sin(
+                along / length * 6.28 + rng.uniform(0, 6.3)
+            )
         return total.astype(np.float32)
 
     def _paint_trunk(self) -> None:
@@ -325,22 +350,52 @@ class _Drawing:
         room = (Tissue.LUNG, Tissue.SOFT, Tissue.VAT)
         sx = float(self.spine_x(np.array([self.diaphragm]))[0])
         if rng.uniform() < 0.8:
-            self.ellipse(sx - rng.uniform(65, 100), self.diaphragm - rng.uniform(30, 70), rng.uniform(30, 50),
-                         rng.uniform(35, 60), Tissue.HEART, turn=rng.uniform(-0.5, 0.5), over=room)
+            self.ellipse(
+                sx - rng.uniform(65, 100),
+                self.diaphragm - rng.uniform(30, 70),
+                rng.uniform(30, 50),
+                rng.uniform(35, 60),
+                Tissue.HEART,
+                turn=rng.uniform(-0.5, 0.5),
+                over=room,
+            )
             for _ in range(3):
-                self.ellipse(sx - rng.uniform(40, 100), self.diaphragm - rng.uniform(60, 160), rng.uniform(8, 22),
-                             rng.uniform(8, 25), Tissue.VESSEL, over=(*room, Tissue.HEART))
+                self.ellipse(
+                    sx - rng.uniform(40, 100),
+                    self.diaphragm - rng.uniform(60, 160),
+                    rng.uniform(8, 22),
+                    rng.uniform(8, 25),
+                    Tissue.VESSEL,
+                    over=(*room, Tissue.HEART),
+                )
         if rng.uniform() < 0.8:
-            self.ellipse(sx - rng.uniform(60, 110), self.diaphragm + rng.uniform(20, 60), rng.uniform(25, 70),
-                         rng.uniform(30, 75), Tissue.LIVER, turn=rng.uniform(-0.6, 0.6), over=room)
+            self.ellipse(
+                sx - rng.uniform(60, 110),
+                self.diaphragm + rng.uniform(20, 60),
+                rng.uniform(25, 70),
+                rng.uniform(30, 75),
+                Tissue.LIVER,
+                turn=rng.uniform(-0.6, 0.6),
+                over=room,
+            )
         if rng.uniform() < 0.35:
-            self.ellipse(sx - rng.uniform(10, 45), self.diaphragm + rng.uniform(60, 120), rng.uniform(16, 26),
-                         rng.uniform(40, 58), Tissue.KIDNEY, turn=rng.uniform(-0.3, 0.3), over=room)
+            self.ellipse(
+                sx - rng.uniform(10, 45),
+                self.diaphragm + rng.uniform(60, 120),
+                rng.uniform(16, 26),
+                rng.uniform(40, 58),
+                Tissue.KIDNEY,
+                turn=rng.uniform(-0.3, 0.3),
+                over=room,
+            )
         self._paint_vessels()
         fill = rng.uniform(0.1, 1.0)
         for _ in range(int(45 * fill)):
             y = rng.uniform(self.diaphragm + 20, 600)
-            low, high = self.wall_at[int(min(y, self.height - 1))] + 8, float(self.spine_x(np.array([y]))[0]) - 20
+            low, high = (
+                self.wall_at[int(min(y, self.height - 1))] + 8,
+                float(self.spine_x(np.array([y]))[0]) - 20,
+            )
             if high <= low:
                 continue
             x, a, b = rng.uniform(low, high), rng.uniform(6, 24), rng.uniform(6, 20)
@@ -352,11 +407,25 @@ class _Drawing:
         base = self.sacrum_top
         pelvic = (Tissue.VAT, Tissue.BOWEL_WALL, Tissue.BOWEL_FLUID, Tissue.SOFT, Tissue.STOOL, Tissue.GAS)
         if rng.uniform() < 0.8:
-            self.ellipse(base[0] - rng.uniform(40, 100), base[1] + rng.uniform(60, 110), rng.uniform(20, 52),
-                         rng.uniform(15, 48), Tissue.BLADDER, turn=rng.uniform(-0.6, 0.6), over=pelvic)
+            self.ellipse(
+                base[0] - rng.uniform(40, 100),
+                base[1] + rng.uniform(60, 110),
+                rng.uniform(20, 52),
+                rng.uniform(15, 48),
+                Tissue.BLADDER,
+                turn=rng.uniform(-0.6, 0.6),
+                over=pelvic,
+            )
         if rng.uniform() < 0.6:
-            self.ellipse(base[0] - rng.uniform(5, 50), base[1] + rng.uniform(50, 90), rng.uniform(12, 36),
-                         rng.uniform(12, 40), Tissue.SOFT, turn=rng.uniform(0, 3), over=pelvic)
+            self.ellipse(
+                base[0] - rng.uniform(5, 50),
+                base[1] + rng.uniform(50, 90),
+                rng.uniform(12, 36),
+                rng.uniform(12, 40),
+                Tissue.SOFT,
+                turn=rng.uniform(0, 3),
+                over=pelvic,
+            )
         if rng.uniform() < 0.75:
             x, y, turn = base[0] - rng.uniform(75, 130), base[1] + rng.uniform(95, 150), rng.uniform(0.3, 1.1)
             self.ellipse(x, y, 20, 9, Tissue.OTHER_CORTEX, turn=turn)
@@ -393,20 +462,35 @@ class _Drawing:
         points = []
         for v in reversed(self.vertebrae):
             behind = v.depth / 2 + half + 0.6
-            points.append((v.x + math.cos(v.angle) * behind, v.y - math.sin(v.angle) * behind, v.angle, v.offset))
+            points.append(
+                (v.x + math.cos(v.angle) * behind, v.y - math.sin(v.angle) * behind, v.angle, v.offset)
+            )
         x, y, slope = self.sacrum_top
         for down in (6.0, 30.0, 55.0):
             turn = slope + math.radians(0.2 * down)
             behind = (33.0 / 2 - 0.16 * down) * self.size + half * 0.9
-            points.append((x + math.sin(turn) * down + math.cos(turn) * behind,
-                           y + math.cos(turn) * down - math.sin(turn) * behind, turn, self.sacrum_offset))
-        for (x0, y0, a0, o0), (x1, y1, a1, o1) in zip(points[:-1], points[1:], strict=True):
+            points.append(
+                (
+                    x + math.sin(turn) * down + math.cos(turn) * behind,
+                    y + math.cos(turn) * down - math.sin(turn) * behind,
+                    turn,
+                    self.sacrum_offset,
+                )
+            )
+        for (x0, y0, a0, o0), (x1, y1, a1, o1) in itertools.pairwise(points):
             for share, tissue in ((1.0, Tissue.EPIDURAL_FAT), (0.82, Tissue.CANAL)):
-                w0, w1 = (half * share * math.sqrt(max(1 - (o / (11.0 * self.size * share)) ** 2, 0.0)) for o in (o0, o1))
+                w0, w1 = (
+                    half * share * math.sqrt(max(1 - (o / (11.0 * self.size * share)) ** 2, 0.0))
+                    for o in (o0, o1)
+                )
                 if w0 + w1 < 3:
                     continue
-                corners = [(x0 - math.cos(a0) * w0, y0 + math.sin(a0) * w0), (x0 + math.cos(a0) * w0, y0 - math.sin(a0) * w0),
-                           (x1 + math.cos(a1) * w1, y1 - math.sin(a1) * w1), (x1 - math.cos(a1) * w1, y1 + math.sin(a1) * w1)]
+                corners = [
+                    (x0 - math.cos(a0) * w0, y0 + math.sin(a0) * w0),
+                    (x0 + math.cos(a0) * w0, y0 - math.sin(a0) * w0),
+                    (x1 + math.cos(a1) * w1, y1 - math.sin(a1) * w1),
+                    (x1 - math.cos(a1) * w1, y1 + math.sin(a1) * w1),
+                ]
                 cv2.fillConvexPoly(self.tissue, np.rint(corners).astype(np.int32), int(tissue))
 
     def _local(self, v: _Vertebra, reach: float) -> tuple[tuple[slice, slice], Floats, Floats] | None:
@@ -456,7 +540,7 @@ class _Drawing:
 
     def _width_factor(self, v: _Vertebra) -> float:
         """How much of the body's depth the plane still meets."""
-        half_width = (0.62 * v.depth + 2.0)
+        half_width = 0.62 * v.depth + 2.0
         ratio = abs(v.offset) / half_width
         return 0.0 if ratio >= 1 else (1 - ratio**3.2) ** (1 / 2.6)
 
@@ -496,7 +580,9 @@ class _Drawing:
         if v.name[0] == "L":
             self.ellipse(v.x, v.y, 17, 26, Tissue.PSOAS, over=(Tissue.VAT, Tissue.BACK_MUSCLE, Tissue.SOFT))
 
-    def _paint_disc(self, gap: tuple[float, float, float, float], below: _Vertebra | None, above: _Vertebra) -> None:
+    def _paint_disc(
+        self, gap: tuple[float, float, float, float], below: _Vertebra | None, above: _Vertebra
+    ) -> None:
         factor = self._width_factor(above)
         if factor < 0.35:
             return
@@ -528,7 +614,9 @@ class _Drawing:
             for side in (-1, 1) if rng.uniform() < 0.3 else (-1,):
                 x = mx + side * math.cos(above.angle) * half * 1.05
                 y = my - side * math.sin(above.angle) * half * 1.05
-                self.ellipse(x, y, rng.uniform(2, 4), rng.uniform(4, 10), Tissue.BODY_CORTEX, turn=-above.angle)
+                self.ellipse(
+                    x, y, rng.uniform(2, 4), rng.uniform(4, 10), Tissue.BODY_CORTEX, turn=-above.angle
+                )
 
     def _paint_sacrum(self) -> None:
         rng, size = self.rng, self.size
@@ -541,11 +629,17 @@ class _Drawing:
         wall_half = 33.0 / 2 * size
         for number, (height, depth, turn) in enumerate(_SACRUM_DOWN):
             next_depth = _SACRUM_DOWN[number + 1][1] if number + 1 < len(_SACRUM_DOWN) else 7.0
-            height_mm, top, bottom = height * size * rng.normal(1, 0.05), depth * size / 2, next_depth * size / 2
+            height_mm, top, bottom = (
+                height * size * rng.normal(1, 0.05),
+                depth * size / 2,
+                next_depth * size / 2,
+            )
             front_shift = (top - bottom) * rng.uniform(0.2, 0.7)
             cx, cy = x + math.sin(angle) * height_mm / 2, y + math.cos(angle) * height_mm / 2
             reach = 34.0
-            v = _Vertebra(name="S", x=cx, y=cy, angle=angle, height=height_mm, depth=depth, wedge=0.0, offset=0.0)
+            v = _Vertebra(
+                name="S", x=cx, y=cy, angle=angle, height=height_mm, depth=depth, wedge=0.0, offset=0.0
+            )
             local = self._local(v, reach)
             if local is None:
                 break
@@ -587,11 +681,19 @@ class _Drawing:
             first, count = int(rng.integers(0, 6)), int(rng.integers(2, 5))
             for v in self.vertebrae[first : first + count]:
                 x, y = v.x + math.cos(v.angle) * v.depth / 2, v.y - math.sin(v.angle) * v.depth / 2
-                self.ellipse(x - rng.uniform(-8, 12), y - 4, rng.uniform(12, 28), 3.0, Tissue.METAL, turn=-v.angle)
+                self.ellipse(
+                    x - rng.uniform(-8, 12), y - 4, rng.uniform(12, 28), 3.0, Tissue.METAL, turn=-v.angle
+                )
         if rng.uniform() < 0.06:
             v = self.vertebrae[int(rng.integers(0, 9))]
-            self.ellipse(v.x, v.y, rng.uniform(4, 11), rng.uniform(4, 9), int(rng.choice([Tissue.METAL, Tissue.CALCIFICATION, Tissue.SOFT])),
-                         over=(Tissue.BODY,))
+            self.ellipse(
+                v.x,
+                v.y,
+                rng.uniform(4, 11),
+                rng.uniform(4, 9),
+                int(rng.choice([Tissue.METAL, Tissue.CALCIFICATION, Tissue.SOFT])),
+                over=(Tissue.BODY,),
+            )
 
 
 def _class_of(name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -9,12 +10,32 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, S1, TISSUE_CLASSES
+from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
 from ctai_sam2.training.levels.drawn import NO_LEVEL
 from ctai_sam2.training.levels.known import UNKNOWN, KnownImage, level_index
 
-ORDER = ("T3", "T4", "T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1", "S2")
-_DEPTH = dict(zip(ORDER, (20, 22.5, 24.5, 26, 27, 28, 28, 29, 29, 30, 31.5, 33, 34, 35, 35, 27, 19), strict=True))
+ORDER = (
+    "T3",
+    "T4",
+    "T5",
+    "T6",
+    "T7",
+    "T8",
+    "T9",
+    "T10",
+    "T11",
+    "T12",
+    "L1",
+    "L2",
+    "L3",
+    "L4",
+    "L5",
+    "S1",
+    "S2",
+)
+_DEPTH = dict(
+    zip(ORDER, (20, 22.5, 24.5, 26, 27, 28, 28, 29, 29, 30, 31.5, 33, 34, 35, 35, 27, 19), strict=True)
+)
 _BODY, _DISC, _SACRUM, _CANAL, _POSTERIOR = range(1, len(TISSUE_CLASSES))
 _HEIGHT_SHARE = 0.8
 _CANAL_MM = 17.0
@@ -51,7 +72,7 @@ def known_slice(
     line = np.array([at[name] for name in names])
     _open_behind(dense, line, at, down, names)
     boxes = {name: _box(name, names, at, down) for name in names}
-    for upper, lower in zip(names[:-1], names[1:], strict=True):
+    for upper, lower in itertools.pairwise(names):
         if lower == "S2" or ORDER.index(lower) != ORDER.index(upper) + 1:
             continue
         disc = _polygon(shape, [boxes[upper][3], boxes[upper][2], boxes[lower][1], boxes[lower][0]])
@@ -86,7 +107,7 @@ def known_slice(
 
 
 def _way_down(names: list[str], at: Mapping[str, NDArray[np.float64]], index: int) -> NDArray[np.float64]:
-    """Unit vector along the spine at a body."""
+    """Return the unit vector along the spine at a body."""
     if names[index] == "S1" and "S2" in at:
         way = at["S2"] - at["S1"]
     else:
@@ -97,11 +118,14 @@ def _way_down(names: list[str], at: Mapping[str, NDArray[np.float64]], index: in
 
 
 def _box(
-    name: str, names: list[str], at: Mapping[str, NDArray[np.float64]], down: Mapping[str, NDArray[np.float64]]
+    name: str,
+    names: list[str],
+    at: Mapping[str, NDArray[np.float64]],
+    down: Mapping[str, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """Corners: upper front, upper back, lower back, lower front."""
     index = names.index(name)
-    steps = [float(np.linalg.norm(at[a] - at[b])) for a, b in zip(names[:-1], names[1:], strict=True)]
+    steps = [float(np.linalg.norm(at[a] - at[b])) for a, b in itertools.pairwise(names)]
     near = [steps[i] for i in (index - 1, index) if 0 <= i < len(steps)]
     scale = float(np.median(steps)) / 30.0 if len(steps) > 3 else 1.0
     height = min(near) * _HEIGHT_SHARE
@@ -110,7 +134,9 @@ def _box(
     back = np.array([d[1], -d[0]])
     taper = 0.72 if name in ("S1", "S2") else 1.0
     top, bottom = at[name] - d * height / 2, at[name] + d * height / 2
-    return np.array([top - back * half, top + back * half, bottom + back * half * taper, bottom - back * half * taper])
+    return np.array(
+        [top - back * half, top + back * half, bottom + back * half * taper, bottom - back * half * taper]
+    )
 
 
 def _open_behind(
@@ -152,5 +178,3 @@ def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 def angle_deg(way: NDArray[np.float64]) -> float:
     """How far a way down leads backwards, degrees."""
     return math.degrees(math.atan2(way[0], way[1]))
-
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -32,7 +33,9 @@ _TS_LEVELS = {26: "S1", 27: "L5", 28: "L4", 29: "L3", 30: "L2", 31: "L1", 32: "T
 _TS_SACRUM, _TS_CORD = 25, 79
 
 
-def load_real(folder: Path, *, held_out: Sequence[str] = (), seed: int = 5) -> list[tuple[float, list[KnownImage]]]:
+def load_real(
+    folder: Path, *, held_out: Sequence[str] = (), seed: int = 5
+) -> list[tuple[float, list[KnownImage]]]:
     """Real images by patient, each patient weighing the same.
 
     Parameters
@@ -55,7 +58,9 @@ def load_real(folder: Path, *, held_out: Sequence[str] = (), seed: int = 5) -> l
             continue
         found = [_case(path, centres[path.stem], patient)]
         if path.stem in VOLUMES:
-            found += _planes(folder / "series" / VOLUMES[path.stem][0], VOLUMES[path.stem][1], path, found[0], rng)
+            found += _planes(
+                folder / "series" / VOLUMES[path.stem][0], VOLUMES[path.stem][1], path, found[0], rng
+            )
         patients.setdefault(patient, []).extend(found)
     if not any(word in _TS for word in held_out):
         patients[_TS] = _label_map_planes(folder / "series" / "ts_example_nifti", rng)
@@ -76,10 +81,9 @@ def patient_of(case: str) -> str:
     return _TS if case.startswith(_TS) else parts[0]
 
 
-def _millimetres(image: NDArray[np.generic], spacing: tuple[float, float], *, nearest: bool = False) -> NDArray[np.generic]:
+def _millimetres(image: NDArray[np.float32], spacing: tuple[float, float]) -> NDArray[np.float32]:
     size = [max(round(n * s), 1) for n, s in zip(image.shape, spacing, strict=True)]
-    how = cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=how))
+    return np.asarray(cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR))
 
 
 def _case(path: Path, centres: dict[str, list[float]], patient: str) -> KnownImage:
@@ -98,11 +102,13 @@ def _case(path: Path, centres: dict[str, list[float]], patient: str) -> KnownIma
     return known_slice(hu, points, masks, row_mm=spacing[0], patient=patient)
 
 
-def _planes(folder: Path, column: float, path: Path, known: KnownImage, rng: np.random.Generator) -> list[KnownImage]:
+def _planes(
+    folder: Path, column: float, path: Path, known: KnownImage, rng: np.random.Generator
+) -> list[KnownImage]:
     """Cut planes near the middle of a volume, to which the middle slice's targets apply."""
     volume = read_study(folder)
     height, width = known.pixels.shape
-    _, sy, sx = volume.spacing_zyx_mm
+    _, _sy, sx = volume.spacing_zyx_mm
     middle_row = height / 2
     found = []
     for _ in range(_PLANES):
@@ -113,9 +119,14 @@ def _planes(folder: Path, column: float, path: Path, known: KnownImage, rng: np.
         # Off the middle the canal gives way to foramina and arches; the bodies stay.
         found.append(
             KnownImage(
-                pixels=hu, contrast="hu", dense=known.dense, level=known.level, centres_xyl=known.centres_xyl,
-                row_mm=known.row_mm, patient=known.patient,
-            )  # fmt: skip
+                pixels=hu,
+                contrast="hu",
+                dense=known.dense,
+                level=known.level,
+                centres_xyl=known.centres_xyl,
+                row_mm=known.row_mm,
+                patient=known.patient,
+            )
         )
     return found
 
@@ -139,9 +150,9 @@ def _label_map_planes(folder: Path, rng: np.random.Generator) -> list[KnownImage
     volume = read_nifti(folder / "example_ct.nii.gz")
     marks = read_nifti(folder / "example_seg_fast_force_split.nii.gz")
     labels = marks.hu_zyx.astype(np.uint8)
-    dense, level, tissue = _targets_of_map(labels, volume.hu_zyx)
+    dense, level, tissue = _targets_of_map(labels, volume.hu_zyx.astype(np.int16))
     sz, sy, sx = volume.spacing_zyx_mm
-    depth, rows, columns = labels.shape
+    depth, rows, _columns = labels.shape
     height, width = round(depth * sz), round(rows * sy)
     middle = _middle_course(dense, sz)
     found = []
@@ -159,12 +170,20 @@ def _label_map_planes(folder: Path, rng: np.random.Generator) -> list[KnownImage
             ndimage.map_coordinates(part, at, order=0, mode="nearest") for part in (dense, level, tissue)
         )
         centres = _centres(cut_dense, cut_level)
-        for pixels, contrast in ((np.clip(hu, -1024, 3000).astype(np.int16), "hu"), (_smooth(cut_tissue), "tissue")):
+        for pixels, contrast in (
+            (np.clip(hu, -1024, 3000).astype(np.int16), "hu"),
+            (_smooth(cut_tissue), "tissue"),
+        ):
             found.append(
                 KnownImage(
-                    pixels=pixels, contrast=contrast, dense=cut_dense, level=cut_level, centres_xyl=centres,
-                    row_mm=sz, patient=_TS,
-                )  # fmt: skip
+                    pixels=pixels,
+                    contrast=contrast,
+                    dense=cut_dense,
+                    level=cut_level,
+                    centres_xyl=centres,
+                    row_mm=sz,
+                    patient=_TS,
+                )
             )
     return found
 
@@ -180,7 +199,7 @@ def _middle_course(dense: NDArray[np.uint8], sz: float) -> float:
 
 
 def _targets_of_map(
-    labels: NDArray[np.uint8], hu: NDArray[np.generic]
+    labels: NDArray[np.uint8], hu: NDArray[np.int16]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
     """Dense classes, levels and tissues for random contrast from the label map, each of its shape."""
     dense, level = np.zeros(labels.shape, np.uint8), np.full(labels.shape, NO_LEVEL, np.uint8)
@@ -219,9 +238,9 @@ def _targets_of_map(
 def _mark_discs(dense: NDArray[np.uint8], level: NDArray[np.uint8]) -> None:
     """Fill what lies straight between one body and the next."""
     order = [LEVEL_CLASSES.index(name) for name in ("T12", "L1", "L2", "L3", "L4", "L5", "S1")]
-    for upper, lower in zip(order[:-1], order[1:], strict=True):
+    for upper, lower in itertools.pairwise(order):
         pair = (level == upper) | (level == lower)
-        closed = ndimage.binary_closing(np.pad(pair, 4), np.ones((7, 3, 3)))[4:-4, 4:-4, 4:-4]
+        closed = ndimage.binary_closing(np.pad(pair, 4), np.ones((7, 3, 3), bool))[4:-4, 4:-4, 4:-4]
         disc = closed & ~pair & (dense == 0)
         dense[disc], level[disc] = _DISC, upper
 

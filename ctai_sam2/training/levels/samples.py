@@ -67,7 +67,9 @@ def make_sample(known: KnownImage, rng: np.random.Generator, *, crop_mm: tuple[i
     return Sample(
         image=to_channels(small),
         dense=dense[1::_PX, 1::_PX],
-        centre=_bumps(known.centres_xyl, map_x[1::_PX, 1::_PX], map_y[1::_PX, 1::_PX], inside[1::_PX, 1::_PX]),
+        centre=_bumps(
+            known.centres_xyl, map_x[1::_PX, 1::_PX], map_y[1::_PX, 1::_PX], inside[1::_PX, 1::_PX]
+        ),
         level=level[2 :: 2 * _PX, 2 :: 2 * _PX],
     )
 
@@ -108,7 +110,7 @@ def _anchor(known: KnownImage, rng: np.random.Generator) -> tuple[float, float, 
 
 
 def _field(rng: np.random.Generator, crop_mm: tuple[int, int]) -> NDArray[np.bool_]:
-    """What the scan covers of the crop."""
+    """Draw what the scan covers of the crop."""
     height, width = crop_mm
     inside = np.ones(crop_mm, bool)
     if rng.uniform() < 0.35:
@@ -146,14 +148,18 @@ def _acquire(hu: Floats, rng: np.random.Generator, row_mm: float) -> Floats:
     if rng.uniform() < 0.7:
         hu = hu + contrast.texture(rng, hu.shape) * np.float32(rng.gamma(1.6, 11.0))
     if rng.uniform() < 0.25:
-        streaks = cv2.GaussianBlur(rng.normal(0, 1, (height, 1)).astype(np.float32), (1, 0), 0, sigmaY=rng.uniform(1, 4))
+        streaks = cv2.GaussianBlur(
+            rng.normal(0, 1, (height, 1)).astype(np.float32), (1, 0), 0, sigmaY=rng.uniform(1, 4)
+        )
         hu = hu + streaks / max(float(streaks.std()), 1e-3) * np.float32(rng.uniform(3, 22))
     if rng.uniform() < 0.25:
         hu = hu + contrast.texture(rng, hu.shape, coarse=True) * np.float32(rng.uniform(3, 15))
     if rng.uniform() < 0.1:
         top, left = int(rng.uniform(0, height * 0.9)), int(rng.uniform(0, width * 0.8))
         hu = hu.copy()
-        hu[top : top + int(rng.uniform(10, 70)), left : left + int(rng.uniform(10, 70))] = rng.uniform(-200, 600)
+        hu[top : top + int(rng.uniform(10, 70)), left : left + int(rng.uniform(10, 70))] = rng.uniform(
+            -200, 600
+        )
     return np.asarray(hu, np.float32)
 
 
@@ -167,7 +173,9 @@ def _bumps(centres: Floats, map_x: Floats, map_y: Floats, inside: NDArray[np.boo
         row, column = divmod(at, width)
         if distance[row, column] > 2.5**2 or not inside[row, column]:
             continue
-        bump = np.exp(-0.5 * ((rows[:, None] - row) ** 2 + (columns[None] - column) ** 2) / _CENTRE_SIGMA_PX**2)
+        bump = np.exp(
+            -0.5 * ((rows[:, None] - row) ** 2 + (columns[None] - column) ** 2) / _CENTRE_SIGMA_PX**2
+        )
         np.maximum(target, bump, out=target)
     return target
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES
 from ctai_sam2.segmentation.levels.network import LevelMaps, LevelNetwork
 from ctai_sam2.training.levels.known import UNKNOWN, KnownImage
-from ctai_sam2.training.levels.samples import CROP_MM, draw_known, make_sample
+from ctai_sam2.training.levels.samples import draw_known, make_sample
 
 _LOGGER = logging.getLogger(__name__)
 Groups = Sequence[tuple[float, Sequence[KnownImage]]]
@@ -35,7 +35,7 @@ class LevelTraining:
     steps, images : int
         Optimiser steps, images a step.
     learning_rate, weight_decay : float
-        AdamW's; the rate rises over `warmup` steps and falls as half a cosine.
+        AdamW's; the rate rises over `warmup` steps, a tenth of the run at most, and falls as half a cosine.
     ema_decay : float
         Of the running mean of the weights.
     tissue_weight, centre_weight, level_weight : float
@@ -55,7 +55,7 @@ class LevelTraining:
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step."""
-        warm = min(1.0, (step + 1) / max(self.warmup, 1))
+        warm = min(1.0, (step + 1) / max(min(self.warmup, self.steps // 10), 1))
         share = 0.5 * (1 + math.cos(math.pi * min(step / self.steps, 1.0)))
         return warm * (self.final_rate + (self.learning_rate - self.final_rate) * share)
 
@@ -94,12 +94,19 @@ class LevelTrainer:
     """
 
     def __init__(
-        self, config: LevelTraining, folder: Path, groups: Groups, *, seed: int, device: str = "cpu", workers: int = 1
+        self,
+        config: LevelTraining,
+        folder: Path,
+        groups: Groups,
+        *,
+        seed: int,
+        device: str = "cpu",
+        workers: int = 1,
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.folder, self.groups = config, folder, groups
         self.seed, self.device, self.workers = seed, torch.device(device), workers
-        self.network = LevelNetwork().to(self.device, memory_format=torch.channels_last)
+        self.network = LevelNetwork().to(self.device).to(memory_format=torch.channels_last)
         self.mean = LevelNetwork().to(self.device)
         self.mean.load_state_dict(self.network.state_dict())
         self.optimizer = torch.optim.AdamW(
@@ -158,7 +165,11 @@ class LevelTrainer:
             self.step += 1
             if self.step % log_every == 0 or self.step == config.steps:
                 means = {key: round(float(np.mean([each[key] for each in held])), 4) for key in held[0]}
-                row = {"step": self.step, **means, "s_per_step": round((time.perf_counter() - started) / len(held), 3)}
+                row = {
+                    "step": self.step,
+                    **means,
+                    "s_per_step": round((time.perf_counter() - started) / len(held), 3),
+                }
                 with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
                     log.write(json.dumps(row) + "\n")
                 _LOGGER.info("%s", row)
@@ -189,7 +200,9 @@ class LevelTrainer:
     @torch.no_grad()
     def _average(self) -> None:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        for mean, now in zip(self.mean.state_dict().values(), self.network.state_dict().values(), strict=True):
+        for mean, now in zip(
+            self.mean.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
             if mean.dtype.is_floating_point:
                 mean.lerp_(now, 1 - decay)
             else:
