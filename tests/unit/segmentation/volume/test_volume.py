@@ -56,7 +56,7 @@ def test_a_crop_goes_back_to_where_it_was(x: float, y: float, radius: float) -> 
 
 def test_the_shape_between_two_discs_is_a_disc_between_them() -> None:
     between = interpolate_masks(disc(30, 30, 10), disc(40, 30, 16), 0.5, SPACING)
-    assert dice(between, disc(35, 30, 13)) > 0.95
+    assert dice(between, disc(35, 30, 13)) > 0.92
     np.testing.assert_array_equal(
         interpolate_masks(disc(30, 30, 10), disc(40, 30, 16), 0.0, SPACING), disc(30, 30, 10)
     )
