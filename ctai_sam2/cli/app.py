@@ -132,9 +132,42 @@ def segment(
     ] = None,
     height_m: Height = None,
     definitions: Definitions = None,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Every slice of these vertebrae, for example T12-L5.")
+    ] = None,
+    structures: Annotated[
+        str, typer.Option("--structures", help="With --levels: names separated by commas.")
+    ] = "psoas,muscle",
+    every_mm: Annotated[
+        float | None,
+        typer.Option("--every-mm", help="With --levels: segment at this distance, interpolate between."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment a study (all structures), or one structure on one slice."""
+    """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
+    if levels is not None:
+        from ctai_sam2.cli.volume import segment_levels
+        from ctai_sam2.io.atomic import require_writable as _require_writable
+
+        if structure or point or box or axial_index is not None:
+            raise InputError(
+                "a range of levels is segmented without points, boxes or a slice",
+                hint="Leave out --structure, --point, --box and --axial-index, or --levels.",
+            )
+        _require_writable(out)
+        with _open_segmenter(model) as segmenter:
+            segment_levels(
+                path,
+                out,
+                segmenter,
+                levels=levels,
+                structures=[name.strip() for name in structures.split(",") if name.strip()],
+                every_mm=every_mm,
+                series=series,
+                definitions=_definitions(definitions),
+                as_json=as_json,
+            )
+        return
     if structure is None:
         if point or box:
             raise InputError(

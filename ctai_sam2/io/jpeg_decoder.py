@@ -9,20 +9,20 @@ import sys
 from typing import TYPE_CHECKING
 
 from pydicom import uid
-from pydicom.pixels import decoders
+from pydicom.pixels import get_decoder
 
 if TYPE_CHECKING:
     from pydicom.pixels.decoders.base import DecodeRunner
 
 _NAME = "imagecodecs"
-_JPEG = {
-    uid.JPEGBaseline8Bit: decoders.JPEGBaseline8BitDecoder,
-    uid.JPEGExtended12Bit: decoders.JPEGExtended12BitDecoder,
-    uid.JPEGLossless: decoders.JPEGLosslessDecoder,
-    uid.JPEGLosslessSV1: decoders.JPEGLosslessSV1Decoder,
-    uid.JPEGLSLossless: decoders.JPEGLSLosslessDecoder,
-    uid.JPEGLSNearLossless: decoders.JPEGLSNearLosslessDecoder,
-}
+_JPEG = (
+    uid.JPEGBaseline8Bit,
+    uid.JPEGExtended12Bit,
+    uid.JPEGLossless,
+    uid.JPEGLosslessSV1,
+    uid.JPEGLSLossless,
+    uid.JPEGLSNearLossless,
+)
 
 DECODER_DEPENDENCIES = dict.fromkeys(_JPEG, ("numpy", _NAME))
 """Read by pydicom."""
@@ -62,6 +62,6 @@ def decode_frame(encoded: bytes, runner: DecodeRunner) -> bytearray:
 
 def register() -> None:
     """Add the plugin to pydicom's decoders; calling it again changes nothing."""
-    for decoder in _JPEG.values():
+    for decoder in map(get_decoder, _JPEG):
         if _NAME not in decoder.available_plugins:
             decoder.add_plugin(_NAME, (__name__, "decode_frame"))

@@ -36,6 +36,7 @@ TIERS: dict[str, int] = {
     "exchange": 6,
     "mask_checks": 5,
     "study_outputs": 7,
+    "volume_outputs": 7,
     "journal": 6,
     "evaluation": 6,
     "widgets": 8,
