@@ -29,15 +29,15 @@ import psutil
 
 from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report, time_ms
 from ctai_sam2.cohort import Case, read_manifest, run_cohort, write_manifest
-from ctai_sam2.cohort.case_segmentation import segment_slice
-from ctai_sam2.cohort.plan import Plan
+from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.runner import plan_tasks
-from ctai_sam2.cohort.store import Store
-from ctai_sam2.cohort.worker import Worker
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.io import read_case_npz
 from ctai_sam2.models import open_segmenter
 from ctai_sam2.phantom import make_axial_slice, random_parameters
+from ctai_sam2.segmentation import segment_axial
 from ctai_sam2.settings import Settings
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Prompt
@@ -124,16 +124,21 @@ def measure_bare(manifest: Path, out: Path, structures: Sequence[Structure]) -> 
     """
     settings = Settings(num_threads=1)
     cases = read_manifest(manifest)
-    plan = Plan(structures=tuple(structures), settings=settings.model_dump(exclude={"api_key"}))
-    token, store = plan.model_token(), Store(out)
+    config = CohortConfig(structures=tuple(structures), settings=settings)
+    token, store = config.model_token(), CohortStore(out)
     store.prepare()
-    tasks = plan_tasks(cases, store, plan, token).tasks
-    worker = Worker(store, plan, token)
+    tasks = plan_tasks(cases, store, config, token).tasks
+    worker = CaseWorker(store, config, token)
     bare, whole = [], []
     with open_segmenter("local", settings) as segmenter:
 
         def ask(case: Case) -> None:
-            segment_slice(read_case_npz(case.path).slice, case.prompts, plan, segmenter)
+            segment_axial(
+                read_case_npz(case.path).slice,
+                segmenter,
+                structures=config.structures,
+                prompts=case.prompts,
+            )
 
         ask(cases[0])
         worker.do(tasks[0])

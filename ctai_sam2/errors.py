@@ -9,6 +9,7 @@
     ├── DicomError                  a DICOM object is damaged, or is not the object expected
     ├── GeometryError               orientation, spacing or positions contradict each other
     ├── StorageError (OSError)      something could not be written or read back; nothing was half-written
+    │   └── DamagedFile             a file of ours is there and cannot be read back; it is left as it is
     ├── WeightsError                a checkpoint is missing, damaged or not the one it claims to be
     │   └── WeightsMissing          (also Unavailable) the checkpoint is not on this machine
     ├── RecordError                 an annotation record cannot be read or replayed
@@ -100,6 +101,10 @@ class GeometryError(CtaiError):
 
 class StorageError(CtaiError, OSError):
     """Something could not be written or read back; nothing was left half-written."""
+
+
+class DamagedFile(StorageError):
+    """A file of ours is there and cannot be read back; it is never taken for absent, nor overwritten."""
 
 
 class WeightsError(CtaiError):

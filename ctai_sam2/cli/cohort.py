@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
 
 if TYPE_CHECKING:
+    from ctai_sam2.cohort.runner import CohortRun
     from ctai_sam2.cohort.worklist import Worklist
 
 app = typer.Typer(name="cohort", no_args_is_help=True, help="Measure many studies; review what is flagged.")
@@ -69,7 +70,10 @@ def scan(
             ("entry", "case_id", "plane", "slices", "thickness_mm", "kernel", "phase", "kvp", "sex",
              "description", "left_out"),
         )  # fmt: skip
-    print_line(f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.")
+    left_out = f" {len(found.skipped)} entries were left out." if found.skipped else ""
+    print_line(
+        f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.{left_out}"
+    )
     for name, reason in found.skipped:
         typer.secho(f"Note: {name}: {reason}", fg="yellow")
 
@@ -103,34 +107,41 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Segment and measure every case; run it again and only what is missing or changed is done."""
-    from ctai_sam2.cohort import run_cohort
+    from ctai_sam2.cohort import CohortConfig, run_cohort
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import AXIAL_STRUCTURES
 
+    config = CohortConfig(
+        workers=workers,
+        segmenter=segmenter,
+        settings=Settings(model=model) if model else Settings(),
+        dask=dask,
+        structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
+        definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
+        robustness_trials=robustness,
+        time_limit_s=time_limit_s,
+        memory_limit_mb=memory_limit_mb,
+        retry_failed=retry_failed,
+        progress=not as_json,
+    )
     try:
-        done = run_cohort(
-            manifest,
-            out,
-            workers=workers,
-            segmenter=segmenter,
-            settings=Settings(model=model) if model else Settings(),
-            dask=dask,
-            structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
-            definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
-            robustness_trials=robustness,
-            time_limit_s=time_limit_s,
-            memory_limit_mb=memory_limit_mb,
-            retry_failed=retry_failed,
-            progress=not as_json,
-        )
+        done = run_cohort(manifest, out, config=config)
     except KeyboardInterrupt:
-        typer.secho("Stopped. What was done is kept; run the same command to go on.", fg="yellow", err=True)
+        _report_partial(out, report)
+        typer.secho("Stopped. What was done is stored; run the same command to go on.", fg="yellow", err=True)
         raise typer.Exit(INTERRUPTED) from None
-    page = _write_report(done.files.folder, changed=bool(done.inferred + done.measured)) if report else None
+    except (Unavailable, StorageError):
+        _report_partial(out, report)
+        raise
+    changed = bool(done.inferred + done.measured + done.failed) or done.is_partial
+    page = _write_report(done.files.folder, changed=changed) if report else None
     counts = {
         name: getattr(done, name)
-        for name in ("cases", "inferred", "measured", "unchanged", "failed", "flagged")
+        for name in (
+            *("cases", "inferred", "measured", "unchanged", "failed", "incomplete", "not_done", "flagged"),
+            *("replaced", "set_aside", "not_in_manifest"),
+        )
     }
     if as_json:
         print_json({**counts, "seconds": done.seconds, "files": vars(done.files), "report": page})
@@ -139,6 +150,8 @@ def run(
         f"{done.cases} cases in {done.seconds:.1f} s: {done.inferred} segmented, {done.measured} measured "
         f"again, {done.unchanged} unchanged. {done.failed} failed, {done.flagged} flagged."
     )
+    for note in _notes_on(done):
+        typer.secho(f"Note: {note}", fg="yellow")
     for path in (done.files.csv, done.files.parquet, done.files.summary, page):
         if path is not None:
             print_line(f"  {path}")
@@ -159,6 +172,19 @@ def write_page(results: Results, as_json: AsJson = False) -> None:
 
 @app.command()
 @reporting_errors
+def methods(results: Results, as_json: AsJson = False) -> None:
+    """Write methods.md and methods.bib: a methods paragraph with citations, and a reporting checklist."""
+    from ctai_sam2.cohort.methods import write_methods
+
+    files = write_methods(results)
+    if as_json:
+        print_json(vars(files))
+    else:
+        print_line(f"{files.markdown}\n{files.bibtex}")
+
+
+@app.command()
+@reporting_errors
 def review(
     results: Results,
     accept: Annotated[
@@ -166,13 +192,13 @@ def review(
     ] = None,
     correct: Annotated[str | None, typer.Option("--correct", help="Case that gets other masks.")] = None,
     mask: Annotated[
-        list[str] | None, typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")
+        list[str] | None, typer.Option("--mask", "-m", help="name=file or name=file#label; repeatable.")
     ] = None,
     who: Annotated[str, typer.Option("--by", help="The reader.")] = "",
     note: Annotated[str, typer.Option("--note", help="What was seen or done.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List flagged cases nobody looked at, the gravest first; accept one, or give it corrected masks."""
+    """List flagged cases not reviewed, the gravest first; accept one, or give it corrected masks."""
     from ctai_sam2.cohort.worklist import Worklist
 
     if accept and correct:
@@ -202,6 +228,47 @@ def review(
     print_line(f"\n{len(open_items)} of {len(worklist.items)} flagged cases are open.")
 
 
+def _notes_on(done: CohortRun) -> list[str]:
+    """Sentences on all that the table leaves out or that is not as in the last run."""
+    notes = []
+    if done.is_partial:
+        notes.append(
+            f"the table is partial: {done.incomplete} cases incomplete, {done.not_done} not done; "
+            "run it again"
+        )
+    if done.replaced:
+        notes.append(f"the images of {done.replaced} cases are others than in the last run")
+    if done.set_aside:
+        notes.append(f"damaged files were moved aside and made again: {', '.join(done.set_aside[:5])}")
+    if done.not_in_manifest:
+        notes.append(
+            f"results of {len(done.not_in_manifest)} cases that are not in the manifest are in the folder "
+            "and not in the table"
+        )
+    return notes
+
+
+def _report_partial(folder: Path, wanted: bool) -> None:
+    """Write the report of a run that was ended, and say what its table holds."""
+    from ctai_sam2.cohort.store import CohortStore
+    from ctai_sam2.cohort.table import read_summary
+
+    try:
+        summary = read_summary(CohortStore(folder))
+        page = _write_report(folder, changed=True) if wanted else None
+    except CtaiError:
+        return
+    typer.secho(
+        f"The table is partial: {summary['done']} of {summary['cases']} cases done, "
+        f"{summary['failed']} failed, {summary.get('incomplete', 0)} incomplete, "
+        f"{summary['not_done']} not done.",
+        fg="yellow",
+        err=True,
+    )
+    if page is not None:
+        typer.secho(f"  {page}", err=True)
+
+
 def _write_report(folder: Path, *, changed: bool) -> Path | None:
     from ctai_sam2.cohort.report import write_report
 
@@ -216,7 +283,7 @@ def _write_report(folder: Path, *, changed: bool) -> Path | None:
 
 
 def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[str, Any]:
-    from ctai_sam2.io import read_mask_nifti, read_mask_png
+    from ctai_sam2.exchange import read_structure_mask, split_label
 
     ct_slice = worklist.load(case_id).ct_slice
     masks = {}
@@ -224,9 +291,11 @@ def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[st
         name, separator, file = entry.partition("=")
         if not (name and separator and file):
             raise InputError("a mask is given as name=file", received=entry)
-        path = Path(file)
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            masks[name] = read_mask_nifti(path, ct_slice) > 0
-        else:
-            masks[name] = read_mask_png(path)
+        if name in masks:
+            raise InputError("a structure is given twice", received=name)
+        path, label = split_label(file)
+        found = read_structure_mask(path, ct_slice, name, label=label)
+        for note in found.warnings:
+            typer.secho(f"Note: {note}", fg="yellow", err=True)
+        masks[name] = found[name]
     return masks

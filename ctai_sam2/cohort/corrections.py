@@ -1,25 +1,55 @@
-"""What readers said of a case: masks they drew, and who, when and what."""
+"""Readings of a case: the masks that readers drew, and who, when and what."""
 
 from __future__ import annotations
 
 import datetime
 import io
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ctai_sam2.cohort.store import RECORD_VERSION, Store, key_of
-from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.cohort.case_record import CaseReview
+from ctai_sam2.cohort.store import CohortStore, key_of
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.io import write_bytes, write_json
 from ctai_sam2.measure.body_composition import MASK_NAMES
+from ctai_sam2.segmentation import StructureResult
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import Mask
 
-_LONGEST = 500
+_NOTE_VERSION = 1
+_MAX_CHARACTERS = 500
+
+
+class ReadingEntry(BaseModel):
+    """One reading: who, when (UTC, ISO 8601), a note, and the structures that were drawn."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    who: str
+    when: str
+    what: str = ""
+    structures: tuple[str, ...] = ()
+
+
+class CorrectionNote(BaseModel):
+    """What lies on disk next to the corrected masks, as versioned JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    version: int = _NOTE_VERSION
+    case_id: str
+    slice_sha256: str
+    digest: str
+    masks: str | None
+    entries: tuple[ReadingEntry, ...] = Field(min_length=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,37 +60,37 @@ class Correction:
     ----------
     slice_sha256 : str
         Fingerprint of the slice it was made on; it counts for no other.
-    entries : tuple of mapping
-        ``who``, ``when`` (UTC, ISO 8601), ``what`` (a note) and ``structures`` of every reading, oldest
-        first.
+    entries : tuple of ReadingEntry
+        Every reading, oldest first.
     masks : mapping of str to ndarray of bool, shape (H, W)
         Masks drawn by readers; those of the model count for the others.
     """
 
     slice_sha256: str
-    entries: tuple[Mapping[str, Any], ...]
+    entries: tuple[ReadingEntry, ...]
     masks: Mapping[str, Mask] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Digest of all of it; part of a row's key."""
         drawn = {name: key_of([mask.shape, mask.tobytes().hex()]) for name, mask in self.masks.items()}
-        return key_of([self.slice_sha256, [dict(one) for one in self.entries], drawn])
+        return key_of([self.slice_sha256, [one.model_dump(mode="json") for one in self.entries], drawn])
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a row says of it: the last reading, and all structures that were drawn."""
+    def review(self, *, stale: bool) -> CaseReview:
+        """Return what a record says of it: the last reading, and all structures that were drawn."""
         last = self.entries[-1]
-        return {
-            "who": last["who"],
-            "when": last["when"],
-            "what": last["what"],
-            "structures": sorted(self.masks),
-            "readings": len(self.entries),
-        }
+        return CaseReview(
+            who=last.who,
+            when=last.when,
+            what=last.what,
+            structures=tuple(sorted(self.masks)),
+            readings=len(self.entries),
+            stale=stale,
+        )
 
 
 def add_reading(
-    store: Store,
+    store: CohortStore,
     case_id: str,
     *,
     slice_sha256: str,
@@ -69,7 +99,7 @@ def add_reading(
     masks: Mapping[str, ArrayLike] | None = None,
     when: datetime.datetime | None = None,
 ) -> Correction:
-    """Write down a reading of a case: masks that were drawn, or none where the model's are accepted.
+    """Store a reading of a case: masks that were drawn, or none where the model's are accepted.
 
     Earlier masks of other structures stay; of an earlier slice they are dropped.
 
@@ -77,6 +107,8 @@ def add_reading(
     ------
     InputError
         If nobody signs, a structure is not one that is measured, or a mask is none.
+    DamagedFile
+        If an earlier reading cannot be read back; it is left as it is.
     StorageError
         If it cannot be written; nothing is changed then.
     """
@@ -90,62 +122,99 @@ def add_reading(
     if old is not None and old.slice_sha256 != slice_sha256:
         old = None
     at = (when or datetime.datetime.now(datetime.timezone.utc)).isoformat(timespec="seconds")
-    entry = {
-        "who": who.strip()[:_LONGEST],
-        "when": at,
-        "what": what.strip()[:_LONGEST],
-        "structures": sorted(drawn),
-    }
+    entry = ReadingEntry(
+        who=who.strip()[:_MAX_CHARACTERS],
+        when=at,
+        what=what.strip()[:_MAX_CHARACTERS],
+        structures=tuple(sorted(drawn)),
+    )
     correction = Correction(
         slice_sha256=slice_sha256,
         entries=(*(old.entries if old else ()), entry),
         masks={**(old.masks if old else {}), **drawn},
     )
     name = _write_masks(store, case_id, correction)
-    write_json(
-        store.correction_path(case_id),
-        {
-            "version": RECORD_VERSION,
-            "case_id": case_id,
-            "slice_sha256": slice_sha256,
-            "digest": correction.digest,
-            "masks": name,
-            "entries": [dict(one) for one in correction.entries],
-        },
+    note = CorrectionNote(
+        case_id=case_id,
+        slice_sha256=slice_sha256,
+        digest=correction.digest,
+        masks=name,
+        entries=correction.entries,
     )
+    write_json(store.correction_path(case_id), note.model_dump(mode="json"))
     return correction
 
 
-def read_correction(store: Store, case_id: str) -> Correction | None:
-    """Read what readers said of a case; None where nobody looked.
+def read_note(store: CohortStore, case_id: str) -> CorrectionNote | None:
+    """Read the note of a case's readings, without the masks; None where nobody looked.
 
     Raises
     ------
-    StorageError
-        If the masks that were drawn cannot be read back: they must not be lost silently.
+    DamagedFile
+        If it is there and cannot be read.
     """
-    told = store.read_correction(case_id)
-    if told is None:
+    path = store.correction_path(case_id)
+    try:
+        note = CorrectionNote.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise _damaged(case_id, error) from error
+    if note.case_id != case_id or note.version != _NOTE_VERSION:
+        raise _damaged(case_id, ValueError())
+    return note
+
+
+def read_correction(store: CohortStore, case_id: str) -> Correction | None:
+    """Read the readings of a case; None where nobody looked.
+
+    Raises
+    ------
+    DamagedFile
+        If the note or the masks that were drawn cannot be read back: they must not be lost silently.
+    """
+    note = read_note(store, case_id)
+    if note is None:
         return None
     masks: dict[str, Mask] = {}
-    if told["masks"] is not None:
-        path = store.correction_path(case_id).with_name(told["masks"])
+    if note.masks is not None:
+        path = store.correction_path(case_id).with_name(Path(note.masks).name)
         try:
             with zipfile.ZipFile(path) as archive:
                 for name in archive.namelist():
                     content = io.BytesIO(archive.read(name))
                     array = np.lib.format.read_array(content, allow_pickle=False)
                     masks[name.removesuffix(".npy")] = np.asarray(array, dtype=np.bool_)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise StorageError(
-                f"the corrected masks of case {case_id} cannot be read back",
-                received=type(error).__name__,
-                hint="Restore the corrections folder from a copy.",
-            ) from error
-    return Correction(slice_sha256=told["slice_sha256"], entries=tuple(told["entries"]), masks=masks)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise _damaged(case_id, error) from error
+    return Correction(slice_sha256=note.slice_sha256, entries=note.entries, masks=masks)
 
 
-def _write_masks(store: Store, case_id: str, correction: Correction) -> str | None:
+def corrected_masks(
+    structures: Mapping[Structure, StructureResult], correction: Correction | None
+) -> dict[str, Mask]:
+    """Masks as they count: the reader's where there are any, the model's for the rest."""
+    masks: dict[str, Mask] = {name: one.mask for name, one in structures.items()}
+    if correction is None or not correction.masks:
+        return masks
+    masks.update(correction.masks)
+    if any(name.startswith("psoas") for name in correction.masks):
+        # Both sides together follow from the sides, or an erased part would come back.
+        masks.pop("psoas", None)
+        if "psoas_left" in masks and "psoas_right" in masks:
+            masks["psoas"] = masks["psoas_left"] | masks["psoas_right"]
+    return masks
+
+
+def _damaged(case_id: str, error: Exception) -> DamagedFile:
+    return DamagedFile(
+        f"the corrections of case {case_id} cannot be read back",
+        received=type(error).__name__,
+        hint="Restore the corrections folder from a copy.",
+    )
+
+
+def _write_masks(store: CohortStore, case_id: str, correction: Correction) -> str | None:
     if not correction.masks:
         return None
     buffer = io.BytesIO()

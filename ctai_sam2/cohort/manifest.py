@@ -16,6 +16,7 @@ import numpy as np
 
 from ctai_sam2.errors import CtaiError, InputError, ManifestError
 from ctai_sam2.io import write_table_csv
+from ctai_sam2.io.safe_text import from_cell, is_device_name
 from ctai_sam2.types import Prompt
 
 PROMPTED: tuple[str, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
@@ -34,13 +35,15 @@ COLUMNS: tuple[str, ...] = (
     "weight_kg",
     *(f"prompt_{name}" for name in PROMPTED),
 )
-"""Columns of a manifest in order; ``case_id`` and ``path`` are required, further columns are left alone."""
+"""Columns of a manifest in order; ``case_id`` and ``path`` are required, others come through to the table."""
 
 _REQUIRED = ("case_id", "path")
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _SHOWN = 50
+_L3_SUFFIX = "_l3"
+"""Of the file with a case's L3 mask; see `CohortStore.l3_path`."""
 
 T = TypeVar("T")
 
@@ -81,6 +84,8 @@ class Case:
         For cut-offs and for comparing with others.
     prompts : mapping of str to Prompt
         A user's prompts on the mid-L3 slice by structure, instead of those made from anatomy.
+    extra : mapping of str to str
+        The user's own columns; they come through to the table as they are.
 
     Raises
     ------
@@ -98,8 +103,13 @@ class Case:
     sex: str | None = None
     weight_kg: float | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if is_device_name(self.case_id):
+            raise InputError(
+                "a case_id must not be a name that Windows keeps for a device", hint="Use another pseudonym."
+            )
         if not _CASE_ID.fullmatch(self.case_id):
             raise InputError(
                 "a case_id is up to 80 letters, digits, dots, dashes and underscores",
@@ -178,27 +188,32 @@ def check_rows(
     problems = _check_header(header)
     cases: list[Case] = []
     seen: dict[str, int] = {}
+    # Columns whose prompts, heights and so on are read; the rest is the user's own.
+    own = [str(name).strip() for name in header if str(name).strip() not in ("", *COLUMNS)]
+    readers: list[_RowReader] = []
     for number, row in enumerate(listed, start=2):
         cells = {str(name).strip(): _as_text(value) for name, value in row.items() if name is not None}
         if not any(cells.values()):
             continue
-        reader = _RowReader(number, cells)
+        reader = _RowReader(number, cells, own, _raw_path(row))
+        readers.append(reader)
         if row.get(None):  # type: ignore[call-overload]
             reader.note("cells", "there are more cells than columns; put quotation marks around prompts")
         case = reader.read(Path(base))
         first = seen.setdefault(cells.get("case_id", "").lower() or f"\0{number}", number)
         if first != number:
             reader.note("case_id", f"is that of row {first} too")
-        problems += reader.problems
         if case is not None and not reader.problems:
             cases.append(case)
+    _note_ambiguous(readers)
+    problems += [problem for reader in readers for problem in reader.problems]
     if not problems and not cases:
         problems.append(Problem(1, "case_id", "there is no case in the table"))
     if problems:
         raise ManifestError(
             f"{len(problems)} {'problem' if len(problems) == 1 else 'problems'} in the manifest:"
             + _listed(problems),
-            hint="Nothing was run; mend the table and start again.",
+            hint="Nothing was run; correct the manifest and run again.",
         )
     return cases
 
@@ -273,10 +288,14 @@ def format_prompt(prompt: Prompt) -> str:
 class _RowReader:
     """Reads one row and notes what is wrong with it."""
 
-    def __init__(self, number: int, cells: Mapping[str, str]) -> None:
+    def __init__(self, number: int, cells: Mapping[str, str], own: Sequence[str], raw_path: str) -> None:
         self.number = number
         self.cells = cells
+        self.own = own
+        self.raw_path = raw_path
         self.problems: list[Problem] = []
+        self.path: Path | None = None
+        self.is_path_exact = True
 
     def note(self, column: str, text: str) -> None:
         self.problems.append(Problem(self.number, column, text))
@@ -290,6 +309,8 @@ class _RowReader:
                 if not case_id
                 else "must be up to 80 letters, digits, dots, dashes and underscores, the first no sign",
             )
+        elif is_device_name(case_id):
+            self.note("case_id", "is a name that Windows keeps for a device; choose another")
         path = self._path(base)
         l3_x, l3_y = self._number("l3_x", -0.5, 1e5), self._number("l3_y", -0.5, 1e5)
         if (self.cells.get("l3_x", "") == "") != (self.cells.get("l3_y", "") == ""):
@@ -315,6 +336,7 @@ class _RowReader:
             sex=sex,
             weight_kg=weight_kg,
             prompts={name: prompt for name, prompt in prompts.items() if prompt is not None},
+            extra={name: self.cells.get(name, "") for name in self.own},
         )
 
     def _path(self, base: Path) -> Path | None:
@@ -322,15 +344,17 @@ class _RowReader:
         if not text:
             self.note("path", "is missing")
             return None
-        path = base / text
-        try:
-            is_file, is_folder = path.is_file(), path.is_dir()
-        except OSError:
-            is_file = is_folder = False
-        if not (is_file or is_folder):
+        # A name may end in a space or begin with an apostrophe: the cell as it stands is another path then.
+        exact = base / self.raw_path
+        places = [path for path in dict.fromkeys((exact, base / text)) if _exists(path)]
+        if not places:
             self.note("path", "there is nothing at this path (relative paths start at the manifest's folder)")
             return None
-        return path
+        if len(places) > 1:
+            self.note("path", "is ambiguous: two entries differ by a space or an apostrophe only; rename one")
+            return None
+        self.path, self.is_path_exact = places[0], places[0] == exact
+        return places[0]
 
     def _number(self, column: str, low: float, high: float, *, hint: str = "") -> float | None:
         return self._parsed(column, float, lambda v: math.isfinite(v) and low <= v <= high, low, high, hint)
@@ -377,6 +401,46 @@ class _RowReader:
         except CtaiError as error:
             self.note(f"prompt_{name}", str(error).rstrip("."))
             return None
+
+
+def _note_ambiguous(readers: Sequence[_RowReader]) -> None:
+    """Note what only a row next to it shows: paths that are one once trimmed, results that share a file."""
+    rows_at: dict[Path, list[_RowReader]] = {}
+    for reader in readers:
+        if reader.path is not None:
+            rows_at.setdefault(reader.path, []).append(reader)
+    for same in rows_at.values():
+        if len(same) > 1:
+            for reader in same:
+                if not reader.is_path_exact:
+                    reader.note(
+                        "path", f"is that of row {_other(reader, same)} but for spaces; correct one of them"
+                    )
+    ids = {reader.cells.get("case_id", "").lower(): reader.number for reader in readers}
+    for reader in readers:
+        case_id = reader.cells.get("case_id", "").lower()
+        first = ids.get(case_id.removesuffix(_L3_SUFFIX))
+        if case_id.endswith(_L3_SUFFIX) and first is not None:
+            reader.note("case_id", f"names the file of the L3 mask of row {first}; choose another")
+
+
+def _other(reader: _RowReader, same: Sequence[_RowReader]) -> int:
+    return next(one.number for one in same if one is not reader)
+
+
+def _raw_path(row: Mapping[str, Any]) -> str:
+    """Return the cell of the path as it stands, spaces and all."""
+    value = next(
+        (value for name, value in row.items() if name is not None and str(name).strip() == "path"), ""
+    )
+    return str(value) if isinstance(value, (str, Path)) else ""
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.is_file() or path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_header(header: Sequence[str]) -> list[Problem]:
@@ -437,9 +501,11 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, float | np.floating):
         return f"{float(value):.17g}"
-    # Tables written by this package put an apostrophe before what a spreadsheet would run as a formula.
-    text = str(value).strip()
-    return "" if text in ("<NA>", "NaT") else text.removeprefix("'")
+    if isinstance(value, str):
+        return from_cell(value)
+    # pandas has several objects for a missing value, which are no text.
+    text = str(value)
+    return "" if text in ("<NA>", "NaT") else text.strip()
 
 
 def _as_index(text: str) -> int:

@@ -1,23 +1,28 @@
-"""Which cases somebody should look at, and why."""
+"""Which cases a reader should look at, and why."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Record = Mapping[str, Any]
+from ctai_sam2.cohort.case_record import CaseError, CaseRecord
+from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.body import body_of
+from ctai_sam2.image.masks import fill_holes, keep_largest
+from ctai_sam2.types import CTSlice, Mask
 
 MEANINGS: Mapping[str, str] = {
     "failed": "The case has no numbers.",
+    "implausible": "A muscle area, index or density that no adult has: left out of the statistics.",
+    "duplicate": "The same images, or the same slice, are in the cohort more than once.",
     "missing": "A structure that was wanted was not found.",
     "low_confidence": "The model is not sure of a mask.",
-    "level": "The level may be wrong: L3 was not counted from a clear sacrum, or lies elsewhere.",
-    "asymmetry": "The two psoas muscles differ more than they usually do.",
-    "outlier": "An area or a density lies far from the others of the cohort.",
+    "level": "The level may be wrong: L3 was not counted from a clear sacrum, or is elsewhere.",
+    "asymmetry": "The two psoas muscles differ more than is typical.",
+    "outlier": "An area or a density is far from the others of the cohort.",
     "holes": "A psoas mask has holes or stray parts.",
     "truncated": "The body is cut off by the field of view: areas of fat and muscle may be short.",
     "unstable": "The area changes much with where exactly the prompt is put.",
@@ -25,6 +30,15 @@ MEANINGS: Mapping[str, str] = {
     "correction": "A reader's correction was made on another slice than this one and does not count.",
 }
 """Flags in order of gravity, and what they mean."""
+
+IMPLAUSIBLE = "implausible"
+
+PLAUSIBLE: Mapping[str, tuple[float, float]] = {
+    "sma_cm2": (30.0, 400.0),
+    "smi_cm2_m2": (10.0, 130.0),
+    "smd_hu": (-25.0, 90.0),
+}
+"""Limits of what an adult can have, set far beyond the 1st and 99th percentiles of reference populations."""
 
 OUTLIER_COLUMNS: tuple[str, ...] = (
     "sma_cm2",
@@ -34,7 +48,7 @@ OUTLIER_COLUMNS: tuple[str, ...] = (
     "sat_area_mm2",
     "vat_area_mm2",
 )
-_SURE_LEVELS = ("counted", "told")
+_SURE_LEVELS = ("counted", "user")
 _NORMAL_MAD = 1.4826
 """Standard deviations of a normal distribution in one median absolute deviation."""
 
@@ -49,8 +63,8 @@ class QcLimits:
         Difference of the psoas areas over their mean.
     outlier_z : float
         Robust z score (median and median absolute deviation), within a sex where it is known and has
-        ``fewest`` cases.
-    fewest : int
+        ``min_cases`` cases.
+    min_cases : int
         Cases below which nothing is an outlier.
     hole_share, stray_share : float
         Share of a psoas mask.
@@ -63,12 +77,12 @@ class QcLimits:
     thickness_mm : float
         Nominal slice thickness.
     kvp : (float, float)
-        Usual tube voltages.
+        Typical tube voltages.
     """
 
     asymmetry: float = 0.35
     outlier_z: float = 3.5
-    fewest: int = 12
+    min_cases: int = 12
     hole_share: float = 0.1
     stray_share: float = 0.05
     edge_mm: float = 20.0
@@ -79,7 +93,7 @@ class QcLimits:
 
 
 def find_flags(
-    records: Sequence[Record],
+    records: Sequence[CaseRecord | None],
     *,
     confidence_threshold: float,
     sexes: Sequence[str | None],
@@ -89,8 +103,8 @@ def find_flags(
 
     Parameters
     ----------
-    records : sequence of mapping
-        Records of the cases.
+    records : sequence of CaseRecord or None
+        Of the cases; None where a case is not done.
     confidence_threshold : float
         Below it a mask is not trusted.
     sexes : sequence of str or None
@@ -105,65 +119,80 @@ def find_flags(
     """
     limits = limits or QcLimits()
     outlying = _find_outliers(records, sexes, limits)
+    twins = _find_duplicates(records)
     return [
-        _flags_of(record, far, confidence_threshold, limits)
-        for record, far in zip(records, outlying, strict=True)
+        _flags_of(record, far, same, confidence_threshold, limits)
+        for record, far, same in zip(records, outlying, twins, strict=True)
     ]
 
 
 def _flags_of(
-    record: Record, outlying: Sequence[str], confidence_threshold: float, limits: QcLimits
+    record: CaseRecord | None,
+    outlying: Sequence[str],
+    same: Sequence[str],
+    confidence_threshold: float,
+    limits: QcLimits,
 ) -> dict[str, str]:
-    if record.get("status") != "done":
-        error = record.get("error") or {}
-        return {"failed": f"{error.get('type', 'not done')}: {error.get('sentence', 'run it again')}"}
-    row, qc = record["row"], record["qc"]
+    if record is None:
+        return {"failed": "not done: run it again"}
+    if not record.is_done:
+        error = record.error or CaseError()
+        again = "; the next run tries it again" if record.retry else ""
+        return {"failed": f"{error.type}: {error.sentence}{again}"}
+    quality = record.quality
     flags: dict[str, str] = {}
-    if qc["missing"]:
-        flags["missing"] = f"not found: {', '.join(qc['missing'])}"
-    confidence = qc["smallest_confidence"]
+    strange = [
+        f"{column} {record.number(column):.4g}"
+        for column, (low, high) in PLAUSIBLE.items()
+        if math.isfinite(record.number(column)) and not low <= record.number(column) <= high
+    ]
+    if strange:
+        flags[IMPLAUSIBLE] = f"{', '.join(strange)}: look at the masks, the spacing and the HU"
+    if same:
+        flags["duplicate"] = f"the same images as {', '.join(same)}"
+    if quality.missing:
+        flags["missing"] = f"not found: {', '.join(quality.missing)}"
+    confidence = quality.smallest_confidence
     if confidence is not None and confidence < confidence_threshold:
         flags["low_confidence"] = f"smallest confidence {confidence:.2f}"
-    level = _doubts_of_level(row, qc, limits)
+    level = _doubts_of_level(record, limits)
     if level:
         flags["level"] = level
-    asymmetry = as_number(row.get("psoas_asymmetry"))
+    asymmetry = record.number("psoas_asymmetry")
     if abs(asymmetry) > limits.asymmetry:
         larger = "left" if asymmetry > 0 else "right"
         flags["asymmetry"] = f"the {larger} psoas is larger by {100 * abs(asymmetry):.0f} % of their mean"
     if outlying:
         flags["outlier"] = "; ".join(outlying)
-    if qc["hole_share"] > limits.hole_share or qc["stray_share"] > limits.stray_share:
-        flags["holes"] = (
-            f"holes {100 * qc['hole_share']:.0f} %, stray parts {100 * qc['stray_share']:.0f} % of a psoas"
-        )
-    if qc["edge_mm"] > limits.edge_mm:
-        flags["truncated"] = f"the body touches the image's edge over {qc['edge_mm']:.0f} mm"
-    wide = [f"{name} {100 * cv:.0f} %" for name, cv in qc["area_cv"].items() if cv > limits.area_cv]
+    holes, strays = quality.hole_share, quality.stray_share
+    if holes > limits.hole_share or strays > limits.stray_share:
+        flags["holes"] = f"holes {100 * holes:.0f} %, stray parts {100 * strays:.0f} % of a psoas"
+    if quality.edge_mm > limits.edge_mm:
+        flags["truncated"] = f"the body touches the image's edge over {quality.edge_mm:.0f} mm"
+    wide = [f"{name} {100 * cv:.0f} %" for name, cv in quality.area_cv.items() if cv > limits.area_cv]
     if wide:
         flags["unstable"] = f"area varies by {', '.join(wide)}"
     acquisition = _doubts_of_acquisition(record, limits)
     if acquisition:
         flags["acquisition"] = acquisition
-    correction = record.get("correction")
-    if correction and correction.get("stale"):
-        flags["correction"] = f"by {correction['who']}, {correction['when']}"
+    if record.review is not None and record.review.stale:
+        flags["correction"] = f"by {record.review.who}, {record.review.when}"
     return flags
 
 
-def _doubts_of_level(row: Mapping[str, Any], qc: Mapping[str, Any], limits: QcLimits) -> str:
-    gap, certainty = qc["level_gap_mm"], row.get("l3_certainty")
+def _doubts_of_level(record: CaseRecord, limits: QcLimits) -> str:
+    gap, certainty = record.quality.level_gap_mm, record.text("l3_certainty")
     if gap is not None and gap > limits.level_gap_mm:
-        return f"the slice given lies {gap:.0f} mm from the L3 found ({certainty})"
+        found = record.quality.found_certainty or certainty
+        return f"the slice given is {gap:.0f} mm from the L3 found ({found})"
     if gap == 0 and certainty is not None and certainty not in _SURE_LEVELS:
         return f"L3 is {certainty}"
     return ""
 
 
-def _doubts_of_acquisition(record: Record, limits: QcLimits) -> str:
-    told = record.get("acquisition", {})
-    doubts = list(record.get("acquisition_warnings", ()))
-    thickness, kvp = told.get("slice_thickness_mm"), told.get("kvp")
+def _doubts_of_acquisition(record: CaseRecord, limits: QcLimits) -> str:
+    doubts = list(record.acquisition_warnings)
+    thickness, kvp = record.acquisition.slice_thickness_mm, record.acquisition.kvp
     if thickness is not None and thickness > limits.thickness_mm:
         doubts.append(f"slices of {thickness:g} mm")
     if kvp is not None and not limits.kvp[0] <= kvp <= limits.kvp[1]:
@@ -171,20 +200,44 @@ def _doubts_of_acquisition(record: Record, limits: QcLimits) -> str:
     return "; ".join(doubts)
 
 
+def _find_duplicates(records: Sequence[CaseRecord | None]) -> list[list[str]]:
+    """For each case the others with the same images, or with the same slice in another file."""
+    owners: dict[tuple[str, str], list[str]] = {}
+    digests: list[list[tuple[str, str]]] = []
+    for record in records:
+        found = [] if record is None or not record.is_done else _digests_of(record)
+        digests.append(found)
+        for digest in found:
+            owners.setdefault(digest, []).append(record.case_id if record is not None else "")
+    twins = []
+    for record, found in zip(records, digests, strict=True):
+        same = dict.fromkeys(name for digest in found for name in owners[digest])
+        twins.append([name for name in same if record is not None and name != record.case_id])
+    return twins
+
+
+def _digests_of(record: CaseRecord) -> list[tuple[str, str]]:
+    pairs = (("image", record.content_sha256), ("slice", record.slice_sha256))
+    return [(kind, digest) for kind, digest in pairs if digest is not None]
+
+
 def _find_outliers(
-    records: Sequence[Record], sexes: Sequence[str | None], limits: QcLimits
+    records: Sequence[CaseRecord | None], sexes: Sequence[str | None], limits: QcLimits
 ) -> list[list[str]]:
     found: list[list[str]] = [[] for _ in records]
-    rows = [record["row"] if record.get("status") == "done" else {} for record in records]
     groups = {sex: [i for i, one in enumerate(sexes) if one == sex] for sex in dict.fromkeys(sexes)}
     everyone = list(range(len(records)))
     for column in OUTLIER_COLUMNS:
-        values = np.array([as_number(row.get(column)) for row in rows], dtype=np.float64)
+        values = np.array(
+            [r.number(column) if r is not None and r.is_done else math.nan for r in records], dtype=np.float64
+        )
         for sex, members in groups.items():
-            peers = members if sex is not None and np.isfinite(values[members]).sum() >= limits.fewest else []
+            peers = (
+                members if sex is not None and np.isfinite(values[members]).sum() >= limits.min_cases else []
+            )
             known = values[peers or everyone]
             known = known[np.isfinite(known)]
-            if len(known) < limits.fewest:
+            if len(known) < limits.min_cases:
                 continue
             middle = float(np.median(known))
             spread = float(np.median(np.abs(known - middle))) * _NORMAL_MAD
@@ -197,6 +250,25 @@ def _find_outliers(
     return found
 
 
-def as_number(value: Any) -> float:
-    """Turn a record's cell into a number; NaN where there is none."""
-    return float(value) if isinstance(value, int | float) else math.nan
+def quality_numbers(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> dict[str, float]:
+    """Numbers that quality control goes by: holes and stray parts of the psoas, body at the image's edge."""
+    numbers = {"hole_share": 0.0, "stray_share": 0.0, "edge_mm": _body_at_edge_mm(ct_slice)}
+    for name in ("psoas_left", "psoas_right"):
+        mask = masks.get(name)
+        if mask is None or not mask.any():
+            continue
+        area = float(mask.sum())
+        numbers["hole_share"] = max(numbers["hole_share"], float(fill_holes(mask).sum()) / area - 1)
+        numbers["stray_share"] = max(numbers["stray_share"], 1 - float(keep_largest(mask).sum()) / area)
+    return {name: round(value, 4) for name, value in numbers.items()}
+
+
+def _body_at_edge_mm(ct_slice: CTSlice) -> float:
+    """Length over which the body touches the image's edge: there it is cut off."""
+    try:
+        body = body_of(ct_slice)
+    except AnatomyNotFound:
+        return 0.0
+    row_mm, column_mm = ct_slice.spacing_mm
+    across = float(body[0].sum() + body[-1].sum()) * column_mm
+    return across + float(body[:, 0].sum() + body[:, -1].sum()) * row_mm

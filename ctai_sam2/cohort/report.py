@@ -10,11 +10,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctai_sam2.cohort.descriptives import describe_cohort, to_rows, usable_rows
 from ctai_sam2.cohort.qc import MEANINGS
-from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_text
+from ctai_sam2.io import write_table_csv, write_text
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +57,7 @@ _TABLE = (
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Write ``report.html`` into a cohort's folder; it needs no other file and no network.
+    """Write ``report.html``, which needs no other file and no network, and ``table_one.csv`` next to it.
 
     Parameters
     ----------
@@ -74,11 +76,13 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     StorageError
         If it cannot be written.
     """
-    store = Store(Path(folder))
-    return write_text(store.folder / "report.html", render_report(store))
+    store = CohortStore(Path(folder))
+    page = render_report(store)
+    write_table_csv(store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))))
+    return write_text(store.folder / "report.html", page)
 
 
-def render_report(store: Store) -> str:
+def render_report(store: CohortStore) -> str:
     """Make the page; see `write_report`.
 
     Raises
@@ -91,7 +95,17 @@ def render_report(store: Store) -> str:
     except ImportError as error:
         raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
 
-    summary, table = read_summary(store), read_table(store.folder)
+    # Summaries of earlier versions lack some counts.
+    summary: dict[str, Any] = {
+        "incomplete": 0,
+        "partial": False,
+        "set_aside": [],
+        "not_in_manifest": [],
+        "replaced": [],
+    }
+    summary |= read_summary(store)
+    table = read_table(store.folder)
+    usable = set(table["case_id"][usable_rows(table)])
     rows = sorted(_plain_rows(table), key=_gravity)
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -104,7 +118,14 @@ def render_report(store: Store) -> str:
         models=list(summary["models"]) or ["no model"],
         definitions=_identify(summary["definitions"]),
         meanings=MEANINGS,
-        charts=[chart for column in _CHARTS if (chart := _draw_chart(rows, *column)) is not None],
+        charts=[
+            chart
+            for column in _CHARTS
+            if (chart := _draw_chart([r for r in rows if r["case_id"] in usable], *column)) is not None
+        ],
+        cutoffs=[_describe_cutoffs(summary["plan"][name]) for name in ("smi_cutoffs", "smd_cutoffs")],
+        groups=_table_one(table),
+        left_out=[row for row in rows if row["case_id"] not in usable],
         tiles=[_make_tile(store, row) for row in rows[:MAX_PICTURES]],
         hidden_tiles=max(0, len(rows) - MAX_PICTURES),
         heads=[
@@ -121,6 +142,30 @@ def render_report(store: Store) -> str:
         rows=[_make_cells(row, place < MAX_PICTURES) for place, row in enumerate(rows[:MAX_ROWS])],
         hidden_rows=max(0, len(rows) - MAX_ROWS),
     )
+
+
+def _table_one(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of table one: a measure with one cell and one number of cases for each group."""
+    rows: dict[str, dict[str, Any]] = {}
+    for one in describe_cohort(table):
+        row = rows.setdefault(one.measure, {"name": one.measure, "unit": one.unit})
+        row[one.group] = {"n": one.n, "text": one.text}
+    return list(rows.values())
+
+
+def _describe_cutoffs(name: str) -> dict[str, Any]:
+    """Name, source and values of a table of cut-offs."""
+    cutoffs = CUTOFF_TABLES[name]
+    lines = []
+    for line in cutoffs.cutoffs:
+        sex = {"M": "men ", "F": "women "}.get(line.sex or "", "")
+        bmi = ""
+        if line.bmi_from > 0:
+            bmi += f", BMI from {line.bmi_from:g}"
+        if math.isfinite(line.bmi_below):
+            bmi += f", BMI below {line.bmi_below:g}"
+        lines.append(f"{sex}{line.quantity} < {line.low_below:g}{bmi}")
+    return {"name": name, "source": cutoffs.source, "lines": lines}
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -148,11 +193,7 @@ def _identify(definitions: Mapping[str, Any]) -> str:
     return f"{name}@{version}#{digest} ({shown} HU)"
 
 
-def _make_tile(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
-    try:
-        picture = base64.b64encode(store.picture_path(str(row["case_id"])).read_bytes()).decode("ascii")
-    except OSError:
-        picture = ""
+def _make_tile(store: CohortStore, row: Mapping[str, Any]) -> dict[str, Any]:
     details = [text.split(": ", 1) for text in str(row["flag_details"] or "").split(" | ") if ": " in text]
     known = set(_flag_names(row))
     numbers = [
@@ -164,9 +205,17 @@ def _make_tile(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
         "case_id": row["case_id"],
         "flags": [(name, text) for name, text in details if name in known],
         "reviewed": row["reviewed_by"],
-        "picture": picture,
+        "picture": _picture(store.picture_path(str(row["case_id"]))),
+        "sagittal": _picture(store.l3_picture_path(str(row["case_id"]))),
         "numbers": " · ".join(numbers),
     }
+
+
+def _picture(path: Path) -> str:
+    try:
+        return base64.b64encode(path.read_bytes()).decode("ascii")
+    except OSError:
+        return ""
 
 
 def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
@@ -242,5 +291,6 @@ def _draw_chart(
         "median": f"{middle:.3g}",
         "low": f"{low:.3g}",
         "high": f"{high:.3g}",
+        "top": top,
         "bars": bars,
     }

@@ -7,30 +7,27 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
+from ctai_sam2.cohort.corrections import read_note
 from ctai_sam2.cohort.manifest import Case, read_manifest
-from ctai_sam2.cohort.plan import Plan, Task
-from ctai_sam2.cohort.store import Store, key_of, stamp_of
-from ctai_sam2.cohort.supervisor import Assignment, Crew, Limits, dismiss, do_tasks
-from ctai_sam2.cohort.table import CohortFiles, is_current, write_results
-from ctai_sam2.cohort.worker import Outcome
-from ctai_sam2.errors import InputError, StorageError, Unavailable
+from ctai_sam2.cohort.store import CohortStore, key_of, names_in, stamp_of
+from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
+from ctai_sam2.cohort.table import CohortFiles, current_summary, own_columns, write_results
+from ctai_sam2.cohort.worker import CaseOutcome
+from ctai_sam2.errors import DamagedFile, InputError, StorageError, Unavailable
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.settings import Settings
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import Window
 
-TIME_LIMIT_S = 600.0
-"""Seconds a case may take unless told otherwise."""
-
-_SHARE_OF_MEMORY = 0.8
-_LONGEST_BATCH = 8
+_MAX_BATCH = 8
 _LOOK_EVERY_S = 0.2
 _GIVE_UP_AFTER = 3
 """So many cases in a row without a segmenter, and the run ends: the others would fare no better."""
@@ -43,14 +40,22 @@ class CohortRun:
     Parameters
     ----------
     files : CohortFiles
-        Where the results lie.
+        The results.
     cases : int
         Cases of the manifest.
     inferred, measured, unchanged, failed : int
-        Cases the model was asked about; measured again from kept answers; not touched; and those, of all,
-        without numbers.
+        Cases the model was called for; measured again from stored predictions; not touched; and those, of
+        all, that failed.
+    incomplete, not_done : int
+        Cases in whose middle the segmenter failed, and cases not reached: the next run does them.
     flagged : int
-        Cases that somebody should look at.
+        Cases that a reader should look at.
+    replaced : int
+        Cases whose images are others than in the last run.
+    set_aside : tuple of str
+        Damaged files that were moved aside and made again.
+    not_in_manifest : tuple of str
+        Cases of an earlier manifest whose results are in the folder and not in the table.
     seconds : float
         Time it took.
     peak_memory_mb : float
@@ -66,12 +71,23 @@ class CohortRun:
     flagged: int
     seconds: float
     peak_memory_mb: float
+    incomplete: int = 0
+    not_done: int = 0
+    replaced: int = 0
+    set_aside: tuple[str, ...] = ()
+    not_in_manifest: tuple[str, ...] = ()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether cases are still to be done."""
+        return self.incomplete + self.not_done > 0
 
 
 def run_cohort(
     manifest: str | os.PathLike[str] | Sequence[Case],
     out: str | os.PathLike[str],
     *,
+    config: CohortConfig | None = None,
     workers: int | None = None,
     segmenter: str = "local",
     settings: Settings | None = None,
@@ -93,106 +109,95 @@ def run_cohort(
     Each case is a record on disk as soon as it is done: a run that was stopped, killed or lost its power
     goes on where it was. A case that fails, hangs or takes too much memory becomes a row with its error.
     Of a case whose HU definitions, height or corrections changed only the row is made again, from the
-    model's answers that are kept.
+    stored predictions of the model.
 
     Parameters
     ----------
     manifest : path-like or sequence of Case
         See `read_manifest`.
     out : path-like
-        Folder of the cohort; made if missing. One run at a time may write to it.
-    workers : int, optional
-        Cases done at the same time, each in a process with its own model; as many as cores when omitted.
-        Under Dask the cluster decides.
-    segmenter : str
-        ``local``, ``remote`` (the service of the settings) or ``package.module:function``.
-    settings : Settings, optional
-        Read from the environment when omitted.
-    dask : str or distributed.Client, optional
-        Address of a Dask scheduler (``tcp://…``), or a client. Its workers must see the same paths.
-    structures : sequence of str
-        Wanted structures of the mid-L3 slice.
-    definitions : TissueDefinitions
-        HU ranges and density rule.
-    window : Window
-        Window of the image the model sees.
-    robustness_trials : int
-        How often psoas and muscle are asked for again with jittered prompts, for the interval; 0 for not.
-    smi_cutoffs, smd_cutoffs : str
-        Names of cut-off tables.
-    time_limit_s : float
-        Seconds for one case.
-    memory_limit_mb : float, optional
-        Memory of one worker process; its share of four fifths of the machine's when omitted.
-    threads : int, optional
-        Threads of each worker process; cores divided by workers when omitted, 1 under Dask.
-    retry_failed : bool
-        Try again what failed in an earlier run though nothing changed.
-    progress : bool
-        Show a bar with rate and time left.
+        Folder of the cohort; made if missing. One run at a time may write to it, and one cohort.
+    config : CohortConfig, optional
+        Everything below in one value; the other arguments are then left out.
+    workers, segmenter, settings, dask, structures, definitions, window, robustness_trials, smi_cutoffs, \
+smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
+        See `CohortConfig`.
 
     Returns
     -------
     CohortRun
-        Counts, and where the results lie.
+        Counts, and the files of the results.
 
     Raises
     ------
     InputError, ManifestError
-        If something cannot be used; nothing was run.
+        If something cannot be used, or the folder holds other results; nothing was run.
     Unavailable
-        If no segmenter answers; what was done is kept.
+        If no segmenter is available; what was done is stored, with its table.
     StorageError
         If the folder is in use by another run or cannot be written to.
     KeyboardInterrupt
-        If it was stopped; what was done is kept.
+        If it was stopped; what was done is stored, with its table.
     """
     started = time.perf_counter()
-    settings = settings or Settings()
+    if config is None:
+        config = CohortConfig(
+            workers=workers,
+            segmenter=segmenter,
+            settings=settings or Settings(),
+            dask=dask,
+            structures=tuple(structures),
+            definitions=definitions,
+            window=window,
+            robustness_trials=robustness_trials,
+            smi_cutoffs=smi_cutoffs,
+            smd_cutoffs=smd_cutoffs,
+            time_limit_s=time_limit_s,
+            memory_limit_mb=memory_limit_mb,
+            threads=threads,
+            retry_failed=retry_failed,
+            progress=progress,
+        )
     cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else list(manifest)
-    _require_numbers(workers, threads, time_limit_s, memory_limit_mb)
-    plan = Plan(
-        segmenter=segmenter,
-        settings=settings.model_dump(exclude={"api_key"}),
-        structures=tuple(structures),
-        definitions=definitions,
-        window=window,
-        confidence_threshold=settings.confidence_threshold,
-        robustness_trials=robustness_trials,
-        smi_cutoffs=smi_cutoffs,
-        smd_cutoffs=smd_cutoffs,
-    )
-    count = max(1, min(workers or os.cpu_count() or 1, len(cases)))
-    threads = threads or (1 if dask is not None else max(1, (os.cpu_count() or 1) // count))
-    plan = _with_threads(plan, settings, threads)
-    store = Store(Path(out).resolve())
+    config = config.resolve(len(cases))
+    store = CohortStore(Path(out).resolve())
+    _require_own_folder(store, cases)
+    tally = _Tally()
+    peak_mb = 0.0
     with store.locked():
         store.prepare()
-        token = plan.model_token()
-        planned = plan_tasks(cases, store, plan, token, retry_failed=retry_failed)
-        tally = _Tally()
-        peak_mb = 0.0
-        if planned.tasks:
-            assignment = Assignment(
-                run_id=uuid.uuid4().hex,
-                folder=str(store.folder),
-                plan=plan,
+        token = config.model_token()
+        planned = plan_tasks(cases, store, config, token)
+
+        def write(key: str) -> tuple[CohortFiles, dict[str, Any]]:
+            return write_results(
+                store,
+                cases,
+                config,
+                key=key,
+                case_keys=planned.case_keys,
                 model_token=token,
-                limits=Limits(time_s=time_limit_s, memory_mb=memory_limit_mb or _fair_memory_mb(count)),
-                threads=threads,
-                environment={}
-                if settings.api_key is None or dask is not None
-                else {"SAM2_API_KEY": settings.api_key.get_secret_value()},
+                notes={"replaced": sorted(tally.replaced)},
             )
-            with _bar(len(cases), planned.unchanged, progress) as advance:
-                tally.advance = advance
-                peak_mb = _dispatch(planned.tasks, assignment, count, dask, tally)
-        if planned.tasks or not is_current(store, planned.key):
-            files, numbers = write_results(
-                store, cases, plan, key=planned.key if not tally.undone else "", model_token=token
-            )
+
+        if planned.tasks:
+            run_id = uuid.uuid4().hex
+            store.take_ownership(run_id)
+            tally.check = lambda: store.require_ownership(run_id)
+            try:
+                peak_mb = _dispatch(planned, store, config, token, run_id, tally)
+            except BaseException:
+                # Also after Ctrl-C: the table of what was done, which says that it is partial.
+                with contextlib.suppress(StorageError):
+                    write("")
+                raise
+        if tally.stopper is not None and isinstance(tally.stopper, StorageError):
+            raise tally.stopper
+        summary = {} if planned.tasks else current_summary(store, planned.key)
+        if summary:
+            files = CohortFiles.of(store)
         else:
-            files, numbers = CohortFiles.of(store), is_current(store, planned.key)
+            files, summary = write(planned.key if not tally.undone else "")
     if tally.stopper is not None:
         raise tally.stopper
     return CohortRun(
@@ -200,104 +205,157 @@ def run_cohort(
         cases=len(cases),
         inferred=tally.inferred,
         measured=tally.measured,
-        unchanged=planned.unchanged,
-        failed=int(numbers["failed"]),
-        flagged=int(numbers["flagged"]),
+        unchanged=len(cases) - len(planned.tasks),
+        failed=int(summary["failed"]),
+        incomplete=int(summary.get("incomplete", 0)),
+        not_done=int(summary.get("not_done", 0)),
+        flagged=int(summary["flagged"]),
+        replaced=len(tally.replaced),
+        set_aside=tuple(summary.get("set_aside", ())),
+        not_in_manifest=tuple(summary.get("not_in_manifest", ())),
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_mb,
     )
 
 
 @dataclass(frozen=True)
-class Planned:
+class RunPlan:
     """What is to be done.
 
     Parameters
     ----------
-    tasks : list of Task
+    tasks : list of CaseTask
         Cases to be done.
-    unchanged : int
-        Cases whose record still holds.
+    case_keys : mapping of str to str
+        The key of every case's record, by case.
     key : str
         Digest of everything the table follows from.
     """
 
-    tasks: list[Task]
-    unchanged: int
+    tasks: list[CaseTask]
+    case_keys: Mapping[str, str]
     key: str
 
 
-def plan_tasks(
-    cases: Sequence[Case], store: Store, plan: Plan, token: str, *, retry_failed: bool = False
-) -> Planned:
+def plan_tasks(cases: Sequence[Case], store: CohortStore, config: CohortConfig, token: str) -> RunPlan:
     """Decide from file names, sizes and times, without reading any image, what is to be done."""
     corrected = store.corrected_ids()
-    present = {name: _names_in(store.folder / name) for name in ("answers", "masks")}
-    tasks: list[Task] = []
-    keys: list[str] = []
+    predicted, masked = names_in(store.folder / "answers"), names_in(store.folder / "masks")
+    index = store.read_index()
+    tasks: list[CaseTask] = []
+    case_keys: dict[str, str] = {}
     for case in cases:
-        said = store.read_correction(case.case_id) if case.case_id in corrected else None
+        correction = _correction_digest(store, case.case_id) if case.case_id in corrected else None
         stamp = stamp_of(case.path)
-        key = key_of(
-            [
-                stamp,
-                token,
-                plan.inference_part(case),
-                plan.row_part(case, None if said is None else said["digest"]),
-            ]
-        )
-        keys.append(key)
-        record = store.read_record(case.case_id)
-        holds = record is not None and record.get("key") == key
+        key = key_of([stamp, token, config.inference_part(case), config.row_part(case, correction)])
+        case_keys[case.case_id] = key
+        try:
+            record = store.record_key(case.case_id, index)
+        except DamagedFile:
+            # The worker moves it aside.
+            record = None
+        holds = record is not None and record.key == key
         if record is not None and holds:
-            if record["status"] == "failed":
-                holds = not (record.get("again") or retry_failed)
+            if record.is_done:
+                holds = f"{case.case_id}.zip" in predicted and f"{case.case_id}.nii.gz" in masked
             else:
-                holds = (
-                    f"{case.case_id}.zip" in present["answers"]
-                    and f"{case.case_id}.nii.gz" in present["masks"]
-                )
+                holds = not (record.retry or config.retry_failed)
         if not holds:
-            tasks.append(Task(case=case, stamp=stamp, key=key))
-    return Planned(tasks, len(cases) - len(tasks), key_of([[c.case_id for c in cases], keys]))
+            tasks.append(CaseTask(case=case, stamp=stamp, key=key))
+    own = own_columns(cases)
+    extras = [[case.extra.get(name) for name in own] for case in cases]
+    return RunPlan(tasks, case_keys, key_of([list(case_keys), list(case_keys.values()), list(own), extras]))
+
+
+def _correction_digest(store: CohortStore, case_id: str) -> str | None:
+    try:
+        note = read_note(store, case_id)
+    except DamagedFile:
+        return "damaged"
+    return None if note is None else note.digest
+
+
+def _require_own_folder(store: CohortStore, cases: Sequence[Case]) -> None:
+    """Refuse a folder that holds the results of something else."""
+    if (store.folder / "measurements.csv").exists():
+        raise InputError(
+            f"the folder {store.folder.name} holds the results of a single study",
+            hint="Choose another folder with --out.",
+        )
+    recorded = store.recorded_ids()
+    if recorded and recorded.isdisjoint(case.case_id for case in cases):
+        raise InputError(
+            f"the folder {store.folder.name} holds the results of another cohort",
+            received=f"{len(recorded)} cases, none of them in the manifest",
+            hint="Choose another folder with --out, or delete this one.",
+        )
 
 
 class _Tally:
-    """Counts outcomes as they come, and says when to give up."""
+    """Counts outcomes as they come, and decides when to give up."""
 
     def __init__(self) -> None:
         self.inferred = self.measured = self.failed = self.undone = 0
+        self.replaced: list[str] = []
         self.stopper: Unavailable | StorageError | None = None
         self.advance: Callable[[int], None] = lambda failed: None
+        self.check: Callable[[], None] = lambda: None
         self.lock = threading.Lock()
         self._in_a_row = 0
 
-    def take(self, outcome: Outcome) -> None:
+    def take(self, outcome: CaseOutcome) -> None:
+        try:
+            self.check()
+        except StorageError as error:
+            self.undone += 1
+            self.stopper = error
+            return
         if outcome.stops_the_run:
             self.undone += 1
             self._in_a_row += 1
             if outcome.error_type == "StorageError" or self._in_a_row >= _GIVE_UP_AFTER:
                 kind = StorageError if outcome.error_type == "StorageError" else Unavailable
                 self.stopper = kind(
-                    f"the run was ended: {outcome.error}", hint="What was done is kept; run it again."
+                    f"the run was ended: {outcome.error}", hint="What was done is stored; run it again."
                 )
             return
         self._in_a_row = 0
         self.failed += not outcome.ok
         self.inferred += outcome.ok and outcome.work == "inferred"
         self.measured += outcome.ok and outcome.work == "measured"
+        if outcome.image_changed:
+            self.replaced.append(outcome.case_id)
         self.advance(self.failed)
 
 
-def _dispatch(tasks: list[Task], assignment: Assignment, workers: int, dask: Any, tally: _Tally) -> float:
-    """Have the tasks done; return the most memory a worker process took."""
-    if dask is not None:
-        return _dispatch_to_dask(tasks, assignment, dask, tally)
-    crew = Crew(assignment)
-    crew.on_outcome = lambda outcome: _take(tally, crew, outcome)
+def _dispatch(
+    planned: RunPlan, store: CohortStore, config: CohortConfig, token: str, run_id: str, tally: _Tally
+) -> float:
+    """Have the cases done; return the largest memory of a worker process, in MB."""
+    key = config.settings.api_key
+    order = RunOrder(
+        run_id=run_id,
+        folder=str(store.folder),
+        config=config.for_workers(),
+        model_token=token,
+        environment={}
+        if key is None or config.dask is not None
+        else {"SAM2_API_KEY": key.get_secret_value()},
+    )
+    total = len(planned.case_keys)
+    with _bar(total, total - len(planned.tasks), config.progress) as advance:
+        tally.advance = advance
+        if config.dask is not None:
+            return _dispatch_to_dask(planned.tasks, order, config.dask, tally)
+        return _dispatch_here(planned.tasks, order, config.workers or 1, tally)
+
+
+def _dispatch_here(tasks: list[CaseTask], order: RunOrder, workers: int, tally: _Tally) -> float:
+    pool = WorkerPool(order)
+    pool.on_outcome = lambda outcome: _take(tally, pool, outcome)
     drivers = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="driving")
     try:
-        waiting = {drivers.submit(crew.do, batch) for batch in _batches(tasks, workers)}
+        waiting = {drivers.submit(pool.do, batch) for batch in _batches(tasks, workers)}
         while waiting and tally.stopper is None:
             # Short waits, in which Ctrl-C is heard.
             finished, waiting = wait(waiting, timeout=_LOOK_EVERY_S, return_when=FIRST_COMPLETED)
@@ -305,20 +363,20 @@ def _dispatch(tasks: list[Task], assignment: Assignment, workers: int, dask: Any
                 one.result()
     finally:
         # Also after Ctrl-C: cases in hand are given up, whole files stay.
-        crew.stop.set()
+        pool.stop.set()
         drivers.shutdown(wait=True, cancel_futures=True)
-        crew.close()
-    return crew.peak_mb
+        pool.close()
+    return pool.peak_mb
 
 
-def _take(tally: _Tally, crew: Crew, outcome: Outcome) -> None:
+def _take(tally: _Tally, pool: WorkerPool, outcome: CaseOutcome) -> None:
     with tally.lock:
         tally.take(outcome)
     if tally.stopper is not None:
-        crew.stop.set()
+        pool.stop.set()
 
 
-def _dispatch_to_dask(tasks: list[Task], assignment: Assignment, dask: Any, tally: _Tally) -> float:
+def _dispatch_to_dask(tasks: list[CaseTask], order: RunOrder, dask: Any, tally: _Tally) -> float:
     from joblib import Parallel, delayed, parallel_config
 
     with _dask_client(dask) as client:
@@ -328,15 +386,13 @@ def _dispatch_to_dask(tasks: list[Task], assignment: Assignment, dask: Any, tall
         try:
             with parallel_config(backend="dask", client=client, n_jobs=slots):
                 parallel = Parallel(batch_size=1, return_as="generator_unordered")
-                for outcomes in parallel(
-                    delayed(do_tasks)(assignment, batch) for batch in _batches(tasks, slots)
-                ):
+                for outcomes in parallel(delayed(do_tasks)(order, batch) for batch in _batches(tasks, slots)):
                     for outcome in outcomes:
                         tally.take(outcome)
                     if tally.stopper is not None:
                         break
         finally:
-            peaks = client.run(dismiss, assignment.run_id)
+            peaks = client.run(dismiss, order.run_id)
     return max(peaks.values(), default=0.0)
 
 
@@ -359,9 +415,9 @@ def _dask_client(dask: Any) -> Iterator[Any]:
         yield client
 
 
-def _batches(tasks: list[Task], workers: int) -> Iterator[list[Task]]:
+def _batches(tasks: list[CaseTask], workers: int) -> Iterator[list[CaseTask]]:
     """Cut the cases into runs for one worker, which reads ahead in them; short, to share the end."""
-    size = max(1, min(_LONGEST_BATCH, len(tasks) // (4 * workers)))
+    size = max(1, min(_MAX_BATCH, len(tasks) // (4 * workers)))
     for start in range(0, len(tasks), size):
         yield tasks[start : start + size]
 
@@ -378,32 +434,3 @@ def _bar(total: int, done: int, shown: bool) -> Iterator[Callable[[int], None]]:
             bar.update()
 
         yield advance
-
-
-def _with_threads(plan: Plan, settings: Settings, threads: int) -> Plan:
-    if settings.num_threads is not None:
-        return plan
-    return replace(plan, settings={**plan.settings, "num_threads": threads})
-
-
-def _fair_memory_mb(workers: int) -> float:
-    import psutil
-
-    return float(psutil.virtual_memory().total) / 1e6 * _SHARE_OF_MEMORY / workers
-
-
-def _require_numbers(
-    workers: int | None, threads: int | None, time_limit_s: float, memory_limit_mb: float | None
-) -> None:
-    for name, value in (("workers", workers), ("threads", threads)):
-        if value is not None and not 1 <= value <= 1024:
-            raise InputError(f"{name} must be 1 to 1024", received=value)
-    if not time_limit_s > 0 or (memory_limit_mb is not None and not memory_limit_mb > 0):
-        raise InputError("limits must be more than 0", received=(time_limit_s, memory_limit_mb))
-
-
-def _names_in(folder: Path) -> frozenset[str]:
-    try:
-        return frozenset(os.listdir(folder))
-    except OSError:
-        return frozenset()

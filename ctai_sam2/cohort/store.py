@@ -1,16 +1,19 @@
-"""A cohort's folder: one record per case, written last and at once, and what lies beside it.
+"""A cohort's folder: one record per case, written last and at once, and the files next to it.
 
 ::
 
     out/
       records/<case>.json        row, keys and quality control; with it a case is done
-      answers/<case>.zip         mid-L3 slice and the model's answers: measured again without inference
+      answers/<case>.zip         mid-L3 slice and the model's predictions: measured again without inference
       masks/<case>.nii.gz        label map of the slice; <case>_l3.nii.gz on the sagittal one
       pictures/<case>.jpg        overlay for the report
       corrections/<case>.json    what a reader changed, with <case>.zip
       table.csv, table.parquet, summary.json, report.html
+      index.json                 keys of the records: a finished cohort is planned without opening each
 
-A killed run leaves whole files only; those without a record are made again.
+A killed run leaves whole files only; those without a record are made again. A record or predictions that
+are damaged are moved aside (``<name>.damaged-<digest>``), reported, and made again; corrections, which
+cannot be made again, are left where they are, and the case fails until somebody restores them.
 """
 
 from __future__ import annotations
@@ -18,26 +21,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctai_sam2.errors import StorageError
-from ctai_sam2.io import write_json
+from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
+from ctai_sam2.errors import DamagedFile, StorageError
+from ctai_sam2.io import write_text
 from ctai_sam2.journal.lock import lock_file
 
-RECORD_VERSION = 1
-"""Part of every key: grows when a record's content is made otherwise."""
+_KEY_VERSION = 1
+"""Part of every digest: grows when all predictions are to be made again."""
 
 _FOLDERS = ("records", "answers", "masks", "pictures", "corrections")
 _LEFT_BEHIND = ".writing-"
+_ASIDE = ".damaged-"
+_OWNER = ".owner"
+_INDEX = "index.json"
+_ENTRY_LENGTH = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordKey:
+    """What planning needs of a record: its key, whether it has numbers, and whether it is to be retried."""
+
+    key: str
+    is_done: bool
+    retry: bool
 
 
 @dataclass(frozen=True)
-class Store:
-    """Where the files of a cohort lie.
+class CohortStore:
+    """Where the files of a cohort are.
 
     Parameters
     ----------
@@ -51,8 +68,8 @@ class Store:
         """Return the place of a case's record."""
         return self.folder / "records" / f"{case_id}.json"
 
-    def answers_path(self, case_id: str) -> Path:
-        """Return the place of a case's slice and answers."""
+    def predictions_path(self, case_id: str) -> Path:
+        """Return the place of a case's slice and predictions."""
         return self.folder / "answers" / f"{case_id}.zip"
 
     def mask_path(self, case_id: str) -> Path:
@@ -66,6 +83,10 @@ class Store:
     def picture_path(self, case_id: str) -> Path:
         """Return the place of a case's overlay."""
         return self.folder / "pictures" / f"{case_id}.jpg"
+
+    def l3_picture_path(self, case_id: str) -> Path:
+        """Return the place of a case's sagittal overlay."""
+        return self.folder / "pictures" / f"{case_id}_l3.jpg"
 
     def correction_path(self, case_id: str) -> Path:
         """Return the place of a case's corrections."""
@@ -95,11 +116,24 @@ class Store:
                 hint="Choose another, or check its permissions.",
             ) from error
 
-    def read_record(self, case_id: str) -> dict[str, Any] | None:
-        """Read a case's record; None where there is none, or it is damaged or of another version."""
-        return _read_json(self.record_path(case_id))
+    def read_record(self, case_id: str) -> CaseRecord | None:
+        """Read a case's record; None where there is none.
 
-    def write_record(self, case_id: str, record: Mapping[str, Any]) -> None:
+        Raises
+        ------
+        DamagedFile
+            If it is there and cannot be read, or is another case's.
+        StorageError
+            If a newer version wrote it.
+        """
+        record = read_case_record(self.record_path(case_id))
+        if record is not None and record.case_id != case_id:
+            raise DamagedFile(
+                f"the record {case_id}.json is that of another case", hint="Restore it from a copy."
+            )
+        return record
+
+    def write_record(self, record: CaseRecord) -> None:
         """Write a case's record: from now on the case is done.
 
         Raises
@@ -107,25 +141,133 @@ class Store:
         StorageError
             If it cannot be written.
         """
-        write_json(self.record_path(case_id), {"version": RECORD_VERSION, **record})
+        write_case_record(self.record_path(record.case_id), record)
+
+    def record_key(self, case_id: str, index: Mapping[str, Sequence[Any]]) -> RecordKey | None:
+        """Return what planning needs of a record: from the index where it still holds, else from the record.
+
+        Raises
+        ------
+        DamagedFile, StorageError
+            As in `read_record`.
+        """
+        entry = index.get(case_id)
+        if entry is not None:
+            try:
+                state = os.stat(self.record_path(case_id))
+            except OSError:
+                return None
+            if (state.st_size, state.st_mtime_ns) == tuple(entry[:2]):
+                return RecordKey(key=entry[2], is_done=entry[3], retry=entry[4])
+        record = self.read_record(case_id)
+        return (
+            None if record is None else RecordKey(key=record.key, is_done=record.is_done, retry=record.retry)
+        )
+
+    def read_index(self) -> dict[str, list[Any]]:
+        """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
+        try:
+            entries = json.loads((self.folder / _INDEX).read_bytes())["records"]
+            known = {str(name): list(entry) for name, entry in entries.items() if len(entry) == _ENTRY_LENGTH}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        return known
+
+    def write_index(self, records: Iterable[CaseRecord | None]) -> None:
+        """Write the index of records that were just read.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        entries = {}
+        for record in records:
+            if record is None:
+                continue
+            with suppress(OSError):
+                state = os.stat(self.record_path(record.case_id))
+                entries[record.case_id] = [
+                    *(state.st_size, state.st_mtime_ns),
+                    *(record.key, record.is_done, record.retry),
+                ]
+        text = json.dumps({"version": 1, "records": entries}, separators=(",", ":"))
+        write_text(self.folder / _INDEX, text)
+
+    def set_aside(self, path: Path) -> None:
+        """Move a damaged file out of the way, so that it can be made again and is still there to look at.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be moved.
+        """
+        try:
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        except OSError:
+            digest = "unreadable"
+        try:
+            path.rename(path.with_name(f"{path.name}{_ASIDE}{digest}"))
+        except OSError as error:
+            raise StorageError(
+                f"the damaged file {path.name} cannot be moved aside",
+                received=type(error).__name__,
+                hint="Delete it, or check the permissions of the folder.",
+            ) from error
+
+    def files_set_aside(self) -> list[str]:
+        """Names of damaged files that were moved aside and are still there, sorted."""
+        names = [name for folder in _FOLDERS for name in names_in(self.folder / folder) if _ASIDE in name]
+        return sorted(names)
 
     def drop_results(self, case_id: str) -> None:
-        """Take away masks and picture of a case that has no row any more; answers and corrections stay."""
-        for path in (self.mask_path(case_id), self.l3_path(case_id), self.picture_path(case_id)):
+        """Delete masks and picture of a case that has no row any more; predictions and corrections stay."""
+        for path in (
+            self.mask_path(case_id),
+            self.l3_path(case_id),
+            self.picture_path(case_id),
+            self.l3_picture_path(case_id),
+        ):
             with suppress(OSError):
                 path.unlink()
 
-    def read_correction(self, case_id: str) -> dict[str, Any] | None:
-        """Read what was last said of a case by a reader; None where nothing was."""
-        return _read_json(self.correction_path(case_id))
+    def recorded_ids(self) -> frozenset[str]:
+        """Cases that have a record."""
+        names = names_in(self.folder / "records")
+        return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def corrected_ids(self) -> frozenset[str]:
         """Cases that a reader has looked at."""
-        try:
-            names = os.listdir(self.folder / "corrections")
-        except OSError:
-            return frozenset()
+        names = names_in(self.folder / "corrections")
         return frozenset(name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+    def take_ownership(self, run_id: str) -> None:
+        """Sign the folder with a run's identifier; hold the lock.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        write_text(self.folder / _OWNER, run_id)
+
+    def require_ownership(self, run_id: str) -> None:
+        """Check that no other run has signed the folder since: on some network disks locks do not hold.
+
+        Raises
+        ------
+        StorageError
+            If another run has.
+        """
+        try:
+            owner = (self.folder / _OWNER).read_text(encoding="utf-8")
+        except OSError:
+            owner = ""
+        if owner != run_id:
+            raise StorageError(
+                f"another run has taken over the folder {self.folder.name}",
+                hint="What was done is stored. Let one run at a time write to a folder.",
+            )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -183,20 +325,21 @@ def stamp_of(path: Path) -> str:
                 continue
             with suppress(OSError):
                 state = os.stat(os.path.join(parent, name))
-                relative = os.path.relpath(os.path.join(parent, name), path)
-                digest.update(f"{relative} {state.st_size} {state.st_mtime_ns}\n".encode())
+                # Names need not be UTF-8.
+                relative = os.fsencode(os.path.relpath(os.path.join(parent, name), path))
+                digest.update(relative + f" {state.st_size} {state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:32]
 
 
 def key_of(value: Any) -> str:
     """Digest of a plain value."""
-    text = json.dumps([RECORD_VERSION, value], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([_KEY_VERSION, value], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def names_in(folder: Path) -> frozenset[str]:
+    """Names in a folder; none where there is no such folder."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) and value.get("version") == RECORD_VERSION else None
+        return frozenset(os.listdir(folder))
+    except OSError:
+        return frozenset()

@@ -1,4 +1,8 @@
-"""Worker processes under limits: one that hangs, eats memory or dies is replaced, and its case reported."""
+"""Worker processes under limits: one that hangs, uses too much memory or dies is replaced, its case reported.
+
+Own code and not pebble or loky, because neither limits memory, stops a case's clock while the model loads or
+reads ahead, their workers outlive a killed parent, and Dask's daemonic processes may not start theirs.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from ctai_sam2.cohort.plan import Plan, Task
-from ctai_sam2.cohort.store import Store
-from ctai_sam2.cohort.worker import Outcome, write_failure
+from ctai_sam2.cohort.config import CaseTask, CohortConfig
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.worker import CaseOutcome, write_failure
 from ctai_sam2.cohort.worker_process import receive, send
 from ctai_sam2.errors import DeviceUnavailable
 
@@ -35,49 +39,27 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a case may take.
-
-    Parameters
-    ----------
-    time_s : float
-        Seconds for one case.
-    memory_mb : float
-        Resident memory of its process, model included.
-    """
-
-    time_s: float
-    memory_mb: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Assignment:
+class RunOrder:
     """All that a machine needs to know to take part in a run.
 
     Parameters
     ----------
     run_id : str
-        Tells runs apart.
+        Distinguishes runs.
     folder : str
         The cohort's folder, as every machine sees it.
-    plan : Plan
-        How cases are treated.
+    config : CohortConfig
+        How cases are treated, resolved.
     model_token : str
-        See `Plan.model_token`.
-    limits : Limits
-        What a case may take.
-    threads : int
-        Threads of every worker process.
+        See `CohortConfig.model_token`.
     environment : mapping of str to str
         Further variables of the worker processes.
     """
 
     run_id: str
     folder: str
-    plan: Plan
+    config: CohortConfig
     model_token: str
-    limits: Limits
-    threads: int
     environment: Mapping[str, str]
 
 
@@ -86,21 +68,21 @@ class Supervisor:
 
     Parameters
     ----------
-    assignment : Assignment
+    order : RunOrder
         What to do.
     stop : threading.Event
         Set from anywhere to give up at once.
     """
 
-    def __init__(self, assignment: Assignment, stop: threading.Event) -> None:
-        self._assignment = assignment
+    def __init__(self, order: RunOrder, stop: threading.Event) -> None:
+        self._order = order
         self._stop = stop
         self._process: subprocess.Popen[bytes] | None = None
         self._inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._loading = True
         self.peak_mb = 0.0
 
-    def do(self, task: Task, then: Task | None = None) -> Outcome:
+    def do(self, task: CaseTask, then: CaseTask | None = None) -> CaseOutcome:
         """Have a case done, or written down as failed if its process had to be ended or died.
 
         Where another case was being read at the same time, which may have been to blame, it gets a second
@@ -119,7 +101,7 @@ class Supervisor:
         if isinstance(outcome, _Ended) and then is not None:
             outcome = self._try(task, None)
         if isinstance(outcome, _Ended):
-            failed = Outcome(
+            failed = CaseOutcome(
                 case_id=task.case.case_id,
                 ok=False,
                 work="inferred",
@@ -128,7 +110,7 @@ class Supervisor:
                 error=outcome.sentence,
             )
             return write_failure(
-                Store(Path(self._assignment.folder)), task, failed, again=outcome.kind == "WorkerDied"
+                CohortStore(Path(self._order.folder)), task, failed, retry=outcome.kind == "WorkerDied"
             )
         return outcome
 
@@ -154,9 +136,9 @@ class Supervisor:
             self._process.kill()
             self.close()
 
-    def _try(self, task: Task, then: Task | None) -> Outcome | _Ended:
+    def _try(self, task: CaseTask, then: CaseTask | None) -> CaseOutcome | _Ended:
         process = self._require_process()
-        limits = self._assignment.limits
+        config = self._order.config
         memory = _memory_meter(process.pid)
         started = time.monotonic()
         try:
@@ -165,29 +147,29 @@ class Supervisor:
             return self._died(started)
         while True:
             try:
-                answer = self._inbox.get(timeout=_LOOK_EVERY_S)
+                message = self._inbox.get(timeout=_LOOK_EVERY_S)
             except queue.Empty:
-                answer = None
-            if answer is _END:
+                message = None
+            if message is _END:
                 return self._died(started)
-            if isinstance(answer, Outcome):
-                return answer
-            if answer is not None:
-                self._loading, started = answer == "loading", time.monotonic()
+            if isinstance(message, CaseOutcome):
+                return message
+            if message is not None:
+                self._loading, started = message == "loading", time.monotonic()
             if self._stop.is_set():
                 self.kill()
                 raise Stopped
             seconds = time.monotonic() - started
             used_mb = memory()
             self.peak_mb = max(self.peak_mb, used_mb)
-            limit_s = _START_LIMIT_S if self._loading else limits.time_s
+            limit_s = _START_LIMIT_S if self._loading else config.time_limit_s
             if seconds > limit_s:
                 what = "loading the model" if self._loading else "it"
                 self.kill()
                 return _Ended("TimeLimitExceeded", f"{what} took more than {limit_s:g} s.", seconds)
-            if used_mb > limits.memory_mb:
+            if config.memory_limit_mb is not None and used_mb > config.memory_limit_mb:
                 self.kill()
-                sentence = f"its process took more than {limits.memory_mb:.0f} MB of memory."
+                sentence = f"its process took more than {config.memory_limit_mb:.0f} MB of memory."
                 return _Ended("MemoryLimitExceeded", sentence, seconds)
 
     def _died(self, started: float) -> _Ended:
@@ -197,40 +179,40 @@ class Supervisor:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = process.wait(timeout=2.0)
         self.kill()
-        told = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return _Ended("WorkerDied", f"its process ended by itself ({told}).", seconds)
+        cause = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return _Ended("WorkerDied", f"its process ended by itself ({cause}).", seconds)
 
     def _require_process(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.close()
-        assignment = self._assignment
-        threads = {name: str(assignment.threads) for name in _THREAD_VARIABLES}
+        order = self._order
+        threads = {name: str(order.config.threads) for name in _THREAD_VARIABLES}
         try:
             process = subprocess.Popen(
                 [sys.executable, "-m", "ctai_sam2.cohort.worker_process"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=None if _log.isEnabledFor(logging.DEBUG) else subprocess.DEVNULL,
-                env={**os.environ, **threads, **assignment.environment, "PYTHONPATH": _python_path()},
+                env={**os.environ, **threads, **order.environment, "PYTHONPATH": _python_path()},
             )
             stream = cast(BinaryIO, process.stdin)
             send(stream, sys.path)
-            send(stream, (assignment.folder, assignment.plan, assignment.model_token))
+            send(stream, (order.folder, order.config.for_workers(), order.model_token))
         except OSError as error:
             raise DeviceUnavailable(
                 "no worker process can be started",
                 received=type(error).__name__,
                 hint="Check the memory and the number of processes allowed.",
             ) from error
-        # Each process has its own inbox: a late word of one that was killed reaches nobody.
+        # Each process has its own inbox: a late message of one that was killed is dropped.
         inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        answers = cast(BinaryIO, process.stdout)
+        outputs = cast(BinaryIO, process.stdout)
 
         def listen() -> None:
             while True:
                 try:
-                    inbox.put(receive(answers))
+                    inbox.put(receive(outputs))
                 except (EOFError, OSError, ValueError):
                     inbox.put(_END)
                     return
@@ -249,34 +231,34 @@ class _Ended:
     seconds: float
 
 
-class Crew:
+class WorkerPool:
     """The supervisors of one process of a run, as many as cases are done there at the same time.
 
     Parameters
     ----------
-    assignment : Assignment
+    order : RunOrder
         What to do.
     on_outcome : callable, optional
-        Told of every case, from whichever thread did it.
+        Called with every case's outcome, from the thread that did it.
     """
 
-    def __init__(self, assignment: Assignment, on_outcome: Callable[[Outcome], None] | None = None) -> None:
+    def __init__(self, order: RunOrder, on_outcome: Callable[[CaseOutcome], None] | None = None) -> None:
         self.stop = threading.Event()
         self.on_outcome = on_outcome
-        self._assignment = assignment
+        self._order = order
         self._lock = threading.Lock()
         self._idle: list[Supervisor] = []
         self._all: list[Supervisor] = []
 
-    def do(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def do(self, tasks: Sequence[CaseTask]) -> list[CaseOutcome]:
         """Do cases in order with one worker process; ends early if the run is stopped."""
         with self._lock:
             if self._idle:
                 supervisor = self._idle.pop()
             else:
-                supervisor = Supervisor(self._assignment, self.stop)
+                supervisor = Supervisor(self._order, self.stop)
                 self._all.append(supervisor)
-        outcomes: list[Outcome] = []
+        outcomes: list[CaseOutcome] = []
         try:
             for task, then in zip(tasks, [*tasks[1:], None], strict=True):
                 if self.stop.is_set():
@@ -307,29 +289,29 @@ class Crew:
             supervisor.close()
 
 
-_crews: dict[str, Crew | None] = {}
-"""Crews of this process by run, under Dask; None where the run is over."""
-_crews_lock = threading.Lock()
+_pools: dict[str, WorkerPool | None] = {}
+"""WorkerPools of this process by run, under Dask; None where the run is over."""
+_pools_lock = threading.Lock()
 
 
-def do_tasks(assignment: Assignment, tasks: Sequence[Task]) -> list[Outcome]:
-    """Do cases in this process's crew of a run, which the first call makes; nothing once it is dismissed."""
-    with _crews_lock:
-        if assignment.run_id not in _crews:
-            _crews[assignment.run_id] = Crew(assignment)
-        crew = _crews[assignment.run_id]
-    return [] if crew is None else crew.do(tasks)
+def do_tasks(order: RunOrder, tasks: Sequence[CaseTask]) -> list[CaseOutcome]:
+    """Do cases in this process's pool of a run, which the first call makes; nothing once it is dismissed."""
+    with _pools_lock:
+        if order.run_id not in _pools:
+            _pools[order.run_id] = WorkerPool(order)
+        pool = _pools[order.run_id]
+    return [] if pool is None else pool.do(tasks)
 
 
 def dismiss(run_id: str) -> float:
     """End a run in this process; return the most memory, in MB, that one of its workers took."""
-    with _crews_lock:
-        crew = _crews.get(run_id)
-        _crews[run_id] = None
-    if crew is None:
+    with _pools_lock:
+        pool = _pools.get(run_id)
+        _pools[run_id] = None
+    if pool is None:
         return 0.0
-    crew.close()
-    return crew.peak_mb
+    pool.close()
+    return pool.peak_mb
 
 
 def _memory_meter(pid: int) -> Callable[[], float]:

@@ -6,21 +6,23 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2._version import __version__
+from ctai_sam2.cohort.case_record import CaseError, CaseRecord
+from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.manifest import Case, format_prompt
-from ctai_sam2.cohort.plan import Plan
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
-from ctai_sam2.cohort.store import Store
-from ctai_sam2.errors import InputError
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
-from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.io.safe_text import from_cell
+from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
 from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
-from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, Cell, TableRow
+from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,14 +55,76 @@ LAST_COLUMNS: tuple[str, ...] = (
     "error_type",
     "error",
 )
-TABLE_COLUMNS: tuple[str, ...] = (*FIRST_COLUMNS, *COLUMNS, *PROVENANCE_COLUMNS, *LAST_COLUMNS)
-"""Columns of the cohort's table in order."""
+MAIN_COLUMNS: tuple[str, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
+
+TABLE_COLUMNS: tuple[str, ...] = (
+    *FIRST_COLUMNS[:2],
+    *MAIN_COLUMNS,
+    *FIRST_COLUMNS[2:],
+    *(name for name in COLUMNS if name not in MAIN_COLUMNS),
+    *PROVENANCE_COLUMNS,
+    *LAST_COLUMNS,
+)
+"""Columns of the cohort's table in order: the case, the numbers a paper reports, and the rest."""
+
+COHORT_COLUMN_TABLE: tuple[Column, ...] = (
+    Column("case_id", "", "The case, a pseudonym."),
+    Column("status", "", "done, failed, incomplete (the segmenter failed in its middle) or not done."),
+    Column("flagged", "", "Whether a reader should look at the case."),
+    Column("flags", "", "Why, as words; see the documentation of flags."),
+    Column("flag_details", "", "Why, in sentences."),
+    Column("sex", "", "M or F, by the manifest, else by the images' header."),
+    Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
+    Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
+    Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
+    Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
+    Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
+    Column("confidence_muscle", "", "The model's confidence in the mask of all muscle, 0 to 1."),
+    Column("model", "", "Name of the model."),
+    Column("weights_sha256", "", "SHA-256 of the model's weights."),
+    Column("device", "", "Device it ran on."),
+    Column("code_version", "", "Version of ctai_sam2 that ran the model."),
+    Column("window", "HU", "Level and width of the window the model saw."),
+    Column("kvp", "kV", "Peak tube voltage, by the header."),
+    Column("contrast", "", "Whether a contrast agent is recorded in the header."),
+    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
+    Column("kernel", "", "Reconstruction kernel, by the header."),
+    Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown."),
+    Column("level_chosen_by", "", "Who chose the level: user or software."),
+    Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
+    Column("warnings", "", "Reasons to look at the masks before trusting them."),
+    Column("low_smi", "", "Whether the SMI is below the cut-off for sex and BMI."),
+    Column("smi_cutoffs", "", "Which cut-offs."),
+    Column("low_smd", "", "Whether the SMD is below the cut-off for sex and BMI."),
+    Column("smd_cutoffs", "", "Which cut-offs."),
+    Column("area_cv_psoas_left", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("area_cv_psoas_right", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
+    Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
+    Column("body_at_edge_mm", "mm", "Length over which the body touches the image's edge."),
+    Column("acquisition_warnings", "", "What the images give reason for caution by."),
+    Column("reviewed_by", "", "The last reader."),
+    Column("reviewed_at", "", "When, UTC."),
+    Column("review_note", "", "The reader's note."),
+    Column("corrected_structures", "", "Structures whose masks a reader drew."),
+    Column("error_type", "", "Why a case has no numbers: type of the error."),
+    Column("error", "", "Why a case has no numbers, in a sentence."),
+)
+"""Unit and meaning of the columns that a cohort's table has besides those of a single measurement."""
 
 _TEXT = frozenset(
     {
         *("case_id", "status", "flags", "flag_details", "sex", "definitions"),
         *("model", "weights_sha256", "device", "code_version", "window", "contrast", "kernel"),
-        *("l3_certainty", "warnings", "smi_cutoffs", "smd_cutoffs", "acquisition_warnings", "reviewed_by"),
+        *(
+            "l3_certainty",
+            "level_chosen_by",
+            "warnings",
+            "smi_cutoffs",
+            "smd_cutoffs",
+            "acquisition_warnings",
+            "reviewed_by",
+        ),
         *("reviewed_at", "review_note", "corrected_structures", "error_type", "error"),
     }
 )
@@ -69,7 +133,7 @@ _YES_NO = frozenset({"flagged", "low_smi", "low_smd"})
 
 @dataclass(frozen=True, kw_only=True)
 class CohortFiles:
-    """Where a cohort's results lie.
+    """Where a cohort's results are.
 
     Parameters
     ----------
@@ -87,7 +151,7 @@ class CohortFiles:
     parquet: Path | None
 
     @classmethod
-    def of(cls, store: Store) -> CohortFiles:
+    def of(cls, store: CohortStore) -> CohortFiles:
         """Name the files of a folder."""
         parquet = store.folder / "table.parquet"
         return cls(
@@ -99,85 +163,171 @@ class CohortFiles:
 
 
 def write_results(
-    store: Store,
+    store: CohortStore,
     cases: Sequence[Case],
-    plan: Plan,
+    config: CohortConfig,
     *,
     key: str,
+    case_keys: Mapping[str, str],
     model_token: str,
+    notes: Mapping[str, Any] | None = None,
     limits: QcLimits | None = None,
 ) -> tuple[CohortFiles, dict[str, Any]]:
     """Make the table from the records and write it as CSV and Parquet, with ``summary.json``.
 
     Parameters
     ----------
-    store : Store
+    store : CohortStore
         The cohort's folder.
     cases : sequence of Case
         Rows, in this order.
-    plan : Plan
+    config : CohortConfig
         Cut-offs and confidence threshold.
     key : str
         Digest of all the table follows from; empty while cases are undone.
+    case_keys : mapping of str to str
+        The key that each case's record has to have, where it is known: numbers made otherwise are left out.
     model_token : str
-        Tells which model the run was made with.
+        Which model the run was made with.
+    notes : mapping, optional
+        Further entries of the summary.
     limits : QcLimits, optional
         Where numbers become flags.
 
     Returns
     -------
     tuple of CohortFiles and dict
-        Where they lie, and the summary.
+        Their paths, and the summary.
 
     Raises
     ------
     StorageError
         If a file cannot be written.
     """
-    records = [store.read_record(case.case_id) or {"status": "not done"} for case in cases]
+    records = [current_record(store, case.case_id, case_keys) for case in cases]
+    sexes = [sex_of(case, record) for case, record in zip(cases, records, strict=True)]
     flags = find_flags(
         records,
-        confidence_threshold=plan.confidence_threshold,
-        sexes=[sex_of(case, record) for case, record in zip(cases, records, strict=True)],
+        confidence_threshold=config.settings.confidence_threshold,
+        sexes=sexes,
         limits=limits,
     )
+    own = own_columns(cases)
     rows = [
-        _make_row(case, record, found, plan)
+        _make_row(case, record, found, config, own)
         for case, record, found in zip(cases, records, flags, strict=True)
     ]
-    write_table_csv(store.folder / "table.csv", rows, TABLE_COLUMNS)
-    _write_parquet(store.folder / "table.parquet", rows)
-    summary = _summarise(rows, flags, records, plan)
-    summary |= {"key": key, "model_token": model_token, "manifest": [_remember(case) for case in cases]}
+    write_table_csv(store.folder / "table.csv", rows, (*TABLE_COLUMNS, *own.values()))
+    _write_parquet(store.folder / "table.parquet", rows, tuple(own.values()))
+    summary = _summarize(rows, flags, records, config)
+    summary |= {
+        "key": key,
+        "model_token": model_token,
+        "set_aside": store.files_set_aside(),
+        "not_in_manifest": _left_over(store, {case.case_id for case in cases}),
+        "own_columns": list(own.values()),
+        **(notes or {}),
+        "manifest": [_remember(case, case_keys) for case in cases],
+    }
     write_json(store.folder / "summary.json", summary)
+    write_table_csv(store.folder / "data_dictionary.csv", data_dictionary(list(own.values())))
+    store.write_index(records)
     return CohortFiles.of(store), summary
 
 
-def read_summary(store: Store) -> dict[str, Any]:
+def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
+    """List the table's columns in order with unit and meaning; the user's own ones last.
+
+    Examples
+    --------
+    >>> data_dictionary()[2]["column"], data_dictionary()[2]["unit"]
+    ('sma_cm2', 'cm²')
+    """
+    described = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
+    rows = [
+        {"column": name, "unit": described[name].unit, "meaning": described[name].meaning}
+        for name in TABLE_COLUMNS
+    ]
+    return rows + [{"column": name, "unit": "", "meaning": "From the manifest, as it is."} for name in own]
+
+
+def current_record(store: CohortStore, case_id: str, case_keys: Mapping[str, str]) -> CaseRecord | None:
+    """Read a case's record if its numbers are those wanted; None where it is not done, or made otherwise.
+
+    A record that is damaged counts as failed.
+
+    Raises
+    ------
+    StorageError
+        If a newer version wrote it.
+    """
+    try:
+        record = store.read_record(case_id)
+    except DamagedFile as error:
+        reason = CaseError(type=type(error).__name__, sentence=str(error))
+        return CaseRecord(case_id=case_id, status="failed", key="", retry=True, error=reason)
+    wanted = case_keys.get(case_id)
+    # A review writes an empty key: its numbers hold until the next run has looked at the case.
+    return record if record is None or wanted is None or record.key in ("", wanted) else None
+
+
+def own_columns(cases: Sequence[Case]) -> dict[str, str]:
+    """Map the manifest's further columns to their names in the table, which has names of its own."""
+    names = dict.fromkeys(name for case in cases for name in case.extra)
+    taken = set(TABLE_COLUMNS)
+    columns: dict[str, str] = {}
+    for name in names:
+        column = name if name not in taken else f"manifest_{name}"
+        while column in taken:
+            column += "_"
+        taken.add(column)
+        columns[name] = column
+    return columns
+
+
+def _left_over(store: CohortStore, case_ids: Collection[str]) -> list[str]:
+    """Cases whose results of an earlier manifest are in the folder and not in the table."""
+    return sorted(store.recorded_ids().difference(case_ids))
+
+
+def read_summary(store: CohortStore) -> dict[str, Any]:
     """Read ``summary.json``.
 
     Raises
     ------
     InputError
         If the folder holds no results of a cohort.
+    DamagedFile
+        If it is there and cannot be read.
     """
+    path = store.folder / "summary.json"
     try:
-        value = json.loads((store.folder / "summary.json").read_bytes())
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, dict):
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
         raise InputError(
             f"the folder {store.folder.name} holds no results of a cohort",
             hint="Give the folder that 'ctai-sam2 cohort run' wrote.",
-        )
+        ) from error
+    except (OSError, ValueError) as error:
+        raise _damaged_summary(type(error).__name__) from error
+    if not isinstance(value, dict) or "manifest" not in value:
+        raise _damaged_summary(type(value).__name__)
     return value
 
 
-def is_current(store: Store, key: str) -> dict[str, Any]:
+def _damaged_summary(reason: str) -> DamagedFile:
+    return DamagedFile(
+        "summary.json is damaged",
+        received=reason,
+        hint="Delete it and run the cohort again: it is made from the records.",
+    )
+
+
+def current_summary(store: CohortStore, key: str) -> dict[str, Any]:
     """Return the summary if the table on disk is the one that would be made, else an empty one."""
     try:
         summary = read_summary(store)
-    except InputError:
+    except (InputError, DamagedFile):
         return {}
     return summary if summary.get("key") == key and (store.folder / "table.csv").is_file() else {}
 
@@ -199,21 +349,32 @@ def read_table(folder: str | Path) -> pd.DataFrame:
             hint="Give the folder that 'ctai-sam2 cohort run' wrote.",
         )
     types = dict.fromkeys(_TEXT, "string") | dict.fromkeys(_YES_NO, "boolean")
-    frame: pd.DataFrame = pd.read_csv(path, dtype=types)
+    # Words such as NA are text here; only empty cells are missing.
+    frame: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+    for name in frame.columns.intersection([*_TEXT]):
+        frame[name] = frame[name].map(from_cell, na_action="ignore")
     return frame
 
 
-def _make_row(case: Case, record: Mapping[str, Any], flags: Mapping[str, str], plan: Plan) -> TableRow:
+def _make_row(
+    case: Case,
+    record: CaseRecord | None,
+    flags: Mapping[str, str],
+    config: CohortConfig,
+    own: Mapping[str, str],
+) -> TableRow:
     row: TableRow = dict.fromkeys(TABLE_COLUMNS)
-    told = record.get("acquisition") or {}
-    weight = case.weight_kg if case.weight_kg is not None else told.get("patient_weight_kg")
-    height = case.height_m if case.height_m is not None else told.get("patient_height_m")
+    header = None if record is None else record.acquisition
+    weight, height = case.weight_kg, case.height_m
+    if header is not None:
+        weight = header.patient_weight_kg if weight is None else weight
+        height = header.patient_height_m if height is None else height
     bmi = None if weight is None or height is None else weight / height**2
     sex = sex_of(case, record)
     row.update(
         {
             "case_id": case.case_id,
-            "status": record["status"],
+            "status": "not done" if record is None else record.status,
             "flagged": bool(flags),
             "flags": " ".join(flags) or None,
             "flag_details": " | ".join(f"{name}: {text}" for name, text in flags.items()) or None,
@@ -222,32 +383,33 @@ def _make_row(case: Case, record: Mapping[str, Any], flags: Mapping[str, str], p
             "bmi_kg_m2": bmi,
         }
     )
-    if record["status"] != "done":
-        error = record.get("error") or {}
-        row["error_type"], row["error"] = error.get("type"), error.get("sentence")
+    row.update({column: case.extra.get(name) for name, column in own.items()})
+    if record is None or not record.is_done:
+        error = CaseError() if record is None or record.error is None else record.error
+        row["error_type"], row["error"] = error.type, error.sentence
         return row
-    row.update({name: _cell(value) for name, value in record["row"].items()})
-    qc, review = record["qc"], record.get("correction")
+    row.update(record.row)
     usable_bmi = bmi if bmi is not None and 5 <= bmi <= 150 else None
-    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=plan.smi_cutoffs)
-    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=plan.smd_cutoffs)
-    row["smi_cutoffs"], row["smd_cutoffs"] = plan.smi_cutoffs, plan.smd_cutoffs
-    for name, value in qc["area_cv"].items():
+    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=config.smi_cutoffs)
+    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=config.smd_cutoffs)
+    row["smi_cutoffs"], row["smd_cutoffs"] = config.smi_cutoffs, config.smd_cutoffs
+    for name, value in record.quality.area_cv.items():
         row[f"area_cv_{name}"] = value
-    row["level_gap_mm"], row["body_at_edge_mm"] = qc["level_gap_mm"], qc["edge_mm"]
-    row["acquisition_warnings"] = " | ".join(record["acquisition_warnings"]) or None
+    row["level_gap_mm"], row["body_at_edge_mm"] = record.quality.level_gap_mm, record.quality.edge_mm
+    row["acquisition_warnings"] = " | ".join(record.acquisition_warnings) or None
+    review = record.review
     if review is not None:
-        row["reviewed_by"], row["reviewed_at"] = review["who"], review["when"]
-        row["review_note"] = review["what"] or None
-        row["corrected_structures"] = None if review["stale"] else " ".join(review["structures"]) or None
+        row["reviewed_by"], row["reviewed_at"] = review.who, review.when
+        row["review_note"] = review.what or None
+        row["corrected_structures"] = None if review.stale else " ".join(review.structures) or None
     return row
 
 
-def _summarise(
+def _summarize(
     rows: Sequence[TableRow],
     flags: Sequence[Mapping[str, str]],
-    records: Sequence[Mapping[str, Any]],
-    plan: Plan,
+    records: Sequence[CaseRecord | None],
+    config: CohortConfig,
 ) -> dict[str, Any]:
     models = Counter(f"{row['model']} {str(row['weights_sha256'])[:12]}" for row in rows if row["model"])
     numbers = {}
@@ -260,44 +422,50 @@ def _summarise(
                 "min": known[0],
                 "max": known[-1],
             }
+    counts = Counter(str(row["status"]) for row in rows)
+    seconds = [sum(record.seconds.values()) for record in records if record is not None and record.seconds]
     return {
         "code_version": __version__,
         "cases": len(rows),
-        "done": sum(row["status"] == "done" for row in rows),
-        "failed": sum(row["status"] == "failed" for row in rows),
-        "not_done": sum(row["status"] == "not done" for row in rows),
+        "done": counts["done"],
+        "failed": counts["failed"],
+        "incomplete": counts["incomplete"],
+        "not_done": counts["not done"],
+        "partial": counts["incomplete"] + counts["not done"] > 0,
         "flagged": sum(bool(row["flagged"]) for row in rows),
         "reviewed": sum(row["reviewed_by"] is not None for row in rows),
         "flags": {name: sum(name in found for found in flags) for name in MEANINGS},
         "errors": dict(Counter(str(row["error_type"]) for row in rows if row["error_type"])),
         "models": dict(models),
-        "definitions": json.loads(plan.definitions.to_json()),
+        "definitions": json.loads(config.definitions.to_json()),
         "plan": {
-            "segmenter": plan.segmenter,
-            "structures": list(plan.structures),
-            "window": [plan.window.level, plan.window.width],
-            "confidence_threshold": plan.confidence_threshold,
-            "robustness_trials": plan.robustness_trials,
-            "smi_cutoffs": plan.smi_cutoffs,
-            "smd_cutoffs": plan.smd_cutoffs,
+            "segmenter": config.segmenter,
+            "structures": list(config.structures),
+            "window": [config.window.level, config.window.width],
+            "confidence_threshold": config.settings.confidence_threshold,
+            "robustness_trials": config.robustness_trials,
+            "smi_cutoffs": config.smi_cutoffs,
+            "smd_cutoffs": config.smd_cutoffs,
         },
         "numbers": numbers,
-        "seconds_per_case": _mean([sum(r.get("seconds", {}).values()) for r in records if "seconds" in r]),
+        "seconds_per_case": _mean(seconds),
     }
 
 
-def _remember(case: Case) -> dict[str, Any]:
+def _remember(case: Case, case_keys: Mapping[str, str]) -> dict[str, Any]:
     """Return what the table needs of a case besides its record; no path."""
     return {
         "case_id": case.case_id,
+        "key": case_keys.get(case.case_id),
         "height_m": case.height_m,
         "weight_kg": case.weight_kg,
         "sex": case.sex,
         "prompts": {name: format_prompt(prompt) for name, prompt in case.prompts.items()},
+        "extra": dict(case.extra),
     }
 
 
-def _write_parquet(path: Path, rows: Sequence[TableRow]) -> None:
+def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> None:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -307,19 +475,17 @@ def _write_parquet(path: Path, rows: Sequence[TableRow]) -> None:
     for name in TABLE_COLUMNS:
         kind = pa.string() if name in _TEXT else pa.bool_() if name in _YES_NO else pa.float64()
         arrays[name] = pa.array([row[name] for row in rows], kind)
+    for name in own:
+        arrays[name] = pa.array([row.get(name) or None for row in rows], pa.string())
     buffer = io.BytesIO()
     pq.write_table(pa.table(arrays), buffer)
     write_bytes(path, buffer.getvalue())
 
 
-def sex_of(case: Case, record: Mapping[str, Any]) -> str | None:
+def sex_of(case: Case, record: CaseRecord | None) -> str | None:
     """Sex by the manifest, else by the images' header."""
-    told = (record.get("acquisition") or {}).get("patient_sex")
-    return case.sex or (told if told in ("M", "F") else None)
-
-
-def _cell(value: Any) -> Cell:
-    return math.nan if value == "nan" else value
+    by_header = None if record is None else record.acquisition.patient_sex
+    return case.sex or (by_header if by_header in ("M", "F") else None)
 
 
 def _float(value: Any) -> float | None:

@@ -1,6 +1,6 @@
-"""What a worker does with a case: read it, ask about it, measure it, write it down.
+"""What a worker does with a case: read it, segment it, measure it, write its record.
 
-A case goes no further back than it must: if its answers are kept and still hold,
+A case goes no further back than it must: if its predictions are stored and still hold,
 it is measured again from them; its study is read again only if its files changed.
 """
 
@@ -11,54 +11,53 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.cohort.case_segmentation import (
-    Segmented,
-    find_level,
-    read_image,
-    segment_slice,
-    sentence_of,
-    without_names,
-)
-from ctai_sam2.cohort.corrections import Correction, read_correction
+from ctai_sam2.cohort.case_record import CaseAcquisition, CaseError, CaseQuality, CaseRecord
+from ctai_sam2.cohort.config import CaseTask, CohortConfig
+from ctai_sam2.cohort.corrections import corrected_masks, read_correction
 from ctai_sam2.cohort.manifest import Case
-from ctai_sam2.cohort.plan import Plan, Task
-from ctai_sam2.cohort.predictions import Answers, Kept, read_kept, write_kept
-from ctai_sam2.cohort.store import Store, key_of
-from ctai_sam2.errors import AnatomyNotFound, InputError, StorageError, Unavailable
-from ctai_sam2.image.body import body_of
-from ctai_sam2.image.masks import fill_holes, keep_largest
+from ctai_sam2.cohort.predictions import (
+    CasePredictions,
+    ReplayingSegmenter,
+    read_predictions,
+    write_predictions,
+)
+from ctai_sam2.cohort.qc import quality_numbers
+from ctai_sam2.cohort.store import CohortStore, key_of
+from ctai_sam2.errors import (
+    AnatomyNotFound,
+    CtaiError,
+    DamagedFile,
+    InputError,
+    StorageError,
+    Unavailable,
+)
 from ctai_sam2.image.preview import draw_preview
-from ctai_sam2.io import write_bytes, write_mask_nifti
+from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
+from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
-from ctai_sam2.segmentation import StructureResult
+from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_axial, segment_study
+from ctai_sam2.structures import COHORT_MASK_LABELS, Structure
 from ctai_sam2.study_outputs import measure_results
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
 
-MASK_LABELS: Mapping[str, int] = {
-    "vertebra": 7,
-    "sat": 5,
-    "vat": 6,
-    "imat": 4,
-    "muscle": 3,
-    "psoas_right": 2,
-    "psoas_left": 1,
-}
-"""Labels of the mask files, in the order they are laid over each other: psoas over muscle over the rest."""
+_LINE_MM = 2.0
+_JITTERED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
 
-Work = Literal["inferred", "measured"]
+WorkKind = Literal["inferred", "measured"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class CaseOutcome:
     """What became of a case.
 
     Parameters
@@ -68,121 +67,119 @@ class Outcome:
     ok : bool
         Whether it has a row of numbers.
     work : {"inferred", "measured"}
-        Whether the model was asked.
+        Whether the model was called.
     seconds : float
         Time it took.
     error_type, error : str, optional
         Why it has none.
     stops_the_run : bool
         Whether the next case will fare no better: no segmenter, no disk.
+    image_changed : bool
+        Whether the image is another one than in the last run.
     """
 
     case_id: str
     ok: bool
-    work: Work
+    work: WorkKind
     seconds: float
     error_type: str | None = None
     error: str | None = None
     stops_the_run: bool = False
+    image_changed: bool = False
 
 
-class Worker:
+class CaseWorker:
     """Does cases one after the other, with one model, and reads the next while the model works.
 
     Parameters
     ----------
-    store : Store
+    store : CohortStore
         Where results go.
-    plan : Plan
+    config : CohortConfig
         How cases are treated.
     model_token : str
-        Tells which model the run is made with.
-    tell : callable, optional
-        Told ``"loading"`` before the model is loaded and ``"ready"`` after: the case is not to blame for
-        the time that takes.
+        Which model the run is made with; see `CohortConfig.model_token`.
+    notify : callable, optional
+        Called with ``"loading"`` before the model is loaded and ``"ready"`` after: the case is not to blame
+        for the time that takes.
     """
 
     def __init__(
         self,
-        store: Store,
-        plan: Plan,
+        store: CohortStore,
+        config: CohortConfig,
         model_token: str,
         *,
-        tell: Callable[[str], None] = lambda word: None,
+        notify: Callable[[str], None] = lambda word: None,
     ) -> None:
-        self._tell = tell
+        self._notify = notify
         self._store = store
-        self._plan = plan
+        self._config = config
         self._token = model_token
         self._segmenter: Segmenter | None = None
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reading")
         self._ahead: tuple[str, Future[CTVolume | CTSlice]] | None = None
 
-    def do(self, task: Task, *, then: Task | None = None) -> Outcome:
+    def do(self, task: CaseTask, *, then: CaseTask | None = None) -> CaseOutcome:
         """Do a case and write its record, also of a failure; meanwhile read the one after it."""
         started = time.perf_counter()
-        work: Work = "inferred"
+        changed = False
         try:
-            work, record = self._make_record(task, then)
-            self._store.write_record(task.case.case_id, record)
+            old = self._read_old(task)
+            work, record = self._make_record(task, old, then)
+            self._store.write_record(record)
+            before = None if old is None else old.content_sha256
+            changed = before is not None and before != record.content_sha256
         except Exception as error:  # whatever a case does, the others go on
-            stops = isinstance(error, (Unavailable, StorageError))
-            if not stops:
-                _log.info(
-                    "case %s failed", task.case.case_id, exc_info=not isinstance(error, AnatomyNotFound)
-                )
-            kind, sentence = sentence_of(error, task.case)
-            outcome = Outcome(
-                case_id=task.case.case_id,
-                ok=False,
-                work=work,
-                seconds=time.perf_counter() - started,
-                error_type=kind,
-                error=sentence,
-                stops_the_run=stops,
-            )
-            return outcome if stops else write_failure(self._store, task, outcome)
-        return Outcome(case_id=task.case.case_id, ok=True, work=work, seconds=time.perf_counter() - started)
+            return self._failed(task, error, time.perf_counter() - started)
+        return CaseOutcome(
+            case_id=task.case.case_id,
+            ok=True,
+            work=work,
+            seconds=time.perf_counter() - started,
+            image_changed=changed,
+        )
 
     def masks_of(self, case: Case) -> dict[str, Mask]:
-        """Return a case's masks as they count, from its kept answers and what readers drew.
+        """Return a case's masks as they count, from its stored predictions and what readers drew.
 
         Raises
         ------
-        StorageError
+        DamagedFile
             If its files cannot be read back.
         Unavailable
-            If an answer is missing among them and the model cannot be asked.
+            If a prediction is missing among them and the model cannot be called.
         """
-        kept = read_kept(self._store.answers_path(case.case_id))
-        found = segment_slice(kept.ct_slice, case.prompts, self._plan, Answers(self._live, kept.answers))
+        stored = read_predictions(self._store.predictions_path(case.case_id))
+        replaying = ReplayingSegmenter(self._live, stored.predictions)
+        found = self._segment_slice(stored.ct_slice, case, replaying)
         correction = read_correction(self._store, case.case_id)
-        fits = correction is not None and correction.slice_sha256 == fingerprint(kept.ct_slice)
+        fits = correction is not None and correction.slice_sha256 == fingerprint(stored.ct_slice)
         return corrected_masks(found.structures, correction if fits else None)
 
-    def measure_again(self, task: Task) -> None:
-        """Make a case's row again from its kept answers, as after a correction; its study is not read.
+    def measure_again(self, task: CaseTask) -> None:
+        """Make a case's row again from its stored predictions, as after a correction; its study is not read.
 
         Raises
         ------
         InputError
             If the case has no row.
         StorageError
-            If its answers cannot be read back, or the record cannot be written.
+            If its predictions cannot be read back, or the record cannot be written.
         Unavailable
-            If an answer is missing among them and the model cannot be asked.
+            If a prediction is missing among them and the model cannot be called.
         """
         case_id = task.case.case_id
         old = self._store.read_record(case_id)
-        if old is None or old["status"] != "done":
+        if old is None or not old.is_done:
             raise InputError("the case has no row to correct", received=case_id)
-        kept = read_kept(self._store.answers_path(case_id))
-        answers = Answers(self._live, kept.answers)
-        found = segment_slice(kept.ct_slice, task.case.prompts, self._plan, answers)
-        kept = replace(kept, answers=dict(answers.used))
-        record = self._write(task, kept, found, answers.asked > 0)
-        known = {name: old[name] for name in ("content_sha256", "inference_key", "seconds")}
-        self._store.write_record(case_id, {**record, **known})
+        stored = read_predictions(self._store.predictions_path(case_id))
+        replaying = ReplayingSegmenter(self._live, stored.predictions)
+        found = self._segment_slice(stored.ct_slice, task.case, replaying)
+        stored = replace(stored, predictions=dict(replaying.used))
+        record = self._write(task, stored, found, replaying)
+        known = {name: getattr(old, name) for name in ("content_sha256", "inference_key", "seconds")}
+        self._store.write_record(record.model_copy(update=known))
 
     def close(self) -> None:
         """Let go of the model."""
@@ -192,146 +189,287 @@ class Worker:
 
     def _live(self) -> Segmenter:
         if self._segmenter is None:
-            self._tell("loading")
-            segmenter = self._plan.open_segmenter()
+            self._notify("loading")
+            segmenter = self._config.open_segmenter()
             if isinstance(segmenter, Prefetching):
                 segmenter.warm_up()
             self._segmenter = segmenter
-            self._tell("ready")
+            self._notify("ready")
         return self._segmenter
 
-    def _make_record(self, task: Task, then: Task | None) -> tuple[Work, dict[str, Any]]:
-        case, store = task.case, self._store
-        old = store.read_record(case.case_id) or {}
-        content: str | None = old.get("content_sha256") if old.get("stamp") == task.stamp else None
+    def _failed(self, task: CaseTask, error: Exception, seconds: float) -> CaseOutcome:
+        case_id = task.case.case_id
+        is_outage = isinstance(error, Unavailable)
+        is_damage = isinstance(error, DamagedFile)
+        stops = is_outage or (isinstance(error, StorageError) and not is_damage)
+        if not stops:
+            _log.info("case %s failed", case_id, exc_info=not isinstance(error, AnatomyNotFound))
+        kind, sentence = sentence_of(error, task.case)
+        outcome = CaseOutcome(
+            case_id=case_id,
+            ok=False,
+            work="inferred",
+            seconds=seconds,
+            error_type=kind,
+            error=sentence,
+            stops_the_run=stops,
+        )
+        if stops and not is_outage:
+            return outcome  # The disk takes nothing, a record of it neither.
+        return write_failure(self._store, task, outcome, retry=is_outage or is_damage, incomplete=is_outage)
+
+    def _read_old(self, task: CaseTask) -> CaseRecord | None:
+        try:
+            return self._store.read_record(task.case.case_id)
+        except DamagedFile:
+            self._store.set_aside(self._store.record_path(task.case.case_id))
+            return None
+
+    def _make_record(
+        self, task: CaseTask, old: CaseRecord | None, then: CaseTask | None
+    ) -> tuple[WorkKind, CaseRecord]:
+        content = old.content_sha256 if old is not None and old.stamp == task.stamp else None
         times: dict[str, float] = {}
         image: CTVolume | CTSlice | None = None
-        if content is None or not self._still_holds(old, content, task):
+        if old is None or content is None or not self._still_holds(old, content, task):
             image = _timed(times, "read", lambda: self._read(task))
             content = content_of(image)
         self._read_ahead(then)
         inference_key = self._inference_key(content, task)
-        kept: Kept | None = None
-        if old.get("model_token") == self._token and old.get("content_sha256") == content:
-            kept = self._read_kept(task)
-        answers = Answers(self._live, None if kept is None else kept.answers)
-        if kept is None or old.get("inference_key") != inference_key:
+        stored: CasePredictions | None = None
+        if old is not None and (old.model_token, old.content_sha256) == (self._token, content):
+            stored = self._read_stored(task)
+        replaying = ReplayingSegmenter(self._live, None if stored is None else stored.predictions)
+        if stored is None or old is None or old.inference_key != inference_key or not stored.is_gap_known:
             image = self._read(task) if image is None else image
             known = image
-            kept = _timed(times, "level", lambda: self._find_level(known, task, answers))
-        ct_slice = kept.ct_slice
-        found = _timed(times, "segment", lambda: segment_slice(ct_slice, case.prompts, self._plan, answers))
-        kept = replace(kept, answers=dict(answers.used))
-        record = _timed(times, "write", lambda: self._write(task, kept, found, answers.asked > 0))
-        record |= {
-            "content_sha256": content,
-            "inference_key": inference_key,
-            "seconds": {name: round(value, 4) for name, value in times.items()},
-        }
-        return ("inferred" if answers.asked else "measured"), record
-
-    def _still_holds(self, old: Mapping[str, Any], content: str, task: Task) -> bool:
-        return (
-            old.get("inference_key") == self._inference_key(content, task)
-            and old.get("model_token") == self._token
-            and self._store.answers_path(task.case.case_id).is_file()
+            stored, found = _timed(times, "segment", lambda: self._segment(known, task.case, replaying))
+            self._draw_sagittal(task.case, stored, image)
+        else:
+            ct_slice = stored.ct_slice
+            found = _timed(times, "segment", lambda: self._segment_slice(ct_slice, task.case, replaying))
+        complete = stored
+        area_cv = _timed(times, "robustness", lambda: self._jitter(complete, found, task.case, replaying))
+        complete = replace(complete, predictions=dict(replaying.used))
+        record = _timed(
+            times, "write", lambda: self._write(task, complete, found, replaying, area_cv=area_cv)
+        )
+        times = {name: round(value, 4) for name, value in times.items() if value >= 5e-5}
+        return ("inferred" if replaying.live_calls else "measured"), record.model_copy(
+            update={"content_sha256": content, "inference_key": inference_key, "seconds": times}
         )
 
-    def _inference_key(self, content: str, task: Task) -> str:
-        return key_of([content, self._token, self._plan.inference_part(task.case)])
+    def _still_holds(self, old: CaseRecord, content: str, task: CaseTask) -> bool:
+        return (
+            old.inference_key == self._inference_key(content, task)
+            and old.model_token == self._token
+            and self._store.predictions_path(task.case.case_id).is_file()
+        )
 
-    def _read_kept(self, task: Task) -> Kept | None:
+    def _inference_key(self, content: str, task: CaseTask) -> str:
+        return key_of([content, self._token, self._config.inference_part(task.case)])
+
+    def _read_stored(self, task: CaseTask) -> CasePredictions | None:
+        path = self._store.predictions_path(task.case.case_id)
+        if not path.is_file():
+            return None
         try:
-            return read_kept(self._store.answers_path(task.case.case_id))
-        except StorageError as error:
+            return read_predictions(path)
+        except DamagedFile as error:
             _log.info("case %s is done anew: %s", task.case.case_id, error)
+            self._store.set_aside(path)
             return None
 
-    def _read(self, task: Task) -> CTVolume | CTSlice:
+    def _read(self, task: CaseTask) -> CTVolume | CTSlice:
         if self._ahead is not None and self._ahead[0] == task.key:
             future, self._ahead = self._ahead[1], None
             return future.result()
         return read_image(task.case)
 
-    def _read_ahead(self, then: Task | None) -> None:
+    def _read_ahead(self, then: CaseTask | None) -> None:
         if then is None:
             return
-        old = self._store.read_record(then.case.case_id)
-        if old is not None and old.get("stamp") == then.stamp:
+        try:
+            old = self._store.read_record(then.case.case_id)
+        except StorageError:
+            old = None
+        if old is not None and old.stamp == then.stamp:
             return
         self._ahead = (then.key, self._reader.submit(read_image, then.case))
 
-    def _find_level(self, image: CTVolume | CTSlice, task: Task, answers: Answers) -> Kept:
-        level = find_level(image, task.case, self._plan, answers)
-        l3 = None if level.sagittal is None else level.sagittal.l3
-        return Kept(
-            ct_slice=level.ct_slice,
-            axial_index=level.axial_index,
-            answers={},
+    def _segment(
+        self, image: CTVolume | CTSlice, case: Case, replaying: ReplayingSegmenter
+    ) -> tuple[CasePredictions, AxialResult]:
+        """Find the slice to measure and segment it; the predictions are filled in by the caller."""
+        if isinstance(image, CTSlice):
+            if case.mid_l3_index not in (None, 0):
+                raise InputError(
+                    "the case is a single slice", received=case.mid_l3_index, hint="Leave the index empty."
+                )
+            stored = CasePredictions(ct_slice=image, axial_index=None, predictions={}, level_chosen_by="user")
+            return stored, self._segment_slice(image, case, replaying)
+        config = self._config
+        study = segment_study(
+            image,
+            replaying,
+            axial_index=case.mid_l3_index,
+            l3_xy=case.l3_xy,
+            sagittal_index=case.sagittal_index,
+            structures=config.structures,
+            prompts=case.prompts,
+            window=config.window,
+            definitions=config.definitions,
+            confidence_threshold=config.settings.confidence_threshold,
+        )
+        others = {*image.warnings, *study.axial.warnings}
+        sagittal = study.sagittal
+        l3 = None if sagittal is None else sagittal.l3
+        stored = CasePredictions(
+            ct_slice=study.axial.ct_slice,
+            axial_index=study.axial_index,
+            predictions={},
             l3_mask=None if l3 is None else l3.mask,
-            l3_slice=None if level.sagittal is None or l3 is None else level.sagittal.ct_slice,
-            l3_certainty=None if level.sagittal is None else level.sagittal.certainty,
-            l3_probability=None if level.sagittal is None else level.sagittal.probability,
+            l3_slice=None if sagittal is None or l3 is None else sagittal.ct_slice,
+            l3_certainty=None if sagittal is None else sagittal.certainty,
+            l3_probability=None if sagittal is None else sagittal.probability,
             l3_confidence=None if l3 is None else l3.confidence,
-            l3_index=level.l3_index,
-            level_warnings=level.warnings,
+            l3_gap_mm=study.l3_gap_mm,
+            level_chosen_by=study.level_chosen_by,
+            level_warnings=tuple(text for text in study.warnings if text not in others),
+        )
+        return stored, study.axial
+
+    def _segment_slice(self, ct_slice: CTSlice, case: Case, replaying: ReplayingSegmenter) -> AxialResult:
+        config = self._config
+        return segment_axial(
+            ct_slice,
+            replaying,
+            structures=config.structures,
+            prompts=case.prompts,
+            window=config.window,
+            definitions=config.definitions,
+            confidence_threshold=config.settings.confidence_threshold,
         )
 
-    def _write(self, task: Task, kept: Kept, found: Segmented, asked: bool) -> dict[str, Any]:
-        case, store, plan = task.case, self._store, self._plan
-        ct_slice = kept.ct_slice
+    def _jitter(
+        self, stored: CasePredictions, found: AxialResult, case: Case, replaying: ReplayingSegmenter
+    ) -> dict[str, float]:
+        """Coefficient of variation of areas under jittered prompts, where it is wanted."""
+        variation: dict[str, float] = {}
+        if not self._config.robustness_trials:
+            return variation
+        for name in _JITTERED:
+            if name not in found.structures or found.structures[name].prompted_by == "name":
+                continue
+            try:
+                result = robustness(
+                    stored.ct_slice,
+                    case.prompts.get(name, name),
+                    replaying,
+                    structure=name,
+                    n=self._config.robustness_trials,
+                    window=self._config.window,
+                    definitions=self._config.definitions,
+                )
+            except InputError:
+                continue
+            if np.isfinite(result.area_cv):
+                variation[name] = result.area_cv
+        return variation
+
+    def _draw_sagittal(self, case: Case, stored: CasePredictions, image: CTVolume | CTSlice) -> None:
+        """Draw L3 on its sagittal slice with a line where the axial slice lies; pixels are not stored."""
+        if stored.l3_slice is None or stored.l3_mask is None or stored.axial_index is None:
+            return
+        depth = image.hu_zyx.shape[0] if isinstance(image, CTVolume) else 1
+        half = max(1, round(_LINE_MM / stored.l3_slice.spacing_mm[0] / 2))
+        row = depth - 1 - stored.axial_index
+        line = np.zeros(stored.l3_mask.shape, np.bool_)
+        line[max(row - half + 1, 0) : row + half] = True
+        # The line takes the color of the vertebra, which has no outline on this picture.
+        picture = draw_preview(stored.l3_slice, {"l3": stored.l3_mask, "vertebra": line})
+        write_bytes(self._store.l3_picture_path(case.case_id), picture)
+
+    def _write(
+        self,
+        task: CaseTask,
+        stored: CasePredictions,
+        found: AxialResult,
+        replaying: ReplayingSegmenter,
+        *,
+        area_cv: Mapping[str, float] | None = None,
+    ) -> CaseRecord:
+        case, store, config = task.case, self._store, self._config
+        ct_slice = stored.ct_slice
+        slice_sha256 = fingerprint(ct_slice)
         correction = read_correction(store, case.case_id)
-        stale = correction is not None and correction.slice_sha256 != fingerprint(ct_slice)
+        stale = correction is not None and correction.slice_sha256 != slice_sha256
         masks = corrected_masks(found.structures, None if stale else correction)
-        # Most of the time of writing is waiting for the disk: several files wait together, beside measuring.
+        if area_cv is None:
+            area_cv = self._jitter(stored, found, case, replaying)
+            stored = replace(stored, predictions=dict(replaying.used))
+        # Most of the time of writing is waiting for the disk: several files wait together, while measuring.
         with ThreadPoolExecutor(max_workers=3, thread_name_prefix="writing") as writer:
             writing = []
-            if asked or not store.answers_path(case.case_id).is_file():
-                writing.append(writer.submit(write_kept, store.answers_path(case.case_id), kept))
-            if kept.l3_mask is not None and kept.l3_slice is not None:
+            predictions_path = store.predictions_path(case.case_id)
+            if replaying.live_calls or not predictions_path.is_file():
+                writing.append(writer.submit(write_predictions, predictions_path, stored))
+            if stored.l3_mask is not None and stored.l3_slice is not None:
                 l3_path = store.l3_path(case.case_id)
-                writing.append(writer.submit(write_mask_nifti, l3_path, kept.l3_mask, kept.l3_slice))
+                writing.append(writer.submit(write_mask_nifti, l3_path, stored.l3_mask, stored.l3_slice))
             labels = label_map(masks, ct_slice.shape_hw)
-            writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, ct_slice))
+            mask_path = store.mask_path(case.case_id)
+            writing.append(writer.submit(write_mask_nifti, mask_path, labels, ct_slice, names=COHORT_LABELS))
             picture_path = store.picture_path(case.case_id)
             writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
+            by_user = stored.level_chosen_by == "user"
             row = measure_results(
                 ct_slice,
-                found.structures,
+                {str(name): one for name, one in found.structures.items()},
                 masks=masks,
                 height_m=case.height_m,
-                definitions=plan.definitions,
-                axial_index=kept.axial_index,
-                l3_certainty=kept.l3_certainty,
-                l3_probability=kept.l3_probability,
-                warnings=[without_names(t, case) for t in (*kept.level_warnings, *found.warnings)],
+                definitions=config.definitions,
+                axial_index=stored.axial_index,
+                l3_certainty="user" if by_user else stored.l3_certainty,
+                l3_probability=None if by_user else stored.l3_probability,
+                level_chosen_by=stored.level_chosen_by,
+                warnings=[without_names(t, case) for t in (*stored.level_warnings, *found.warnings)],
             )
             quality = quality_numbers(ct_slice, masks)
         for one in writing:
             one.result()
-        row["confidence_l3"] = kept.l3_confidence
-        return {
-            "case_id": case.case_id,
-            "status": "done",
-            "key": task.key,
-            "stamp": task.stamp,
-            "model_token": self._token,
-            "row": {name: _plain(value) for name, value in row.items()},
-            "qc": {
+        row["confidence_l3"] = stored.l3_confidence
+        return CaseRecord(
+            case_id=case.case_id,
+            status="done",
+            key=task.key,
+            stamp=task.stamp,
+            model_token=self._token,
+            slice_sha256=slice_sha256,
+            row={name: _plain(value) for name, value in row.items()},
+            quality=CaseQuality(
                 **quality,
-                "missing": sorted(found.missing),
-                "level_gap_mm": _level_gap_mm(kept),
-                "area_cv": dict(found.area_cv),
-                "smallest_confidence": _smallest_confidence(found.structures),
-            },
-            "acquisition_warnings": [without_names(text, case) for text in ct_slice.warnings],
-            "acquisition": asdict(ct_slice.acquisition),
-            "correction": None if correction is None else {**correction.describe(), "stale": stale},
-        }
+                missing=tuple(sorted(found.missing)),
+                level_gap_mm=None if stored.l3_gap_mm is None else round(stored.l3_gap_mm, 3),
+                found_certainty=stored.l3_certainty,
+                area_cv=dict(area_cv),
+                smallest_confidence=_smallest_confidence(found.structures),
+            ),
+            acquisition_warnings=tuple(without_names(text, case) for text in ct_slice.warnings),
+            acquisition=CaseAcquisition(**asdict(ct_slice.acquisition)),
+            review=None if correction is None else correction.review(stale=stale),
+        )
 
 
-def write_failure(store: Store, task: Task, outcome: Outcome, *, again: bool = False) -> Outcome:
-    """Write down that a case failed; with ``again`` the next run tries it once more.
+def write_failure(
+    store: CohortStore,
+    task: CaseTask,
+    outcome: CaseOutcome,
+    *,
+    retry: bool = False,
+    incomplete: bool = False,
+) -> CaseOutcome:
+    """Write the record of a case without numbers; with ``retry`` the next run tries it once more.
 
     Raises
     ------
@@ -340,18 +478,59 @@ def write_failure(store: Store, task: Task, outcome: Outcome, *, again: bool = F
     """
     store.drop_results(task.case.case_id)
     store.write_record(
-        task.case.case_id,
-        {
-            "case_id": task.case.case_id,
-            "status": "failed",
-            "key": task.key,
-            "stamp": task.stamp,
-            "again": again,
-            "error": {"type": outcome.error_type, "sentence": outcome.error},
-            "seconds": {"all": round(outcome.seconds, 4)},
-        },
+        CaseRecord(
+            case_id=task.case.case_id,
+            status="incomplete" if incomplete else "failed",
+            key=task.key,
+            stamp=task.stamp,
+            retry=retry,
+            error=CaseError(type=outcome.error_type, sentence=outcome.error),
+            seconds={"all": round(outcome.seconds, 4)},
+        )
     )
     return outcome
+
+
+def read_image(case: Case) -> CTVolume | CTSlice:
+    """Read a case's study, or its single slice.
+
+    Raises
+    ------
+    InputError, DicomError, GeometryError
+        If it cannot be used; see `read_study`.
+    """
+    path = Path(case.path)
+    if path.suffix.lower() == ".npz":
+        return read_case_npz(path).slice
+    return read_study(path, series_uid=case.series_uid)
+
+
+def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
+    """Type and sentence of an error, without the names of the case's files, which may name a patient.
+
+    Of an unforeseen error only its type and where in this package it came up are given.
+    """
+    if isinstance(error, CtaiError):
+        return type(error).__name__, without_names(str(error), case)
+    if isinstance(error, MemoryError):
+        return "MemoryError", "there was not enough memory for this case."
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_globals.get("__name__", "")
+        if str(name).startswith("ctai_sam2"):
+            place = f" in {name}, line {trace.tb_lineno}"
+        trace = trace.tb_next
+    return type(error).__name__, f"unforeseen{place}; please report it."
+
+
+def without_names(text: str, case: Case) -> str:
+    """Replace the case's file and folder names in a text."""
+    path = Path(case.path)
+    names = {path.name, path.name.split(".")[0]}
+    for name in sorted((n for n in names if len(n) > 2), key=len, reverse=True):
+        text = text.replace(name, "…")
+    return text
 
 
 def content_of(image: CTVolume | CTSlice) -> str:
@@ -363,71 +542,22 @@ def content_of(image: CTVolume | CTSlice) -> str:
     return key_of([fingerprint(image), affine, positions, asdict(image.acquisition), list(image.warnings)])
 
 
-def corrected_masks(
-    structures: Mapping[str, StructureResult], correction: Correction | None
-) -> dict[str, Mask]:
-    """Masks as they count: the reader's where there are any, the model's for the rest."""
-    masks: dict[str, Mask] = {name: one.mask for name, one in structures.items()}
-    if correction is None or not correction.masks:
-        return masks
-    masks.update(correction.masks)
-    if any(name.startswith("psoas") for name in correction.masks):
-        # Both sides together follow from the sides, or an erased part would come back.
-        masks.pop("psoas", None)
-        if "psoas_left" in masks and "psoas_right" in masks:
-            masks["psoas"] = masks["psoas_left"] | masks["psoas_right"]
-    return masks
-
-
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Lay masks over each other as one label map, see `MASK_LABELS`."""
+    """Lay masks over each other as one label map, see `COHORT_MASK_LABELS`."""
     labels = np.zeros(shape_hw, np.uint8)
-    for name, value in MASK_LABELS.items():
+    for name, value in COHORT_MASK_LABELS.items():
         if name in masks:
             labels[masks[name]] = value
     return labels
 
 
-def quality_numbers(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> dict[str, float]:
-    """Numbers that quality control goes by: holes and stray parts of the psoas, body at the image's edge."""
-    numbers = {"hole_share": 0.0, "stray_share": 0.0, "edge_mm": _body_at_edge_mm(ct_slice)}
-    for name in ("psoas_left", "psoas_right"):
-        mask = masks.get(name)
-        if mask is None or not mask.any():
-            continue
-        area = float(mask.sum())
-        numbers["hole_share"] = max(numbers["hole_share"], float(fill_holes(mask).sum()) / area - 1)
-        numbers["stray_share"] = max(numbers["stray_share"], 1 - float(keep_largest(mask).sum()) / area)
-    return {name: round(value, 4) for name, value in numbers.items()}
-
-
-def _body_at_edge_mm(ct_slice: CTSlice) -> float:
-    """Length over which the body touches the image's edge: there it is cut off."""
-    try:
-        body = body_of(ct_slice)
-    except AnatomyNotFound:
-        return 0.0
-    row_mm, column_mm = ct_slice.spacing_mm
-    across = float(body[0].sum() + body[-1].sum()) * column_mm
-    return across + float(body[:, 0].sum() + body[:, -1].sum()) * row_mm
-
-
-def _level_gap_mm(kept: Kept) -> float | None:
-    """Distance between the slice measured and the middle of the L3 that was found."""
-    if kept.axial_index is None or kept.l3_index is None or kept.ct_slice.thickness_mm is None:
-        return None
-    return round(abs(kept.axial_index - kept.l3_index) * kept.ct_slice.thickness_mm, 3)
-
-
-def _smallest_confidence(structures: Mapping[str, StructureResult]) -> float | None:
+def _smallest_confidence(structures: Mapping[Structure, StructureResult]) -> float | None:
     known = [one.confidence for one in structures.values() if one.confidence is not None]
     return min(known) if known else None
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float | np.floating):
-        return float(value) if np.isfinite(value) else "nan"
-    return value
+    return float(value) if isinstance(value, np.floating) else value
 
 
 def _timed(times: dict[str, float], name: str, action: Callable[[], T]) -> T:

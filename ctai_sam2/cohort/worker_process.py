@@ -1,7 +1,7 @@
 """The process that segments cases: ``python -m ctai_sam2.cohort.worker_process``, commanded on stdin.
 
-It ends with its input: if whoever started it is killed, so is it. It has nothing to
-say on its output but answers; what libraries print there goes to the error stream.
+It ends with its input: if its starter is killed, so is it. Its output carries outcomes
+only; what libraries print there goes to the error stream.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def send(stream: BinaryIO, value: Any) -> None:
     Raises
     ------
     OSError
-        If nobody listens.
+        If the other side is gone.
     """
     content = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
     stream.write(_HEAD.pack(len(content)) + content)
@@ -53,17 +53,17 @@ def receive(stream: BinaryIO) -> Any:
 
 def main() -> None:
     """Do cases until the input ends."""
-    # The first Ctrl-C is the starter's to answer.
+    # Ctrl-C is handled by the starter.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.path[:0] = [path for path in receive(sys.stdin.buffer) if path not in sys.path]
 
-    from ctai_sam2.cohort.store import Store
-    from ctai_sam2.cohort.worker import Worker
+    from ctai_sam2.cohort.store import CohortStore
+    from ctai_sam2.cohort.worker import CaseWorker
 
-    folder, plan, token = receive(sys.stdin.buffer)
-    worker = Worker(Store(Path(folder)), plan, token, tell=lambda word: send(output, word))
+    folder, config, token = receive(sys.stdin.buffer)
+    worker = CaseWorker(CohortStore(Path(folder)), config, token, notify=lambda word: send(output, word))
     send(output, "ready")
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
 

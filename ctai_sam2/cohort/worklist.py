@@ -18,20 +18,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctai_sam2.cohort.corrections import add_reading
+from ctai_sam2.cohort.config import CaseTask, CohortConfig
+from ctai_sam2.cohort.corrections import add_reading, read_note
 from ctai_sam2.cohort.manifest import Case, parse_prompt
-from ctai_sam2.cohort.plan import Plan, Task
-from ctai_sam2.cohort.predictions import read_kept
+from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
-from ctai_sam2.cohort.store import Store
-from ctai_sam2.cohort.table import read_summary, sex_of, write_results
-from ctai_sam2.cohort.worker import Worker
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_results
+from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.inference import Ask
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.journal import Record, fingerprint
 from ctai_sam2.measure.definitions import TissueDefinitions
+from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTSlice, Mask, Window
 
 
@@ -55,7 +56,7 @@ class WorklistItem:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is flagged and nobody looked at it."""
+        """Whether it is flagged and not reviewed."""
         return bool(self.flags) and self.reviewed_by is None
 
 
@@ -84,7 +85,7 @@ class ReviewCase:
 
 
 class Worklist:
-    """The cases of a cohort that somebody should look at, the gravest first.
+    """The cases of a cohort that a reader should look at, the gravest first.
 
     Parameters
     ----------
@@ -98,11 +99,16 @@ class Worklist:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.store = Store(Path(folder).resolve())
+        self.store = CohortStore(Path(folder).resolve())
         summary = read_summary(self.store)
-        self._plan = _plan_of(summary)
+        self._config = _config_of(summary)
         self._token = str(summary["model_token"])
-        self._cases = {told["case_id"]: _case_of(told) for told in summary["manifest"]}
+        self._summary = summary
+        self._cases = {entry["case_id"]: _case_of(entry) for entry in summary["manifest"]}
+        # Summaries written before there were keys have none.
+        self._case_keys = {
+            entry["case_id"]: entry["key"] for entry in summary["manifest"] if entry.get("key")
+        }
         self._items = self._read_items()
 
     @property
@@ -112,7 +118,7 @@ class Worklist:
 
     @property
     def items(self) -> tuple[WorklistItem, ...]:
-        """All flagged cases, those nobody looked at first, the gravest of them first."""
+        """All flagged cases, those not reviewed first, the gravest of them first."""
         flagged = [item for item in self._items.values() if item.flags]
         return tuple(sorted(flagged, key=_gravity))
 
@@ -138,14 +144,14 @@ class Worklist:
         """
         item = self._require(case_id)
         record = self.store.read_record(case_id)
-        if record is None or record["status"] != "done":
+        if record is None or not record.is_done:
             raise InputError("the case has no masks to look at", received=case_id)
-        kept = read_kept(self.store.answers_path(case_id))
+        kept = read_predictions(self.store.predictions_path(case_id))
         masks = self._worker().masks_of(self._cases[case_id])
         return ReviewCase(item=item, ct_slice=kept.ct_slice, masks=MappingProxyType(masks))
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
-        """Write down that a reader looked at a case and lets its masks stand; see `correct`.
+        """Store that a reader looked at a case and lets its masks stand; see `correct`.
 
         Raises
         ------
@@ -155,7 +161,7 @@ class Worklist:
         return self.correct(case_id, {}, who=who, what=what)
 
     def correct(self, case_id: str, masks: Mapping[str, ArrayLike], *, who: str, what: str = "") -> bool:
-        """Put a reader's masks in place of the model's, with who, when and what, and mend the table.
+        """Put a reader's masks in place of the model's, with who, when and what, and correct the table.
 
         Parameters
         ----------
@@ -171,8 +177,8 @@ class Worklist:
         Returns
         -------
         bool
-            Whether the table was mended at once. Where a run holds the folder it is not: the correction is
-            kept, and the next run takes it up.
+            Whether the table was corrected at once. Where a run holds the folder it is not: the correction is
+            stored, and the next run takes it up.
 
         Raises
         ------
@@ -183,9 +189,9 @@ class Worklist:
         """
         self._require(case_id)
         record = self.store.read_record(case_id)
-        if record is None or record["status"] != "done":
+        if record is None or not record.is_done:
             raise InputError("the case has no masks to correct", received=case_id)
-        ct_slice = read_kept(self.store.answers_path(case_id)).ct_slice
+        ct_slice = read_predictions(self.store.predictions_path(case_id)).ct_slice
         for name, mask in masks.items():
             if getattr(mask, "shape", None) != ct_slice.shape_hw:
                 raise InputError(
@@ -193,7 +199,7 @@ class Worklist:
                     received=f"{getattr(mask, 'shape', None)} for {ct_slice.shape_hw}",
                 )
         add_reading(self.store, case_id, slice_sha256=fingerprint(ct_slice), who=who, what=what, masks=masks)
-        merged = self._merge(case_id, str(record["stamp"]))
+        merged = self._merge(case_id, record.stamp)
         self._items = self._read_items()
         return merged
 
@@ -236,14 +242,22 @@ class Worklist:
             return False
         try:
             worker = self._worker()
-            worker.measure_again(Task(case=self._cases[case_id], stamp=stamp, key=""))
-            write_results(self.store, list(self._cases.values()), self._plan, key="", model_token=self._token)
+            worker.measure_again(CaseTask(case=self._cases[case_id], stamp=stamp, key=""))
+            write_results(
+                self.store,
+                list(self._cases.values()),
+                self._config,
+                key="",
+                case_keys=self._case_keys,
+                model_token=self._token,
+                notes={"replaced": self._summary.get("replaced", [])},
+            )
         finally:
             os.close(lock)
         return True
 
-    def _worker(self) -> Worker:
-        return Worker(self.store, self._plan, self._token)
+    def _worker(self) -> CaseWorker:
+        return CaseWorker(self.store, self._config, self._token)
 
     def _require(self, case_id: str) -> WorklistItem:
         if case_id not in self._items:
@@ -251,16 +265,19 @@ class Worklist:
         return self._items[case_id]
 
     def _read_items(self) -> dict[str, WorklistItem]:
-        records = [self.store.read_record(name) or {"status": "not done"} for name in self._cases]
+        records = [current_record(self.store, name, self._case_keys) for name in self._cases]
         flags = find_flags(
             records,
-            confidence_threshold=self._plan.confidence_threshold,
+            confidence_threshold=self._config.settings.confidence_threshold,
             sexes=[sex_of(c, r) for c, r in zip(self._cases.values(), records, strict=True)],
         )
         items = {}
         for case_id, found in zip(self._cases, flags, strict=True):
-            said = self.store.read_correction(case_id)
-            who = said["entries"][-1]["who"] if said is not None else None
+            try:
+                note = read_note(self.store, case_id)
+            except DamagedFile as error:
+                note, found = None, {"failed": str(error), **found}
+            who = None if note is None else note.entries[-1].who
             items[case_id] = WorklistItem(case_id=case_id, flags=found, reviewed_by=who)
         return items
 
@@ -295,7 +312,7 @@ class Editing:
         return self.case.changes(drawn)
 
     def save(self, *, who: str, what: str = "") -> bool:
-        """Write down what was drawn, or that nothing had to be; see `Worklist.correct`.
+        """Store what was drawn, or that nothing had to be; see `Worklist.correct`.
 
         Raises
         ------
@@ -320,28 +337,29 @@ class Editing:
         self.close()
 
 
-def _plan_of(summary: Mapping[str, Any]) -> Plan:
-    told = summary["plan"]
-    return Plan(
-        segmenter=told["segmenter"],
-        structures=tuple(told["structures"]),
+def _config_of(summary: Mapping[str, Any]) -> CohortConfig:
+    options = summary["plan"]
+    return CohortConfig(
+        segmenter=options["segmenter"],
+        structures=tuple(options["structures"]),
         definitions=TissueDefinitions.from_json(json.dumps(summary["definitions"])),
-        window=Window(level=told["window"][0], width=told["window"][1]),
-        confidence_threshold=told["confidence_threshold"],
-        robustness_trials=told["robustness_trials"],
-        smi_cutoffs=told["smi_cutoffs"],
-        smd_cutoffs=told["smd_cutoffs"],
+        window=Window(level=options["window"][0], width=options["window"][1]),
+        settings=Settings(confidence_threshold=options["confidence_threshold"]),
+        robustness_trials=options["robustness_trials"],
+        smi_cutoffs=options["smi_cutoffs"],
+        smd_cutoffs=options["smd_cutoffs"],
     )
 
 
-def _case_of(told: Mapping[str, Any]) -> Case:
+def _case_of(entry: Mapping[str, Any]) -> Case:
     return Case(
-        case_id=told["case_id"],
+        case_id=entry["case_id"],
         path=Path("read-already"),
-        height_m=told["height_m"],
-        weight_kg=told["weight_kg"],
-        sex=told["sex"],
-        prompts={name: parse_prompt(text, name) for name, text in told["prompts"].items()},
+        height_m=entry["height_m"],
+        weight_kg=entry["weight_kg"],
+        sex=entry["sex"],
+        prompts={name: parse_prompt(text, name) for name, text in entry["prompts"].items()},
+        extra=entry.get("extra", {}),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
@@ -25,9 +26,10 @@ from ctai_sam2.segmentation.prediction import (
     refine_on_slice,
     unite,
 )
+from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
-from ctai_sam2.structures import Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 MuscleStrategy: TypeAlias = Literal["union", "compartments"]
@@ -241,6 +243,10 @@ class AxialSession:
             lambda mask, so_far: self._clean(structure, mask, prompt=so_far),
         )
         mask = self._clean(structure, prediction.mask, prompt=prompt)
+        doubts = self._doubts(structure, mask, prediction, None)
+        if structure in _SIDES:
+            mask, of_side = keep_prompted_side(self.ct_slice, structure, mask, prompt)
+            doubts = (*doubts, *of_side)
         return StructureResult(
             structure=structure,
             mask=mask,
@@ -248,7 +254,7 @@ class AxialSession:
             prompts=(prompt,),
             prompted_by="user",
             confidence=prediction.confidence_score,
-            warnings=self._doubts(structure, mask, prediction, None),
+            warnings=doubts,
         )
 
     def _doubts(
@@ -322,6 +328,8 @@ def segment_axial(
     ct_slice: CTSlice,
     segmenter: PredictsMasks,
     *,
+    structures: Sequence[Structure] = AXIAL_STRUCTURES,
+    prompts: Mapping[str, Prompt] | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
@@ -335,6 +343,10 @@ def segment_axial(
         An axial slice.
     segmenter : PredictsMasks
         Any segmenter; it sees the same image each time, so its embedding is made once.
+    structures : sequence of str
+        Those that are wanted; what they are made from comes with them.
+    prompts : mapping of str to Prompt, optional
+        The user's prompts by structure, instead of those made from anatomy.
     window : Window
         Window of the image.
     definitions : TissueDefinitions
@@ -347,7 +359,9 @@ def segment_axial(
     Raises
     ------
     AnatomyNotFound
-        If body, spine or muscle wall is not visible. A missing psoas is a warning.
+        If none of the structures is found. One that is missing among others is a warning.
+    InputError
+        If a prompt does not fit the slice.
     Unavailable
         If the segmenter cannot answer.
     """
@@ -358,22 +372,44 @@ def segment_axial(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    if isinstance(session.anatomy, AnatomyNotFound):
-        raise session.anatomy
     found: dict[Structure, StructureResult] = {}
-    missing: list[str] = []
-    singles: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
-    for structure in singles:
+    missing: dict[str, str] = {}
+    problem: AnatomyNotFound | None = None
+    for structure in _segmented_for(structures):
         try:
-            found[structure] = session.segment(structure, muscle_strategy=muscle_strategy)
+            found[structure] = session.segment(
+                structure, prompt=(prompts or {}).get(structure), muscle_strategy=muscle_strategy
+            )
         except AnatomyNotFound as error:
-            missing.append(str(error))
-    if "psoas_left" in found and "psoas_right" in found:
+            missing[structure], problem = str(error), error
+    if not found and problem is not None:
+        raise problem
+    if "psoas" in structures and "psoas_left" in found and "psoas_right" in found:
         found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
-    if "muscle" in found:
-        found.update(session.find_fat_of(found["muscle"]))
-    told = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
-    return AxialResult(ct_slice=ct_slice, structures=found, warnings=(*missing, *told))
+    if "muscle" in found and not set(_FATS).isdisjoint(structures):
+        try:
+            fat = session.find_fat_of(found["muscle"])
+            found.update({name: one for name, one in fat.items() if name in structures})
+        except AnatomyNotFound as error:
+            missing["fat"] = str(error)
+    doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
+    return AxialResult(
+        ct_slice=ct_slice,
+        structures=found,
+        warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
+        missing=missing,
+    )
+
+
+def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
+    """List what is segmented by prompts for the wanted structures."""
+    needs = set(wanted)
+    if "psoas" in needs:
+        needs |= set(_SIDES)
+    if not needs.isdisjoint(_FATS):
+        needs.add("muscle")
+    singles: tuple[Structure, ...] = (*_SIDES, "muscle", "vertebra")
+    return [name for name in singles if name in needs]
 
 
 def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:

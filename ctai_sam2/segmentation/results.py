@@ -85,11 +85,14 @@ class AxialResult:
         Those that were found.
     warnings : tuple of str
         What was not found and why, then every structure's warnings.
+    missing : mapping of str to str
+        Structures that were wanted and not found (``fat`` for all fat), and why.
     """
 
     ct_slice: CTSlice
     structures: Mapping[Structure, StructureResult]
     warnings: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         noted = f", {len(self.warnings)} warnings" if self.warnings else ""
@@ -243,9 +246,14 @@ class StudyResult:
     axial : AxialResult
         Its structures.
     sagittal : L3Result or None
-        Where L3 was found; None if the axial index was given and no spine was seen.
+        Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
     warnings : tuple of str
         Of the volume, the level and the slice.
+    level_chosen_by : {"user", "software"}
+        Who chose the slice or the vertebra: the user by an index or a click, or the software.
+    l3_gap_mm : float or None
+        Distance along the slices' normal between the slice measured and the middle of the L3 found, from
+        slice positions; None where none was found.
     """
 
     volume: CTVolume
@@ -253,6 +261,15 @@ class StudyResult:
     axial: AxialResult
     sagittal: L3Result | None = None
     warnings: tuple[str, ...] = field(default=())
+    level_chosen_by: Literal["user", "software"] = "software"
+    l3_gap_mm: float | None = None
+
+    @property
+    def level_certainty(self) -> str:
+        """How the level is known: ``user``, ``counted``, ``estimated`` or ``unknown``."""
+        if self.level_chosen_by == "user":
+            return "user"
+        return "unknown" if self.sagittal is None else self.sagittal.certainty
 
     @property
     def masks(self) -> dict[str, Mask]:

@@ -179,6 +179,42 @@ def fields(case: Case) -> dict[str, Any]:
     return {**vars(case), "prompts": {name: format_prompt(one) for name, one in case.prompts.items()}}
 
 
+def test_own_columns_come_with_the_case(study: Path) -> None:
+    (case,) = read_manifest(write(study, "case_id,path,age,Größe\nP1,a.nii.gz,63,NA\n"))
+    assert dict(case.extra) == {"age": "63", "Größe": "NA"}
+
+
+@pytest.mark.parametrize("other", ["p1 ", "'p1", " p1"])
+def test_names_that_differ_by_a_space_or_an_apostrophe_are_never_mixed_up(tmp_path: Path, other: str) -> None:
+    for name in ("p1", other):
+        (tmp_path / name).mkdir()
+    assert paths_or_problem(write(tmp_path, f'case_id,path\nA,p1\nB,"{other}"\n')) in (
+        ["p1", other],
+        "ambiguous",
+    )
+    # Listed by this package itself, it is never the other one.
+    own = write_manifest(tmp_path / "scan.csv", [Case(case_id="A", path=tmp_path / other)])
+    assert paths_or_problem(own) in ([other], "ambiguous")
+
+
+def paths_or_problem(manifest: Path) -> list[str] | str:
+    try:
+        return [case.path.name for case in read_manifest(manifest)]
+    except ManifestError as error:
+        return "ambiguous" if "ambiguous" in str(error) else str(error)
+
+
+def test_a_trimmed_path_that_is_another_rows_is_refused(study: Path) -> None:
+    with pytest.raises(ManifestError, match="row 3, path: is that of row 2 but for spaces"):
+        read_manifest(write(study, "case_id,path\nA,a.nii.gz\nB,a.nii.gz \n"))
+    assert read_manifest(write(study, "case_id,path\nA, a.nii.gz\n"))[0].path == study / "a.nii.gz"
+
+
+def test_ids_whose_files_would_be_the_same_are_refused(study: Path) -> None:
+    with pytest.raises(ManifestError, match="row 3, case_id: names the file of the L3 mask of row 2"):
+        read_manifest(write(study, "case_id,path\nP1,a.nii.gz\np1_l3,a.nii.gz\n"))
+
+
 def test_rows_may_come_from_anywhere(study: Path) -> None:
     (case,) = check_rows([{"case_id": 7, "path": study / "a.nii.gz", "height_m": np.float32(1.5)}])
     assert (case.case_id, case.height_m) == ("7", 1.5)
@@ -197,6 +233,15 @@ def test_a_scan_lists_studies_without_their_names(tmp_path: Path) -> None:
     named = scan_cases(tmp_path, ids_from_names=True)
     assert [case.case_id for case in named.cases] == ["Doe_Jane", "b"]
     assert len(read_manifest(write_manifest(tmp_path / "cases.csv", scan.cases))) == 2
+
+
+def test_files_next_to_the_studies_are_named_as_skipped(tmp_path: Path) -> None:
+    volume = CTVolume(hu_zyx=np.zeros((3, 16, 16), np.int16), affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    write_dicom_series(tmp_path / "a", volume)
+    (tmp_path / "IM0001").write_bytes(b"x")
+    scan = scan_cases(tmp_path)
+    assert len(scan.cases) == 1
+    assert [name for name, _ in scan.skipped] == ["IM0001"]
 
 
 def test_a_folder_of_loose_dicom_files_is_one_study(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from ctai_sam2.cohort import runner
-from ctai_sam2.cohort.predictions import read_kept
+from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.runner import run_cohort
-from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import TABLE_COLUMNS, read_table
 from ctai_sam2.errors import InputError, StorageError, Unavailable
 from ctai_sam2.io import read_case_npz, read_mask_nifti
@@ -40,9 +40,9 @@ def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     assert set(table["model"]) == {"fake"}
     image = read_case_npz(cases[0].path).slice
     labels = read_mask_nifti(tmp_path / "out" / "masks" / "P000.nii.gz", image)
-    kept = Store(tmp_path / "out").read_record("P000")
+    kept = CohortStore(tmp_path / "out").read_record("P000")
     assert kept is not None
-    assert (labels == 1).sum() >= kept["row"]["psoas_left_pixels"] > 0
+    assert (labels == 1).sum() >= kept.row["psoas_left_pixels"] > 0
     assert (tmp_path / "out" / "pictures" / "P000.jpg").stat().st_size > 500
 
 
@@ -108,10 +108,10 @@ def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
     table = (tmp_path / "out" / "table.csv").read_bytes()
-    path = Store(tmp_path / "out").answers_path("P000")
+    path = CohortStore(tmp_path / "out").predictions_path("P000")
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(StorageError, match="cannot be read back"):
-        read_kept(path)
+        read_predictions(path)
     changed = run(cases, tmp_path / "out", definitions=WIDE)
     assert changed.inferred == 1
     run(cases, tmp_path / "out")
@@ -121,7 +121,7 @@ def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
-    Store(tmp_path / "out").record_path("P000").write_text("{")
+    CohortStore(tmp_path / "out").record_path("P000").write_text("{")
     assert run(cases, tmp_path / "out").unchanged == 0
 
 
@@ -173,7 +173,7 @@ def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
-    with Store(tmp_path).locked(), pytest.raises(StorageError, match="another run"):
+    with CohortStore(tmp_path).locked(), pytest.raises(StorageError, match="another run"):
         run(make_cases(tmp_path / "in", 1), tmp_path)
 
 
@@ -192,7 +192,8 @@ def test_without_a_segmenter_the_run_ends_and_nothing_counts_as_failed(tmp_path:
     with pytest.raises(Unavailable, match="nobody is there"):
         run(cases, tmp_path / "out", segmenter=f"{__name__}:unreachable")
     table = read_table(tmp_path / "out")
-    assert set(table["status"]) == {"not done"}
+    assert set(table["status"]) == {"incomplete", "not done"}
+    assert table["sma_cm2"].isna().all()
     assert run(cases[:2], tmp_path / "out").inferred == 2
 
 
@@ -247,7 +248,7 @@ def test_a_worker_reads_ahead_without_mixing_cases_up(
     cases = make_cases(tmp_path / "in", 9)
     run(cases, tmp_path / "ahead")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_LONGEST_BATCH", 1)
+        patch.setattr(runner, "_MAX_BATCH", 1)
         run(cases, tmp_path / "alone")
     first, second = ((tmp_path / name / "table.csv").read_bytes() for name in ("ahead", "alone"))
     assert first == second

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import Worklist, read_table, run_cohort, write_manifest, write_report
-from ctai_sam2.cohort.store import Store
+from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.editor.commands import Paint
 from ctai_sam2.errors import InputError, RecordError
 from ctai_sam2.io import write_mask_png
@@ -34,7 +34,7 @@ def cohort(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, tmp_path / "c", dirs_exist_ok=True)
     for case in range(3):
         # The fake is unsure of its small discs: all are flagged.
-        assert Store(tmp_path / "c" / "out").read_record(f"P00{case}")
+        assert CohortStore(tmp_path / "c" / "out").read_record(f"P00{case}")
     return tmp_path / "c"
 
 
@@ -117,7 +117,7 @@ def test_the_editor_is_attached_and_what_it_draws_is_merged(cohort: Path) -> Non
 
 def test_while_a_run_holds_the_folder_a_correction_waits_for_the_next(cohort: Path) -> None:
     worklist = Worklist(cohort / "out")
-    with Store(cohort / "out").locked():
+    with CohortStore(cohort / "out").locked():
         assert not worklist.accept("P000", who="AB")
     assert read_table(cohort / "out")["reviewed_by"].isna().all()
     done = run_cohort(cohort / "cases.csv", cohort / "out", **QUICK)

@@ -1,0 +1,281 @@
+"""The methods paragraph of a paper, with citations and a reporting checklist, from what was really run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ctai_sam2.cohort.descriptives import usable_rows
+from ctai_sam2.cohort.qc import IMPLAUSIBLE
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.table import read_summary, read_table
+from ctai_sam2.io import write_text
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NOT_RECORDED = "not recorded"
+_LIBRARIES = ("numpy", "scipy", "torch", "pydicom", "nibabel")
+
+_REFERENCES: Mapping[str, str] = {
+    "ctai_sam2": """@software{ctai_sam2,
+  title = {ctai_sam2},
+  author = {{The ctai\\_sam2 authors}},
+  version = {VERSION}
+}""",
+    "ravi2024": """@article{ravi2024,
+  title = {{SAM} 2: Segment Anything in Images and Videos},
+  author = {Ravi, Nikhila and others},
+  journal = {arXiv:2408.00714},
+  year = {2024}
+}""",
+    "prado2008": """@article{prado2008,
+  author = {Prado, Carla M. M. and others},
+  journal = {Lancet Oncology},
+  volume = {9},
+  pages = {629--635},
+  year = {2008}
+}""",
+    "martin2013": """@article{martin2013,
+  author = {Martin, Lisa and others},
+  journal = {Journal of Clinical Oncology},
+  volume = {31},
+  pages = {1539--1547},
+  year = {2013}
+}""",
+    "mourtzakis2008": """@article{mourtzakis2008,
+  author = {Mourtzakis, Marina and others},
+  journal = {Applied Physiology, Nutrition, and Metabolism},
+  volume = {33},
+  pages = {997--1006},
+  year = {2008}
+}""",
+}
+_CITED_CUTOFFS = {"prado-2008": "prado2008", "martin-2013": "martin2013"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsFiles:
+    """The files of a methods paragraph.
+
+    Parameters
+    ----------
+    markdown : Path
+        Paragraph and checklist; citations as ``[@key]``.
+    bibtex : Path
+        The works cited.
+    """
+
+    markdown: Path
+    bibtex: Path
+
+
+def write_methods(folder: str | os.PathLike[str]) -> MethodsFiles:
+    """Write ``methods.md`` and ``methods.bib`` into a cohort's folder.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no results of a cohort.
+    StorageError
+        If they cannot be written.
+    """
+    store = CohortStore(Path(folder))
+    summary, table = read_summary(store), read_table(store.folder)
+    text, cited = describe_methods(summary, table)
+    references = [_REFERENCES[key].replace("VERSION", str(summary["code_version"])) for key in cited]
+    return MethodsFiles(
+        markdown=write_text(store.folder / "methods.md", text),
+        bibtex=write_text(store.folder / "methods.bib", "\n\n".join(references) + "\n"),
+    )
+
+
+def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[str, list[str]]:
+    """Write paragraph and checklist of a cohort.
+
+    Parameters
+    ----------
+    summary : mapping
+        From ``summary.json``.
+    table : DataFrame
+        From `ctai_sam2.cohort.read_table`.
+
+    Returns
+    -------
+    tuple of str and list of str
+        Markdown, and the keys cited.
+    """
+    cited = ["ctai_sam2", "ravi2024"]
+    done = table[table["status"] == "done"]
+    analysed = table[usable_rows(table)]
+    plan = summary["plan"]
+    sentences = [
+        f"CT studies of {len(table)} cases were segmented with ctai_sam2 {summary['code_version']} "
+        f"[@ctai_sam2], which uses SAM 2 [@ravi2024] ({_models(done)}), on the axial slice through the "
+        f"middle of the third lumbar vertebra, shown to the model in a window of level {plan['window'][0]:g} "
+        f"and width {plan['window'][1]:g} HU.",
+        _levels(done),
+        f"Tissues were limited to {_ranges(summary['definitions'])} (definitions "
+        f"{summary['definitions']['name']}@{summary['definitions']['version']}, "
+        f"{summary['definitions']['content_hash']}).",
+    ]
+    if _count(analysed, "smi_cm2_m2"):
+        sentences.append(
+            "Skeletal muscle area (SMA, cm²) divided by height squared is the skeletal muscle index (SMI, "
+            "cm²/m²); the mean attenuation of muscle in its range is the skeletal muscle density (SMD, HU)."
+        )
+    for column, what in (("low_smi", "Low SMI"), ("low_smd", "low SMD")):
+        name = plan["smi_cutoffs" if column == "low_smi" else "smd_cutoffs"]
+        if _count(analysed, column):
+            key = _CITED_CUTOFFS.get(name)
+            if key is not None and key not in cited:
+                cited.append(key)
+            source = CUTOFF_TABLES[name].source if name in CUTOFF_TABLES else name
+            sentences.append(f"{what} was defined by {name} ({source})" + (f" [@{key}]." if key else "."))
+    if _count(analysed, "ffm_kg"):
+        cited.append("mourtzakis2008")
+        sentences.append("Fat-free and fat mass were estimated after Mourtzakis et al. [@mourtzakis2008].")
+    if plan["robustness_trials"]:
+        sentences.append(
+            f"Areas were repeated with {plan['robustness_trials']} jittered prompts a structure for their "
+            "coefficient of variation."
+        )
+    sentences.append(_exclusions(table, summary))
+    sentences.append(_readers(done))
+    checklist = "\n".join(f"| {item} | {value} |" for item, value in _checklist(summary, table, analysed))
+    text = (
+        "# Methods\n\n"
+        + " ".join(filter(None, sentences))
+        + "\n\n## Reporting checklist\n\n| item | in this cohort |\n|---|---|\n"
+        + checklist
+        + "\n\nFor research use, not for diagnosis. Items marked as not recorded have to be added by hand.\n"
+    )
+    return text, cited
+
+
+def _models(done: pd.DataFrame) -> str:
+    models = done[["model", "weights_sha256"]].dropna().drop_duplicates()
+    named = [f"{row.model}, weights SHA-256 {str(row.weights_sha256)[:12]}" for row in models.itertuples()]
+    return "; ".join(named) or "no model answered"
+
+
+def _levels(done: pd.DataFrame) -> str:
+    if done.empty:
+        return ""
+    counts = done["l3_certainty"].fillna("unknown").value_counts()
+    words = {
+        "user": "chosen by the user",
+        "counted": "counted from the sacrum by the software",
+        "estimated": "estimated by the software",
+        "unknown": "of unknown certainty",
+    }
+    parts = [f"{words.get(str(name), str(name))} in {count}" for name, count in counts.items()]
+    return f"The level was {', '.join(parts)} of {len(done)} cases."
+
+
+def _ranges(definitions: Mapping[str, Any]) -> str:
+    names = {"muscle": "muscle", "imat": "IMAT", "sat": "SAT", "vat": "VAT"}
+    return ", ".join(
+        f"{shown} {definitions[name]['low_hu']:g} to {definitions[name]['high_hu']:g} HU"
+        for name, shown in names.items()
+    )
+
+
+def _exclusions(table: pd.DataFrame, summary: Mapping[str, Any]) -> str:
+    counts = table["status"].value_counts()
+    flags = table["flags"].fillna("").str.split()
+    implausible = int(flags.map(lambda names: IMPLAUSIBLE in names).astype(bool).sum())
+    duplicates = int(flags.map(lambda names: "duplicate" in names).astype(bool).sum())
+    parts = [
+        f"{int(counts.get(status, 0))} {text}"
+        for status, text in (
+            ("failed", "could not be measured"),
+            ("incomplete", "were incomplete"),
+            ("not done", "were not processed"),
+        )
+        if counts.get(status, 0)
+    ]
+    if implausible:
+        parts.append(f"{implausible} had implausible values")
+    sentence = f"Of {len(table)} cases, {', '.join(parts)}." if parts else "No case was excluded."
+    if duplicates:
+        sentence += f" {duplicates} cases share images with another and are flagged as duplicates."
+    return sentence
+
+
+def _readers(done: pd.DataFrame) -> str:
+    reviewed = done[done["reviewed_by"].notna()]
+    if reviewed.empty:
+        return "No case was reviewed by a reader."
+    corrected = int(reviewed["corrected_structures"].notna().sum())
+    readers = reviewed["reviewed_by"].nunique()
+    noun = "reader" if readers == 1 else "readers"
+    return f"{readers} {noun} reviewed {len(reviewed)} cases and corrected the masks of {corrected}."
+
+
+def _checklist(
+    summary: Mapping[str, Any], table: pd.DataFrame, analysed: pd.DataFrame
+) -> list[tuple[str, str]]:
+    return [
+        ("Cases in the manifest, analysed", f"{len(table)}, {len(analysed)}"),
+        ("Sex (men, women, unknown)", _sexes(analysed)),
+        ("Vertebral level", "mid-L3, one slice"),
+        ("Level chosen by", _values(analysed, "level_chosen_by")),
+        ("Contrast agent (header)", _values(analysed, "contrast")),
+        ("Contrast phase", _NOT_RECORDED),
+        ("Tube voltage, kV", _values(analysed, "kvp")),
+        ("Slice thickness, mm", _values(analysed, "slice_thickness_mm")),
+        ("Reconstruction kernel", _values(analysed, "kernel")),
+        ("HU ranges", _ranges(summary["definitions"])),
+        ("Cut-offs", f"{summary['plan']['smi_cutoffs']}, {summary['plan']['smd_cutoffs']}"),
+        ("Model and weights", _models(analysed)),
+        ("Device", _values(analysed, "device")),
+        ("Software", _software(summary)),
+        ("Height known", f"{_count(analysed, 'height_m')} of {len(analysed)}"),
+        ("Cases flagged, reviewed", f"{summary['flagged']}, {summary['reviewed']}"),
+        ("Ethics approval, period, inclusion criteria", _NOT_RECORDED),
+    ]
+
+
+def _count(table: pd.DataFrame, column: str) -> int:
+    return int(table[column].notna().sum()) if column in table else 0
+
+
+def _sexes(table: pd.DataFrame) -> str:
+    counts = table["sex"].value_counts()
+    men, women = int(counts.get("M", 0)), int(counts.get("F", 0))
+    return f"{men}, {women}, {len(table) - men - women}"
+
+
+def _values(table: pd.DataFrame, column: str) -> str:
+    if not _count(table, column):
+        return _NOT_RECORDED
+    known = table[column].dropna()
+    counts = known.value_counts()
+    shown = [f"{_plain(value)} ({count})" for value, count in counts.head(6).items()]
+    if len(counts) > len(shown):
+        shown.append(f"{len(counts) - len(shown)} more values")
+    missing = len(table) - len(known)
+    if missing:
+        shown.append(f"{_NOT_RECORDED} ({missing})")
+    return ", ".join(shown)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).replace("|", "/")
+
+
+def _software(summary: Mapping[str, Any]) -> str:
+    found = [f"ctai_sam2 {summary['code_version']}", f"Python {platform.python_version()}"]
+    for name in _LIBRARIES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    return ", ".join(found) + " (Python and libraries: of the machine that wrote this text)"

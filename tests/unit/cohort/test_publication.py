@@ -1,0 +1,89 @@
+"""Table one, data dictionary, report and methods of a finished cohort, checked against the table itself."""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ctai_sam2.cohort import read_table, run_cohort, write_methods, write_report
+from ctai_sam2.cohort.descriptives import describe_cohort
+from ctai_sam2.cohort.table import TABLE_COLUMNS, data_dictionary
+from tests.unit.cohort.making import QUICK, make_cases
+
+
+def made_table() -> pd.DataFrame:
+    smi = [50.0, 60.0, 30.0, 45.0, 40.0, 999.0]
+    return pd.DataFrame(
+        {
+            "case_id": [f"P{i}" for i in range(7)],
+            "status": ["done"] * 6 + ["failed"],
+            "flags": [None] * 5 + ["implausible", "failed"],
+            "sex": ["M", "M", "F", "F", None, "M", "M"],
+            "smi_cm2_m2": [*smi, np.nan],
+            "low_smi": pd.array([True, False, True, False, None, None, None], "boolean"),
+            "smi_cutoffs": ["prado-2008"] * 6 + [None],
+        }
+    )
+
+
+def test_table_one_is_that_of_plausible_cases_by_sex() -> None:
+    found = {(one.measure.split(" (")[0], one.group): one for one in describe_cohort(made_table())}
+    everyone = [50.0, 60.0, 30.0, 45.0, 40.0]
+    smi = found["SMI", "all"]
+    assert (smi.n, smi.mean, smi.median) == (5, statistics.mean(everyone), 45.0)
+    assert smi.sd == pytest.approx(statistics.stdev(everyone))
+    assert (smi.q25, smi.q75) == (40.0, 50.0)
+    assert found["SMI", "men"].mean == 55.0
+    assert found["SMI", "women"].n == 2
+    low = found["Low SMI", "all"]
+    assert (low.count, low.n, low.percent) == (2, 4, 50.0)
+    assert "prado-2008" in low.measure
+
+
+def test_every_column_has_a_meaning_and_the_main_ones_come_first() -> None:
+    rows = data_dictionary(["age"])
+    assert [row["column"] for row in rows] == [*TABLE_COLUMNS, "age"]
+    assert all(row["meaning"] for row in rows)
+    assert TABLE_COLUMNS[:5] == ("case_id", "status", "sma_cm2", "smi_cm2_m2", "smd_hu")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    cases = make_cases(folder / "in", 4)
+    (folder / "in" / "3.npz").write_bytes(b"broken")
+    run_cohort(cases, folder / "out", **QUICK)
+    return folder / "out"
+
+
+def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
+    page = write_report(finished).read_text(encoding="utf-8")
+    psoas = read_table(finished)["psoas_left_area_mm2"].dropna()
+    assert len(psoas) == 3
+    left_out = page[page.index('id="left-out"') :].split("</table>")[0]
+    assert "P003" in left_out
+    assert "P000" not in left_out
+    assert "prado-2008" in page
+    with (finished / "table_one.csv").open(encoding="utf-8") as file:
+        assert next(csv.reader(file))[:4] == ["measure", "unit", "group", "n"]
+    with (finished / "data_dictionary.csv").open(encoding="utf-8") as file:
+        names = [row["column"] for row in csv.DictReader(file)]
+    assert names == list(read_table(finished).columns)
+
+
+def test_the_methods_say_what_was_run(finished: Path) -> None:
+    files = write_methods(finished)
+    text, references = files.markdown.read_text("utf-8"), files.bibtex.read_text("utf-8")
+    assert "CT studies of 4 cases" in text
+    assert "chosen by the user in 3 of 3 cases" in text
+    assert "1 could not be measured" in text
+    assert "muscle -29 to 150 HU" in text
+    assert str(read_table(finished)["weights_sha256"].iloc[0])[:12] in text
+    for key in re.findall(r"\[@(\w+)\]", text):
+        assert f"{{{key}," in references
