@@ -126,7 +126,7 @@ def _nifti() -> Iterator[MaskCase]:
         turned = _image(xyz)
         orientation = nibabel.orientations.axcodes2ornt(tuple(code))  # type: ignore[no-untyped-call]
         own = nibabel.orientations.io_orientation(turned.affine)  # type: ignore[no-untyped-call]
-        turned = turned.as_reoriented(nibabel.orientations.ornt_transform(own, orientation))  # type: ignore[no-untyped-call]  # noqa: E501
+        turned = turned.as_reoriented(nibabel.orientations.ornt_transform(own, orientation))  # type: ignore[no-untyped-call]
         yield MaskCase(name=f"axes {code}", write=_save(turned), expected=NUMBERED)
         yield MaskCase(
             name=f"axes {code} on a slice", write=_save(turned), expected=NUMBERED_ON_SLICE, on_slice=True
