@@ -76,7 +76,8 @@ def test_a_mask_on_other_slices_only_is_refused(tmp_path: Path, made: Any) -> No
     path = write_mask_nifti(tmp_path / "muscle.nii.gz", masks["muscle"], volume)
     code, _, error = run("measure", study, "--axial-index", 0, "--mask", f"muscle={path}")
     assert code == 4
-    assert "no voxel on this slice" in error and "2.5 mm away towards the head" in error
+    assert "no voxel on this slice" in error
+    assert "2.5 mm away towards the head" in error
 
 
 def test_several_labels_are_not_one_muscle(tmp_path: Path, made: Any) -> None:
