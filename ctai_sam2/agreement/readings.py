@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ctai_sam2.io.grids import Grid, plane_grid, same_places
 from ctai_sam2.io.label_volumes import read_label_block
 from ctai_sam2.io.safe_text import read_table
 from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.structures import COHORT_MASK_LABELS
 from ctai_sam2.types import CTSlice, Mask
 
 CASE_COLUMNS = ("case_id", "case")
@@ -31,6 +32,13 @@ _TEXT_COLUMNS = ("definitions",)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")
+_COHORT_STRUCTURES: Mapping[str, tuple[int, ...]] = {
+    name: (COHORT_MASK_LABELS[name],)
+    for name in ("psoas_left", "psoas_right", "sat", "vat", "imat", "vertebra")
+} | {
+    # Psoas lies over the rest of the muscle in a label map.
+    "muscle": tuple(COHORT_MASK_LABELS[name] for name in ("muscle", "psoas_left", "psoas_right"))
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,9 +120,9 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     Parameters
     ----------
     path : path-like
-        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which the table is
-        read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and ``masks/*.nii.gz`` as
-        ``ctai-sam2 segment`` writes them.
+        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which table and
+        masks are read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and
+        ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them.
 
     Raises
     ------
@@ -123,7 +131,8 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     """
     path = Path(path)
     if (path / COHORT_TABLE).is_file():
-        path = path / COHORT_TABLE
+        readings = readings_of_rows(_read_rows(path / COHORT_TABLE), COHORT_TABLE)
+        return [replace(one, masks=_cohort_masks(path / "masks" / f"{one.case}.nii.gz")) for one in readings]
     if path.is_dir():
         readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
         if not readings:
@@ -220,16 +229,46 @@ def _read_case(folder: Path) -> Reading:
         )
     masks = {}
     for path in sorted((folder / "masks").glob("*.nii.gz")):
-        labels, grid = read_label_block(path)
-        if 1 not in labels.shape:
-            continue
-        thin = labels.shape.index(1)
-        steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
-        rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)
-        masks[path.name.split(".")[0]] = DrawnMask(
-            mask=np.take(labels > 0, 0, axis=thin), spacing_mm=(rows_mm, columns_mm), grid=grid
-        )
+        found = _read_drawn(path)
+        if found is not None:
+            labels, spacing_mm, grid = found
+            masks[path.name.split(".")[0]] = DrawnMask(mask=labels > 0, spacing_mm=spacing_mm, grid=grid)
     return _reading(folder.name, rows[0], masks)
+
+
+def _cohort_masks(path: Path) -> dict[str, DrawnMask]:
+    """Masks of a cohort's case; none where it has none, or its slice has no place in the patient."""
+    if not path.is_file():
+        return {}
+    found = _read_drawn(path)
+    if found is None:
+        return {}
+    labels, spacing_mm, grid = found
+    masks = {
+        name: np.asarray(np.isin(labels, values), dtype=np.bool_)
+        for name, values in _COHORT_STRUCTURES.items()
+    }
+    return {
+        name: DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
+        for name, mask in masks.items()
+        if mask.any()
+    }
+
+
+def _read_drawn(path: Path) -> tuple[NDArray[np.uint8], tuple[float, float], Grid] | None:
+    """Labels of one slice with its spacing and place; None where it is no slice, or states no orientation."""
+    try:
+        labels, grid = read_label_block(path)
+    except InputError as error:
+        if "states no orientation" in error.problem:
+            return None
+        raise
+    if 1 not in labels.shape:
+        return None
+    thin = labels.shape.index(1)
+    steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
+    rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)
+    return np.take(labels, 0, axis=thin), (rows_mm, columns_mm), grid
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

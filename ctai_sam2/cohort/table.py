@@ -231,6 +231,7 @@ def write_results(
     }
     write_json(store.folder / "summary.json", summary)
     write_table_csv(store.folder / "data_dictionary.csv", data_dictionary(list(own.values())))
+    store.write_index(records)
     return CohortFiles.of(store), summary
 
 

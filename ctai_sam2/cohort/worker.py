@@ -43,14 +43,11 @@ from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_axial, segment_study
-from ctai_sam2.structures import Structure
+from ctai_sam2.structures import COHORT_MASK_LABELS, Structure
 from ctai_sam2.study_outputs import measure_results
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
-
-MASK_LABELS: Mapping[str, int] = {name: label for label, name in COHORT_LABELS.items()}
-"""Labels of the mask files, in the order they are laid over each other."""
 
 _LINE_MM = 2.0
 _JITTERED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
@@ -546,9 +543,9 @@ def content_of(image: CTVolume | CTSlice) -> str:
 
 
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Lay masks over each other as one label map, see `MASK_LABELS`."""
+    """Lay masks over each other as one label map, see `COHORT_MASK_LABELS`."""
     labels = np.zeros(shape_hw, np.uint8)
-    for name, value in MASK_LABELS.items():
+    for name, value in COHORT_MASK_LABELS.items():
         if name in masks:
             labels[masks[name]] = value
     return labels

@@ -20,6 +20,7 @@ from xml.etree import ElementTree
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.label_values import LARGEST_LABEL
 from ctai_sam2.io.structure_terms import checked_label, structure_of, unique_name
+from ctai_sam2.structures import COHORT_MASK_LABELS
 
 LABEL_MAP_ENDINGS = (
     ".seg.nrrd",
@@ -50,15 +51,7 @@ _BACKGROUND = ("background", "clear label", "clear_label")
 _LARGEST_TABLE = 1 << 20
 
 COHORT_LABELS: Mapping[int, str] = MappingProxyType(
-    {
-        7: "vertebra",
-        5: "sat",
-        6: "vat",
-        4: "imat",
-        3: "muscle",
-        2: "psoas_right",
-        1: "psoas_left",
-    }
+    {value: name for name, value in COHORT_MASK_LABELS.items()}
 )
 """Labels of a cohort's mask files, in the order they are laid over each other: psoas over muscle over the
 rest."""
