@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -32,6 +33,7 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".png", "png"),
     (".dcm", "seg"),
 )
+_NUMBERED = re.compile(r"label_\d+")
 _READ_AS_LABELS = (*LABEL_VOLUME_ENDINGS, *MASK_PICTURE_SUFFIXES)
 
 
@@ -178,8 +180,8 @@ def import_masks(
         chosen = {_find(masks, wanted, path.name): wanted for wanted in structures}
         notes += [f"{theirs} was read as {ours}" for theirs, ours in chosen.items() if theirs != ours]
         masks = {ours: masks[theirs] for theirs, ours in chosen.items()}
-    if list(masks) == ["label_1"] and structures is None:
-        masks = {path.name.split(".")[0]: masks["label_1"]}
+    if len(masks) == 1 and structures is None and _NUMBERED.fullmatch(next(iter(masks))):
+        masks = {path.name.split(".")[0]: next(iter(masks.values()))}
     unknown = sorted(set(names or ()) - set(masks))
     if unknown:
         raise InputError(
