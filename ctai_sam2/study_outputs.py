@@ -13,6 +13,7 @@ import numpy as np
 
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask, split_label
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import (
     read_slice,
     read_study,
@@ -22,7 +23,6 @@ from ctai_sam2.io import (
     write_overlay_png,
     write_table_csv,
 )
-from ctai_sam2.journal import fingerprint
 from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS

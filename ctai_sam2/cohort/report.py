@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctai_sam2.cohort.descriptives import describe_cohort, to_rows, usable_rows
+from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_rows, usable_rows
 from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
@@ -78,7 +78,9 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     store = CohortStore(Path(folder))
     page = render_report(store)
-    write_table_csv(store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))))
+    write_table_csv(
+        store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))), GROUP_COLUMNS
+    )
     return write_text(store.folder / "report.html", page)
 
 

@@ -37,10 +37,10 @@ from ctai_sam2.errors import (
     StorageError,
     Unavailable,
 )
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
 from ctai_sam2.io.label_tables import COHORT_LABELS
-from ctai_sam2.journal import fingerprint
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_axial, segment_study
 from ctai_sam2.structures import COHORT_MASK_LABELS, Structure

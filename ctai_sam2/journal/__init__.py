@@ -4,8 +4,8 @@
 its edits, undos and redos there and replays them when a slice is opened again.
 """
 
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.journal.annotation_journal import AnnotationJournal
-from ctai_sam2.journal.fingerprint import fingerprint
 
 Record = AnnotationJournal
 """The name of `AnnotationJournal` before version 2."""
