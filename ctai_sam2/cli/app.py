@@ -56,6 +56,9 @@ Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID,
 Height = Annotated[
     float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")
 ]
+Slices = Annotated[
+    int, typer.Option("--slices", help="1, 3 or 5: also print the median areas of that many slices.")
+]
 
 SHOWN = (
     "structure",
@@ -92,6 +95,7 @@ def demo(
     axial_index: Annotated[
         int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest), where you know it.")
     ] = None,
+    slices: Slices = 1,
     height_m: Height = None,
     definitions: Definitions = None,
     as_json: AsJson = False,
@@ -104,7 +108,7 @@ def demo(
         print_line(f"Making a phantom CT study (DICOM) in {study}", as_json=as_json)
         make_demo_study(study)
         height_m = height_m or 1.75
-    _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json)
+    _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
 
 
 @app.command()
@@ -130,6 +134,7 @@ def segment(
     axial_index: Annotated[
         int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")
     ] = None,
+    slices: Slices = 1,
     height_m: Height = None,
     definitions: Definitions = None,
     levels: Annotated[
@@ -173,7 +178,7 @@ def segment(
             raise InputError(
                 "points and boxes need a structure", hint="Add --structure, for example psoas_left."
             )
-        _segment_and_report(path, out, model, series, axial_index, height_m, definitions, as_json)
+        _segment_and_report(path, out, model, series, axial_index, height_m, definitions, as_json, slices)
         return
 
     from ctai_sam2.io import read_slice, read_study
@@ -335,6 +340,7 @@ def _segment_and_report(
     height_m: float | None,
     definitions: str | None,
     as_json: bool,
+    slices: int,
 ) -> None:
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
@@ -360,11 +366,15 @@ def _segment_and_report(
             axial_index=axial_index,
             definitions=limits,
             confidence_threshold=Settings().confidence_threshold,
+            slices=slices,
         )
     row = measure_study(result, height_m=height_m, definitions=limits)
     files = write_study(result, row, out, definitions=limits)
     if as_json:
-        print_json({"measurements": row, "warnings": list(result.warnings), "files": vars(files)})
+        medians = [asdict(median) for median in result.medians]
+        print_json(
+            {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
+        )
         return
     _print_study(result, row, files)
 
@@ -381,6 +391,13 @@ def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
     print_line()
     print_table(summarise(result), SHOWN)
     print_line()
+    if result.medians:
+        print_line("Median of several slices, with the smallest and largest area:")
+        print_table(
+            [asdict(median) for median in result.medians],
+            ("structure", "area_cm2", "low_cm2", "high_cm2", "slices"),
+        )
+        print_line()
     indices = (
         "middle_slice",
         "sma_cm2",

@@ -36,6 +36,7 @@ from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 if TYPE_CHECKING:
     from ctai_sam2.models.calibration import Calibration
+    from ctai_sam2.models.dense_head import Division
     from ctai_sam2.models.sam2_inference import Embedding, Network
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ class LocalSegmenter:
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
         self._embeddings: LRUCache[str, Embedding] = LRUCache(max_embeddings)
+        self._divisions: LRUCache[str, Division] = LRUCache(max_embeddings)
         self._loaded: _Loaded | None = None
         self._failure: str | None = None
         self._closed = False
@@ -177,9 +179,15 @@ class LocalSegmenter:
         image = require_request(image_hw, prompt)
         shape_hw = (image.shape[0], image.shape[1])
         loaded = self._require_loaded()
+        is_dense = not prompt.is_placed and prompt.structure in loaded.network.dense_structures
         with self._translated_errors():
-            embedding = self._embed(loaded.network, image)
-            masks, scores = _decode(loaded.network, embedding, prompt, shape_hw)
+            if is_dense and prompt.structure is not None:
+                division = self._divide(loaded.network, image)
+                masks = division.mask(prompt.structure)[None]
+                scores = np.array([division.scores[prompt.structure]], np.float32)
+            else:
+                embedding = self._embed(loaded.network, image)
+                masks, scores = _decode(loaded.network, embedding, prompt, shape_hw)
         if not np.isfinite(scores).all():
             raise WeightsError(
                 "the model answered with numbers that are not finite",
@@ -189,7 +197,7 @@ class LocalSegmenter:
         order = np.argsort(-scores, kind="stable")
         return Prediction(
             masks=masks[order],
-            scores=loaded.confidence(np.clip(scores[order], 0.0, 1.0)),
+            scores=scores if is_dense else loaded.confidence(np.clip(scores[order], 0.0, 1.0)),
             identity=loaded.identity,
             processing_time_ms=(time.perf_counter() - started) * 1000,
             backend=self.backend,
@@ -250,6 +258,7 @@ class LocalSegmenter:
             self._loaded = None
         with self._state_lock:
             self._embeddings.clear()
+            self._divisions.clear()
 
     def __enter__(self) -> LocalSegmenter:
         return self
@@ -291,6 +300,7 @@ class LocalSegmenter:
 
             from ctai_sam2.models.sam2_inference import Network, choose_device, choose_dtype
             from ctai_sam2.models.sam2_network import (
+                attach_dense_head,
                 build_sam2,
                 load_weights,
                 read_calibration,
@@ -312,7 +322,9 @@ class LocalSegmenter:
             require_digest(digest, expected, self._name)
         with self._translated_errors():
             model = build_sam2(self._config, image_size=self._image_size)
-            load_weights(model, read_state_dict(path))
+            state = read_state_dict(path)
+            attach_dense_head(model, state)
+            load_weights(model, state)
             network = Network(model, device=device, dtype=dtype)
             calibration = read_calibration(path)
         logger.info("loaded %s on %s in %s", self._name, device, dtype)
@@ -341,6 +353,19 @@ class LocalSegmenter:
                 self._keep(key, found)
             return found
 
+    def _divide(self, network: Network, image: NDArray[np.uint8]) -> Division:
+        """Divide a slice with the dense head, once for as long as it is in memory."""
+        key = hash_content(image)
+        with self._encode_lock:
+            with self._state_lock:
+                found = self._divisions.get(key)
+            if found is None:
+                found = _encode_apart(network, lambda: network.divide(image))
+                with self._state_lock:
+                    if not self._closed:
+                        self._divisions[key] = found
+            return found
+
     def _keep(self, key: str, embedding: Embedding) -> None:
         with self._state_lock:
             if not self._closed:
@@ -364,6 +389,7 @@ class LocalSegmenter:
                 raise
             with self._state_lock:
                 self._embeddings.clear()
+            self._divisions.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             device = self._loaded.network.device if self._loaded else self._device_name

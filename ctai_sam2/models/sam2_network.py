@@ -20,6 +20,7 @@ import torch
 
 from ctai_sam2.errors import InputError, WeightsError
 from ctai_sam2.models.calibration import METADATA_KEY, Calibration
+from ctai_sam2.models.dense_head import DENSE_PREFIX, DenseUNet
 
 OFFICIAL_CONFIGS: Final[Mapping[str, str]] = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -103,6 +104,20 @@ def structure_names(config: str | Path) -> tuple[str, ...]:
 
     tree = OmegaConf.to_container(OmegaConf.create(_read_config_text(config)))
     return tuple(map(str, tree.get("structures", ()))) if isinstance(tree, dict) else ()
+
+
+def attach_dense_head(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the dense head whose parameters a state holds; nothing where it holds none.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        From `build_sam2`; changed in place.
+    state : mapping of str to torch.Tensor
+        From `read_state_dict`.
+    """
+    if any(name.startswith(DENSE_PREFIX) for name in state):
+        model.dense_head = DenseUNet(normalised=False).eval()
 
 
 class StructureTokens(torch.nn.Module):
