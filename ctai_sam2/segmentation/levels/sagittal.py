@@ -223,8 +223,8 @@ def choose_l3(
         for i in shown
     ]
     for i in _to_outline(chances, chosen, len(candidates)):
-        near = [candidates[j].centre_xy for j in (i - 1, i + 1) if 0 <= j < len(candidates)]
-        prompt = _prompt_for(candidates[i], near, ct_slice.shape_hw)
+        # No negative points in the discs: with them the mean Dice of real bodies falls from 0.929 to 0.918.
+        prompt = _prompt_at(candidates[i], candidates[i].centre_xy)
         frame_at = _prompt_at(candidates[best], candidates[best].centre_xy)
         result = _segment(ct_slice, segmenter, prompt, "anatomy", window, frame_at=frame_at)
         candidates[i] = replace(candidates[i], result=result)
@@ -363,21 +363,6 @@ def _within(boxes: NDArray[np.float64], shape_hw: tuple[int, int]) -> NDArray[np
 
 def _box(values: NDArray[np.float64]) -> tuple[float, float, float, float]:
     return float(values[0]), float(values[1]), float(values[2]), float(values[3])
-
-
-def _prompt_for(
-    candidate: VertebraCandidate, neighbors_xy: Sequence[tuple[float, float]], shape_hw: tuple[int, int]
-) -> Prompt:
-    """Box and center of a body, and a negative point in the disc on either side."""
-    centre = np.array(candidate.centre_xy)
-    discs = [centre + 0.5 * (np.array(other) - centre) for other in neighbors_xy]
-    points = np.array([centre, *discs], np.float32)
-    last = np.array(shape_hw[::-1], np.float32) - 1
-    return Prompt(
-        points_xy=np.clip(points, 0, last),
-        labels=np.array([1] + [0] * len(discs)),
-        box_xyxy=candidate.box_xyxy,
-    )
 
 
 def _distance_mm(a: Sequence[float], b: Sequence[float], ct_slice: CTSlice) -> float:

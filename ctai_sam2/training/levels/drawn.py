@@ -244,7 +244,7 @@ class _Drawing:
 
     def spine_x(self, y: Floats) -> Floats:
         """Column of the spine at a row, past the ends as at them."""
-        return np.interp(y, self._spine_y, self._spine_x).astype(np.float32)
+        return np.asarray(np.interp(y, self._spine_y, self._spine_x), dtype=np.float32)
 
     # --- painting -------------------------------------------------------------------------------
 
@@ -660,8 +660,8 @@ class _Drawing:
             if number == 0:
                 self.centres.append((cx, cy, float(S1)))
             if number < 4 and (off < 7 or off > 12):
-                tip = wall_half * 0.8 + 16 * size
-                crest = ((back - tip) / (4.5 if off < 7 else 7)) ** 2 + (up / (height_mm * 0.42)) ** 2 < 1
+                behind = wall_half * 0.8 + 16 * size
+                crest = ((back - behind) / (4.5 if off < 7 else 7)) ** 2 + (up / (height_mm * 0.42)) ** 2 < 1
                 crest &= ~inside
                 view[crest] = Tissue.POSTERIOR
             x, y = x + math.sin(angle) * height_mm, y + math.cos(angle) * height_mm
@@ -670,10 +670,10 @@ class _Drawing:
             angle -= math.radians(rng.uniform(2, 22))
             x, y = x + math.sin(angle) * 11, y + math.cos(angle) * 11
             self.ellipse(x, y, 4.0, 5.0, Tissue.SACRUM_CORTEX, turn=-angle)
-            box = self._box(x, y, 6)
-            if box is not None:
-                near = self.tissue[box] == Tissue.SACRUM_CORTEX
-                self.level[box][near & (self.level[box] == NO_LEVEL)] = S1 + 1
+            tip = self._box(x, y, 6)
+            if tip is not None:
+                near = self.tissue[tip] == Tissue.SACRUM_CORTEX
+                self.level[tip][near & (self.level[tip] == NO_LEVEL)] = S1 + 1
 
     def _paint_findings(self) -> None:
         rng = self.rng
