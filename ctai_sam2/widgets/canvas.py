@@ -267,12 +267,13 @@ class SliceCanvas:
         if self._boxes:
             mid_row = (min(box[1] for box in self._boxes) + max(box[3] for box in self._boxes)) // 2
             _, y = document.view.viewport.to_screen(0, mid_row)
-            x0, x1 = (document.view.viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5))
+            viewport = document.view.viewport
+            left, right = (viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5))
             _pen(layer, _HINT, 1.0)
             layer.set_line_dash([8, 5])
-            layer.stroke_line(x0, y, x1, y)
+            layer.stroke_line(left, y, right, y)
             layer.set_line_dash([])
-            _write(layer, "mid-L3", min(max(x0, 0) + 40, self.width - 40), y - 8)
+            _write(layer, "mid-L3", min(max(left, 0) + 40, self.width - 40), y - 8)
 
     def _draw_marks(self, layer: Canvas) -> None:
         document = self.controller.document
