@@ -96,7 +96,13 @@ def render_report(store: CohortStore) -> str:
         raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
 
     # Summaries of earlier versions lack some counts.
-    summary = {"incomplete": 0, "partial": False, "set_aside": [], "not_in_manifest": [], "replaced": []}
+    summary: dict[str, Any] = {
+        "incomplete": 0,
+        "partial": False,
+        "set_aside": [],
+        "not_in_manifest": [],
+        "replaced": [],
+    }
     summary |= read_summary(store)
     table = read_table(store.folder)
     usable = set(table["case_id"][usable_rows(table)])

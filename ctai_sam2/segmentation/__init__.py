@@ -3,6 +3,7 @@
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.axial import AxialSession, segment_axial
 from ctai_sam2.segmentation.levels.sagittal import find_candidates, find_l3
+from ctai_sam2.segmentation.levels.volume import VertebraLevel, find_levels
 from ctai_sam2.segmentation.prediction import segment
 from ctai_sam2.segmentation.prompts import make_axial_prompt
 from ctai_sam2.segmentation.results import (
@@ -43,11 +44,13 @@ __all__ = [
     "StructureResult",
     "StudyResult",
     "VertebraCandidate",
+    "VertebraLevel",
     "choose_sagittal_index",
     "find_axial_anatomy",
     "find_candidates",
     "find_l3",
     "find_l3_in_volume",
+    "find_levels",
     "find_mid_l3",
     "make_axial_prompt",
     "mid_l3_axial_index",
