@@ -38,7 +38,7 @@ Observer: TypeAlias = Callable[[Change], None]
 
 
 class KeepsEvents(Protocol):
-    """What the editor asks of an annotation record (``ctai_sam2.journal.Record`` is one)."""
+    """What the editor asks of an annotation record (``ctai_sam2.journal.AnnotationJournal`` is one)."""
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Keep an event; it is on disk on return.

@@ -267,9 +267,8 @@ class SliceCanvas:
         if self._boxes:
             mid_row = (min(box[1] for box in self._boxes) + max(box[3] for box in self._boxes)) // 2
             _, y = document.view.viewport.to_screen(0, mid_row)
-            left, right = (
-                document.view.viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5)
-            )
+            viewport = document.view.viewport
+            left, right = (viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5))
             _pen(layer, _HINT, 1.0)
             layer.set_line_dash([8, 5])
             layer.stroke_line(left, y, right, y)

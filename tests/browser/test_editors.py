@@ -460,7 +460,7 @@ def test_back_and_forth_through_cases_by_hand(opened: Callable[..., Notebook]) -
         "editor = ct.MiddleMaskEditor(cases, segmenter=None, folder='walk')\neditor",
     )
     notebook.press("Brush")
-    areas = {}
+    areas: dict[str, int] = {}
     for step in ("", "Next case", "Previous case", "Next case", "Next case", "Previous case"):
         if step:
             notebook.press(step)
