@@ -28,14 +28,16 @@ def test_each_flipped_bit_of_a_stream_is_found(bit: int) -> None:
     for at in range(10, len(packed)):
         damaged = bytearray(packed)
         damaged[at] ^= 1 << bit
-        try:
-            content, _ = gunzip(bytes(damaged), limit=1 << 16, name="a.nii.gz", kind="NIfTI")
-        except InputError as error:
-            assert "not a readable NIfTI file" in str(error)
-        else:
-            # The bits between the end of the data and the checksum mean nothing.
-            assert content == whole
-            assert at == len(packed) - 9
+        content = content_or_none(bytes(damaged))
+        # The bits between the end of the data and the checksum mean nothing.
+        assert content is None or (content == whole and at == len(packed) - 9)
+
+
+def content_or_none(data: bytes) -> bytes | None:
+    try:
+        return gunzip(data, limit=1 << 16, name="a.nii.gz", kind="NIfTI")[0]
+    except InputError:
+        return None
 
 
 def test_no_more_than_the_limit_is_inflated() -> None:
