@@ -196,7 +196,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(str(path), device="cpu")
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, the file is not in memory a second time while its values are copied into the network.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             state = content["model"] if isinstance(content, Mapping) else None
     except (
         safetensors.SafetensorError,

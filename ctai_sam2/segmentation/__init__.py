@@ -3,6 +3,7 @@
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.axial import AxialSession, segment_axial
 from ctai_sam2.segmentation.levels.sagittal import find_candidates, find_l3
+from ctai_sam2.segmentation.levels.volume import VertebraLevel, find_levels
 from ctai_sam2.segmentation.prediction import segment
 from ctai_sam2.segmentation.prompts import make_axial_prompt
 from ctai_sam2.segmentation.results import (
@@ -27,6 +28,7 @@ from ctai_sam2.segmentation.study import (
     segment_structure,
     segment_study,
 )
+from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 
 __all__ = [
@@ -43,11 +45,16 @@ __all__ = [
     "StructureResult",
     "StudyResult",
     "VertebraCandidate",
+    "VertebraLevel",
+    "VolumeAnchor",
+    "VolumeResult",
     "choose_sagittal_index",
+    "correct_volume",
     "find_axial_anatomy",
     "find_candidates",
     "find_l3",
     "find_l3_in_volume",
+    "find_levels",
     "find_mid_l3",
     "make_axial_prompt",
     "mid_l3_axial_index",
@@ -56,5 +63,6 @@ __all__ = [
     "segment_axial",
     "segment_structure",
     "segment_study",
+    "segment_volume",
     "slice_sensitivity",
 ]

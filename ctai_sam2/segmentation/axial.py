@@ -28,6 +28,7 @@ from ctai_sam2.segmentation.prediction import (
     refine_on_slice,
     unite,
 )
+from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
@@ -298,6 +299,10 @@ class AxialSession:
             lambda mask, so_far: self._clean(structure, mask, prompt=so_far),
         )
         mask = self._clean(structure, prediction.mask, prompt=prompt)
+        doubts = self._doubts(structure, mask, prediction, None)
+        if structure in _SIDES:
+            mask, of_side = keep_prompted_side(self.ct_slice, structure, mask, prompt)
+            doubts = (*doubts, *of_side)
         return StructureResult(
             structure=structure,
             mask=mask,
@@ -305,7 +310,7 @@ class AxialSession:
             prompts=(prompt,),
             prompted_by="user",
             confidence=prediction.confidence_score,
-            warnings=self._doubts(structure, mask, prediction, None),
+            warnings=doubts,
         )
 
     def _doubts(

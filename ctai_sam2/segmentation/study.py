@@ -8,12 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.body import body_of
 from ctai_sam2.image.plausibility import require_abdomen, require_measurable_slice, require_measurable_volume
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
-from ctai_sam2.segmentation.anatomy.vertebra import find_vertebral_body
 from ctai_sam2.segmentation.axial import (
     CONFIDENCE_THRESHOLD,
     AxialSession,
@@ -21,7 +18,13 @@ from ctai_sam2.segmentation.axial import (
     require_axial,
     segment_axial,
 )
-from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
+from ctai_sam2.segmentation.levels.sagittal import (
+    choose_l3,
+    find_l3,
+    segment_l3_by_user,
+    spine_on_slice,
+)
+from ctai_sam2.segmentation.levels.volume import VolumeParameters, follow_spine, read_spine
 from ctai_sam2.segmentation.neighbours import (
     COMPARED,
     SLICE_COUNTS,
@@ -41,17 +44,7 @@ from ctai_sam2.segmentation.results import (
 from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
-_CREST_TO_L3_MM = 52.0
-"""L3's middle above the top of the iliac crests, which reach the disc between L4 and L5."""
-
-_CREST_STEP_MM = 12.0
-_ILIUM_HU = 180.0
-_ILIUM_MM2 = 120.0
-_ILIUM_FROM_MIDLINE_MM = 50.0
-_SLICES_TRIED = 9
-_LEAST_FIELD_MM = 60.0
 _LEAST_COUNTABLE_MM = 60.0
-_BESIDE_MM = 8.0
 
 
 def segment_structure(
@@ -320,9 +313,9 @@ def find_l3_in_volume(
     sagittal_index: int | None = None,
     window: Window = SOFT_TISSUE,
 ) -> L3Result:
-    """Find L3 on the sagittal slice through the middle of a volume's spine.
+    """Find L3 in a volume, and segment it on the sagittal slice through its middle.
 
-    The iliac crests tell about the level too, and so do the slices 8 mm to the left and right.
+    The level comes from planes that follow the spine's own curve, all of them together; see `find_levels`.
 
     Parameters
     ----------
@@ -342,18 +335,13 @@ def find_l3_in_volume(
     Unavailable
         If the segmenter cannot answer.
     """
-    column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
     if l3_xy is not None:
+        column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
         return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, window=window)
-    step = round(_BESIDE_MM / volume.spacing_zyx_mm[2])
-    beside = [x for x in (column - step, column + step) if step and 0 <= x < volume.shape_zyx[2]]
-    return find_l3(
-        volume.sagittal(column),
-        segmenter,
-        expected_row=_row_from_crests(volume),
-        beside=[volume.sagittal(x) for x in beside],
-        window=window,
-    )
+    spine = read_spine(volume)
+    likeliest = int(np.argmax(spine.named.l3_probability))
+    column = round(float(spine.centres_zyx[likeliest, 2])) if sagittal_index is None else sagittal_index
+    return choose_l3(volume.sagittal(column), spine_on_slice(spine, volume), segmenter, window=window)
 
 
 def _require_l3(volume: CTVolume, sagittal: L3Result | None) -> StructureResult:
@@ -408,86 +396,11 @@ def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:
 
 
 def choose_sagittal_index(volume: CTVolume) -> int:
-    """Column through the middle of the spine: the median place of the vertebral body on axial slices.
+    """Column through the middle of the spine: the median of its course over the axial slices.
 
     Raises
     ------
     AnatomyNotFound
-        If no axial slice shows a vertebral body.
+        If the volume shows no spine.
     """
-    depth, height, width = volume.shape_zyx
-    _, row_mm, column_mm = volume.spacing_zyx_mm
-    if min(height * row_mm, width * column_mm) < _LEAST_FIELD_MM:
-        raise AnatomyNotFound(
-            "the study shows no axial slices of the body",
-            received=f"axial slices of {width * column_mm:.0f} x {height * row_mm:.0f} mm",
-            hint="Choose an axial series; a single sagittal slice can be read with read_slice, for L3 alone.",
-        )
-    columns = []
-    for z in np.unique(np.linspace(0, depth - 1, min(_SLICES_TRIED, depth)).round().astype(int)):
-        try:
-            columns.append(_vertebral_centre_xy(volume.axial(int(z)))[0])
-        except AnatomyNotFound:
-            continue
-    if not columns:
-        raise AnatomyNotFound(
-            "no vertebral body was found on the axial slices",
-            hint="Check that the volume shows the abdomen; give axial_index to go on without.",
-        )
-    return int(np.clip(round(float(np.median(columns))), 0, volume.shape_zyx[2] - 1))
-
-
-def _vertebral_centre_xy(ct_slice: CTSlice) -> tuple[float, float]:
-    """Middle of the vertebral body of an axial slice, (column, row), half-way between its sides."""
-    grid = Grid.of(ct_slice)
-    body = grid.mask_to_grid(body_of(ct_slice))
-    vertebra = find_vertebral_body(grid.hu, body)
-    across = np.flatnonzero(vertebra.mask.any(axis=0))
-    middle = (float(across[0] + across[-1]) / 2, vertebra.centre_xy[1])
-    x, y = grid.points_to_slice([middle])[0]
-    return float(x), float(y)
-
-
-def _row_from_crests(volume: CTVolume) -> float | None:
-    """Row of a sagittal slice near which L3 lies, from the top of the iliac crests; None without them."""
-    depth = volume.shape_zyx[0]
-    stride = max(1, round(_CREST_STEP_MM / volume.spacing_zyx_mm[0]))
-    crest = _last_with_crests(volume, range(0, depth, stride))
-    if crest is not None:
-        finer = _last_with_crests(volume, range(crest + 1, min(crest + stride, depth)))
-        crest = crest if finer is None else finer
-    if crest is None or crest == depth - 1:
-        return None
-    positions = np.asarray(volume.slice_positions_mm)
-    target = positions[crest] + _CREST_TO_L3_MM
-    if target > positions[-1]:
-        return None
-    return float(depth - 1 - np.interp(target, positions, np.arange(depth)))
-
-
-def _last_with_crests(volume: CTVolume, indices: range) -> int | None:
-    """Go up the slices while the iliac bones stand on both sides of the spine; the last such slice."""
-    crest: int | None = None
-    for z in indices:
-        seen = _shows_crests(volume, z)
-        if seen is False:
-            break
-        # In the pelvis there may be no vertebral body to find; the crests lie higher.
-        crest = z if seen else crest
-    return crest
-
-
-def _shows_crests(volume: CTVolume, z: int) -> bool | None:
-    """Whether iliac bone lies on both sides of the spine; None where the spine is not found."""
-    _, sy, sx = volume.spacing_zyx_mm
-    ct_slice = volume.axial(z)
-    try:
-        x, y = _vertebral_centre_xy(ct_slice)
-    except AnatomyNotFound:
-        return None
-    bone = np.asarray(ct_slice.hu > _ILIUM_HU)
-    # Behind the body's middle there is no bowel whose contrast could pass for bone.
-    per_column = bone[round(y) :].sum(axis=0) * sx * sy
-    off = (np.arange(bone.shape[1]) - x) * sx
-    sides = (off < -_ILIUM_FROM_MIDLINE_MM, off > _ILIUM_FROM_MIDLINE_MM)
-    return min(float(per_column[side].sum()) for side in sides) >= _ILIUM_MM2
+    return round(float(np.median(follow_spine(volume, VolumeParameters()))))

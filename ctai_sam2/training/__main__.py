@@ -47,9 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
 
             export_dense(options)
         elif options.command == "levels":
-            from ctai_sam2.training.levels import levels
+            from ctai_sam2.training.levels.commands import levels
 
             levels(options)
+        elif options.command == "levels-export":
+            from ctai_sam2.training.levels.export import export_levels
+
+            export_levels(options.run, options.out)
         else:
             from ctai_sam2.training.curves import draw_curve
 
@@ -115,6 +119,25 @@ def _parser() -> argparse.ArgumentParser:
         "--scores", type=Path, help="scores.json of an evaluation without calibration, to calibrate with"
     )
     export.add_argument("--version", default="1")
+    levels = commands.add_parser("levels", help="train the network that finds and names vertebrae")
+    levels.add_argument("--out", type=Path, required=True, help="folder of the run; goes on where it stopped")
+    levels.add_argument("--bank", type=Path, help="folder that keeps the drawn spines (default: in --out)")
+    levels.add_argument("--drawn", type=int, default=1200, help="drawn spines in the bank")
+    levels.add_argument("--phantoms", type=int, default=160, help="phantom slices in the bank")
+    levels.add_argument("--real", type=Path, help="folder of real data with cases/ and series/")
+    levels.add_argument("--real-share", type=float, default=0.5, help="share of samples from real data")
+    levels.add_argument("--held-out", nargs="*", default=[], help="patients that are not read")
+    levels.add_argument("--begin-from", type=Path, help="checkpoint.pt of another run")
+    levels.add_argument("--steps", type=int, default=3000)
+    levels.add_argument("--images", type=int, default=12, help="images per step")
+    levels.add_argument("--learning-rate", type=float)
+    levels.add_argument("--seed", type=int, default=1)
+    levels.add_argument("--device", default="cpu", help="cpu or cuda")
+    levels.add_argument("--threads", type=int, default=1, help="torch threads")
+    levels.add_argument("--workers", type=int, default=1, help="processes that draw and prepare batches")
+    shipped = commands.add_parser("levels-export", help="write the level network as it ships")
+    shipped.add_argument("--run", type=Path, required=True, help="folder of the run")
+    shipped.add_argument("--out", type=Path, required=True, help="*.safetensors; a *.json goes next to it")
     trust = commands.add_parser("dense-trust", help="fit what the dense head's evidence means for a number")
     trust.add_argument("--model", type=Path, required=True, help="weights with a dense head, for phantoms")
     trust.add_argument(
@@ -131,10 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     trust.add_argument("--phantoms", type=int, default=60)
     trust.add_argument("--seed", type=int, default=0)
     trust.add_argument("--out", type=Path, required=True, help="trust.json, read by the one click")
-    levels = commands.add_parser("levels", help="fit the numbering of vertebrae with the embedded model")
-    levels.add_argument("--out", type=Path, required=True, help="levels.json, read by the one click")
-    levels.add_argument("--phantoms", type=int, default=400)
-    levels.add_argument("--seed", type=int, default=1000)
     curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
     curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
     curve.add_argument("--out", type=Path, required=True, help="*.png")

@@ -34,13 +34,15 @@ TIERS: dict[str, int] = {
     "editor": 5,
     "agreement": 6,
     "exchange": 6,
-    "study_outputs": 6,
+    "mask_checks": 5,
+    "study_outputs": 7,
+    "volume_outputs": 7,
     "journal": 6,
     "evaluation": 6,
-    "widgets": 7,
-    "training": 7,
-    "cohort": 7,
-    "cli": 8,
+    "widgets": 8,
+    "training": 8,
+    "cohort": 8,
+    "cli": 9,
 }
 
 
@@ -88,6 +90,8 @@ def test_only_few_modules_import_torch() -> None:
         f"models/{name}.py"
         for name in ("sam2_inference", "mask_decoder", "local", "sam2_network", "tensor_threads")
     }
+    # The network that names vertebrae runs in this process whatever the segmenter is.
+    allowed |= {"segmentation/levels/model.py", "segmentation/levels/network.py"}
     found = set()
     for path in modules():
         text = path.read_text(encoding="utf-8")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,21 +42,18 @@ def level_at(masks: dict, x: float, y: float) -> str | None:
 
 def test_bodies_are_found_and_a_sure_count_is_right() -> None:
     found = sure_count = right = 0
-    for seed in range(1, 27):
+    for seed in range(1, 13):
         ct_slice, masks = sagittal(seed)
-        try:
-            candidates, sure = find_candidates(ct_slice)
-        except AnatomyNotFound:
-            continue
+        candidates, sure = find_candidates(ct_slice)
         seen = [level_at(masks, *c.centre_xy) for c in candidates]
         found += len({"L2", "L3", "L4"} & set(seen))
         labelled = [(c.level, s) for c, s in zip(candidates, seen, strict=True) if c.level == "L3"]
         if sure and labelled:
             sure_count += 1
             right += labelled[0][0] == labelled[0][1]
-    assert found >= 70
-    assert sure_count >= 4
-    assert right / sure_count >= 0.75
+    assert found >= 33
+    assert sure_count >= 6
+    assert right / sure_count >= 0.95
 
 
 def test_a_click_tells_the_level() -> None:
@@ -70,30 +66,11 @@ def test_a_click_tells_the_level() -> None:
     assert dice(result.l3.mask, masks["L3"]) > 0.9
 
 
-def test_without_sacrum_the_level_is_not_guessed() -> None:
-    ct_slice, masks = sagittal()
-    last = int(np.nonzero(masks["L4"])[0].max())
-    cut = CTSlice(hu=ct_slice.hu[:last], spacing_mm=ct_slice.spacing_mm, plane="sagittal")
-    oracle = Oracle(frame_sagittal(cut), [masks["L3"][:last]])
-    result = find_l3(cut, oracle)
-    assert result.chosen is None
-    assert result.l3 is None
-    assert result.certainty == "unknown"
-    assert "sacrum" in result.warnings[0]
-    assert oracle.asked == []
-
-
 @pytest.mark.parametrize("shape", [(60, 1, 200), (60, 200, 1)])
 def test_a_study_without_axial_slices_is_told(shape: tuple[int, int, int]) -> None:
     volume = CTVolume(hu_zyx=np.zeros(shape, np.int16), affine=np.diag([1.0, 1.0, 3.0, 1.0]))
     with pytest.raises(AnatomyNotFound, match="no axial slices"):
         choose_sagittal_index(volume)
-
-
-def test_no_spine_is_an_error() -> None:
-    ct_slice = CTSlice(hu=np.full((200, 200), 40), spacing_mm=(1.5, 1.5), plane="sagittal")
-    with pytest.raises(AnatomyNotFound):
-        find_candidates(ct_slice)
 
 
 def test_middle_of_l3_goes_by_positions() -> None:
@@ -108,20 +85,6 @@ def test_middle_of_l3_goes_by_positions() -> None:
     assert mid_l3_axial_index(volume, mask) == 4
     with pytest.raises(InputError):
         mid_l3_axial_index(volume, np.zeros((6, 4), bool))
-
-
-@pytest.mark.realdata
-@pytest.mark.parametrize(
-    "name", ["sbu_A058062_sag_19001231-073", "sbu_A058062_sag_19010108-077", "ts_example_sagittal_mid"]
-)
-def test_real_l3_is_counted_from_the_sacrum(real_data: Path, name: str) -> None:
-    with np.load(real_data / "dev" / "cases" / f"{name}.npz", allow_pickle=False) as case:
-        ct_slice = CTSlice(hu=case["image"], spacing_mm=tuple(case["spacing"]), plane="sagittal")
-        truth = case["mask_L3"]
-    candidates, sure = find_candidates(ct_slice)
-    (l3,) = [c for c in candidates if c.level == "L3"]
-    assert sure
-    assert truth[round(l3.centre_xy[1]), round(l3.centre_xy[0])]
 
 
 class Blob:

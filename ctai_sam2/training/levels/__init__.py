@@ -1,0 +1,1 @@
+"""The level network: drawn spines, random contrast, real images, and its training."""
