@@ -36,7 +36,7 @@ _LEAST_BODY_PART = 0.5
 _DISC_SHARE = 0.5
 _CORTEX_REACH_MM = 3.0
 _LOST_WALL_MM2 = 500.0
-_LOST_WALL_DEPTH_MM = 8.0
+_LOST_WALL_DEPTH_MM = 10.0
 _ASKED: dict[Structure, str] = {"imat": "between"}
 
 
