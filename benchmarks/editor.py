@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.reporting import Ratio, add_json_option, report, time_ms
 from ctai_sam2.editor import MIDDLE, Controller, Document
-from ctai_sam2.journal import Record
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.types import CTSlice, Window
 from ctai_sam2.widgets.canvas import SliceCanvas
@@ -38,7 +38,8 @@ editor
 WATCH = """async ([x, y]) => {
   const canvas = document.querySelector("canvas.ctai-sam2-canvas");
   const context = canvas.getContext("2d");
-  const look = () => context.getImageData(x - 12, y - 12, 24, 24).data.join();
+  const ring = () => document.querySelector(".ctai-sam2-ring")?.style.transform ?? "";
+  const look = () => ring() + context.getImageData(x - 12, y - 12, 24, 24).data.join();
   const before = look();
   const box = canvas.getBoundingClientRect();
   const started = performance.now();
@@ -108,7 +109,7 @@ def measure_sending(repeats: int) -> dict[str, dict[str, float]]:
     sent: list[int] = []
     figures: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        record = Record.open(Path(folder) / "bench.jsonl", source)
+        record = AnnotationJournal.open(Path(folder) / "bench.jsonl", source)
         controller = Controller(Document(source, MIDDLE), record=record)
         canvas = SliceCanvas(controller)
         manager = canvas.widget._canvas_manager
@@ -176,11 +177,39 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
                 times.append(waited)
             notebook.page.wait_for_timeout(120)
         drag: Any = notebook.page.evaluate(DRAG, [250, 180])
+        notebook.settled_pixels()
+        traffic = _traffic_of(notebook, lambda: notebook.page.evaluate(DRAG, [300, 60]))
+        notebook.press("Pan")
+        notebook.until("editor.document.view.tool == 'pan'")
+        pan: Any = notebook.page.evaluate(DRAG, [250, 120])
         browser.close()
     return {
         "isolated move, on the page": {**quantiles(times), "answered": len(times) / repeats},
         "drag of the brush, on the page": drag,
+        "stroke of 60 moves, over the wire": traffic,
+        "drag of the picture, on the page": pan,
     }
+
+
+def _traffic_of(notebook: Any, act: Callable[[], object]) -> dict[str, float]:
+    """Bytes that go over the page's websockets while something is done, both ways."""
+    seen = {"sent_kB": 0.0, "received_kB": 0.0, "messages": 0.0}
+    session = notebook.page.context.new_cdp_session(notebook.page)
+    session.send("Network.enable")
+
+    def count(name: str, event: Any) -> None:
+        payload, is_text = event["response"]["payloadData"], event["response"]["opcode"] == 1
+        seen[name] += len(payload) / 1000 * (1.0 if is_text else 0.75)
+        seen["messages"] += 1
+
+    session.on("Network.webSocketFrameSent", lambda event: count("sent_kB", event))
+    session.on("Network.webSocketFrameReceived", lambda event: count("received_kB", event))
+    act()
+    # The page is looked at, not the kernel: asking it would be counted too.
+    notebook.settled_pixels()
+    notebook.page.wait_for_timeout(1000)
+    session.detach()
+    return seen
 
 
 def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:

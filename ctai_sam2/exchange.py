@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -10,7 +11,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.io.imported_masks import ImportedMasks
+from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
+from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES
+from ctai_sam2.io.structure_terms import known_by_other_name
+from ctai_sam2.mask_checks import inverted_notes, side_notes
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
@@ -27,6 +33,8 @@ _ENDINGS: tuple[tuple[str, Format], ...] = (
     (".png", "png"),
     (".dcm", "seg"),
 )
+_NUMBERED = re.compile(r"label_\d+")
+_READ_AS_LABELS = (*LABEL_VOLUME_ENDINGS, *MASK_PICTURE_SUFFIXES)
 
 
 def export_masks(
@@ -121,13 +129,15 @@ def import_masks(
     names: Mapping[str, str] | None = None,
     structures: Collection[str] | None = None,
     image: str | int | None = None,
-) -> dict[str, Mask]:
+    table: str | os.PathLike[str] | None = None,
+) -> ImportedMasks:
     """Read another program's masks onto a slice or volume; nothing is resampled.
 
     Parameters
     ----------
     path : path-like
-        DICOM SEG or RTSTRUCT, NIfTI, COCO JSON, or for a slice a PNG.
+        DICOM SEG or RTSTRUCT, NIfTI, NRRD (``.nrrd``, ``.seg.nrrd``), an Analyze pair, COCO JSON, or for a
+        slice a PNG. A label map may be of the whole volume, a part of it, or one slice.
     of : CTSlice or CTVolume
         What they were drawn on.
     source : path-like or SourceImages, optional
@@ -137,19 +147,24 @@ def import_masks(
     names : mapping of str to str, optional
         New names by the names in the file (``{"Segment_1": "psoas_left"}``).
     structures : collection of str, optional
-        Which to read, by their names in the file; all when omitted.
+        Which to read, by their names in the file or ours for them; all when omitted.
     image : str or int, optional
         Which image of a COCO file.
+    table : path-like, optional
+        Names of a label map's labels, where they do not stand next to it or in it.
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (H, W) or (D, H, W)
-        By structure. An image without a table has ``label_1`` and so on; one label, the file's name.
+    ImportedMasks
+        A dict of str to ndarray of bool, shape (H, W) or (D, H, W), by structure, whose ``warnings`` say
+        what was left out, joined or cut. An image without a table has ``label_1`` and so on; one label, the
+        file's name.
 
     Raises
     ------
     InputError
-        If the file cannot be read, lacks a structure, or refers to another series.
+        If the file cannot be read, holds values that are no masks, lacks a structure, or refers to another
+        series.
     GeometryError
         If it lies on another grid, or nowhere on the image.
     DicomError
@@ -158,24 +173,15 @@ def import_masks(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"there is no file {path.name}", hint="Check the path.")
-    kind = _format_by_content(path)
-    if kind in ("seg", "rtstruct"):
-        from ctai_sam2.io.dicom_rtstruct import read_rtstruct
-        from ctai_sam2.io.dicom_seg import read_seg
-
-        read = read_seg if kind == "seg" else read_rtstruct
-        images = None if source is None else _source_images(source, series_uid)
-        masks = read(path, of, source=images, structures=structures)
-    elif kind == "coco":
-        from ctai_sam2.io.coco import read_coco
-
-        masks = read_coco(path, of, image=image, structures=structures)
-    else:
-        from ctai_sam2.io.label_maps import read_labels
-
-        masks = read_labels(path, of, structures=structures)
-        if list(masks) == ["label_1"]:
-            masks = {path.name.split(".")[0]: masks["label_1"]}
+    found = _read_all(path, of, source=source, series_uid=series_uid, image=image, table=table)
+    notes = list(found.warnings)
+    masks: dict[str, Mask] = dict(found)
+    if structures is not None:
+        chosen = {_find(masks, wanted, path.name): wanted for wanted in structures}
+        notes += [f"{theirs} was read as {ours}" for theirs, ours in chosen.items() if theirs != ours]
+        masks = {ours: masks[theirs] for theirs, ours in chosen.items()}
+    if len(masks) == 1 and structures is None and _NUMBERED.fullmatch(next(iter(masks))):
+        masks = {path.name.split(".")[0]: next(iter(masks.values()))}
     unknown = sorted(set(names or ()) - set(masks))
     if unknown:
         raise InputError(
@@ -186,7 +192,147 @@ def import_masks(
     renamed = [(names or {}).get(name, name) for name in masks]
     if len(set(renamed)) < len(renamed):
         raise InputError("two labels would have one name", received=", ".join(renamed))
-    return dict(zip(renamed, masks.values(), strict=True))
+    result = dict(zip(renamed, masks.values(), strict=True))
+    for name in result:
+        ours = known_by_other_name(name)
+        if ours is not None and ours not in result:
+            notes.append(f"{name} is what this package calls {ours} (names=, --rename {name}={ours})")
+    return ImportedMasks(result, warnings=[*notes, *side_notes(result, of)], description=found.description)
+
+
+def read_structure_mask(
+    path: str | os.PathLike[str],
+    of: CTSlice,
+    structure: str,
+    *,
+    label: str | None = None,
+    source: str | os.PathLike[str] | SourceImages | None = None,
+    series_uid: str | None = None,
+) -> ImportedMasks:
+    """Read the mask of one structure from any file that `import_masks` reads.
+
+    Parameters
+    ----------
+    path : path-like
+        A file with one mask, or with several of which one is called like the structure.
+    of : CTSlice
+        The slice it is for.
+    structure : str
+        What it is to be.
+    label : str, optional
+        Its name in the file, where that is another.
+    source, series_uid
+        As for `import_masks`.
+
+    Returns
+    -------
+    ImportedMasks
+        With one mask, ndarray of bool, shape (H, W), called like the structure; and notes.
+
+    Raises
+    ------
+    InputError
+        As `import_masks`, or if the file holds several masks and none is called so.
+    GeometryError
+        As `import_masks`, or if the mask lies on other slices only.
+    DicomError
+        If a DICOM file is damaged.
+    """
+    path = Path(path)
+    found = import_masks(path, of, source=source, series_uid=series_uid)
+    if label is not None:
+        name = _find(found, label, path.name)
+    elif len(found) == 1:
+        name = next(iter(found))
+    else:
+        exact = [one for one in found if structure in (one, known_by_other_name(one))]
+        if len(exact) != 1:
+            raise InputError(
+                f"{path.name} holds several masks, and none is called {structure}",
+                received=", ".join(found)[:200],
+                hint="Say which, as in name=file#label.",
+            )
+        name = exact[0]
+    notes = [note for note in found.warnings if _concerns(note, name, found)]
+    if name != structure and known_by_other_name(name) not in (None, structure):
+        notes.append(f"{path.name} calls the mask of {structure} {name}")
+    mask = found[name]
+    if not mask.any():
+        elsewhere = [note for note in notes if "nearest voxels lie" in note]
+        if elsewhere:
+            raise GeometryError(
+                f"{path.name} has no voxel on this slice",
+                received=elsewhere[0],
+                hint="Choose the slice it was drawn on.",
+            )
+    # Which side it lies on is asked of the name it gets here.
+    notes = [note for note in notes if note not in side_notes(found, of)]
+    notes += [*side_notes({structure: mask}, of), *inverted_notes({structure: mask})]
+    return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
+
+
+def split_label(entry: str | os.PathLike[str]) -> tuple[Path, str | None]:
+    """Split ``file#label`` into a file and the name of one mask in it; None where none is named.
+
+    Examples
+    --------
+    >>> path, label = split_label("labels.nii.gz#muscle")
+    >>> path.name, label
+    ('labels.nii.gz', 'muscle')
+    """
+    path = Path(entry)
+    name, separator, label = path.name.rpartition("#")
+    if not (separator and name and label) or path.exists():
+        return path, None
+    return path.with_name(name), label
+
+
+def _concerns(note: str, name: str, found: Mapping[str, Mask]) -> bool:
+    """Tell whether a note is of this mask or of the file, not of another mask alone."""
+    return not any(
+        note.startswith((f"{other} ", f"{other}:")) for other in found if other != name and other not in name
+    )
+
+
+def _find(masks: Mapping[str, Mask], wanted: str, file_name: str) -> str:
+    """Name in the file of a structure that is asked for by this name, or by ours for it."""
+    if wanted in masks:
+        return wanted
+    ours = [name for name in masks if known_by_other_name(name) == wanted]
+    numbered = f"label_{wanted}"
+    if len(ours) == 1:
+        return ours[0]
+    if numbered in masks:
+        return numbered
+    raise InputError(
+        f"no such mask in {file_name}", received=wanted[:64], hint=f"There are {', '.join(masks)}."
+    )
+
+
+def _read_all(
+    path: Path,
+    of: CTSlice | CTVolume,
+    *,
+    source: str | os.PathLike[str] | SourceImages | None,
+    series_uid: str | None,
+    image: str | int | None,
+    table: str | os.PathLike[str] | None,
+) -> ImportedMasks:
+    kind = _format_by_content(path)
+    if kind in ("seg", "rtstruct"):
+        from ctai_sam2.io.dicom_rtstruct import read_rtstruct
+        from ctai_sam2.io.dicom_seg import read_seg
+
+        read = read_seg if kind == "seg" else read_rtstruct
+        images = None if source is None else _source_images(source, series_uid)
+        return read(path, of, source=images)
+    if kind == "coco":
+        from ctai_sam2.io.coco import read_coco
+
+        return read_coco(path, of, image=image)
+    from ctai_sam2.io.label_maps import read_labels
+
+    return read_labels(path, of, table=table)
 
 
 def slices_with_masks(masks: Mapping[str, Mask]) -> list[int]:
@@ -223,6 +369,8 @@ def _format_by_content(path: Path) -> Format:
     from ctai_sam2.io.source_images import read_derived
 
     if not looks_like_dicom(path):
+        if path.name.lower().endswith(_READ_AS_LABELS):
+            return "nifti"
         kind = _format_by_name(path)
         if kind == "seg":
             raise DicomError(f"{path.name} is not a DICOM file", hint="Export it again.")

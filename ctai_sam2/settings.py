@@ -160,7 +160,7 @@ class Settings(BaseSettings):
         16, gt=0, description="Rate in kB/s below which the service gives up on a body, after 5 s."
     )
     decode_timeout: float = Field(
-        5, gt=0, le=3600, description="Seconds the service lets an image be decoded."
+        5, gt=0, le=3600, description="Processor seconds that the service lets the decoding of an image take."
     )
     decode_memory_mb: float = Field(
         512, ge=64, description="Memory in MB the service lets the decoding of an image take (on Linux)."

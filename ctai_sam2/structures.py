@@ -71,3 +71,15 @@ def level_below_l3(steps: int) -> str | None:
     """
     index = LEVELS.index("L3") + steps
     return LEVELS[index] if 0 <= index < len(LEVELS) else None
+
+
+COHORT_MASK_LABELS: Mapping[str, int] = {
+    "vertebra": 7,
+    "sat": 5,
+    "vat": 6,
+    "imat": 4,
+    "muscle": 3,
+    "psoas_right": 2,
+    "psoas_left": 1,
+}
+"""Labels in a cohort's mask files, in the order they are laid over each other: psoas over all others."""

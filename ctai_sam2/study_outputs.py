@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import DamagedFile, InputError
+from ctai_sam2.exchange import read_structure_mask, split_label
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import (
-    read_mask_nifti,
-    read_mask_png,
     read_slice,
     read_study,
     write_json,
@@ -22,11 +23,11 @@ from ctai_sam2.io import (
     write_overlay_png,
     write_table_csv,
 )
-from ctai_sam2.journal import fingerprint
+from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import L3Result, StructureResult, StudyResult
@@ -223,7 +224,13 @@ def _certainty(sagittal: L3Result) -> str:
     return f"{sagittal.certainty}, probability {sagittal.probability:.2f}"
 
 
-def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path) -> StudyFiles:
+def write_study(
+    study: StudyResult,
+    row: Mapping[str, Cell],
+    folder: str | Path,
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> StudyFiles:
     """Write masks (PNG, NIfTI), overlays and the measurements of a study.
 
     Parameters
@@ -234,6 +241,8 @@ def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path)
         From `measure_study`.
     folder : path-like
         Made if missing; files of an earlier run on the same study are replaced, each atomically.
+    definitions : TissueDefinitions
+        HU limits that the masks of fat were cut to; their headers say so.
 
     Raises
     ------
@@ -243,11 +252,11 @@ def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path)
         If something cannot be written.
     """
     folder = Path(folder)
-    _claim_folder(folder, study)
+    claim_folder(folder, study.volume)
     masks: list[Path] = []
     for name, result in _results_by_name(study).items():
         ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
-        masks += _write_mask(ct, name, result.mask, folder / "masks")
+        masks += _write_mask(ct, name, result.mask, folder / "masks", definitions)
     shown = {name: study.masks[name] for name in _OVERLAY_ORDER if name in study.masks}
     overlay = write_overlay_png(
         folder / "overlay.png",
@@ -272,7 +281,13 @@ def write_study(study: StudyResult, row: Mapping[str, Cell], folder: str | Path)
     )
 
 
-def write_structure(ct: CTSlice, result: StructureResult, folder: str | Path) -> dict[str, Path]:
+def write_structure(
+    ct: CTSlice,
+    result: StructureResult,
+    folder: str | Path,
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> dict[str, Path]:
     """Write one structure's mask (PNG, NIfTI) and an overlay; returns the paths by kind.
 
     Raises
@@ -282,7 +297,7 @@ def write_structure(ct: CTSlice, result: StructureResult, folder: str | Path) ->
     """
     folder = Path(folder)
     name = result.structure
-    png, nifti = _write_mask(ct, name, result.mask, folder)
+    png, nifti = _write_mask(ct, name, result.mask, folder, definitions)
     overlay = write_overlay_png(
         folder / f"{name}_overlay.png", ct, {name: result.mask}, labels={name: _legend(ct, name, result.mask)}
     )
@@ -319,8 +334,8 @@ def measure_files(
     image : path-like
         A DICOM slice, or with ``axial_index`` a DICOM folder or NIfTI volume.
     masks : mapping of str to path-like
-        PNG or NIfTI by structure (``psoas_left``, ``psoas_right``, ``psoas``, ``muscle``, ``sat``, ``vat``,
-        ``imat``).
+        Any file that `import_masks` reads, by structure (``psoas_left``, ``psoas_right``, ``psoas``,
+        ``muscle``, ``sat``, ``vat``, ``imat``); ``file#label`` names one mask of several.
     axial_index : int, optional
         Slice of a volume; 0 is the most inferior.
     series_uid : str, optional
@@ -333,7 +348,12 @@ def measure_files(
     Raises
     ------
     InputError
-        If a mask has another shape than the slice, or a name is unknown.
+        If a mask cannot be read, has another shape than the slice, was cut to narrower HU limits than the
+        definitions', or a name is unknown.
+    GeometryError
+        If a mask lies on another grid or on other slices.
+    DicomError
+        If a DICOM file is damaged.
     """
     path = Path(image)
     if axial_index is None:
@@ -346,7 +366,24 @@ def measure_files(
         ct = read_slice(path)
     else:
         ct = read_study(path, series_uid=series_uid).axial(axial_index)
-    loaded = {name: _read_mask(Path(file), ct, name) for name, file in masks.items()}
+    loaded: dict[str, Mask] = {}
+    notes = list(ct.warnings)
+    for name, file in masks.items():
+        mask_path, label = split_label(file)
+        found = read_structure_mask(
+            mask_path,
+            ct,
+            name,
+            label=label,
+            source=path if mask_path.suffix.lower() == ".dcm" else None,
+            series_uid=series_uid,
+        )
+        require_not_cut(name, found.description, definitions)
+        loaded[name] = found[name]
+        notes += [note for note in found.warnings if note not in notes]
+    if len(loaded) > 1:
+        notes += [note for note in side_notes(loaded, ct) if note not in notes]
+    notes += cut_notes(ct, loaded, definitions)
     row: TableRow = dict(
         measure_slice(
             ct.hu,
@@ -358,35 +395,66 @@ def measure_files(
             middle_slice=axial_index,
         )
     )
-    row["warnings"] = " | ".join(ct.warnings) or None
+    row["warnings"] = " | ".join(notes) or None
     return row
 
 
 _OVERLAY_ORDER = ("sat", "vat", "muscle", "imat", "psoas_left", "psoas_right")
 
 
-def _claim_folder(folder: Path, study: StudyResult) -> None:
-    """Note which study's results a folder holds; refuse one with another's, so that two are never mixed."""
+def claim_folder(folder: str | Path, image: CTSlice | CTVolume) -> None:
+    """Note which study's results a folder holds; refuse one with another's, so that two are never mixed.
+
+    Parameters
+    ----------
+    folder : path-like
+        Where results are to be written.
+    image : CTSlice or CTVolume
+        The study, or one of its slices: a slice belongs to the study whose volume holds it.
+
+    Raises
+    ------
+    InputError
+        If the folder holds the results of another study, or of a cohort.
+    StorageError
+        If it cannot be written, or its note is damaged.
+    """
+    folder = Path(folder)
     note = folder / "study.json"
-    image = fingerprint(study.volume)
     if (folder / "summary.json").exists() and (folder / "records").is_dir():
         raise InputError(f"the folder {folder.name} holds the results of a cohort", hint="Choose another.")
+    whole, slices = fingerprint(image), _slice_fingerprints(image)
     try:
-        known = json.loads(note.read_bytes())["image_sha256"]
+        content = json.loads(note.read_bytes())
+        known, known_slices = str(content["image_sha256"]), set(map(str, content.get("slices", ())))
     except FileNotFoundError:
-        known = image
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        known, known_slices = whole, slices
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedFile(
             "study.json, which says whose results the folder holds, is damaged",
             received=type(error).__name__,
             hint="Choose another folder, or delete this one.",
         ) from error
-    if known != image:
+    if known != whole and not known_slices & slices:
         raise InputError(
             f"the folder {folder.name} holds the results of another study",
             hint="Choose another folder, or delete this one: two studies are never mixed.",
         )
-    write_json(note, {"version": 1, "image_sha256": image})
+    # A slice alone must not make the note forget the volume that it is of.
+    larger = whole if len(slices) >= len(known_slices) else known
+    write_json(note, {"version": 1, "image_sha256": larger, "slices": sorted(known_slices | slices)})
+
+
+def _slice_fingerprints(image: CTSlice | CTVolume) -> set[str]:
+    """Short digests of the axial slices' pixels; empty slices, which all studies share, left out."""
+    planes = [image.hu] if isinstance(image, CTSlice) else list(image.hu_zyx)
+    return {
+        hashlib.sha256(
+            f"{plane.shape} ".encode() + np.ascontiguousarray(plane, dtype="<f4").tobytes()
+        ).hexdigest()[:16]
+        for plane in planes
+        if plane.min() != plane.max()
+    }
 
 
 def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:
@@ -397,25 +465,15 @@ def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:
     return results
 
 
-def _write_mask(ct: CTSlice, name: str, mask: Mask, folder: Path) -> tuple[Path, Path]:
+def _write_mask(
+    ct: CTSlice, name: str, mask: Mask, folder: Path, definitions: TissueDefinitions
+) -> tuple[Path, Path]:
+    description = describe_cut(name, definitions)
     return (
-        write_mask_png(folder / f"{name}.png", mask),
-        write_mask_nifti(folder / f"{name}.nii.gz", mask, ct),
+        write_mask_png(folder / f"{name}.png", mask, description=description),
+        write_mask_nifti(folder / f"{name}.nii.gz", mask, ct, description=description),
     )
 
 
 def _legend(ct: CTSlice, name: str, mask: Mask) -> str:
     return f"{name.replace('_', ' ')} {np.count_nonzero(mask) * ct.pixel_area_mm2 / 100:.1f} cm²"
-
-
-def _read_mask(path: Path, ct: CTSlice, name: str) -> Mask:
-    if path.name.lower().endswith((".nii", ".nii.gz")):
-        return np.asarray(read_mask_nifti(path, ct) > 0)
-    mask = read_mask_png(path)
-    if mask.shape != ct.shape_hw:
-        raise InputError(
-            f"the mask {name} has another shape than the slice",
-            received=f"{mask.shape} for {ct.shape_hw}",
-            hint="Use the mask that was drawn on this slice.",
-        )
-    return mask

@@ -7,9 +7,8 @@ is decoded in a thread of this process.
 
 from __future__ import annotations
 
-import importlib
+import logging
 import struct
-import sys
 
 import anyio
 from anyio import to_process
@@ -18,13 +17,17 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.io.uploads import Upload, decode_upload
 from ctai_sam2.settings import Settings
 
+from .decoding import decode_within, prepare, resource
 from .faults import Fault, bad_image
 from .limits import Turns
 from .metrics import Metrics
 
+logger = logging.getLogger("ctai_sam2.service")
+
 PLAIN_PIXELS = 1024 * 1024
 """Pixels of the largest image decoded in this process: some 10 ms."""
 
+_STARTS = 3
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
 
@@ -57,7 +60,13 @@ class DecodeWorkers:
         BrokenWorkerProcess
             If none can be started.
         """
-        await to_process.run_sync(_prepare, cancellable=True, limiter=self._processes)
+        for tries_left in reversed(range(_STARTS)):
+            try:
+                await to_process.run_sync(prepare, cancellable=True, limiter=self._processes)
+                return
+            except anyio.BrokenWorkerProcess:  # killed while it was idle, perhaps: another will do
+                if not tries_left:
+                    raise
 
     async def decode(self, data: bytes) -> Upload:
         """Decode an image.
@@ -77,19 +86,31 @@ class DecodeWorkers:
             raise bad_image(error) from error
         except (TimeoutError, MemoryError, anyio.BrokenWorkerProcess) as error:
             self._metrics.decodes_stopped.inc()
+            logger.warning("decoding was stopped", extra={"error": type(error).__name__})
             limits = f"{self._settings.decode_timeout:g} s or {self._settings.decode_memory_mb:g} MB"
             raise Fault(
                 status=413, code="image_too_large", detail=f"Decoding the image takes more than {limits}."
             ) from error
 
     async def _decode_apart(self, data: bytes) -> Upload:
-        await self.start()  # not within the time for the image
-        with anyio.fail_after(self._settings.decode_timeout):
+        try:
+            await self.start()
+        except anyio.BrokenWorkerProcess as error:
+            raise Fault(
+                status=503,
+                code="device_unavailable",
+                detail="No process could be started that decodes the image.",
+                retry_after_s=5,
+            ) from error
+        # Where the worker bounds its own processor time, a busy machine costs no image its decoding.
+        timeout_s = self._settings.decode_timeout if resource is None else None
+        with anyio.fail_after(timeout_s):
             return await to_process.run_sync(
-                _decode_within,
+                decode_within,
                 data,
                 self._settings.max_pixels,
                 int(self._settings.decode_memory_mb * 1e6),
+                self._settings.decode_timeout,
                 cancellable=True,
                 limiter=self._processes,
             )
@@ -114,20 +135,3 @@ def is_plain_png(data: bytes) -> bool:
             return False
         at += 12 + int(struct.unpack(">I", data[at : at + 4])[0])
     return at == len(data) <= 2 * PLAIN_PIXELS
-
-
-def _prepare() -> None:
-    """Import what decoding needs, which counts neither as its time nor as its memory."""
-    for name in ("PIL.JpegImagePlugin", "PIL.PngImagePlugin", "pydicom.pixels", "scipy.ndimage"):
-        importlib.import_module(name)
-
-
-def _decode_within(data: bytes, max_pixels: int, max_bytes: int) -> Upload:
-    """Decode in a worker process, whose memory may grow by ``max_bytes`` at most."""
-    if sys.platform == "linux":
-        import resource
-
-        with open("/proc/self/statm", encoding="ascii") as file:
-            used_bytes = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used_bytes + max_bytes, resource.RLIM_INFINITY))
-    return decode_upload(data, max_pixels=max_pixels)

@@ -28,8 +28,10 @@ from ctai_sam2.agreement.readings import DrawnMask, Reading, readings_of_rows
 from ctai_sam2.agreement.statistics import (
     BlandAltman,
     IntraclassCorrelation,
+    MeasurementError,
     bland_altman,
     icc_2_1,
+    measurement_error,
     within_subject_cv,
 )
 from ctai_sam2.errors import InputError
@@ -98,6 +100,8 @@ class MeasureAgreement:
         ICC(2,1), absolute agreement.
     cv_percent : float, optional
         Within-subject coefficient of variation; None for HU and where a value is not positive.
+    error : MeasurementError
+        TEM, SEM and repeatability coefficient.
     bland_altman : BlandAltman
         Bias and limits of agreement, first minus second.
     division : Division, optional
@@ -111,6 +115,7 @@ class MeasureAgreement:
     mean_second: float
     icc: IntraclassCorrelation
     cv_percent: float | None
+    error: MeasurementError
     bland_altman: BlandAltman
     division: Division | None = None
 
@@ -432,6 +437,7 @@ def _agreement(
         mean_second=float(second.mean()),
         icc=icc_2_1(ratings, confidence=confidence),
         cv_percent=within_subject_cv(ratings) if relative else None,
+        error=measurement_error(ratings, relative=relative),
         bland_altman=bland_altman(first, second, confidence=confidence),
         division=division,
     )

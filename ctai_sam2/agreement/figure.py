@@ -7,6 +7,7 @@ from typing import Any
 
 from ctai_sam2.agreement.comparison import MeasureAgreement, ReaderComparison
 from ctai_sam2.errors import InputError
+from ctai_sam2.measure.columns import COLUMN_TABLE
 
 _COLUMNS = 2
 _DPI = 130
@@ -95,7 +96,9 @@ def _draw_panel(panel: Any, entry: MeasureAgreement, comparison: ReaderCompariso
         )
     panel.axhline(0, color="#999999", linewidth=0.6)
     panel.set_title(f"{entry.measure}: ICC {entry.icc.value:.3f}, n = {entry.n}", fontsize=9)
-    panel.set_xlabel("mean of both", fontsize=8)
-    panel.set_ylabel("difference", fontsize=8)
+    unit = next((column.unit for column in COLUMN_TABLE if column.name == entry.measure), "")
+    in_unit = f" ({unit})" if unit else ""
+    panel.set_xlabel(f"mean of both{in_unit}", fontsize=8)
+    panel.set_ylabel(f"difference{in_unit}", fontsize=8)
     panel.tick_params(labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
-from ctai_sam2.io.nifti import read_label_block
+from ctai_sam2.io.label_volumes import read_label_block
+from ctai_sam2.io.safe_text import read_table
+from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.structures import COHORT_MASK_LABELS
 from ctai_sam2.types import CTSlice, Mask
 
 CASE_COLUMNS = ("case_id", "case")
@@ -25,6 +28,17 @@ COHORT_TABLE = "table.csv"
 """Name of the table in a cohort's results folder."""
 
 _SAME_PLANE_MM = 0.05
+_TEXT_COLUMNS = ("definitions",)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
+_EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")
+_COHORT_STRUCTURES: Mapping[str, tuple[int, ...]] = {
+    name: (COHORT_MASK_LABELS[name],)
+    for name in ("psoas_left", "psoas_right", "sat", "vat", "imat", "vertebra")
+} | {
+    # Psoas lies over the rest of the muscle in a label map.
+    "muscle": tuple(COHORT_MASK_LABELS[name] for name in ("muscle", "psoas_left", "psoas_right"))
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -106,9 +120,9 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     Parameters
     ----------
     path : path-like
-        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which the table is
-        read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and ``masks/*.nii.gz`` as
-        ``ctai-sam2 segment`` writes them.
+        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which table and
+        masks are read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and
+        ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them.
 
     Raises
     ------
@@ -117,7 +131,8 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     """
     path = Path(path)
     if (path / COHORT_TABLE).is_file():
-        path = path / COHORT_TABLE
+        readings = readings_of_rows(_read_rows(path / COHORT_TABLE), COHORT_TABLE)
+        return [replace(one, masks=_cohort_masks(path / "masks" / f"{one.case}.nii.gz")) for one in readings]
     if path.is_dir():
         readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
         if not readings:
@@ -159,7 +174,7 @@ def readings_of_rows(rows: Iterable[Mapping[str, Any]], what: str = "the table")
 def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] | None = None) -> Reading:
     values = {}
     for name, cell in row.items():
-        number = _number(cell)
+        number = _number(cell, str(name), case)
         if number is not None:
             values[str(name)] = number
     chosen = values.get(SLICE_COLUMN)
@@ -171,12 +186,33 @@ def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] |
     )
 
 
-def _number(cell: Any) -> float | None:
+def _number(cell: Any, column: str = "", row: str = "") -> float | None:
+    """Return a cell's number; None where it is empty, says that nothing is known, or is text.
+
+    Spreadsheets of many countries write 1,75. Where a comma could also part thousands, nothing is guessed.
+    """
     if cell is None or isinstance(cell, bool):
         return None
+    if not isinstance(cell, str):
+        try:
+            number = float(cell)
+        except (TypeError, ValueError):
+            return None
+        return number if math.isfinite(number) else None
+    text = cell.strip()
+    if text.lower() in _MISSING:
+        return None
+    if _DECIMAL_COMMA.fullmatch(text):
+        text = text.replace(",", ".")
     try:
-        number = float(cell)
-    except (TypeError, ValueError):
+        number = float(text)
+    except ValueError as error:
+        if column in COLUMNS and column not in _TEXT_COLUMNS:
+            raise InputError(
+                f"a cell of {column} is no number",
+                received=f"{text[:20]!r} of case {row[:40]}",
+                hint="Write 1.75 or 1,75, without units and without signs between thousands.",
+            ) from error
         return None
     return number if math.isfinite(number) else None
 
@@ -193,27 +229,57 @@ def _read_case(folder: Path) -> Reading:
         )
     masks = {}
     for path in sorted((folder / "masks").glob("*.nii.gz")):
-        labels, grid = read_label_block(path)
-        if 1 not in labels.shape:
-            continue
-        thin = labels.shape.index(1)
-        steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
-        rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)
-        masks[path.name.split(".")[0]] = DrawnMask(
-            mask=np.take(labels > 0, 0, axis=thin), spacing_mm=(rows_mm, columns_mm), grid=grid
-        )
+        found = _read_drawn(path)
+        if found is not None:
+            labels, spacing_mm, grid = found
+            masks[path.name.split(".")[0]] = DrawnMask(mask=labels > 0, spacing_mm=spacing_mm, grid=grid)
     return _reading(folder.name, rows[0], masks)
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
+def _cohort_masks(path: Path) -> dict[str, DrawnMask]:
+    """Masks of a cohort's case; none where it has none, or its slice has no place in the patient."""
+    if not path.is_file():
+        return {}
+    found = _read_drawn(path)
+    if found is None:
+        return {}
+    labels, spacing_mm, grid = found
+    masks = {
+        name: np.asarray(np.isin(labels, values), dtype=np.bool_)
+        for name, values in _COHORT_STRUCTURES.items()
+    }
+    return {
+        name: DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
+        for name, mask in masks.items()
+        if mask.any()
+    }
+
+
+def _read_drawn(path: Path) -> tuple[NDArray[np.uint8], tuple[float, float], Grid] | None:
+    """Labels of one slice with its spacing and place; None where it is no slice, or states no orientation."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [
-                {str(k): v or "" for k, v in row.items() if k is not None} for row in csv.DictReader(file)
-            ]
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be opened", hint="Check its permissions.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error
+        labels, grid = read_label_block(path)
+    except InputError as error:
+        if "states no orientation" in error.problem:
+            return None
+        raise
+    if 1 not in labels.shape:
+        return None
+    thin = labels.shape.index(1)
+    steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
+    rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)
+    return np.take(labels, 0, axis=thin), (rows_mm, columns_mm), grid
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    _, rows, separator = read_table(path)
+    if separator == ",":
+        for row in rows:
+            for name, cell in row.items():
+                if name in COLUMNS and _EITHER_COMMA.fullmatch(cell.strip()):
+                    raise InputError(
+                        f"whether a comma in {name} of {path.name} parts decimals or thousands is not clear",
+                        received=cell.strip()[:20],
+                        hint="Write it with a point, or separate the cells by semicolons.",
+                    )
+    return rows

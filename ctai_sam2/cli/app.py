@@ -20,6 +20,7 @@ from ctai_sam2.cli.serve import serve
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
+    from ctai_sam2.measure.definitions import TissueDefinitions
     from ctai_sam2.models import Segmenter
     from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.structures import Structure
@@ -45,12 +46,18 @@ app.command()(export)
 app.command("import")(import_)
 app.command()(serve)
 
+Definitions = Annotated[
+    str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
 Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
 Height = Annotated[
     float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")
+]
+Slices = Annotated[
+    int, typer.Option("--slices", help="1, 3 or 5: also print the median areas of that many slices.")
 ]
 
 SHOWN = (
@@ -88,7 +95,9 @@ def demo(
     axial_index: Annotated[
         int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest), where you know it.")
     ] = None,
+    slices: Slices = 1,
     height_m: Height = None,
+    definitions: Definitions = None,
     as_json: AsJson = False,
 ) -> None:
     """Run the main job: study -> L3 -> mid-L3 slice -> psoas, muscle, fat -> table, masks, overlay."""
@@ -99,7 +108,7 @@ def demo(
         print_line(f"Making a phantom CT study (DICOM) in {study}", as_json=as_json)
         make_demo_study(study)
         height_m = height_m or 1.75
-    _segment_and_report(study, out, model, series, axial_index, height_m, as_json)
+    _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
 
 
 @app.command()
@@ -125,16 +134,51 @@ def segment(
     axial_index: Annotated[
         int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")
     ] = None,
+    slices: Slices = 1,
     height_m: Height = None,
+    definitions: Definitions = None,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Every slice of these vertebrae, for example T12-L5.")
+    ] = None,
+    structures: Annotated[
+        str, typer.Option("--structures", help="With --levels: names separated by commas.")
+    ] = "psoas,muscle",
+    every_mm: Annotated[
+        float | None,
+        typer.Option("--every-mm", help="With --levels: segment at this distance, interpolate between."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment a study (all structures), or one structure on one slice."""
+    """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
+    if levels is not None:
+        from ctai_sam2.cli.volume import segment_levels
+        from ctai_sam2.io.atomic import require_writable as _require_writable
+
+        if structure or point or box or axial_index is not None:
+            raise InputError(
+                "a range of levels is segmented without points, boxes or a slice",
+                hint="Leave out --structure, --point, --box and --axial-index, or --levels.",
+            )
+        _require_writable(out)
+        with _open_segmenter(model) as segmenter:
+            segment_levels(
+                path,
+                out,
+                segmenter,
+                levels=levels,
+                structures=[name.strip() for name in structures.split(",") if name.strip()],
+                every_mm=every_mm,
+                series=series,
+                definitions=_definitions(definitions),
+                as_json=as_json,
+            )
+        return
     if structure is None:
         if point or box:
             raise InputError(
                 "points and boxes need a structure", hint="Add --structure, for example psoas_left."
             )
-        _segment_and_report(path, out, model, series, axial_index, height_m, as_json)
+        _segment_and_report(path, out, model, series, axial_index, height_m, definitions, as_json, slices)
         return
 
     from ctai_sam2.io import read_slice, read_study
@@ -143,12 +187,13 @@ def segment(
     from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import STRUCTURES
-    from ctai_sam2.study_outputs import describe_structure, write_structure
+    from ctai_sam2.study_outputs import claim_folder, describe_structure, write_structure
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
     if structure not in STRUCTURES:
         raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
+    limits = _definitions(definitions)
     require_writable(out)
     if axial_index is not None:
         ct = read_study(path, series_uid=series).axial(axial_index)
@@ -172,9 +217,11 @@ def segment(
             structure,
             segmenter,
             prompt=prompt,
+            definitions=limits,
             confidence_threshold=Settings().confidence_threshold,
         )
-    files = write_structure(ct, result, out)
+    claim_folder(out, ct)
+    files = write_structure(ct, result, out, definitions=limits)
     row = describe_structure(ct, result)
     if as_json:
         print_json({**row, "warnings": list(result.warnings), "files": files})
@@ -188,20 +235,19 @@ def segment(
 @reporting_errors
 def measure(
     image: Annotated[Path, typer.Argument(help="Slice or volume the mask was drawn on (DICOM or NIfTI).")],
-    masks: Annotated[list[str], typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")],
+    masks: Annotated[
+        list[str], typer.Option("--mask", "-m", help="name=file or name=file#label; repeatable.")
+    ],
     axial_index: Annotated[
         int | None, typer.Option("--axial-index", help="Slice of a volume (0 = lowest).")
     ] = None,
     series: Series = None,
     height_m: Height = None,
-    definitions: Annotated[
-        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
-    ] = None,
+    definitions: Definitions = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the row to this CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure areas and HU under masks drawn or corrected elsewhere."""
-    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.study_outputs import measure_files, write_rows
 
     row = measure_files(
@@ -210,7 +256,7 @@ def measure(
         axial_index=axial_index,
         series_uid=series,
         height_m=height_m,
-        definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
+        definitions=_definitions(definitions),
     )
     if out is not None:
         write_rows(out, [row])
@@ -218,6 +264,7 @@ def measure(
         print_json(row)
         return
     print_table([{"column": k, "value": v} for k, v in row.items() if v is not None], ("column", "value"))
+    _print_warnings(str(row["warnings"]).split(" | ") if row["warnings"] else ())
 
 
 @app.command()
@@ -291,19 +338,23 @@ def _segment_and_report(
     series: str | None,
     axial_index: int | None,
     height_m: float | None,
+    definitions: str | None,
     as_json: bool,
+    slices: int,
 ) -> None:
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
-    from ctai_sam2.study_outputs import measure_study, write_study
+    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
 
     # What would be refused at the end is refused before the work.
     require_height(height_m)
+    limits = _definitions(definitions)
     require_writable(out)
     volume = read_study(study, series_uid=series)
+    claim_folder(out, volume)
     depth, height, width = volume.shape_zyx
     print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
     with _open_segmenter(model) as segmenter:
@@ -313,14 +364,25 @@ def _segment_and_report(
             volume,
             segmenter,
             axial_index=axial_index,
+            definitions=limits,
             confidence_threshold=Settings().confidence_threshold,
+            slices=slices,
         )
-    row = measure_study(result, height_m=height_m)
-    files = write_study(result, row, out)
+    row = measure_study(result, height_m=height_m, definitions=limits)
+    files = write_study(result, row, out, definitions=limits)
     if as_json:
-        print_json({"measurements": row, "warnings": list(result.warnings), "files": vars(files)})
+        medians = [asdict(median) for median in result.medians]
+        print_json(
+            {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
+        )
         return
     _print_study(result, row, files)
+
+
+def _definitions(name_or_file: str | None) -> TissueDefinitions:
+    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
+
+    return load_definitions(name_or_file) if name_or_file else DEFAULT_DEFINITIONS
 
 
 def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
@@ -329,6 +391,13 @@ def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
     print_line()
     print_table(summarise(result), SHOWN)
     print_line()
+    if result.medians:
+        print_line("Median of several slices, with the smallest and largest area:")
+        print_table(
+            [asdict(median) for median in result.medians],
+            ("structure", "area_cm2", "low_cm2", "high_cm2", "slices"),
+        )
+        print_line()
     indices = (
         "middle_slice",
         "sma_cm2",

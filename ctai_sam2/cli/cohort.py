@@ -192,7 +192,7 @@ def review(
     ] = None,
     correct: Annotated[str | None, typer.Option("--correct", help="Case that gets other masks.")] = None,
     mask: Annotated[
-        list[str] | None, typer.Option("--mask", "-m", help="name=file (PNG or NIfTI); repeatable.")
+        list[str] | None, typer.Option("--mask", "-m", help="name=file or name=file#label; repeatable.")
     ] = None,
     who: Annotated[str, typer.Option("--by", help="The reader.")] = "",
     note: Annotated[str, typer.Option("--note", help="What was seen or done.")] = "",
@@ -283,7 +283,7 @@ def _write_report(folder: Path, *, changed: bool) -> Path | None:
 
 
 def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[str, Any]:
-    from ctai_sam2.io import read_mask_nifti, read_mask_png
+    from ctai_sam2.exchange import read_structure_mask, split_label
 
     ct_slice = worklist.load(case_id).ct_slice
     masks = {}
@@ -291,9 +291,11 @@ def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[st
         name, separator, file = entry.partition("=")
         if not (name and separator and file):
             raise InputError("a mask is given as name=file", received=entry)
-        path = Path(file)
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            masks[name] = read_mask_nifti(path, ct_slice) > 0
-        else:
-            masks[name] = read_mask_png(path)
+        if name in masks:
+            raise InputError("a structure is given twice", received=name)
+        path, label = split_label(file)
+        found = read_structure_mask(path, ct_slice, name, label=label)
+        for note in found.warnings:
+            typer.secho(f"Note: {note}", fg="yellow", err=True)
+        masks[name] = found[name]
     return masks

@@ -111,7 +111,7 @@ def _check_packages() -> Check:
             detail=f"missing: {', '.join(missing)}",
             hint=f"pip install {' '.join(missing)}",
         )
-    decoders = [n for n in ("pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "pylibjpeg-rle") if not _installed(n)]
+    decoders = [n for n in ("imagecodecs", "pylibjpeg-openjpeg", "pylibjpeg-rle") if not _installed(n)]
     if decoders:
         return Check(
             layer="packages",

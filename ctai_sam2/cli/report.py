@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -20,6 +21,9 @@ from ctai_sam2.errors import (
     StorageError,
     WeightsError,
 )
+from ctai_sam2.io.safe_text import for_terminal
+
+_OWN_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +56,7 @@ def reporting_errors(command: Callable[P, R]) -> Callable[P, R]:
             if kwargs.get("as_json"):
                 print_json({"error": type(error).__name__, "detail": str(error)})
             else:
-                typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+                typer.secho(for_terminal(f"{type(error).__name__}: {error}"), fg="red", err=True)
             raise typer.Exit(exit_code_of(error)) from None
 
     return run
@@ -60,13 +64,20 @@ def reporting_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 def print_json(value: object) -> None:
     """Write one JSON document to stdout; NaN becomes null."""
-    json.dump(_plain(value), sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False)
+    # What the terminal's encoding or UTF-8 cannot say becomes JSON's own escapes.
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def print_line(text: str = "", *, as_json: bool = False) -> None:
     """Write a line for a person: to stdout, or to stderr where stdout carries JSON."""
-    typer.echo(text, err=as_json)
+    typer.echo(_encodable(_printable(text), err=as_json), err=as_json)
+
+
+def print_note(text: str) -> None:
+    """Write a note for a person to stderr."""
+    typer.secho(_encodable(for_terminal(f"Note: {text}"), err=True), fg="yellow", err=True)
 
 
 def print_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
@@ -75,7 +86,8 @@ def print_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) ->
     widths = [max(len(name), *(len(line[i]) for line in cells), 0) for i, name in enumerate(columns)]
     typer.secho("  ".join(name.ljust(w) for name, w in zip(columns, widths, strict=True)).rstrip(), bold=True)
     for line in cells:
-        typer.echo("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
+        text = "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip()
+        typer.echo(_encodable(text, err=False))
 
 
 def _cell(value: object) -> str:
@@ -83,7 +95,20 @@ def _cell(value: object) -> str:
         return "–"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:.1f}"
-    return str(value)
+    return for_terminal(str(value))
+
+
+def _printable(text: str) -> str:
+    """Text without what a terminal would act on, but with the colors this package sets itself."""
+    pieces = _OWN_COLORS.split(text)
+    marks = _OWN_COLORS.findall(text)
+    return "".join(a + b for a, b in zip(map(for_terminal, pieces), [*marks, ""], strict=True))
+
+
+def _encodable(text: str, *, err: bool) -> str:
+    """Text that the stream's encoding can say, with escapes for what it cannot."""
+    encoding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -189,6 +190,10 @@ class CohortConfig:
             identity = segmenter.identity
         return key_of([identity.weights_sha256, identity.image_size, identity.dtype, identity.code_version])
 
+    @cached_property
+    def _definitions_identifier(self) -> str:
+        return self.definitions.identifier
+
     def inference_part(self, case: Case) -> dict[str, Any]:
         """Return what decides a case's predictions besides its image and the model, as plain values."""
         return {
@@ -198,7 +203,7 @@ class CohortConfig:
             "sagittal_index": case.sagittal_index,
             "prompts": {name: format_prompt(prompt) for name, prompt in sorted(case.prompts.items())},
             "structures": sorted(self.structures),
-            "window": asdict(self.window),
+            "window": {"level": self.window.level, "width": self.window.width},
             "robustness_trials": self.robustness_trials,
         }
 
@@ -206,7 +211,7 @@ class CohortConfig:
         """Return what else decides a case's row, as plain values."""
         return {
             "record_version": RECORD_VERSION,
-            "definitions": self.definitions.identifier,
+            "definitions": self._definitions_identifier,
             "confidence_threshold": self.settings.confidence_threshold,
             "cutoffs": [self.smi_cutoffs, self.smd_cutoffs],
             "height_m": case.height_m,

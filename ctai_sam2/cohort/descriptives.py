@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.qc import IMPLAUSIBLE
@@ -75,6 +75,10 @@ class GroupSummary:
         return (
             f"{_shown(self.mean)}{spread}; {_shown(self.median)} ({_shown(self.q25)} to {_shown(self.q75)})"
         )
+
+
+GROUP_COLUMNS: tuple[str, ...] = tuple(one.name for one in fields(GroupSummary))
+"""Columns of the summaries' table."""
 
 
 def describe_cohort(table: pd.DataFrame) -> list[GroupSummary]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ctai_sam2.errors import CtaiError, InputError, ManifestError
 from ctai_sam2.io import write_table_csv
+from ctai_sam2.io.safe_text import from_cell, is_device_name
 from ctai_sam2.types import Prompt
 
 PROMPTED: tuple[str, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
@@ -105,6 +106,10 @@ class Case:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if is_device_name(self.case_id):
+            raise InputError(
+                "a case_id must not be a name that Windows keeps for a device", hint="Use another pseudonym."
+            )
         if not _CASE_ID.fullmatch(self.case_id):
             raise InputError(
                 "a case_id is up to 80 letters, digits, dots, dashes and underscores",
@@ -304,6 +309,8 @@ class _RowReader:
                 if not case_id
                 else "must be up to 80 letters, digits, dots, dashes and underscores, the first no sign",
             )
+        elif is_device_name(case_id):
+            self.note("case_id", "is a name that Windows keeps for a device; choose another")
         path = self._path(base)
         l3_x, l3_y = self._number("l3_x", -0.5, 1e5), self._number("l3_y", -0.5, 1e5)
         if (self.cells.get("l3_x", "") == "") != (self.cells.get("l3_y", "") == ""):
@@ -494,9 +501,11 @@ def _as_text(value: Any) -> str:
         return ""
     if isinstance(value, float | np.floating):
         return f"{float(value):.17g}"
-    # Tables written by this package put an apostrophe before what a spreadsheet would run as a formula.
-    text = str(value).strip()
-    return "" if text in ("<NA>", "NaT") else text.removeprefix("'")
+    if isinstance(value, str):
+        return from_cell(value)
+    # pandas has several objects for a missing value, which are no text.
+    text = str(value)
+    return "" if text in ("<NA>", "NaT") else text.strip()
 
 
 def _as_index(text: str) -> int:

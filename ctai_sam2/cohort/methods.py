@@ -128,8 +128,7 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
     if _count(analysed, "smi_cm2_m2"):
         sentences.append(
             "Skeletal muscle area (SMA, cm²) divided by height squared is the skeletal muscle index (SMI, "
-            "cm²/m²); the mean attenuation of muscle within its range is the skeletal "
-            "muscle density (SMD, HU)."
+            "cm²/m²); the mean attenuation of muscle in its range is the skeletal muscle density (SMD, HU)."
         )
     for column, what in (("low_smi", "Low SMI"), ("low_smd", "low SMD")):
         name = plan["smi_cutoffs" if column == "low_smi" else "smd_cutoffs"]
@@ -255,9 +254,9 @@ def _sexes(table: pd.DataFrame) -> str:
 
 
 def _values(table: pd.DataFrame, column: str) -> str:
-    known = table[column].dropna() if column in table else []
-    if not len(known):
+    if not _count(table, column):
         return _NOT_RECORDED
+    known = table[column].dropna()
     counts = known.value_counts()
     shown = [f"{_plain(value)} ({count})" for value, count in counts.head(6).items()]
     if len(counts) > len(shown):

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctai_sam2.cohort.descriptives import describe_cohort, to_rows, usable_rows
+from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_rows, usable_rows
 from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
@@ -78,7 +78,9 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     store = CohortStore(Path(folder))
     page = render_report(store)
-    write_table_csv(store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))))
+    write_table_csv(
+        store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))), GROUP_COLUMNS
+    )
     return write_text(store.folder / "report.html", page)
 
 
@@ -96,7 +98,13 @@ def render_report(store: CohortStore) -> str:
         raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
 
     # Summaries of earlier versions lack some counts.
-    summary = {"incomplete": 0, "partial": False, "set_aside": [], "not_in_manifest": [], "replaced": []}
+    summary: dict[str, Any] = {
+        "incomplete": 0,
+        "partial": False,
+        "set_aside": [],
+        "not_in_manifest": [],
+        "replaced": [],
+    }
     summary |= read_summary(store)
     table = read_table(store.folder)
     usable = set(table["case_id"][usable_rows(table)])

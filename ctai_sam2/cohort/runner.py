@@ -241,6 +241,7 @@ def plan_tasks(cases: Sequence[Case], store: CohortStore, config: CohortConfig, 
     """Decide from file names, sizes and times, without reading any image, what is to be done."""
     corrected = store.corrected_ids()
     predicted, masked = names_in(store.folder / "answers"), names_in(store.folder / "masks")
+    index = store.read_index()
     tasks: list[CaseTask] = []
     case_keys: dict[str, str] = {}
     for case in cases:
@@ -249,7 +250,7 @@ def plan_tasks(cases: Sequence[Case], store: CohortStore, config: CohortConfig, 
         key = key_of([stamp, token, config.inference_part(case), config.row_part(case, correction)])
         case_keys[case.case_id] = key
         try:
-            record = store.read_record(case.case_id)
+            record = store.record_key(case.case_id, index)
         except DamagedFile:
             # The worker moves it aside.
             record = None

@@ -13,6 +13,7 @@ from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.io import SeriesInfo
 from ctai_sam2.io.dicom_headers import looks_like_dicom
 from ctai_sam2.io.folders import files_below, why_not_followed
+from ctai_sam2.io.safe_text import is_device_name
 from ctai_sam2.io.study import is_volume_name, list_series
 
 _CASE_FILE = ".npz"
@@ -287,6 +288,8 @@ def _ids(paths: list[Path], from_names: bool) -> list[str]:
     taken: set[str] = set()
     for path in paths:
         base = re.sub(r"[^A-Za-z0-9._-]+", "_", _ENDINGS.sub("", path.name)).lstrip("._-")[:70] or "case"
+        if is_device_name(base):
+            base = f"case-{base}"
         name, number = base, 1
         while name.lower() in taken:
             number += 1

@@ -9,6 +9,7 @@
       pictures/<case>.jpg        overlay for the report
       corrections/<case>.json    what a reader changed, with <case>.zip
       table.csv, table.parquet, summary.json, report.html
+      index.json                 keys of the records: a finished cohort is planned without opening each
 
 A killed run leaves whole files only; those without a record are made again. A record or predictions that
 are damaged are moved aside (``<name>.damaged-<digest>``), reported, and made again; corrections, which
@@ -20,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,17 @@ _FOLDERS = ("records", "answers", "masks", "pictures", "corrections")
 _LEFT_BEHIND = ".writing-"
 _ASIDE = ".damaged-"
 _OWNER = ".owner"
+_INDEX = "index.json"
+_ENTRY_LENGTH = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordKey:
+    """What planning needs of a record: its key, whether it has numbers, and whether it is to be retried."""
+
+    key: str
+    is_done: bool
+    retry: bool
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,57 @@ class CohortStore:
             If it cannot be written.
         """
         write_case_record(self.record_path(record.case_id), record)
+
+    def record_key(self, case_id: str, index: Mapping[str, Sequence[Any]]) -> RecordKey | None:
+        """Return what planning needs of a record: from the index where it still holds, else from the record.
+
+        Raises
+        ------
+        DamagedFile, StorageError
+            As in `read_record`.
+        """
+        entry = index.get(case_id)
+        if entry is not None:
+            try:
+                state = os.stat(self.record_path(case_id))
+            except OSError:
+                return None
+            if (state.st_size, state.st_mtime_ns) == tuple(entry[:2]):
+                return RecordKey(key=entry[2], is_done=entry[3], retry=entry[4])
+        record = self.read_record(case_id)
+        return (
+            None if record is None else RecordKey(key=record.key, is_done=record.is_done, retry=record.retry)
+        )
+
+    def read_index(self) -> dict[str, list[Any]]:
+        """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
+        try:
+            entries = json.loads((self.folder / _INDEX).read_bytes())["records"]
+            known = {str(name): list(entry) for name, entry in entries.items() if len(entry) == _ENTRY_LENGTH}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+        return known
+
+    def write_index(self, records: Iterable[CaseRecord | None]) -> None:
+        """Write the index of records that were just read.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be written.
+        """
+        entries = {}
+        for record in records:
+            if record is None:
+                continue
+            with suppress(OSError):
+                state = os.stat(self.record_path(record.case_id))
+                entries[record.case_id] = [
+                    *(state.st_size, state.st_mtime_ns),
+                    *(record.key, record.is_done, record.retry),
+                ]
+        text = json.dumps({"version": 1, "records": entries}, separators=(",", ":"))
+        write_text(self.folder / _INDEX, text)
 
     def set_aside(self, path: Path) -> None:
         """Move a damaged file out of the way, so that it can be made again and is still there to look at.

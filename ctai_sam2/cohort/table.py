@@ -19,6 +19,7 @@ from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
+from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
 from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
 from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
@@ -230,6 +231,7 @@ def write_results(
     }
     write_json(store.folder / "summary.json", summary)
     write_table_csv(store.folder / "data_dictionary.csv", data_dictionary(list(own.values())))
+    store.write_index(records)
     return CohortFiles.of(store), summary
 
 
@@ -347,8 +349,10 @@ def read_table(folder: str | Path) -> pd.DataFrame:
             hint="Give the folder that 'ctai-sam2 cohort run' wrote.",
         )
     types = dict.fromkeys(_TEXT, "string") | dict.fromkeys(_YES_NO, "boolean")
-    # Only an empty cell is one without a value: a case may be called NA.
+    # Words such as NA are text here; only empty cells are missing.
     frame: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
+    for name in frame.columns.intersection([*_TEXT]):
+        frame[name] = frame[name].map(from_cell, na_action="ignore")
     return frame
 
 

@@ -37,27 +37,17 @@ from ctai_sam2.errors import (
     StorageError,
     Unavailable,
 )
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
-from ctai_sam2.journal import fingerprint
+from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_axial, segment_study
-from ctai_sam2.structures import Structure
+from ctai_sam2.structures import COHORT_MASK_LABELS, Structure
 from ctai_sam2.study_outputs import measure_results
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
-
-MASK_LABELS: Mapping[str, int] = {
-    "vertebra": 7,
-    "sat": 5,
-    "vat": 6,
-    "imat": 4,
-    "muscle": 3,
-    "psoas_right": 2,
-    "psoas_left": 1,
-}
-"""Labels of the mask files, in the order they are laid over each other: psoas over muscle over the rest."""
 
 _LINE_MM = 2.0
 _JITTERED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
@@ -428,7 +418,8 @@ class CaseWorker:
                 l3_path = store.l3_path(case.case_id)
                 writing.append(writer.submit(write_mask_nifti, l3_path, stored.l3_mask, stored.l3_slice))
             labels = label_map(masks, ct_slice.shape_hw)
-            writing.append(writer.submit(write_mask_nifti, store.mask_path(case.case_id), labels, ct_slice))
+            mask_path = store.mask_path(case.case_id)
+            writing.append(writer.submit(write_mask_nifti, mask_path, labels, ct_slice, names=COHORT_LABELS))
             picture_path = store.picture_path(case.case_id)
             writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
             by_user = stored.level_chosen_by == "user"
@@ -552,9 +543,9 @@ def content_of(image: CTVolume | CTSlice) -> str:
 
 
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Lay masks over each other as one label map, see `MASK_LABELS`."""
+    """Lay masks over each other as one label map, see `COHORT_MASK_LABELS`."""
     labels = np.zeros(shape_hw, np.uint8)
-    for name, value in MASK_LABELS.items():
+    for name, value in COHORT_MASK_LABELS.items():
         if name in masks:
             labels[masks[name]] = value
     return labels

@@ -17,6 +17,7 @@ from ctai_sam2.editor import commands as do
 from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM, View
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import PRESETS
+from ctai_sam2.measure.definitions import HuRange
 
 if TYPE_CHECKING:
     from ctai_sam2.editor.controller import Controller
@@ -51,6 +52,16 @@ def _action(name: str, perform: Callable[[Controller], object], *keys: str) -> A
     return Action(name=name, text=f"action.{name}", keys=keys, perform=perform)
 
 
+def _calling(name: str, *keys: str) -> Action:
+    """Make an action that the view does."""
+    return _action(name, lambda c: c.call(name), *keys)
+
+
+def _run_all(controller: Controller) -> object:
+    groups = controller.document.profile.groups
+    return controller.run("all" if "all" in groups else None)
+
+
 def _mask_action(name: str, command: Callable[[str], do.Command], *keys: str) -> Action:
     return _action(name, lambda c: c.apply(command(c.document.view.active)), *keys)
 
@@ -72,9 +83,15 @@ def _opacity(view: View, by: float) -> dict[str, Any]:
     return {"opacity": min(max(round(view.opacity + by, 2), 0.0), 1.0)}
 
 
+def _tissue_limit(controller: Controller) -> HuRange:
+    """HU of the active label's tissue; of muscle where all pixels of a label count."""
+    profile = controller.document.profile
+    return profile.limit_of(controller.document.view.active) or profile.limits["muscle"]
+
+
 def _toggle_limit(controller: Controller) -> object:
     has_limit = controller.document.view.limit is not None
-    return controller.adjust(limit=None if has_limit else controller.document.profile.muscle_limit)
+    return controller.adjust(limit=None if has_limit else _tissue_limit(controller))
 
 
 def _next_label(controller: Controller) -> object:
@@ -87,11 +104,6 @@ def _toggle_label(controller: Controller, what: str) -> object:
     name = controller.document.view.active
     label = controller.document.labels[name]
     return controller.adjust_label(name, **{what: not getattr(label, what)})
-
-
-def _scroll(controller: Controller, by: int) -> object:
-    last = controller.document.slice_count - 1
-    return controller.go_to(min(max(controller.document.index + by, 0), last))
 
 
 def _copy(controller: Controller, by: int) -> object:
@@ -135,9 +147,17 @@ _WINDOWS = tuple(
 ACTIONS: tuple[Action, ...] = (
     _action("run", lambda c: c.run(), "a"),
     _action("refine", lambda c: c.run(refine=True), "g"),
+    _action("run_all", _run_all, "shift+a"),
     _action("retry", lambda c: c.inference.retry()),
     _action("cancel", lambda c: c.cancel(), "escape"),
     _action("finish", lambda c: c.finish(), "enter"),
+    _action("confirm", lambda c: c.answer(True), "ctrl+enter"),
+    _calling("save", "ctrl+s"),
+    _calling("accept"),
+    _calling("next_case", "shift+arrowright"),
+    _calling("previous_case", "shift+arrowleft"),
+    _calling("help", "?"),
+    _calling("panel", "d"),
     _action("step_back", lambda c: c.step_back(), "backspace"),
     _action("undo", lambda c: c.undo(), "ctrl+z"),
     _action("redo", lambda c: c.redo(), "ctrl+y", "ctrl+shift+z"),
@@ -156,7 +176,9 @@ ACTIONS: tuple[Action, ...] = (
     _mask_action("smooth", lambda label: do.Smooth(label=label), "s"),
     _action(
         "apply_limit",
-        lambda c: c.apply(do.LimitToHu(label=c.document.view.active, limits=c.document.profile.muscle_limit)),
+        lambda c: c.apply(
+            do.LimitToHu(label=c.document.view.active, limits=c.document.view.limit or _tissue_limit(c))
+        ),
     ),
     _action("toggle_limit", _toggle_limit, "t"),
     _action("copy_below", lambda c: _copy(c, -1), "shift+pagedown"),
@@ -165,12 +187,14 @@ ACTIONS: tuple[Action, ...] = (
     _adjusting("zoom_out", lambda v: _zoom(v, 1 / _ZOOM_STEP), "-"),
     _adjusting("fit", lambda v: {"viewport": v.viewport.fitted()}, "0"),
     _action("hold_pan", lambda c: c.hold_pan(True), " "),
-    _action("next_slice", lambda c: _scroll(c, 1), "pageup", "arrowup"),
-    _action("previous_slice", lambda c: _scroll(c, -1), "pagedown", "arrowdown"),
+    _action("next_slice", lambda c: c.scroll(1), "pageup", "arrowup"),
+    _action("previous_slice", lambda c: c.scroll(-1), "pagedown", "arrowdown"),
     _action("next_label", _next_label, "k"),
     _action("toggle_visible", lambda c: _toggle_label(c, "visible"), "v"),
     _action("toggle_lock", lambda c: _toggle_label(c, "locked")),
     _adjusting("toggle_outline", lambda v: {"outline_only": not v.outline_only}, "u"),
+    _adjusting("toggle_smooth", lambda v: {"smooth": not v.smooth}, "y"),
+    _adjusting("toggle_wheel", lambda v: {"wheel_scrolls": not v.wheel_scrolls}),
     _adjusting("more_opaque", lambda v: _opacity(v, 0.1)),
     _adjusting("less_opaque", lambda v: _opacity(v, -0.1)),
     *_TOOLS,

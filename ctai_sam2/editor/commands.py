@@ -142,15 +142,22 @@ class FloodFill(MaskCommand):
         Bounds of the region.
     erase : bool
         Take away instead of adding; the region is then also bounded by the mask.
+    radius_mm : float, optional
+        How far from the point it may reach; as far as it is connected when omitted.
     """
 
     x: float
     y: float
     limits: HuRange
     erase: bool = False
+    radius_mm: float | None = None
 
     def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         within = (ct_slice.hu >= self.limits.low_hu) & (ct_slice.hu <= self.limits.high_hu)
+        if self.radius_mm is not None:
+            row_mm, column_mm = ct_slice.spacing_mm
+            radius = (self.radius_mm / column_mm, self.radius_mm / row_mm)
+            within &= stroke_to_mask(((self.x, self.y),), radius, ct_slice.shape_hw)
         if self.erase:
             within &= mask
         return _joined(mask, connected_region(within, self.x, self.y), self.erase)
@@ -235,7 +242,7 @@ class SetMask(MaskCommand):
     ----------
     mask : ndarray of bool, shape (H, W)
         The new one; copied.
-    origin : {"ai", "copy", "import"}
+    origin : {"ai", "copy", "import", "redrawn"}
         Where it comes from, for the history.
 
     Raises
@@ -245,7 +252,7 @@ class SetMask(MaskCommand):
     """
 
     mask: Mask
-    origin: Literal["ai", "copy", "import"] = "import"
+    origin: Literal["ai", "copy", "import", "redrawn"] = "import"
 
     def __post_init__(self) -> None:
         mask = np.array(pixels.as_mask(self.mask))
@@ -329,8 +336,15 @@ class Compound:
     name: str = "edit.compound"
 
 
-def apply(document: Document, command: Command | Compound) -> tuple[Change, Edit | None, int]:
-    """Do a command on the slice in view.
+def apply(
+    document: Document,
+    command: Command | Compound,
+    *,
+    index: int | None = None,
+    joined: bool = False,
+    made_by: str = "",
+) -> tuple[Change, Edit | None, int]:
+    """Do a command on a slice.
 
     Parameters
     ----------
@@ -338,6 +352,12 @@ def apply(document: Document, command: Command | Compound) -> tuple[Change, Edit
         Changed in place.
     command : Command or Compound
         What to do.
+    index : int, optional
+        The slice; the one in view when omitted.
+    joined : bool
+        Whether it is one step with the edit before it.
+    made_by : str
+        The model whose mask it is.
 
     Returns
     -------
@@ -354,6 +374,8 @@ def apply(document: Document, command: Command | Compound) -> tuple[Change, Edit
         If a label is unknown or a parameter cannot be used; the document is then unchanged.
     """
     steps = command.commands if isinstance(command, Compound) else (command,)
+    index = document.index if index is None else index
+    ct_slice = document.slice if index == document.index else document.slice_at(index)
     masks: dict[str, Mask] = {}
     marks: dict[str, Marks] = {}
     refused: dict[str, None] = {}
@@ -362,24 +384,26 @@ def apply(document: Document, command: Command | Compound) -> tuple[Change, Edit
             refused[step.label] = None
             continue
         if isinstance(step, MaskCommand):
-            before = masks.get(step.label, document.mask(step.label))
-            masks[step.label] = _limited(before, step.draw(before, document.slice), document)
+            before = masks.get(step.label, document.mask(step.label, index))
+            masks[step.label] = _limited(before, step.draw(before, ct_slice), ct_slice, document.view.limit)
         if isinstance(step, MarksCommand):
-            placed = marks.get(step.label, document.marks(step.label))
-            marks[step.label] = step.place(placed, document.slice)
-    patches = [MaskPatch.between(name, document.mask(name), mask) for name, mask in masks.items()]
+            placed = marks.get(step.label, document.marks(step.label, index))
+            marks[step.label] = step.place(placed, ct_slice)
+    patches = [MaskPatch.between(name, document.mask(name, index), mask) for name, mask in masks.items()]
     edit = Edit(
         name=command.name,
-        index=document.index,
+        index=index,
         masks=tuple(patch for patch in patches if patch is not None),
         marks=tuple(
-            MarksPatch(label=name, before=document.marks(name), after=after)
+            MarksPatch(label=name, before=document.marks(name, index), after=after)
             for name, after in marks.items()
-            if after != document.marks(name)
+            if after != document.marks(name, index)
         ),
+        joined=joined,
+        made_by=made_by,
     )
     if not edit.labels:
-        return Change(index=document.index, refused=tuple(refused)), None, 0
+        return Change(index=index, refused=tuple(refused)), None, 0
     change, dropped = document.commit(edit)
     return replace(change, refused=tuple(refused)), edit, dropped
 
@@ -403,9 +427,8 @@ def _joined(mask: Mask, drawn: Mask, erase: bool) -> Mask:
     return mask & ~drawn if erase else mask | drawn
 
 
-def _limited(before: Mask, after: Mask, document: Document) -> Mask:
-    limit = document.view.limit
+def _limited(before: Mask, after: Mask, ct_slice: CTSlice, limit: HuRange | None) -> Mask:
     if limit is None:
         return after
-    hu = document.slice.hu
+    hu = ct_slice.hu
     return np.asarray(after & (before | ((hu >= limit.low_hu) & (hu <= limit.high_hu))), dtype=np.bool_)

@@ -12,15 +12,19 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal, Protocol, TypeAlias
+
+from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import commands as editing
 from ctai_sam2.editor.actions import BY_KEY, BY_NAME, key_combination
 from ctai_sam2.editor.changes import Aspect, Change
 from ctai_sam2.editor.commands import Command, Compound
-from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.document import Author, Document
+from ctai_sam2.editor.history import IMPORT_EDIT
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.inference import Ask, Confirmation, Inference
 from ctai_sam2.editor.measurements import Readout, measure_roi, measure_ruler, read_out
@@ -34,7 +38,7 @@ Observer: TypeAlias = Callable[[Change], None]
 
 
 class KeepsEvents(Protocol):
-    """What the editor asks of an annotation record (``ctai_sam2.journal.Record`` is one)."""
+    """What the editor asks of an annotation record (``ctai_sam2.journal.AnnotationJournal`` is one)."""
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Keep an event; it is on disk on return.
@@ -84,6 +88,8 @@ class Controller:
         auto_run: bool = False,
     ) -> None:
         self.lock = threading.RLock()
+        self.handlers: dict[str, Callable[[], object]] = {}
+        """What the view does for actions that are not about the document: ``save``, ``accept``, ``help`` …"""
         self.document: Document = document
         self.auto_run = auto_run
         self.message: Message | None = None
@@ -91,14 +97,18 @@ class Controller:
         self.unsaved = False
         """Whether the record lags behind what is in memory."""
         self._observers: list[Observer] = []
+        self._kept_back: list[Change] | None = None
         self._record = record
         self._tools = make_tools()
         self._hand: Tool | None = None
         self._panning = False
+        self._wheel_steps = 0.0
         self._hover: Pointer | None = None
         self._screen_xy: tuple[float, float] | None = None
         if record is not None:
             document.restore(record.replay())
+        self.opened_revision = document.revision
+        """Of the document, before anything was done here."""
         self.inference: Inference = Inference(
             document, ask, lock=self.lock, perform=self.apply, tell=self._tell
         )
@@ -212,6 +222,39 @@ class Controller:
             if tool is not None:
                 self._gesture(tool.leave if at is None else lambda document: tool.release(at, document))
 
+    def hover(self, x: float, y: float) -> None:
+        """Take where the pointer is, for the read-out alone: a page that draws its own preview sends it."""
+        with self.lock:
+            if self._pointer(x, y, "screen") is not None:
+                self._tell("status")
+
+    def gesture(
+        self,
+        points: Sequence[tuple[float, float]],
+        *,
+        button: Button = "left",
+        modifiers: frozenset[str] = frozenset(),
+    ) -> None:
+        """Take a whole drag, from press to release, in canvas coordinates: the same as its single events.
+
+        Observers are notified once it is done.
+        """
+        if not points:
+            return
+        with self.lock, self._one_notice():
+            self.press(*points[0], button=button, modifiers=modifiers)
+            for point in points[1:-1]:
+                self.move(*point)
+            self.release(*points[-1])
+            self._hover = None
+            self.tool.hover = None
+
+    def take_viewport(self, px_per_mm: float, pan_x: float, pan_y: float) -> None:
+        """Take zoom and pan as a page left them; a strip of the slice always stays in sight."""
+        with self.lock:
+            viewport = self.document.view.viewport
+            self.adjust(viewport=viewport.placed(px_per_mm, pan_x, pan_y))
+
     def leave(self) -> None:
         """Take the hand leaving the canvas: a drag ends where it left, a polygon waits."""
         with self.lock:
@@ -225,17 +268,36 @@ class Controller:
                 self._gesture(self.tool.finish)
 
     def wheel(
-        self, steps: float, x: float | None = None, y: float | None = None, *, scroll_slices: bool = False
+        self,
+        steps: float,
+        x: float | None = None,
+        y: float | None = None,
+        *,
+        modifiers: frozenset[str] = frozenset(),
+        scroll_slices: bool | None = None,
     ) -> None:
-        """Take the wheel turning by ``steps`` (up is positive): zoom about the hand, or scroll slices.
+        """Take the wheel turning by ``steps`` (up is positive): scroll slices, or zoom about the pointer.
 
-        Without a position (ipycanvas reports none) the hand's last one is taken, else the canvas's middle.
+        `View.wheel_scrolls` decides; Shift always scrolls and Ctrl always zooms. Parts of a step add up.
+        Without a position (ipycanvas reports none) the pointer's last one is taken, else the canvas's middle.
         """
         with self.lock:
             if not math.isfinite(steps):
                 return
+            if scroll_slices is None:
+                scroll_slices = "shift" in modifiers or (
+                    self.document.view.wheel_scrolls
+                    and self.document.slice_count > 1
+                    and not modifiers & {"ctrl", "meta"}
+                )
             if scroll_slices:
-                self.do("next_slice" if steps > 0 else "previous_slice")
+                if self._wheel_steps * steps < 0:
+                    self._wheel_steps = 0.0
+                self._wheel_steps += max(-100.0, min(steps, 100.0))
+                whole = math.trunc(self._wheel_steps)
+                self._wheel_steps -= whole
+                if whole:
+                    self.scroll(whole)
                 return
             viewport = self.document.view.viewport
             middle = viewport.canvas_hw[1] / 2, viewport.canvas_hw[0] / 2
@@ -274,10 +336,52 @@ class Controller:
 
     # Doing -----------------------------------------------------------------------------------
 
-    def apply(self, command: Command | Compound) -> Change:
-        """Do a command as one undoable step, write it down and tell observers."""
+    def open_with(self, masks: Mapping[str, ArrayLike], author: Author = "reader") -> Change:
+        """Start from masks of the slice in view; undo never goes below them.
+
+        Raises
+        ------
+        InputError
+            If something was edited already, or a label or mask does not fit.
+        """
         with self.lock:
-            change, edit, dropped = editing.apply(self.document, command)
+            change = self.document.open_with(masks, author)
+            self.opened_revision = self.document.revision
+            self._write({"type": "snapshot", "state": self.document.snapshot()})
+            self._notify(change)
+            return change
+
+    def keep_opening(self) -> None:
+        """Make masks that an earlier version imported as first steps the ones that undo stops at."""
+        with self.lock:
+            if self.document.history.forget_start(IMPORT_EDIT):
+                self.compact_record()
+
+    def apply(
+        self,
+        command: Command | Compound,
+        *,
+        index: int | None = None,
+        joined: bool = False,
+        made_by: str = "",
+    ) -> Change:
+        """Do a command as one undoable step, write it to the journal and notify observers.
+
+        Parameters
+        ----------
+        command : Command or Compound
+            What to do.
+        index : int, optional
+            On which slice; the one in view when omitted.
+        joined : bool
+            Whether it is undone together with the step before it.
+        made_by : str
+            The model whose mask it is.
+        """
+        with self.lock:
+            change, edit, dropped = editing.apply(
+                self.document, command, index=index, joined=joined, made_by=made_by
+            )
             if change.refused:
                 label = Message(f"label.{change.refused[0]}")
                 self.message = Message("status.locked", {"label": label})
@@ -324,29 +428,58 @@ class Controller:
             self._notify(change)
             return change
 
-    def resize(self, width: int, height: int) -> None:
-        """Take another size of the canvas and fit the slice to it."""
+    def scroll(self, steps: int) -> Change:
+        """Go so many slices up (positive) or down, as far as there are any."""
         with self.lock:
-            viewport = replace(self.document.view.viewport, canvas_hw=(height, width))
-            self.adjust(viewport=viewport.fitted())
+            last = self.document.slice_count - 1
+            return self.go_to(min(max(self.document.index + steps, 0), last))
 
-    def run(self, group: str | None = None, *, refine: bool = False) -> bool:
+    def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
+        """Take another size of the canvas: a slice that was fitted is fitted again, another keeps its zoom.
+
+        ``covered_right`` is the width of what lies over the canvas at its right edge; a fitted slice moves
+        out from under it as far as there is room.
+        """
+        with self.lock:
+            viewport = self.document.view.viewport
+            changed = replace(viewport, canvas_hw=(height, width), covered_right=covered_right)
+            if viewport == viewport.fitted():
+                changed = changed.fitted()
+            else:
+                by_x, by_y = width - viewport.canvas_hw[1], height - viewport.canvas_hw[0]
+                changed = changed.panned(by_x / 2, by_y / 2)
+            self.adjust(viewport=changed)
+
+    def run(self, group: str | None = None, *, refine: bool = False, joined: bool = False) -> bool:
         """Ask for masks of a group or label; see `Inference.request`.
 
         When omitted: of the active label alone where it was pointed at or is refined, else of the group it
         belongs to, as one click.
         """
         with self.lock:
-            return self.inference.request(group or self._meant(refine), refine=refine)
+            return self.inference.request(group or self._meant(refine), refine=refine, joined=joined)
+
+    def confirm(self, message: Message, proceed: Callable[[], object]) -> None:
+        """Put a question to the reader; `answer` proceeds, or keeps everything."""
+        self.inference.confirm(message, proceed)
+
+    def call(self, name: str) -> None:
+        """Do what the view offers under this name; nothing where it offers no such thing."""
+        handler = self.handlers.get(name)
+        if handler is not None:
+            handler()
 
     def answer(self, accepted: bool) -> None:
         """Answer the question in `confirmation`; a refusal keeps everything."""
         self.inference.answer(accepted)
 
     def finish(self) -> None:
-        """Enter: close the polygon under way."""
+        """Enter: close the polygon under way; where there is none, accept the case."""
         with self.lock:
-            self._gesture(self.tool.finish)
+            if self.tool.busy:
+                self._gesture(self.tool.finish)
+            else:
+                self.call("accept")
 
     def step_back(self) -> None:
         """Backspace: take back a polygon's last corner; it never undoes a finished step."""
@@ -410,11 +543,21 @@ class Controller:
                 self.say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
                 return Change(index=self.document.index, refused=tuple(locked))
             name = Message(stack[-1].name)
-            change = self.document.undo() if kind == "undo" else self.document.redo()
-            self.message = Message("status.undone" if kind == "undo" else "status.redone", {"edit": name})
-            self._write({"type": kind})
-            self._notify(_with(change, "status"))
-            return change
+            while True:
+                is_joined = stack[-1].joined
+                change = self.document.undo() if kind == "undo" else self.document.redo()
+                self.message = Message("status.undone" if kind == "undo" else "status.redone", {"edit": name})
+                self._write({"type": kind})
+                self._notify(_with(change, "status"))
+                # A click and the mask that the model made of it are one step.
+                if not stack or not (is_joined if kind == "undo" else stack[-1].joined):
+                    return change
+
+    @property
+    def _runs_by_itself(self) -> bool:
+        """Whether a click asks the model: not where there is none, nor before there is a point."""
+        marks = self.document.marks(self.document.view.active)
+        return self.auto_run and self.inference.status.state != "disabled" and bool(marks)
 
     def _meant(self, refine: bool) -> str:
         document, active = self.document, self.document.view.active
@@ -436,8 +579,8 @@ class Controller:
             except InputError as error:
                 self.refuse(error)
             else:
-                if pointed and change and self.auto_run:
-                    self.run()
+                if pointed and change and self._runs_by_itself:
+                    self.run(joined=True)
         self._tell("preview")
 
     def _pointer(
@@ -487,8 +630,24 @@ class Controller:
     def _tell(self, *aspects: Aspect) -> None:
         self._notify(Change(aspects=frozenset(aspects), index=self.document.index))
 
+    @contextmanager
+    def _one_notice(self) -> Iterator[None]:
+        """Keep back what observers of a gesture under way need not see, until it is done."""
+        self._kept_back = []
+        try:
+            yield
+        finally:
+            kept, self._kept_back = self._kept_back, None
+            for change in kept:
+                if change.aspects - {"preview"}:
+                    self._notify(change)
+            self._tell("preview")
+
     def _notify(self, change: Change) -> None:
         if not change:
+            return
+        if self._kept_back is not None:
+            self._kept_back.append(change)
             return
         for observer in tuple(self._observers):
             try:

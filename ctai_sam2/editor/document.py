@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor.changes import Aspect, Box, Change
-from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, Marks, MaskPatch
+from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, MODEL_EDIT, Edit, History, Marks, MaskPatch
 from ctai_sam2.editor.i18n import LANGUAGES
 from ctai_sam2.editor.labels import Label, Profile
 from ctai_sam2.editor.viewport import Viewport
@@ -29,6 +29,8 @@ from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Window
 
 MIN_BRUSH_MM, MAX_BRUSH_MM = 0.2, 100.0
+Author: TypeAlias = Literal["model", "reader"]
+"""Who a mask is from: the model alone, or a person who drew or changed it."""
 _LETTERS = {"axial": ("R", "L", "A", "P"), "sagittal": ("A", "P", "S", "I"), "coronal": ("R", "L", "S", "I")}
 
 
@@ -56,6 +58,13 @@ class View:
         Only pixels in this range are ever added; None for all.
     flood_tolerance_hu : float
         Without a limit, a flood fill takes pixels this close to the one clicked.
+    flood_radius_mm : float or None
+        How far from the click a flood fill reaches; None for as far as it is connected.
+    smooth : bool
+        Whether grey pixels are interpolated on the screen; masks never are.
+    wheel_scrolls : bool
+        Whether the wheel alone scrolls a volume's slices, and Ctrl and the wheel zoom; else the other way
+        round, with Shift. Of a single slice the wheel always zooms.
     active : str
         The label being edited.
     language : str
@@ -77,6 +86,9 @@ class View:
     positive: bool = True
     limit: HuRange | None = None
     flood_tolerance_hu: float = 30.0
+    flood_radius_mm: float | None = None
+    smooth: bool = True
+    wheel_scrolls: bool = True
     language: str = "en"
 
     def __post_init__(self) -> None:
@@ -89,6 +101,8 @@ class View:
             )
         if not 0 <= self.flood_tolerance_hu <= 5000:
             raise InputError("a tolerance lies between 0 and 5000 HU", received=self.flood_tolerance_hu)
+        if self.flood_radius_mm is not None and not 0 < self.flood_radius_mm <= 1000:
+            raise InputError("a fill's radius lies between 0 and 1000 mm", received=self.flood_radius_mm)
         if self.language not in LANGUAGES:
             raise InputError("no such language", received=self.language, hint=f"One of {LANGUAGES}.")
 
@@ -100,6 +114,7 @@ class _Sheet:
     masks: dict[str, Mask] = field(default_factory=dict)
     marks: dict[str, Marks] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
+    opening: dict[str, Author] = field(default_factory=dict)
 
 
 class Document:
@@ -139,13 +154,16 @@ class Document:
         self.revision = 0
         """Grows with every change of masks or prompts."""
         self.labels: dict[str, Label] = {label.name: label for label in profile.labels}
-        self.references: dict[str, Mask] = {}
-        """Another reader's masks of the slice in view, to compare with; never edited."""
+        self._references: dict[int, dict[str, Mask]] = {}
         self._sheets: dict[int, _Sheet] = {}
         self.index, self.slice = self._open(self._first_index() if index is None else index)
         viewport = Viewport(shape_hw=self.slice.shape_hw, spacing_mm=self.slice.spacing_mm).fitted()
         self.view = View(
-            viewport=viewport, active=profile.labels[0].name, tool=profile.tools[0], language=language
+            viewport=viewport,
+            active=profile.labels[0].name,
+            tool=profile.tools[0],
+            window=profile.window,
+            language=language,
         )
         self._empty = np.zeros(self.shape_hw, dtype=np.bool_)
         self._empty.setflags(write=False)
@@ -154,6 +172,11 @@ class Document:
     def shape_hw(self) -> tuple[int, int]:
         """(rows, columns), of every slice alike."""
         return self.slice.shape_hw
+
+    @property
+    def references(self) -> Mapping[str, Mask]:
+        """Another reader's masks of the slice in view, by label or group, to compare with; never edited."""
+        return self._references.get(self.index, {})
 
     @property
     def slice_count(self) -> int:
@@ -209,6 +232,51 @@ class Document:
         sheet = self._sheets.get(self.index if index is None else index)
         return 0 if sheet is None else sheet.revisions.get(label, 0)
 
+    def author_of(self, label: str, index: int | None = None) -> Author | None:
+        """Who the mask on a slice is from; None where it is empty.
+
+        What can no longer be traced, because the steps it came from were dropped, counts as a reader's.
+        """
+        index = self.index if index is None else index
+        mask, model = self.mask(label, index), self.model_mask(label, index)
+        if not mask.any():
+            return None
+        return "model" if model is not None and np.array_equal(model, mask) else "reader"
+
+    def model_mask(self, label: str, index: int | None = None) -> Mask | None:
+        """Mask as the model left it last, before a reader went on, on a slice; None where it left none."""
+        index = self.index if index is None else index
+        mask = self.mask(label, index)
+        for edit in reversed(self.history.done):
+            patch = next((p for p in edit.masks if p.label == label), None)
+            if edit.index != index or patch is None:
+                continue
+            if edit.name == MODEL_EDIT:
+                return mask
+            mask = patch.apply(mask)
+        sheet = self._sheets.get(index)
+        return mask if sheet is not None and sheet.opening.get(label) == "model" else None
+
+    def model_of(self, index: int | None = None) -> str:
+        """Name of the model that made masks of a slice last; empty where none did."""
+        index = self.index if index is None else index
+        edits = (edit.made_by for edit in reversed(self.history.done) if edit.index == index and edit.made_by)
+        return next(edits, "")
+
+    def hand_share(self, index: int | None = None) -> float | None:
+        """Share of a slice's pixels that a reader drew or erased since the model, of all in either's masks.
+
+        1 where the model had no part in them, 0 where they are as the model made them; None where nothing was
+        ever outlined.
+        """
+        changed = either = 0
+        for label in self.labels:
+            mask, model = self.mask(label, index), self.model_mask(label, index)
+            before = self._empty if model is None else model
+            changed += int(np.count_nonzero(mask ^ before))
+            either += int(np.count_nonzero(mask | before))
+        return changed / either if either else None
+
     def polygons(self, label: str, *, tolerance_px: float = 0.0) -> list[Polygon]:
         """Outlines of a mask with their holes; exact at tolerance 0 (see `core.contours`)."""
         return mask_to_polygons(self.mask(label), tolerance_px=tolerance_px)
@@ -237,22 +305,36 @@ class Document:
             raise InputError("no such label", received=name, hint=f"Known: {', '.join(self.labels)}.")
         return self.labels[name]
 
-    def set_reference(self, label: str, mask: ArrayLike | None) -> Change:
-        """Lay another reader's mask of the slice in view beside a label, or take it away with None.
+    def set_references(self, masks: Mapping[str, ArrayLike | None]) -> Change:
+        """Show another reader's masks of the slice in view next to the labels; None takes one away.
+
+        A group's mask, such as ``psoas``, is compared with its labels together, and left out where masks of
+        those labels are given too. References stay with their slice.
 
         Raises
         ------
         InputError
-            If there is no such label, or the mask is none of this slice.
+            If there is no such label or group, or a mask is none of this slice; nothing is changed then.
         """
-        self.require_label(label)
-        self.references.pop(label, None)
-        if mask is not None:
+        found = dict(self.references)
+        for name, mask in masks.items():
+            labels = self.profile.labels_of(name)
+            found.pop(name, None)
+            if mask is None or (
+                name not in self.labels and any(masks.get(each) is not None for each in labels)
+            ):
+                continue
             reference = np.array(as_mask(mask))
             require_same_shape(reference, self._empty, "the reference and the slice")
             reference.setflags(write=False)
-            self.references[label] = reference
+            found[name] = reference
+        self._references[self.index] = found
         return Change(aspects=frozenset({"labels"}), index=self.index)
+
+    def mask_of(self, group: str) -> Mask:
+        """Masks of a group's labels on the slice in view together; of a label, its own."""
+        masks = [self.mask(label) for label in self.profile.labels_of(group)]
+        return np.asarray(np.logical_or.reduce(masks), dtype=np.bool_)
 
     def adjust(self, **changes: Any) -> Change:
         """Change how the document is looked at; names and values as in `View`.
@@ -299,8 +381,29 @@ class Document:
         if index == self.index:
             return Change(index=index)
         self.index, self.slice = self._open(index)
-        self.references = {}
-        return Change(aspects=frozenset({"slice", "mask", "prompts"}), index=index)
+        return Change(aspects=frozenset({"slice", "mask", "prompts", "labels"}), index=index)
+
+    def open_with(self, masks: Mapping[str, ArrayLike], author: Author = "reader") -> Change:
+        """Start from masks of the slice in view: undo never goes below them.
+
+        Raises
+        ------
+        InputError
+            If something was edited already, or a label or mask does not fit.
+        """
+        if self.history.done or self.history.undone:
+            raise InputError("masks to start from come before the first edit")
+        sheet = _Sheet()
+        for label, mask in masks.items():
+            self.require_label(label)
+            start = np.array(as_mask(mask))
+            require_same_shape(start, self._empty, "the mask and the slice")
+            start.setflags(write=False)
+            sheet.masks[label], sheet.opening[label] = start, author
+        self.revision += 1
+        sheet.revisions = dict.fromkeys(self.labels, self.revision)
+        self._sheets[self.index] = sheet
+        return Change(aspects=frozenset({"mask", "prompts", "history"}), index=self.index)
 
     def commit(self, edit: Edit, *, drop: int | None = None) -> tuple[Change, int]:
         """Perform an edit and remember it; `commands.apply` makes the edits.
@@ -316,7 +419,7 @@ class Document:
         return change, self.history.push(edit, drop=drop)
 
     def undo(self) -> Change:
-        """Take the newest edit back, and show the slice it was made on; an empty change if there is none."""
+        """Take the newest edit back and show the slice it was made on; an empty change if there is none."""
         edit = self.history.take_back()
         return Change(index=self.index) if edit is None else self._show(edit, forward=False)
 
@@ -336,6 +439,7 @@ class Document:
                     "index": index,
                     "masks": [patch.to_json() for patch in patches if patch is not None],
                     "marks": {name: marks.to_json() for name, marks in sheet.marks.items() if marks},
+                    "opening": dict(sheet.opening),
                 }
             )
         return {
@@ -401,6 +505,9 @@ class Document:
             for name, value in sheet["marks"].items():
                 self.require_label(name)
                 opened.marks[name] = Marks.from_json(value)
+            for name, author in sheet.get("opening", {}).items():
+                self.require_label(name)
+                opened.opening[name] = "model" if author == "model" else "reader"
         for stack, name in ((self.history.done, "done"), (self.history.undone, "undone")):
             stack[:] = [self._checked(Edit.from_json(value, self.shape_hw)) for value in state[name]]
         self.history.dropped = int(state["dropped"])

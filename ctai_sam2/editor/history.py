@@ -23,6 +23,10 @@ from ctai_sam2.types import Mask, Prompt
 
 _OVERHEAD_BYTES = 512
 DEFAULT_HISTORY_BYTES = 64 * 2**20
+MODEL_EDIT = "edit.set_mask_ai"
+"""Name of the edits that put a model's mask in place."""
+IMPORT_EDIT = "edit.set_mask_import"
+"""Name of the edits that put a mask from elsewhere in place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,12 +169,19 @@ class Edit:
         One per label whose pixels changed.
     marks : tuple of MarksPatch
         One per label whose prompts changed.
+    joined : bool
+        Whether it is undone and redone together with the edit before it: the model's mask with the click
+        that asked for it.
+    made_by : str
+        The model that made the mask; empty where a reader did.
     """
 
     name: str
     index: int
     masks: tuple[MaskPatch, ...] = ()
     marks: tuple[MarksPatch, ...] = ()
+    joined: bool = False
+    made_by: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -184,13 +195,18 @@ class Edit:
         return frozenset([*(patch.label for patch in self.masks), *(marks.label for marks in self.marks)])
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values, for a record."""
-        return {
+        """As plain values, for a journal."""
+        value: dict[str, Any] = {
             "name": self.name,
             "index": self.index,
             "masks": [patch.to_json() for patch in self.masks],
             "marks": [patch.to_json() for patch in self.marks],
         }
+        if self.joined:
+            value["joined"] = True
+        if self.made_by:
+            value["made_by"] = self.made_by
+        return value
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], shape_hw: tuple[int, int]) -> Edit:
@@ -207,6 +223,8 @@ class Edit:
                 index=int(value["index"]),
                 masks=tuple(MaskPatch.from_json(patch, shape_hw) for patch in value["masks"]),
                 marks=tuple(MarksPatch.from_json(patch) for patch in value["marks"]),
+                joined=bool(value.get("joined", False)),
+                made_by=str(value.get("made_by", "")),
             )
         except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
             raise RecordError("a recorded edit cannot be read", hint="The record is damaged.") from error
@@ -268,6 +286,15 @@ class History:
         del self.done[:drop]
         self.dropped += drop
         return drop
+
+    def forget_start(self, name: str) -> int:
+        """Drop the first edits as long as they carry this name, so that they cannot be undone; count them."""
+        count = 0
+        while count < len(self.done) and self.done[count].name == name:
+            count += 1
+        del self.done[:count]
+        self.dropped += count
+        return count
 
     def take_back(self) -> Edit | None:
         """Move the newest edit to what can be redone, and return it; None where there is none."""

@@ -1,9 +1,10 @@
-"""Asking a model without stopping the hand.
+"""Asking a model while the reader goes on.
 
-One worker thread asks; what it is given is a snapshot (slices and masks never
-change in place). The answer comes back with the revision it was asked at: where
-the label has been edited since, the slice left, or something newer asked, it is
-dropped and nothing changes. A failure changes nothing either and can be retried.
+One background thread asks; what it is given is a snapshot (slices and masks never
+change in place). The result goes to the slice it was asked for, next to what was
+drawn elsewhere meanwhile. Where the label was edited in the same place or pointed at
+anew, or something newer was asked, it is dropped and nothing changes. A failure
+changes nothing either and can be retried.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 
 from ctai_sam2.editor.changes import Aspect
-from ctai_sam2.editor.commands import Command, Compound, SetMask
+from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.history import MODEL_EDIT, Edit, Marks
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.masks import as_mask
@@ -72,6 +74,8 @@ class Answer:
         Who answered; empty where not told.
     warnings : tuple of str
         Reasons to look twice.
+    model : str
+        Name of the model; empty where it is not known.
     """
 
     masks: tuple[Mask, ...]
@@ -80,6 +84,7 @@ class Answer:
     cached: bool = False
     backend: str = ""
     warnings: tuple[str, ...] = ()
+    model: str = ""
 
     @classmethod
     def of(cls, result: Any) -> Answer:
@@ -110,6 +115,7 @@ class Answer:
             cached=bool(getattr(prediction, "cached", False)),
             backend=str(getattr(prediction, "backend", "")),
             warnings=tuple(getattr(result, "warnings", ())),
+            model=str(getattr(getattr(prediction, "identity", None), "name", "")),
         )
 
 
@@ -170,6 +176,8 @@ class _Job:
     ct_slice: CTSlice
     prompt: Prompt | None
     revision: int
+    mask: Mask
+    marks: Marks
 
 
 @dataclass
@@ -186,6 +194,7 @@ class _Request:
     group: str
     refine: bool = False
     use_marks: bool = True
+    cause: Edit | None = None
 
 
 class Inference:
@@ -200,9 +209,9 @@ class Inference:
     lock : RLock
         The controller's.
     perform : callable
-        Does a command and tells observers.
+        Does a command on a slice (``index``, ``joined``) and notifies observers.
     tell : callable
-        Tells observers that these aspects changed.
+        Notifies observers that these aspects changed.
     """
 
     def __init__(
@@ -211,7 +220,7 @@ class Inference:
         ask: Ask | None,
         *,
         lock: threading.RLock,
-        perform: Callable[[Command | Compound], object],
+        perform: Callable[..., object],
         tell: Callable[..., None],
     ) -> None:
         self._document, self._ask, self._lock = document, ask, lock
@@ -236,10 +245,13 @@ class Inference:
             elif self.status.state == "disabled":
                 self._set(InferenceStatus())
 
-    def request(self, group: str, *, refine: bool = False, use_marks: bool = True) -> bool:
+    def request(
+        self, group: str, *, refine: bool = False, use_marks: bool = True, joined: bool = False
+    ) -> bool:
         """Ask for a group or label of the profile; whether it was started at once.
 
-        Without start there is a reason in the status, or a `confirmation` to answer.
+        Without start there is a reason in the status, or a `confirmation` to answer. ``joined``: the result
+        is one step with the newest edit, the click that asks for it.
 
         Raises
         ------
@@ -250,12 +262,27 @@ class Inference:
             if self.status.state == "disabled":
                 self._tell("inference")
                 return False
-            request = _Request(group=group, refine=refine, use_marks=use_marks)
+            newest = self._document.history.done[-1:]
+            request = _Request(
+                group=group,
+                refine=refine,
+                use_marks=use_marks,
+                cause=newest[0] if joined and newest else None,
+            )
             if any(self._needs_confirmation(job) for job in self._jobs(request)):
-                # What the hand does while the question stands belongs into the snapshot.
-                self._confirm(lambda: self._start(request))
+                if joined:
+                    # A click must not be held up by a question: the run button asks it.
+                    return False
+                # What is drawn while the question stands belongs into the snapshot.
+                self.confirm(Message("ai.confirm_replace"), lambda: self._start(request))
                 return False
             return self._start(request)
+
+    def confirm(self, message: Message, proceed: Callable[[], object]) -> None:
+        """Put a question about the slice in view; `answer` proceeds or keeps everything."""
+        with self._lock:
+            self.confirmation = Confirmation(message=message, index=self._document.index, proceed=proceed)
+            self._tell("confirm")
 
     def retry(self) -> bool:
         """Ask again what failed, as things stand now; False where nothing was asked yet."""
@@ -283,7 +310,7 @@ class Inference:
                 self._set(replace(self.status, message=Message("ai.no_candidates")))
                 return False
             if not np.array_equal(shown.mask, self._document.mask(label)):
-                self._confirm(lambda: self._show(label, shown, step))
+                self.confirm(Message("ai.confirm_replace"), lambda: self._show(label, shown, step))
                 return False
             self._show(label, shown, step)
             return True
@@ -302,7 +329,7 @@ class Inference:
         Never call it while holding the lock.
         """
         future = self._future
-        return future is None or not wait([future], timeout_s).not_done
+        return future is None or future.cancelled() or not wait([future], timeout_s).not_done
 
     def close(self) -> None:
         """Drop what is under way and let the worker go; may be called twice."""
@@ -325,20 +352,12 @@ class Inference:
             ct_slice=document.slice,
             prompt=prompt,
             revision=document.revision_of(label),
+            mask=document.mask(label),
+            marks=marks,
         )
 
     def _needs_confirmation(self, job: _Job) -> bool:
-        mask = self._document.mask(job.label)
-        if not mask.any():
-            return False
-        shown = self._shown.get((job.index, job.label))
-        return job.prompt is None or shown is None or not np.array_equal(shown.mask, mask)
-
-    def _confirm(self, proceed: Callable[[], object]) -> None:
-        self.confirmation = Confirmation(
-            message=Message("ai.confirm_replace"), index=self._document.index, proceed=proceed
-        )
-        self._tell("confirm")
+        return self._document.author_of(job.label) == "reader"
 
     def _jobs(self, request: _Request) -> tuple[_Job, ...]:
         """One job per unlocked label; where some were pointed at, of those alone."""
@@ -360,10 +379,10 @@ class Inference:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctai-sam2-editor")
         self._set(InferenceStatus(state="running", message=Message("ai.running")))
-        self._future = self._executor.submit(self._work, self._run, jobs)
+        self._future = self._executor.submit(self._work, self._run, jobs, request.cause)
         return True
 
-    def _work(self, run: int, jobs: tuple[_Job, ...]) -> None:
+    def _work(self, run: int, jobs: tuple[_Job, ...], cause: Edit | None) -> None:
         began = time.perf_counter()
         if self._ask is None or run != self._run:
             return
@@ -383,25 +402,37 @@ class Inference:
             return
         with self._lock:
             if run == self._run:
-                self._take(jobs, answers, time.perf_counter() - began)
+                self._take(jobs, answers, time.perf_counter() - began, cause)
 
-    def _take(self, jobs: tuple[_Job, ...], answers: list[Answer], elapsed_s: float) -> None:
+    def _take(
+        self, jobs: tuple[_Job, ...], answers: list[Answer], elapsed_s: float, cause: Edit | None
+    ) -> None:
         document = self._document
-        stale = any(
-            job.index != document.index or job.revision != document.revision_of(job.label) for job in jobs
-        )
+        pairs = tuple(zip(jobs, answers, strict=True))
+        stale = any(self._is_stale(job, answer) for job, answer in pairs)
         if stale or any(document.labels[job.label].locked for job in jobs):
             self._set(InferenceStatus(message=Message("ai.stale")))
             return
-        commands = [
-            SetMask(label=job.label, mask=answer.masks[0], origin="ai")
-            for job, answer in zip(jobs, answers, strict=True)
-        ]
+        index = jobs[0].index
+        drawn = {job.label: document.mask(job.label, index) ^ job.mask for job in jobs}
+        newest = document.history.done[-1:]
+        commands = [SetMask(label=job.label, mask=answer.masks[0], origin="ai") for job, answer in pairs]
         self._perform(
-            commands[0] if len(commands) == 1 else Compound(commands=tuple(commands), name="edit.set_mask_ai")
+            commands[0] if len(commands) == 1 else Compound(commands=tuple(commands), name=MODEL_EDIT),
+            index=index,
+            joined=cause is not None and bool(newest) and newest[0] is cause,
+            made_by=next((answer.model for answer in answers if answer.model), ""),
         )
-        for job, answer in zip(jobs, answers, strict=True):
-            self._shown[job.index, job.label] = _Shown(answer, 0, document.mask(job.label))
+        for job, answer in pairs:
+            self._shown[index, job.label] = _Shown(answer, 0, document.mask(job.label, index))
+        # What was drawn elsewhere meanwhile stays, as a step of its own on top of the model's.
+        again = tuple(
+            SetMask(label=label, mask=document.mask(label, index) ^ changed, origin="redrawn")
+            for label, changed in drawn.items()
+            if changed.any()
+        )
+        if again:
+            self._perform(Compound(commands=again, name="edit.set_mask_redrawn"), index=index)
         times = [a.processing_time_ms for a in answers if a.processing_time_ms is not None]
         scores = [a.scores[0] for a in answers if a.scores[0] is not None]
         status = InferenceStatus(
@@ -416,10 +447,22 @@ class Inference:
         )
         self._set(replace(status, message=_told(status)))
 
+    def _is_stale(self, job: _Job, answer: Answer) -> bool:
+        """Whether the label was pointed at anew, or edited where it was or where the model puts it."""
+        document = self._document
+        if job.revision == document.revision_of(job.label, job.index):
+            return False
+        changed = document.mask(job.label, job.index) ^ job.mask
+        touched = changed & (job.mask | answer.masks[0])
+        return document.marks(job.label, job.index) != job.marks or bool(touched.any())
+
     def _show(self, label: str, shown: _Shown, step: int) -> None:
         count = len(shown.answer.masks)
         shown.candidate = (shown.candidate + step) % count
-        self._perform(SetMask(label=label, mask=shown.answer.masks[shown.candidate], origin="ai"))
+        self._perform(
+            SetMask(label=label, mask=shown.answer.masks[shown.candidate], origin="ai"),
+            made_by=shown.answer.model,
+        )
         shown.mask = self._document.mask(label)
         status = replace(
             self.status,

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.windowing import PRESETS, SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
 from ctai_sam2.structures import COLORS
-from ctai_sam2.types import Plane
+from ctai_sam2.types import Plane, Window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,18 @@ class Label:
         return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
 
 
+TISSUE_LIMITS: Mapping[str, HuRange] = MappingProxyType(
+    {
+        "muscle": DEFAULT_DEFINITIONS.muscle,
+        "sat": DEFAULT_DEFINITIONS.sat,
+        "vat": DEFAULT_DEFINITIONS.vat,
+        "imat": DEFAULT_DEFINITIONS.imat,
+        "skeleton": HuRange(low_hu=151, high_hu=3071),
+    }
+)
+"""HU of each tissue, as it is measured; bone is whatever is denser than muscle."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """What an editor is for.
@@ -65,8 +78,10 @@ class Profile:
         Labels that one click finds together, as one undoable step.
     tools : tuple of str
         Offered tools, the first one chosen at the start.
-    muscle_limit : HuRange
-        The range offered for threshold-limited painting.
+    window : Window
+        Grey window at the start.
+    limits : mapping of str to HuRange
+        Ranges offered for painting within one tissue, by its name.
     """
 
     name: str
@@ -74,7 +89,14 @@ class Profile:
     labels: tuple[Label, ...]
     groups: Mapping[str, tuple[str, ...]]
     tools: tuple[str, ...]
-    muscle_limit: HuRange = field(default=DEFAULT_DEFINITIONS.muscle)
+    window: Window = SOFT_TISSUE
+    limits: Mapping[str, HuRange] = field(default_factory=lambda: TISSUE_LIMITS)
+
+    def limit_of(self, label: str) -> HuRange | None:
+        """HU range in which a label is measured; None where all its pixels count."""
+        if label.startswith("psoas"):
+            return self.limits.get("muscle")
+        return self.limits.get(label)
 
     def labels_of(self, group: str) -> tuple[str, ...]:
         """Labels a group or a single label stands for.
@@ -94,6 +116,7 @@ class Profile:
         return (group,)
 
 
+_AXIAL_LABELS = ("psoas_left", "psoas_right", "muscle", "imat", "vat", "sat")
 _DRAWING = ("brush", "eraser", "polygon", "lasso", "rectangle", "flood")
 _LOOKING = ("ruler", "roi", "pan", "window")
 
@@ -102,6 +125,7 @@ L3 = Profile(
     plane="sagittal",
     labels=(Label(name="l3", colour=COLORS["l3"]),),
     groups=MappingProxyType({"l3": ("l3",)}),
+    window=PRESETS["bone"],
     tools=("rectangle", "click", "box", *(tool for tool in _DRAWING if tool != "rectangle"), *_LOOKING),
 )
 """Sagittal slice: the body of the third lumbar vertebra."""
@@ -109,12 +133,15 @@ L3 = Profile(
 MIDDLE = Profile(
     name="middle",
     plane="axial",
-    labels=(
-        Label(name="psoas_left", colour=COLORS["psoas_left"]),
-        Label(name="psoas_right", colour=COLORS["psoas_right"]),
-        Label(name="muscle", colour=COLORS["muscle"]),
+    labels=tuple(Label(name=name, colour=COLORS[name]) for name in _AXIAL_LABELS),
+    groups=MappingProxyType(
+        {
+            "psoas": ("psoas_left", "psoas_right"),
+            "muscle": ("muscle",),
+            "fat": ("imat", "vat", "sat"),
+            "all": ("psoas_left", "psoas_right", "muscle"),
+        }
     ),
-    groups=MappingProxyType({"psoas": ("psoas_left", "psoas_right"), "muscle": ("muscle",)}),
     tools=("click", "box", "polygon", *(tool for tool in _DRAWING if tool != "polygon"), *_LOOKING),
 )
-"""Axial slice through the middle of L3: psoas and all skeletal muscle."""
+"""Axial slice through the middle of L3: psoas, all skeletal muscle, and the three kinds of fat."""

@@ -13,6 +13,8 @@ from ctai_sam2.image.masks import area_mm2
 from ctai_sam2.measure.body_composition import MASK_NAMES, Row, measure_slice
 from ctai_sam2.measure.overlap import dice
 
+_TISSUE_OF = {"muscle": "combo"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
@@ -37,21 +39,23 @@ class Readout:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelNumbers:
-    """A label's outline in numbers, before any HU limit.
+    """A label in numbers: what is outlined, and what of it the row of the table counts.
 
     Parameters
     ----------
     label : str
         Whose.
-    area_cm2 : float
-        Area of the outline.
-    mean_hu : float
-        NaN for an empty mask.
+    area_cm2, mean_hu : float
+        Of all pixels outlined; mean NaN for an empty mask.
+    measured_cm2, measured_hu : float
+        Of the pixels in the tissue's HU range, as in the row; all muscle holds the psoas too.
     """
 
     label: str
     area_cm2: float
     mean_hu: float
+    measured_cm2: float
+    measured_hu: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,21 +93,29 @@ def read_out(document: Document, x: float, y: float) -> Readout | None:
 
 
 def measure_labels(document: Document) -> list[LabelNumbers]:
-    """Area and mean HU of every label that has a pixel, cheap enough for every stroke."""
-    hu = document.slice.hu
-    return [
-        LabelNumbers(
-            label=label,
-            area_cm2=area_mm2(mask, document.slice.spacing_mm) / 100.0,
-            mean_hu=float(hu[mask].mean(dtype=np.float64)),
+    """Area and mean HU of every label that has a pixel, as outlined and as the table's row counts them."""
+    hu, spacing_mm = document.slice.hu, document.slice.spacing_mm
+    masks = document.masks()
+    row = measure_document(document) if any(label in MASK_NAMES for label in masks) else {}
+    found = []
+    for label, mask in masks.items():
+        area, mean = area_mm2(mask, spacing_mm) / 100.0, float(hu[mask].mean(dtype=np.float64))
+        measured, measured_hu = area, mean
+        if label in MASK_NAMES:
+            tissue = _TISSUE_OF.get(label, label)
+            measured = _number(row[f"{tissue}_area_mm2"]) / 100.0
+            measured_hu = _number(row[f"{tissue}_hu_mean"])
+        found.append(
+            LabelNumbers(
+                label=label, area_cm2=area, mean_hu=mean, measured_cm2=measured, measured_hu=measured_hu
+            )
         )
-        for label, mask in document.masks().items()
-    ]
+    return found
 
 
 def compare_labels(document: Document) -> dict[str, float]:
     """Dice of every label that has a reference; 1 where both are empty."""
-    return {label: dice(document.mask(label), reference) for label, reference in document.references.items()}
+    return {name: dice(document.mask_of(name), reference) for name, reference in document.references.items()}
 
 
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:
@@ -148,6 +160,10 @@ def measure_roi(document: Document, start: tuple[float, float], end: tuple[float
         inside = columns[None, :] ** 2 + rows[:, None] ** 2 <= 1.0
     area = int(np.count_nonzero(inside)) * document.slice.pixel_area_mm2
     return _numbers(document.slice.hu[inside], 2 * max(rx * column_mm, ry * row_mm), area)
+
+
+def _number(value: float | int | str | None) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
 
 
 def _distance_mm(document: Document, start: tuple[float, float], end: tuple[float, float]) -> float:

@@ -49,18 +49,20 @@ def render_overlay(
     outline_only = view.outline_only or references
     fill = 0 if outline_only else round(255 * view.opacity)
     edge = max(round(255 * view.opacity), 220)
-    # Muscle, the last label, holds psoas: drawn first, it leaves the smaller ones in sight.
-    for label in reversed(document.labels.values()):
-        mask = document.references.get(label.name) if references else document.mask(label.name)
-        if mask is None:
-            continue
+    # Muscle, a later label, holds psoas: drawn first, it leaves the smaller ones in sight.
+    if references:
+        layers = [(mask, _REFERENCE_RGB) for mask in document.references.values()]
+    else:
+        shown = [label for label in reversed(document.labels.values()) if label.visible]
+        layers = [(document.mask(label.name), label.rgb) for label in shown]
+    for mask, rgb in layers:
         inside = mask[y0 : y1 + 1, x0 : x1 + 1]
-        if not (label.visible and inside.any()):
+        if not inside.any():
             continue
         outline = _outline(mask, (x0, y0, x1, y1))
         if not outline_only:
-            rgba[inside] = (*label.rgb, fill)
-        rgba[outline] = (*(_REFERENCE_RGB if references else label.rgb), edge)
+            rgba[inside] = (*rgb, fill)
+        rgba[outline] = (*rgb, edge)
     return rgba, x0, y0
 
 

@@ -165,7 +165,14 @@ class FloodTool(Tool):
             return None
         hu, tolerance = float(document.slice.hu[row, column]), document.view.flood_tolerance_hu
         limits = document.view.limit or HuRange(low_hu=hu - tolerance - 0.5, high_hu=hu + tolerance + 0.5)
-        return FloodFill(label=document.view.active, x=at.x, y=at.y, limits=limits, erase=at.opposite)
+        return FloodFill(
+            label=document.view.active,
+            x=at.x,
+            y=at.y,
+            limits=limits,
+            erase=at.opposite,
+            radius_mm=document.view.flood_radius_mm,
+        )
 
 
 class DragTool(Tool):

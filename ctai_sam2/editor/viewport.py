@@ -33,6 +33,8 @@ class Viewport:
         Zoom.
     pan_xy : (float, float)
         Where on the canvas the slice's outer top-left corner lies.
+    covered_right : int
+        Width of what lies over the canvas at its right edge, in screen pixels.
 
     Raises
     ------
@@ -45,6 +47,7 @@ class Viewport:
     canvas_hw: tuple[int, int] = (512, 512)
     px_per_mm: float = 1.0
     pan_xy: tuple[float, float] = (0.0, 0.0)
+    covered_right: int = 0
 
     def __post_init__(self) -> None:
         numbers = (*self.canvas_hw, self.px_per_mm, *self.pan_xy)
@@ -73,13 +76,15 @@ class Viewport:
         return (screen_x - self.pan_xy[0]) / sx - 0.5, (screen_y - self.pan_xy[1]) / sy - 0.5
 
     def fitted(self) -> Viewport:
-        """Show the whole slice, as large as the canvas lets it be, in its middle."""
+        """Show the whole slice, as large as the canvas allows: in the middle, or left of what covers it."""
         height_mm = self.shape_hw[0] * self.spacing_mm[0]
         width_mm = self.shape_hw[1] * self.spacing_mm[1]
         zoom = _clamp(
             min(self.canvas_hw[0] / height_mm, self.canvas_hw[1] / width_mm), MIN_PX_PER_MM, MAX_PX_PER_MM
         )
-        pan = (self.canvas_hw[1] - width_mm * zoom) / 2, (self.canvas_hw[0] - height_mm * zoom) / 2
+        free = self.canvas_hw[1] - width_mm * zoom
+        left = min(free / 2, max(free - self.covered_right, 0.0)) if self.covered_right else free / 2
+        pan = left, (self.canvas_hw[0] - height_mm * zoom) / 2
         return replace(self, px_per_mm=zoom, pan_xy=pan)
 
     def zoomed(self, factor: float, screen_x: float, screen_y: float) -> Viewport:
@@ -95,6 +100,12 @@ class Viewport:
     def panned(self, by_x: float, by_y: float) -> Viewport:
         """Move the slice on the canvas; a strip of it always stays in sight."""
         return self._in_sight(self.px_per_mm, (self.pan_xy[0] + by_x, self.pan_xy[1] + by_y))
+
+    def placed(self, px_per_mm: float, pan_x: float, pan_y: float) -> Viewport:
+        """Zoom and pan as given, within what is allowed; numbers that are not finite change nothing."""
+        if not all(math.isfinite(number) for number in (px_per_mm, pan_x, pan_y)) or px_per_mm <= 0:
+            return self
+        return self._in_sight(_clamp(px_per_mm, MIN_PX_PER_MM, MAX_PX_PER_MM), (pan_x, pan_y))
 
     def scale_bar(self, at_most_px: float = 120.0) -> tuple[float, float]:
         """Length of a scale bar: (mm, screen pixels), a round number of mm that fits."""

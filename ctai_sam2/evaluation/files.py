@@ -13,7 +13,7 @@ from ctai_sam2.evaluation.figure import draw_figure, name_group
 from ctai_sam2.evaluation.reliability import draw_reliability, pair_scores, tabulate_reliability
 from ctai_sam2.evaluation.runner import Evaluation
 from ctai_sam2.evaluation.scores import FAILED_BELOW, GROUPS, MAX_CLICKS, SCORE_COLUMNS, Score
-from ctai_sam2.evaluation.summary import SUMMARY_COLUMNS
+from ctai_sam2.evaluation.summary import BREAKDOWN_COLUMNS, SUMMARY_COLUMNS, break_down
 from ctai_sam2.io import write_bytes, write_json, write_table_csv, write_text
 
 PROTOCOL: Final = {
@@ -36,7 +36,9 @@ class EvaluationFiles:
     scores_csv : Path
         One row for each case, structure, method and prompt.
     summary_csv : Path
-        Medians.
+        Medians, area bias with limits of agreement, and how many confident numbers were good.
+    breakdown_csv : Path
+        Answers without points by patient and by level.
     json : Path
         Both, with the models and the protocol.
     figure : Path
@@ -49,6 +51,7 @@ class EvaluationFiles:
 
     scores_csv: Path
     summary_csv: Path
+    breakdown_csv: Path
     json: Path
     figure: Path
     report: Path
@@ -75,7 +78,7 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> EvaluationFiles:
-    """Write scores.csv, summary.csv, scores.json, dice.png, reliability.png and report.html.
+    """Write scores.csv, summary.csv, breakdown.csv, scores.json, dice.png, reliability.png and report.html.
 
     Each is written whole or not at all.
 
@@ -102,6 +105,11 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
     return EvaluationFiles(
         scores_csv=write_table_csv(out / "scores.csv", rows, SCORE_COLUMNS),
         summary_csv=write_table_csv(out / "summary.csv", [row.to_row() for row in summary], SUMMARY_COLUMNS),
+        breakdown_csv=write_table_csv(
+            out / "breakdown.csv",
+            [row.to_row() for by in ("patient", "level") for row in break_down(evaluation.rows, by)],
+            BREAKDOWN_COLUMNS,
+        ),
         json=write_json(out / "scores.json", {**document, "scores": rows}),
         figure=write_bytes(out / "dice.png", figure),
         reliability=write_bytes(out / "reliability.png", reliability),

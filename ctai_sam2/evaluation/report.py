@@ -16,8 +16,8 @@ from scipy import ndimage
 from ctai_sam2._version import __version__
 from ctai_sam2.evaluation.figure import name_group, name_method, name_prompt
 from ctai_sam2.evaluation.runner import Evaluation, Example, Picture
-from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS
-from ctai_sam2.evaluation.summary import SummaryRow
+from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS, Score
+from ctai_sam2.evaluation.summary import SummaryRow, break_down
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import Mask
 
@@ -83,6 +83,7 @@ def render_report(
         _render_notes(evaluation),
         "<h2>Every answer</h2>",
         f"<img class='figure' alt='Dice by structure, method and prompt' src='{_as_data(figure_png)}'>",
+        _render_breakdown(evaluation.rows),
         "<h2>What confidence means</h2>",
         f"<p class='small'>Of answers with about the same confidence, the share with a Dice of {GOOD_DICE} "
         "or more. On the diagonal, confidence can be read as that probability; numbers count answers.</p>",
@@ -148,7 +149,9 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
         cells.append(_best([of(method, "click_1") for method in _AIDED]))
         cells.append(_best([of(method, prompt) for method in _AIDED for prompt in ("box", "button")]))
         cells += [_dice_cell(of("untrained", "box")), _dice_cell(of("untrained", "button"))]
-        count = "–" if first is None else str(first.n)
+        # Fat is not clicked; there the answers without points are counted.
+        counted = first or of("model", "button")
+        count = "–" if counted is None else str(counted.n)
         lines.append(
             f"<tr><td>{escape(name_group(group))}</td><td class='t'>{escape(pool)}</td><td>{count}</td>"
             + "".join(f"<td>{cell}</td>" for cell in cells)
@@ -199,6 +202,8 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
         "errors",
         "HD95 mm",
         "area %",
+        "bias % (limits)",
+        "sure: good",
         "HU",
         "confidence",
         "time ms",
@@ -215,6 +220,8 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
             str(row.errors),
             _number(row.hd95_mm, 1),
             _number(row.area_error_pct, 1),
+            _bias(row),
+            "–" if row.sure_good is None else f"{row.sure}: {100 * row.sure_good:.0f} %",
             _number(row.hu_error, 1),
             _number(row.confidence, 2),
             _number(row.time_ms, 0),
@@ -229,6 +236,32 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
         )
     heads = "".join(f"<th{' class=t' if i < 4 else ''}>{escape(text)}</th>" for i, text in enumerate(head))
     return f"<div class='wide'><table><tr>{heads}</tr>{''.join(lines)}</table></div>"
+
+
+def _bias(row: SummaryRow) -> str:
+    if row.area_low_pct is None or row.area_high_pct is None:
+        return _number(row.area_bias_pct, 1)
+    return f"{_number(row.area_bias_pct, 1)} ({row.area_low_pct:.0f} … {row.area_high_pct:.0f})"
+
+
+def _render_breakdown(scores: Sequence[Score]) -> str:
+    """Write what the model answers without points, by patient and by level."""
+    rows = [row for by in ("patient", "level") for row in break_down(scores, by) if row.part]
+    if not rows:
+        return ""
+    lines = "".join(
+        f"<tr><td>{escape(row.by)}</td><td class='t'>{escape(row.part)}</td>"
+        f"<td class='t'>{escape(name_group(row.group))}</td><td class='t'>{escape(row.structure)}</td>"
+        f"<td>{row.n}</td><td>{row.dice:.3f}</td><td>{row.dice_min:.2f}</td>"
+        f"<td>{row.area_bias_pct:+.1f}</td></tr>"
+        for row in rows
+    )
+    return (
+        "<h2>By patient and by level</h2><p class='small'>One click without points. Area: median error with "
+        "its sign, in per cent.</p><div class='wide'><table><tr><th>by</th><th class='t'></th>"
+        "<th class='t'>slices</th><th class='t'>structure</th><th>n</th><th>Dice</th><th>worst</th>"
+        f"<th>area %</th></tr>{lines}</table></div>"
+    )
 
 
 def _number(value: float | None, digits: int) -> str:

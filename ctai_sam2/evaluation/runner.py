@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, InputError, SegmenterError
 from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
-from ctai_sam2.evaluation.scores import AXIAL_SCORED, SAGITTAL_SCORED, Group, Method, Score, compare
+from ctai_sam2.evaluation.scores import (
+    AXIAL_SCORED,
+    FAT_SCORED,
+    SAGITTAL_SCORED,
+    Group,
+    Method,
+    Score,
+    compare,
+)
 from ctai_sam2.evaluation.sessions import (
     Answer,
     Desk,
@@ -131,7 +139,7 @@ class Plan:
     Parameters
     ----------
     structures : tuple of str
-        Names of masks to score; by default psoas, muscle and vertebra on axial slices and L1 … L5 on
+        Names of masks to score; by default psoas, muscle, vertebra and fat on axial slices and L1 … L5 on
         sagittal ones.
     skip : tuple of (str, str)
         (word in the case's name, structure): references that are not good enough to score.
@@ -153,7 +161,7 @@ class Plan:
         If a word is empty.
     """
 
-    structures: tuple[str, ...] = (*AXIAL_SCORED, *SAGITTAL_SCORED)
+    structures: tuple[str, ...] = (*AXIAL_SCORED, *FAT_SCORED, *SAGITTAL_SCORED)
     skip: tuple[tuple[str, str], ...] = ()
     unseen: tuple[str, ...] = ()
     all_unseen: bool = False
@@ -415,13 +423,20 @@ def _score_case(
             time_ms=answer.time_ms,
             embed_ms=took,
             error=answer.error,
+            patient=str(case.meta.get("patient", "")),
+            level=str(case.meta.get("level", "")),
         )
 
     model_name = segmenter.identity.name
     for structure in wanted:
         reference = case.masks[structure]
         button = press_button(desk, structure)
-        answers = [*click_repeatedly(desk, structure, reference), draw_box(desk, structure, reference)]
+        pointed = structure not in FAT_SCORED
+        answers = (
+            [*click_repeatedly(desk, structure, reference), draw_box(desk, structure, reference)]
+            if pointed
+            else []
+        )
         answers += [] if button is None else [button]
         scores = [score(structure, "model", answer, model_name, embed_ms) for answer in answers]
         rows += scores
@@ -430,13 +445,18 @@ def _score_case(
             for answer, found in zip(answers, scores, strict=True)
             if answer.prompt in _SHOWN
         )
-        examples.append(Example(case=case.name, structure=structure, pictures=pictures))
+        if pictures:
+            examples.append(Example(case=case.name, structure=structure, pictures=pictures))
         if naked is not None:
-            bare = [click_once(naked, structure, reference), draw_box(naked, structure, reference)]
+            bare = (
+                [click_once(naked, structure, reference), draw_box(naked, structure, reference)]
+                if pointed
+                else []
+            )
             pressed = press_button(naked, structure)
             bare += [] if pressed is None else [pressed]
             rows += [score(structure, "untrained", answer, "untrained", naked_ms) for answer in bare]
-        if plan.baselines:
+        if plan.baselines and pointed:
             rows += [
                 score(structure, method, answer, "", None)
                 for method, answer in run_baselines(ct, structure, reference)

@@ -11,6 +11,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import area_mm2, mask_to_box_xyxy
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.overlap import dice, hausdorff_mm
+from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import CTSlice, Mask
 
 Group: TypeAlias = Literal["unseen", "seen", "phantom"]
@@ -33,6 +34,12 @@ PROMPTS: Final[tuple[PromptName, ...]] = ("click_1", "click_3", "click_5", "box"
 
 AXIAL_SCORED: Final = ("psoas_left", "psoas_right", "muscle", "vertebra")
 SAGITTAL_SCORED: Final = ("L1", "L2", "L3", "L4", "L5")
+
+FAT_SCORED: Final = ("sat", "vat", "imat")
+"""Found without points alone: nobody clicks subcutaneous fat together."""
+
+GOOD_AREA_PCT: Final = 10.0
+"""An area further off than this is no good number, however well the masks overlap."""
 
 FAILED_BELOW: Final = 0.5
 """A Dice below this is a failure: the answer is something else than the structure."""
@@ -84,6 +91,8 @@ class Score:
         For embedding the slice, once for all its answers; None where the segmenter does not tell.
     error : str or None
         Why there was no answer.
+    patient, level : str
+        As the case states them; empty where it does not.
 
     Raises
     ------
@@ -110,6 +119,8 @@ class Score:
     time_ms: float | None = None
     embed_ms: float | None = None
     error: str | None = None
+    patient: str = ""
+    level: str = ""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS or self.prompt not in PROMPTS or self.group not in GROUPS:
@@ -123,6 +134,11 @@ class Score:
     def failed(self) -> bool:
         """Whether there was no answer, or one of another thing."""
         return self.error is not None or self.dice < FAILED_BELOW
+
+    @property
+    def is_good_number(self) -> bool:
+        """Whether a study could use it: Dice of `GOOD_DICE` and an area within `GOOD_AREA_PCT`."""
+        return self.error is None and self.dice >= GOOD_DICE and abs(self.area_error_pct) <= GOOD_AREA_PCT
 
     @property
     def pool(self) -> str:

@@ -30,6 +30,9 @@ BUTTONS: Final[dict[tuple[str, str], Structure]] = {
     ("axial", "psoas_right"): "psoas_right",
     ("axial", "muscle"): "muscle",
     ("axial", "vertebra"): "vertebra",
+    ("axial", "sat"): "sat",
+    ("axial", "vat"): "vat",
+    ("axial", "imat"): "imat",
     ("sagittal", "L3"): "l3",
 }
 """What one click without points can be asked for, by plane and name of the reference."""

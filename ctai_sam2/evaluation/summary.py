@@ -9,20 +9,31 @@ from typing import Any, Final
 
 import numpy as np
 
+from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation.scores import GROUPS, MAX_CLICKS, METHODS, PROMPTS, Score
 
 TARGETS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
     {
         ("psoas", "click_1"): 0.88,
         ("psoas", "click_3"): 0.92,
-        ("psoas", "button"): 0.85,
-        ("muscle", "button"): 0.92,
+        ("psoas", "button"): 0.92,
+        ("muscle", "button"): 0.95,
+        ("sat", "button"): 0.97,
+        ("vat", "button"): 0.94,
         ("vertebral body (sagittal)", "click_1"): 0.88,
     }
 )
 """Median Dice this project wants of its model on patients it never saw, by structure and prompt."""
 
-_POOLS: Final = ("psoas", "muscle", "vertebral body (axial)", "vertebral body (sagittal)")
+_POOLS: Final = (
+    "psoas",
+    "muscle",
+    "vertebral body (axial)",
+    "vertebral body (sagittal)",
+    "sat",
+    "vat",
+    "imat",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +58,12 @@ class SummaryRow:
         Median of the errors without their sign.
     area_bias_pct : float
         Median of the area error with its sign.
+    area_low_pct, area_high_pct : float or None
+        Limits of agreement of the area error: mean -/+ 1.96 standard deviations; None for a single one.
+    sure : int
+        Numbers stated at a confidence of `SURE` or more.
+    sure_good : float or None
+        Share of those with a Dice of 0.85 and an area within 10 %.
     confidence : float or None
         Median.
     noc_85, noc_90 : float or None
@@ -73,6 +90,10 @@ class SummaryRow:
     hd95_mm: float | None
     area_error_pct: float | None
     area_bias_pct: float | None
+    area_low_pct: float | None
+    area_high_pct: float | None
+    sure: int
+    sure_good: float | None
     hu_error: float | None
     confidence: float | None
     noc_85: float | None
@@ -87,6 +108,43 @@ class SummaryRow:
         """Return one row of a table, by `SUMMARY_COLUMNS`."""
         return asdict(self)
 
+
+@dataclass(frozen=True, kw_only=True)
+class BreakdownRow:
+    """What the model answers without points, for one patient or level.
+
+    Parameters
+    ----------
+    by, part : str
+        ``patient`` or ``level``, and which.
+    group, structure : str
+        As in `SummaryRow`.
+    n : int
+        Answers.
+    dice, dice_min : float
+        Median and smallest.
+    area_bias_pct : float
+        Median of the area error with its sign.
+    """
+
+    by: str
+    part: str
+    group: str
+    structure: str
+    n: int
+    dice: float
+    dice_min: float
+    area_bias_pct: float
+
+    def to_row(self) -> dict[str, Any]:
+        """Return one row of a table, by `BREAKDOWN_COLUMNS`."""
+        return asdict(self)
+
+
+BREAKDOWN_COLUMNS: Final = tuple(field.name for field in fields(BreakdownRow))
+
+SURE: Final = 0.9
+"""A confidence from which on a number is taken as it is."""
 
 SUMMARY_COLUMNS: Final = tuple(field.name for field in fields(SummaryRow))
 
@@ -126,6 +184,8 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
     wanted = TARGETS.get((structure, prompt)) if group == "unseen" and method == "model" else None
     # Where nothing came back, the outline is nowhere: leaving it out would flatter.
     distance = float(np.median([np.inf if s.hd95_mm is None else s.hd95_mm for s in scores]))
+    limits = _limits_of_agreement([score.area_error_pct for score in scores if score.error is None])
+    sure = [score for score in scores if score.confidence is not None and score.confidence >= SURE]
     return SummaryRow(
         group=group,
         structure=structure,
@@ -141,6 +201,10 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
         hd95_mm=round(distance, 2) if np.isfinite(distance) else None,
         area_error_pct=_median(scores, lambda score: abs(score.area_error_pct)),
         area_bias_pct=_median(scores, lambda score: score.area_error_pct),
+        area_low_pct=limits[0],
+        area_high_pct=limits[1],
+        sure=len(sure),
+        sure_good=_rounded(np.mean([score.is_good_number for score in sure])) if sure else None,
         hu_error=_median(scores, lambda score: None if score.hu_error is None else abs(score.hu_error)),
         confidence=_median(scores, lambda score: score.confidence),
         noc_85=_median(scores, lambda score: score.noc_85),
@@ -151,6 +215,50 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
         embed_ms=_median(scores, lambda score: score.embed_ms),
         target_dice=wanted,
     )
+
+
+def break_down(scores: Iterable[Score], by: str) -> list[BreakdownRow]:
+    """Summarise what the model answers without points by patient or by level.
+
+    Parameters
+    ----------
+    scores : iterable of Score
+        Any; only those of the model's button count.
+    by : {"patient", "level"}
+        What to tell apart.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
+    if by not in ("patient", "level"):
+        raise InputError("scores are broken down by patient or level", received=by)
+    parts: dict[tuple[str, str, str], list[Score]] = {}
+    for score in scores:
+        if score.method == "model" and score.prompt == "button":
+            parts.setdefault((score.group, score.pool, getattr(score, by)), []).append(score)
+    return [
+        BreakdownRow(
+            by=by,
+            part=part,
+            group=group,
+            structure=structure,
+            n=len(found),
+            dice=_rounded(np.median([score.dice for score in found])),
+            dice_min=_rounded(min(score.dice for score in found)),
+            area_bias_pct=_rounded(np.median([score.area_error_pct for score in found])),
+        )
+        for (group, structure, part), found in sorted(parts.items())
+    ]
+
+
+def _limits_of_agreement(errors: list[float]) -> tuple[float | None, float | None]:
+    """Mean -/+ 1.96 standard deviations (Bland and Altman, 1986)."""
+    if len(errors) < 2:
+        return None, None
+    mean, spread = float(np.mean(errors)), 1.96 * float(np.std(errors, ddof=1))
+    return _rounded(mean - spread), _rounded(mean + spread)
 
 
 def _median(scores: list[Score], value_of: Callable[[Score], float | None]) -> float | None:

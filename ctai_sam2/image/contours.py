@@ -14,7 +14,7 @@ cross themselves, but may touch themselves at a corner.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,8 @@ from ctai_sam2.types import Mask
 
 # Directions a pixel's edges run in, clockwise on screen: east, south, west, north.
 _STEPS_XY = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]])
+
+_SAME_LINE_PX = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -161,6 +163,84 @@ def polygons_to_mask(polygons: Iterable[Polygon], shape_hw: tuple[int, int]) -> 
                 part[top - y0 : bottom - y0] &= ~hole[top - hole_y0 : bottom - hole_y0]
         filled[y0 : y0 + part.shape[0]] |= part
     return filled
+
+
+def combine_outlines(
+    rings_xy: Sequence[NDArray[np.float64]], shape_hw: tuple[int, int]
+) -> tuple[Mask, CombinedOutlines]:
+    """Fill outlines of one structure on one image, drawn by any program: holes, doubles and overlaps.
+
+    An outline within another is a hole, one within the hole an island and so on. An outline that follows
+    another one within half a pixel is the same one drawn twice and counts once; outlines that cross are
+    united.
+
+    Parameters
+    ----------
+    rings_xy : sequence of ndarray, shape (N, 2)
+        Corners (x = column, y = row) in pixels; at least 3 each.
+    shape_hw : (int, int)
+        Rows and columns of the mask.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (H, W)
+        Pixels whose centre lies inside.
+    found : CombinedOutlines
+        How many outlines were doubles, and how many crossed others.
+
+    Raises
+    ------
+    InputError
+        If a ring has fewer than three corners or one that is not finite.
+
+    Examples
+    --------
+    >>> square = np.array([[-0.5, -0.5], [1.5, -0.5], [1.5, 1.5], [-0.5, 1.5]])
+    >>> mask, found = combine_outlines([square, square], (3, 3))
+    >>> int(mask.sum()), found.doubles
+    (4, 1)
+    """
+    polygons = [Polygon(exterior_xy=ring) for ring in rings_xy]
+    filled = [polygons_to_mask([polygon], shape_hw) for polygon in polygons]
+    order = sorted(range(len(polygons)), key=lambda i: -abs(_signed_area(polygons[i].exterior_xy)))
+    kept: list[int] = []
+    doubles = crossings = 0
+    result = np.zeros(shape_hw, dtype=np.bool_)
+    for i in order:
+        if any(
+            (np.array_equal(filled[i], filled[k]) and filled[i].any())
+            or _follow(polygons[i].exterior_xy, polygons[k].exterior_xy)
+            for k in kept
+        ):
+            doubles += 1
+            continue
+        around = [k for k in kept if (filled[i] & filled[k]).any()]
+        within = [k for k in around if not (filled[i] & ~filled[k]).any()]
+        kept.append(i)
+        if len(within) < len(around):
+            crossings += 1
+            result |= filled[i]
+        elif len(within) % 2:
+            result &= ~filled[i]
+        else:
+            result |= filled[i]
+    return result, CombinedOutlines(doubles=doubles, crossings=crossings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinedOutlines:
+    """What was found when outlines were combined.
+
+    Parameters
+    ----------
+    doubles : int
+        Outlines left out since they follow another one.
+    crossings : int
+        Outlines that cross another one, with which they were united.
+    """
+
+    doubles: int
+    crossings: int
 
 
 def polygon_to_keyhole(polygon: Polygon) -> NDArray[np.float64]:
@@ -297,6 +377,32 @@ def _fill_ring(ring_xy: NDArray[np.float64], shape_hw: tuple[int, ...]) -> tuple
     crossings = np.bincount((row - top) * (width + 1) + column, minlength=(bottom - top) * (width + 1))
     parity = np.cumsum(crossings.reshape(bottom - top, width + 1), axis=1) % 2
     return np.asarray(parity[:, :width] == 1, dtype=np.bool_), top
+
+
+def _follow(one_xy: NDArray[np.float64], other_xy: NDArray[np.float64]) -> bool:
+    """Tell whether two closed lines are nowhere half a pixel apart."""
+    if np.abs(one_xy.min(axis=0) - other_xy.min(axis=0)).max() > _SAME_LINE_PX:
+        return False
+    if np.abs(one_xy.max(axis=0) - other_xy.max(axis=0)).max() > _SAME_LINE_PX:
+        return False
+    return all(
+        _distances_to_line(points, line).max() <= _SAME_LINE_PX
+        for points, line in ((one_xy, other_xy), (other_xy, one_xy))
+    )
+
+
+def _distances_to_line(points_xy: NDArray[np.float64], ring_xy: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance of each point to a closed line."""
+    start, along = ring_xy, np.roll(ring_xy, -1, axis=0) - ring_xy
+    lengths = np.maximum((along**2).sum(axis=1), 1e-18)
+    nearest = np.empty(len(points_xy))
+    for begin in range(0, len(points_xy), 256):
+        part = points_xy[begin : begin + 256]
+        offset = part[:, None, :] - start[None]
+        share = np.clip((offset * along).sum(axis=2) / lengths, 0.0, 1.0)
+        gap = offset - share[..., None] * along
+        nearest[begin : begin + 256] = np.sqrt((gap**2).sum(axis=2).min(axis=1))
+    return nearest
 
 
 def _signed_area(ring_xy: NDArray[np.float64]) -> float:

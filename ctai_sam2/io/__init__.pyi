@@ -6,14 +6,14 @@ from .atomic import write_text as write_text
 from .dicom_series import SeriesInfo as SeriesInfo
 from .dicom_writer import ORIENTATIONS as ORIENTATIONS
 from .dicom_writer import write_dicom_series as write_dicom_series
+from .label_volumes import read_mask_nifti as read_mask_nifti
+from .mask_pictures import read_mask_png as read_mask_png
 from .mask_png import write_label_png as write_label_png
 from .mask_png import write_mask_png as write_mask_png
-from .nifti import read_mask_nifti as read_mask_nifti
 from .nifti import read_nifti as read_nifti
 from .nifti import write_mask_nifti as write_mask_nifti
 from .nifti import write_volume_nifti as write_volume_nifti
 from .overlay import write_overlay_png as write_overlay_png
-from .pictures import read_mask_png as read_mask_png
 from .reference_cases import ReferenceCase as ReferenceCase
 from .reference_cases import read_case_npz as read_case_npz
 from .study import list_series as list_series

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.io.safe_text import to_cell
 
 
 @contextmanager
@@ -116,6 +117,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write a value as indented JSON (UTF-8, no NaN); returns its path.
 
+    Bytes of file names that are no UTF-8 become JSON's own escapes, which every reader undoes.
+
     Raises
     ------
     InputError
@@ -127,7 +130,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
         text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"the value cannot be written as JSON: {error}") from error
-    return write_text(path, text + "\n")
+    return write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def write_table_csv(
@@ -153,8 +156,8 @@ def write_table_csv(
 
     Notes
     -----
-    Text beginning with ``=``, ``+``, ``-`` or ``@`` gets an apostrophe in front,
-    since spreadsheets would run it as a formula. Numbers stay numbers.
+    Text is written by `to_cell`, which spreadsheets do not run as a formula and `from_cell` reads back as
+    it was. Numbers stay numbers.
     """
     names = list(columns) if columns is not None else list(dict.fromkeys(key for row in rows for key in row))
     unknown = sorted({str(key) for row in rows for key in row} - set(names))
@@ -162,7 +165,7 @@ def write_table_csv(
         raise InputError("a row has cells outside the table's columns", received=", ".join(unknown))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow([_cell(name) for name in names])
     for row in rows:
         writer.writerow([_cell(row.get(name)) for name in names])
     return write_text(path, buffer.getvalue())
@@ -171,9 +174,7 @@ def write_table_csv(
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
+    return to_cell(value) if isinstance(value, str) else value
 
 
 def _umask() -> int:

@@ -27,7 +27,8 @@ from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyho
 from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.io.atomic import write_json
 from ctai_sam2.io.grids import checked_mask, same_places
-from ctai_sam2.io.structure_terms import Authorship, checked_label, structure_of
+from ctai_sam2.io.imported_masks import ImportedMasks
+from ctai_sam2.io.structure_terms import Authorship, checked_label, structure_of, unique_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 
@@ -127,10 +128,11 @@ def read_coco(
     *,
     image: str | int | None = None,
     structures: Collection[str] | None = None,
-) -> dict[str, Mask]:
+) -> ImportedMasks:
     """Read COCO JSON as masks on a slice or volume.
 
-    Annotations of one category on one image are united.
+    Annotations of one category on one image are united. One that is damaged, has no outline, or whose image
+    or category is not listed is left out alone, with a note.
 
     Parameters
     ----------
@@ -152,27 +154,11 @@ def read_coco(
     """
     path = Path(path)
     content = _load(path)
+    notes: list[str] = []
     try:
-        categories = {
-            int(c["id"]): structure_of(str(c["name"]), None, None, None) for c in content["categories"]
-        }
+        categories = _categories(content["categories"], notes)
         chosen = _choose_images(path, content["images"], of, image)
-        names = [name for name in dict.fromkeys(categories.values())]
-        if structures is not None:
-            missing = sorted(set(structures) - set(names))
-            if missing:
-                raise InputError(
-                    "no such category", received=", ".join(missing), hint=f"There are {', '.join(names)}."
-                )
-            names = [name for name in names if name in structures]
-        shape = of.shape_hw if isinstance(of, CTSlice) else of.shape_zyx
-        result = {name: np.zeros(shape, dtype=np.bool_) for name in names}
-        for annotation in content["annotations"]:
-            name = categories.get(int(annotation["category_id"]), "")
-            if int(annotation["image_id"]) in chosen and name in result:
-                place = chosen[int(annotation["image_id"])]
-                target = result[name] if place is None else result[name][place]
-                target |= _decode(annotation["segmentation"], (target.shape[0], target.shape[1]))
+        known_images = {int(entry["id"]) for entry in content["images"]}
     except CtaiError:
         raise
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
@@ -180,7 +166,91 @@ def read_coco(
             f"{path.name} does not follow the COCO format ({type(error).__name__})",
             hint="Export it as COCO instance segmentation.",
         ) from error
-    return result
+    names = list(categories.values())
+    if structures is not None:
+        missing = sorted(set(structures) - set(names))
+        if missing:
+            raise InputError(
+                "no such category", received=", ".join(missing), hint=f"There are {', '.join(names)}."
+            )
+        names = [name for name in names if name in structures]
+    shape = of.shape_hw if isinstance(of, CTSlice) else of.shape_zyx
+    result = {name: np.zeros(shape, dtype=np.bool_) for name in names}
+    left_out = _LeftOut()
+    united: dict[tuple[str, int | None], int] = {}
+    drawn: set[str] = set()
+    for annotation in content["annotations"]:
+        try:
+            image_id, category_id = int(annotation["image_id"]), int(annotation["category_id"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            left_out.add("annotations without an image or a category")
+            continue
+        if image_id not in known_images:
+            left_out.add("annotations of an image that is not listed")
+            continue
+        if image_id not in chosen:
+            continue
+        if category_id not in categories:
+            left_out.add(f"annotations of category {category_id}, which is not listed")
+            continue
+        name = categories[category_id]
+        if name not in result:
+            continue
+        place = chosen[image_id]
+        target = result[name] if place is None else result[name][place]
+        mask = _decode(annotation, (target.shape[0], target.shape[1]), left_out, name)
+        if mask is None:
+            continue
+        if (target & mask).any():
+            united[name, place] = united.get((name, place), 0) + 1
+        target |= mask
+        drawn.add(name)
+    notes += left_out.notes()
+    for name in dict.fromkeys(name for name, _ in united):
+        number = sum(count for (one, _), count in united.items() if one == name)
+        notes.append(f"{name}: {number} overlapping {'annotation' if number == 1 else 'annotations'} united")
+    # Of a structure whose every annotation was left out an empty mask would say that there is nothing.
+    gone = [name for name in names if name in left_out.structures and name not in drawn]
+    if gone and (structures is not None or len(gone) == len(names)):
+        raise InputError(
+            f"{path.name} does not follow the COCO format: nothing of {', '.join(gone)} can be read",
+            received="; ".join(left_out.notes())[:300],
+            hint="Export it again as COCO instance segmentation.",
+        )
+    return ImportedMasks({name: mask for name, mask in result.items() if name not in gone}, warnings=notes)
+
+
+class _LeftOut:
+    """Counts what cannot be read, by reason, and whose masks it was."""
+
+    def __init__(self) -> None:
+        self.structures: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def add(self, reason: str, structure: str | None = None) -> None:
+        """Count one more."""
+        key = reason if structure is None else f"{reason} of {structure}"
+        self._counts[key] = self._counts.get(key, 0) + 1
+        if structure is not None:
+            self.structures.add(structure)
+
+    def notes(self) -> list[str]:
+        """Say how many of what were left out."""
+        return [f"{count} {reason} left out" for reason, count in self._counts.items()]
+
+
+def _categories(entries: list[Any], notes: list[str]) -> dict[int, str]:
+    categories: dict[int, str] = {}
+    for entry in entries:
+        number = int(entry["id"])
+        known = structure_of(str(entry["name"]), None, None, None)
+        name = unique_name(known, dict.fromkeys(categories.values()))
+        if name != known:
+            notes.append(f"the category {known} stands twice; the second is called {name}")
+        if number in categories:
+            notes.append(f"two categories have the id {number}; only the second was read")
+        categories[number] = name
+    return categories
 
 
 def _slices_with_masks(
@@ -219,19 +289,46 @@ def _encode(mask: Mask, encoding: str) -> Any:
     return [(polygon_to_keyhole(polygon) + 0.5).ravel().tolist() for polygon in mask_to_polygons(mask)]
 
 
-def _decode(segmentation: Any, shape_hw: tuple[int, int]) -> Mask:
+def _decode(
+    annotation: Mapping[str, Any], shape_hw: tuple[int, int], left_out: _LeftOut, name: str
+) -> Mask | None:
+    """Mask of an annotation; None, counted with the reason, where nothing of it can be read."""
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        left_out.add("annotations without an outline (boxes are no masks)", name)
+        return None
     if isinstance(segmentation, list):
-        rings = [np.asarray(ring, dtype=np.float64).reshape(-1, 2) - 0.5 for ring in segmentation]
-        return polygons_to_mask([Polygon(exterior_xy=ring) for ring in rings], shape_hw)
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        segmentation = {"size": segmentation["size"], "counts": _expand_counts(counts)}
-    mask = rle_to_mask(segmentation)
-    if mask.shape != shape_hw:
-        raise InputError(
-            "run lengths have another size than their image", received=f"{mask.shape} for {shape_hw}"
-        )
-    return mask
+        if all(isinstance(value, (int, float)) for value in segmentation):
+            # One polygon without the list around it, as some programs write.
+            segmentation = [segmentation]
+        polygons = []
+        for ring in segmentation:
+            polygon = _polygon_of(ring)
+            if polygon is None:
+                left_out.add("damaged polygons", name)
+            else:
+                polygons.append(polygon)
+        return polygons_to_mask(polygons, shape_hw) if polygons else None
+    try:
+        size = [int(side) for side in segmentation["size"]]
+        if size != list(shape_hw):
+            left_out.add("run lengths of another size than the image", name)
+            return None
+        counts = segmentation["counts"]
+        if isinstance(counts, str):
+            counts = _expand_counts(counts)
+        return rle_to_mask({"size": size, "counts": counts})
+    except (CtaiError, KeyError, TypeError, ValueError, IndexError, OverflowError):
+        left_out.add("damaged run lengths", name)
+        return None
+
+
+def _polygon_of(ring: Any) -> Polygon | None:
+    try:
+        corners = np.asarray(ring, dtype=np.float64).reshape(-1, 2) - 0.5
+        return Polygon(exterior_xy=corners)
+    except (CtaiError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _expand_counts(text: str) -> list[int]:
@@ -261,14 +358,14 @@ def _expand_counts(text: str) -> list[int]:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except OSError as error:
         raise InputError(
             f"{path.name} cannot be opened", hint="Check the path and its permissions."
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{path.name} is not readable JSON", hint="It may be truncated; export it again."
         ) from error
@@ -302,7 +399,9 @@ def _choose_images(
         return chosen
     fitting = entries
     if image is not None:
-        fitting = [entry for entry in entries if image in (entry.get("file_name"), entry["id"])]
+        fitting = [
+            entry for entry in entries if str(image) in (str(entry.get("file_name")), str(entry["id"]))
+        ]
     elif len(entries) > 1:
         fitting = [entry for entry in entries if _says_same_slice(entry, of)]
     if len(fitting) != 1:
@@ -310,7 +409,7 @@ def _choose_images(
         raise InputError(
             f"{len(fitting) or 'no'} images of {path.name} fit the slice",
             received=f"{len(entries)} images: {listed}"[:300],
-            hint="Say which image by its file name or id.",
+            hint="Say which image by its file name or id (image=, --image).",
         )
     _require_same_place(path, fitting[0], of)
     return {int(fitting[0]["id"]): None}

@@ -27,6 +27,9 @@ _EVEN_TOLERANCE = 0.05
 
 _FEWEST_IN_RUN = 3
 
+_MOST_PHASES = 8
+"""More are turns of the tube: some scanners note a time for each, and they spread over one stack."""
+
 _ALWAYS: tuple[tuple[str, Callable[[GroupingKeys], str]], ...] = (
     ("patient", lambda keys: keys.patient[0] if keys.patient else ""),
     ("patient", lambda keys: keys.patient[1] if keys.patient else ""),
@@ -137,13 +140,27 @@ def _split_overlapping(
         return [group]
     parts = _parts_by(group.frames, value_of_keys)
     stacks = [part for part in parts.values() if len(part) > 1]
+    if name == "time" and not _are_phases(group.frames, list(parts.values())):
+        return [group]
     if len(parts) > 1 and (_overlap(group.frames, stacks) or _has_strays(group.frames, parts, stacks)):
         return _named(group, parts, name)
     return [group]
 
 
+def _are_phases(frames: Sequence[FrameHeader], parts: Sequence[list[FrameHeader]]) -> bool:
+    """Tell whether times are those of phases, few and each an even stack, and not of turns of the tube."""
+    if _collide(frames):
+        return True
+    if len(parts) > _MOST_PHASES or min(len(part) for part in parts) < _FEWEST_IN_RUN:
+        return False
+    steps = [np.diff(np.sort(projections(part))) for part in parts]
+    return all(bool(np.ptp(step) <= _EVEN_TOLERANCE * step.mean()) for step in steps)
+
+
 def _overlap(frames: Sequence[FrameHeader], stacks: Sequence[list[FrameHeader]]) -> bool:
     """Tell whether two of the stacks cover the same part of the patient."""
+    if len(stacks) > _MOST_PHASES and not _collide(frames):
+        return False
     positions = dict(zip(map(id, frames), projections(frames).tolist(), strict=True))
     spans = sorted(_span(np.array([positions[id(f)] for f in stack])) for stack in stacks)
     for (low_before, high_before), (low, high) in pairwise(spans):

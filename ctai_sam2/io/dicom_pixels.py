@@ -233,6 +233,9 @@ def _is_signed_jpeg_2000(dataset: Any, stream: bytes) -> bool:
 def _decode(dataset: Any, frames: Sequence[int]) -> list[NDArray[Any]]:
     from pydicom.pixels.utils import iter_pixels
 
+    from ctai_sam2.io import jpeg_decoder
+
+    jpeg_decoder.register()
     shape = (int(dataset.Rows), int(dataset.Columns))
     # Bits beyond the stored ones are looked at here, where the high bit is known.
     options: dict[str, Any] = {"correct_unused_bits": False}

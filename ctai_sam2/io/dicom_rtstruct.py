@@ -4,8 +4,8 @@ Outlines run along the edges between pixels, in the plane of the image they
 refer to, so their area is that of the mask and filling them gives the mask
 back. Holes are joined to the outline by a bridge of no width (the standard's
 keyhole technique): every reader fills that alike. When read, outlines of one
-structure on one image are combined by even-odd: nested outlines of programs
-that write holes apart come out as holes.
+structure on one image are combined: one within another is a hole, one drawn
+twice counts once, and those that cross are united.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
-from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
 from ctai_sam2.geometry import pixel_to_patient
-from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
+from ctai_sam2.image.contours import (
+    Polygon,
+    combine_outlines,
+    mask_to_polygons,
+    polygon_to_keyhole,
+    polygons_to_mask,
+)
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged, value_of
 from ctai_sam2.io.grids import TOLERANCE_VOXELS, Grid, grid_of, mask_from_canonical
+from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.overlay import choose_colours
 from ctai_sam2.io.source_images import (
     STUDY_KEYWORDS,
@@ -164,10 +172,11 @@ def read_rtstruct(
     *,
     source: SourceImages | None = None,
     structures: Collection[str] | None = None,
-) -> dict[str, Mask]:
+) -> ImportedMasks:
     """Read outlines of an RT Structure Set as masks on a slice or volume.
 
-    A pixel belongs to a structure if its centre lies inside by even-odd. Outlines
+    A pixel belongs to a structure if its centre lies inside. An outline that is damaged, lies between
+    slices or outside of the image is left out alone, with a note. Outlines
     drawn *through* the centres of edge pixels, as rt-utils writes them, therefore lose
     about half of these pixels.
 
@@ -180,25 +189,26 @@ def read_rtstruct(
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (H, W) or (D, H, W)
-        By structure, named as by `read_seg`.
+    ImportedMasks
+        By structure, named as by `read_seg`; with notes.
 
     Raises
     ------
     InputError
         If a structure is not in the file, or it refers to another series.
     GeometryError
-        If outlines are not parallel to the image's axes, lie between slices or outside of the image, or
-        none lies on the slice.
+        If no outline can be used: none lies on the slice, or all are not parallel to the image's axes, lie
+        between slices or outside of the image.
     DicomError
         If it is damaged, or no RT Structure Set.
     """
     path = Path(path)
     dataset = read_derived(path, (RTSTRUCT_CLASS,), "an RT Structure Set")
+    notes: list[str] = []
     try:
-        names = _structure_names(dataset)
+        names = _structure_names(dataset, notes)
         referenced = _referenced_series(dataset)
-        rings = {number: _rings_mm(dataset, number) for number in names}
+        outlines = _outlines_by_number(dataset, names, notes)
     except CtaiError:
         raise
     except Exception as error:  # malformed sequences and numbers surface only when they are looked at
@@ -215,18 +225,32 @@ def read_rtstruct(
             )
         names = {number: name for number, name in names.items() if name in structures}
     target = grid_of(of)
-    result, touched = {}, False
+    result: dict[str, Mask] = {}
+    touched = False
+    problems: list[CtaiError] = []
     for number, name in names.items():
-        canonical = np.zeros(target.shape_zyx, dtype=np.bool_)
-        for ring_mm in rings[number]:
-            touched |= _fill(canonical, target, ring_mm, path.name)
+        structure = _Structure(name, target, path.name)
+        for outline in outlines.get(number, ()):
+            structure.add(outline)
+        notes += structure.notes
+        problems += structure.problems
+        canonical = structure.fill()
+        notes += structure.fill_notes
+        touched |= structure.touched
+        if structure.problems and not structure.touched:
+            # All that there was of it was left out: an empty mask would say that there is nothing.
+            continue
         result[name] = mask_from_canonical(canonical, of)
+    if problems and (structures is not None or not touched):
+        lost = sorted(set(names.values()) - set(result))
+        if lost or not touched:
+            raise problems[0]
     if not touched:
         raise GeometryError(
             f"no outline of {path.name} lies on the image",
             hint="Choose the slice or series it was drawn on.",
         )
-    return result
+    return ImportedMasks(result, warnings=notes)
 
 
 def _referenced_frame_of_reference(source: SourceImages, image: Any) -> Any:
@@ -311,7 +335,7 @@ def _encoded(dataset: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _structure_names(dataset: Any) -> dict[int, str]:
+def _structure_names(dataset: Any, notes: list[str]) -> dict[int, str]:
     codes: dict[int, tuple[str | None, str | None]] = {}
     for item in value_of(dataset, "RTROIObservationsSequence") or []:
         found = value_of(item, "RTROIIdentificationCodeSequence")
@@ -324,9 +348,13 @@ def _structure_names(dataset: Any) -> dict[int, str]:
     for item in dataset.StructureSetROISequence:
         number = int(item.ROINumber)
         label = str(value_of(item, "ROIName") or f"structure {number}")
-        names[number] = unique_name(
-            structure_of(label, *codes.get(number, (None, None)), None), dict.fromkeys(names.values())
-        )
+        known = structure_of(label, *codes.get(number, (None, None)), None)
+        name = unique_name(known, dict.fromkeys(names.values()))
+        if name != known:
+            notes.append(f"{known} stands twice in the file; the second is called {name}")
+        if number in names:
+            notes.append(f"two structures have the number {number}; only the second was read")
+        names[number] = name
     return names
 
 
@@ -339,22 +367,121 @@ def _referenced_series(dataset: Any) -> list[str]:
     ]
 
 
-def _rings_mm(dataset: Any, number: int) -> list[NDArray[np.float64]]:
-    rings = []
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Outline:
+    """A closed line in mm, or what is wrong with it."""
+
+    ring_mm: NDArray[np.float64] | None
+    is_xor: bool = False
+
+
+def _outlines_by_number(
+    dataset: Any, names: Mapping[int, str], notes: list[str]
+) -> dict[int, list[_Outline]]:
+    outlines: dict[int, list[_Outline]] = {}
+    undeclared = open_lines = 0
     for item in value_of(dataset, "ROIContourSequence") or []:
-        if int(item.ReferencedROINumber) != number:
+        number = int(item.ReferencedROINumber)
+        contours = value_of(item, "ContourSequence") or []
+        if number not in names:
+            undeclared += len(contours)
             continue
-        for contour in value_of(item, "ContourSequence") or []:
+        for contour in contours:
+            kind = str(value_of(contour, "ContourGeometricType") or "")
             # Points and open lines mark places; they enclose nothing.
-            if str(contour.ContourGeometricType).startswith("CLOSED"):
-                points = np.asarray(contour.ContourData, dtype=np.float64).reshape(-1, 3)
-                if len(points) >= 3:
-                    rings.append(points)
-    return rings
+            if kind and not kind.startswith("CLOSED"):
+                open_lines += 1
+                continue
+            outlines.setdefault(number, []).append(
+                _Outline(ring_mm=_ring_of(contour), is_xor=kind.endswith("XOR"))
+            )
+    if undeclared:
+        notes.append(f"{_count(undeclared, 'outline')} of undeclared structures left out")
+    if open_lines:
+        notes.append(f"{_count(open_lines, 'point or open line', 'points or open lines')} left out")
+    return outlines
 
 
-def _fill(canonical: Mask, target: Grid, ring_mm: NDArray[np.float64], name: str) -> bool:
-    """Toggle the voxels inside an outline; return whether it lies on the target."""
+def _ring_of(contour: Any) -> NDArray[np.float64] | None:
+    try:
+        values = np.asarray(contour.ContourData, dtype=np.float64)
+        points = values.reshape(-1, 3)
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return points if len(points) >= 3 and np.isfinite(points).all() else None
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+class _Structure:
+    """Collects one structure's outlines by plane, fills them, and counts what was left out."""
+
+    def __init__(self, name: str, target: Grid, file_name: str) -> None:
+        self.name = name
+        self.touched = False
+        self.problems: list[CtaiError] = []
+        self.fill_notes: list[str] = []
+        self._target = target
+        self._file_name = file_name
+        self._rings: dict[tuple[int, int], list[tuple[NDArray[np.float64], bool]]] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What was left out, in sentences."""
+        notes = []
+        for text in dict.fromkeys(error.problem for error in self.problems):
+            number = sum(error.problem == text for error in self.problems)
+            notes.append(f"{self.name}: {_count(number, 'outline')} left out, since {text}")
+        return notes
+
+    def add(self, outline: _Outline) -> None:
+        """Take an outline, or count it as damaged, off the grid or next to the slice."""
+        if outline.ring_mm is None:
+            self.problems.append(
+                DicomError(f"an outline of {self._file_name} has no three points", hint="Export it again.")
+            )
+            return
+        try:
+            placed = _place(self._target, outline.ring_mm, self._file_name)
+        except GeometryError as error:
+            self.problems.append(error)
+            return
+        if placed is not None:
+            plane, ring = placed
+            self._rings.setdefault(plane, []).append((ring, outline.is_xor))
+            self.touched = True
+
+    def fill(self) -> Mask:
+        """Fill all planes; says in ``fill_notes`` which outlines were doubles or crossed."""
+        canonical = np.zeros(self._target.shape_zyx, dtype=np.bool_)
+        doubles = crossings = 0
+        for (axis, index), rings in self._rings.items():
+            shape = tuple(size for a, size in enumerate(self._target.shape_zyx) if a != 2 - axis)
+            shape_hw = (shape[0], shape[1])
+            filled, found = combine_outlines([ring for ring, is_xor in rings if not is_xor], shape_hw)
+            for ring, is_xor in rings:
+                if is_xor:
+                    filled ^= polygons_to_mask([Polygon(exterior_xy=ring)], shape_hw)
+            doubles += found.doubles
+            crossings += found.crossings
+            chosen: list[Any] = [slice(None)] * 3
+            chosen[2 - axis] = index
+            canonical[tuple(chosen)] |= filled
+        if doubles:
+            self.fill_notes.append(f"{self.name}: {_count(doubles, 'outline')} drawn twice, counted once")
+        if crossings:
+            self.fill_notes.append(
+                f"{self.name}: {_count(crossings, 'outline')} crossing another one, united with it"
+            )
+        return canonical
+
+
+def _place(
+    target: Grid, ring_mm: NDArray[np.float64], name: str
+) -> tuple[tuple[int, int], NDArray[np.float64]] | None:
+    """Find the plane (axis, index) of an outline and its corners there; None if it lies next to the slice."""
     indices = np.linalg.solve(target.affine, np.column_stack([ring_mm, np.ones(len(ring_mm))]).T)[:3].T
     spread = np.ptp(indices, axis=0)
     axis = int(spread.argmin())
@@ -368,7 +495,7 @@ def _fill(canonical: Mask, target: Grid, ring_mm: NDArray[np.float64], name: str
     nearest = int(np.abs(steps - place).argmin())
     if abs(steps[nearest] - place) > TOLERANCE_VOXELS:
         if len(steps) == 1:
-            return False
+            return None
         raise GeometryError(
             f"an outline of {name} lies between or beyond the slices of the image",
             hint="It belongs to another series, or slices are missing: choose the series it was drawn on.",
@@ -380,11 +507,7 @@ def _fill(canonical: Mask, target: Grid, ring_mm: NDArray[np.float64], name: str
         ring[:, 1] = _row_of_slice(ring[:, 1], target.z_offsets)
     shape = (target.shape_zyx[2 - row_axis], target.shape_zyx[2 - column_axis])
     _require_within(ring, shape, name)
-    filled = polygons_to_mask([Polygon(exterior_xy=ring)], shape)
-    chosen: list[Any] = [slice(None)] * 3
-    chosen[2 - axis] = nearest
-    canonical[tuple(chosen)] ^= filled
-    return True
+    return (axis, nearest), ring
 
 
 def _row_of_slice(z: NDArray[np.float64], z_offsets: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ctai_sam2.geometry import affine_from_dicom, canonicalise
 from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged, functional_value, number_of, value_of
 from ctai_sam2.io.grids import grid_of, mask_from_canonical, plane_grid, put
+from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.overlay import choose_colours
 from ctai_sam2.io.source_images import (
@@ -189,11 +190,12 @@ def read_seg(
     *,
     source: SourceImages | None = None,
     structures: Collection[str] | None = None,
-) -> dict[str, Mask]:
+) -> ImportedMasks:
     """Read a DICOM SEG's masks onto the pixels of a slice or the voxels of a volume.
 
     Frames go where they lie in the patient, whatever their orientation; nothing is
-    resampled. For a slice, frames beside it are left out.
+    resampled. For a slice, frames next to it are left out. A frame that is damaged or lies elsewhere is left
+    out alone, with a note.
 
     Parameters
     ----------
@@ -208,23 +210,24 @@ def read_seg(
 
     Returns
     -------
-    dict of str to ndarray of bool, shape (H, W) or (D, H, W)
-        By segment: this package's name for it where label or codes say so, else its label. Fractional
-        segments are cut at one half.
+    ImportedMasks
+        By segment, with notes: this package's name for it where label or codes say so, else its label.
+        Fractional segments are cut at one half.
 
     Raises
     ------
     InputError
         If a structure is not among the segments, or the SEG refers to another series.
     GeometryError
-        If it lies on another grid, or nowhere on the slice.
+        If no frame lies on the image, or all are of another grid.
     DicomError
         If it is damaged, or no SEG.
     """
     path = Path(path)
     dataset = read_derived(path, SEG_CLASSES, "a DICOM SEG")
+    notes: list[str] = []
     try:
-        names = _segment_names(dataset)
+        names = _segment_names(dataset, notes)
         referenced = _referenced_series(dataset)
     except Exception as error:  # malformed sequences surface only when they are looked at
         raise damaged(path, f"its segments cannot be parsed ({type(error).__name__})") from error
@@ -240,18 +243,44 @@ def read_seg(
         wanted = {number: name for number, name in names.items() if name in structures}
     target = grid_of(of)
     result = {name: np.zeros(target.shape_zyx, dtype=np.bool_) for name in wanted.values()}
-    touched = False
-    for number, affine, mask_hw in _frames(path, dataset, wanted):
-        block, _ = canonicalise(mask_hw[None], affine)
-        touched |= put(
-            result[wanted[number]], target, block, plane_grid(mask_hw.shape, affine), what=path.name
-        )
+    frames = _Frames(path, dataset, names)
+    problems: list[CtaiError] = []
+    lost: dict[str, list[str]] = {}
+    touched: set[str] = set()
+    for index in range(frames.count):
+        numbers = frames.segments_of(index)
+        for number in numbers & set(wanted):
+            name = wanted[number]
+            try:
+                affine, mask_hw = frames.mask_of(index, number)
+                block, _ = canonicalise(mask_hw[None], affine)
+                if put(result[name], target, block, plane_grid(mask_hw.shape, affine), what=path.name):
+                    touched.add(name)
+            except (DicomError, GeometryError) as error:
+                problems.append(error)
+                lost.setdefault(name, []).append(error.problem)
+    notes += frames.notes()
+    for name, reasons in lost.items():
+        for reason in dict.fromkeys(reasons):
+            number = reasons.count(reason)
+            notes.append(f"{name}: {number} {'frame' if number == 1 else 'frames'} left out, since {reason}")
     if not touched:
-        raise GeometryError(
-            f"no frame of {path.name} lies on the image",
-            hint="Choose the slice or series it was drawn on.",
+        raise (
+            problems[0]
+            if problems
+            else GeometryError(
+                f"no frame of {path.name} lies on the image",
+                hint="Choose the slice or series it was drawn on.",
+            )
         )
-    return {name: mask_from_canonical(mask, of) for name, mask in result.items()}
+    # Of a segment all of whose frames were left out an empty mask would say that there is nothing.
+    gone = [name for name in lost if name not in touched]
+    if gone and structures is not None:
+        raise problems[0]
+    return ImportedMasks(
+        {name: mask_from_canonical(mask, of) for name, mask in result.items() if name not in gone},
+        warnings=notes,
+    )
 
 
 def _images_and_pixels(
@@ -285,22 +314,29 @@ def _lab(colour: str) -> tuple[float, float, float]:
     return float(lightness), float(a), float(b)
 
 
-def _segment_names(dataset: Any) -> dict[int, str]:
+def _segment_names(dataset: Any, notes: list[str]) -> dict[int, str]:
     names: dict[int, str] = {}
     for item in dataset.SegmentSequence:
+        number = int(item.SegmentNumber)
         type_item = (value_of(item, "SegmentedPropertyTypeCodeSequence") or [None])[0]
         sides = value_of(type_item, "SegmentedPropertyTypeModifierCodeSequence") if type_item else None
         regions = value_of(item, "AnatomicRegionSequence")
-        label = str(value_of(item, "SegmentLabel") or f"segment {int(item.SegmentNumber)}")
-        name = structure_of(
+        label = str(value_of(item, "SegmentLabel") or f"segment {number}")
+        known = structure_of(
             label,
             None if type_item is None else str(value_of(type_item, "CodeValue") or "") or None,
             None if not sides else str(value_of(sides[0], "CodeValue") or "") or None,
             None if not regions else str(value_of(regions[0], "CodeValue") or "") or None,
         )
-        names[int(item.SegmentNumber)] = unique_name(name, dict.fromkeys(names.values()))
-    # A label map may describe its background as segment 0.
-    names.pop(0, None)
+        if number == 0:
+            # A label map may describe its background as segment 0.
+            continue
+        name = unique_name(known, dict.fromkeys(names.values()))
+        if name != known:
+            notes.append(f"{known} stands twice in the file; the second is called {name}")
+        if number in names:
+            notes.append(f"two segments have the number {number}; only the second was read")
+        names[number] = name
     return names
 
 
@@ -309,26 +345,66 @@ def _referenced_series(dataset: Any) -> list[str]:
     return [str(item.SeriesInstanceUID) for item in items if value_of(item, "SeriesInstanceUID")]
 
 
-def _frames(
-    path: Path, dataset: Any, wanted: Mapping[int, str]
-) -> Iterator[tuple[int, NDArray[np.float64], Mask]]:
-    """Segment number, affine and mask of each frame that is asked for."""
-    kind = str(value_of(dataset, "SegmentationType") or "BINARY").upper()
-    half = (number_of(value_of(dataset, "MaximumFractionalValue")) or 255.0) / 2
-    for index in range(int(number_of(value_of(dataset, "NumberOfFrames")) or 1)):
-        segment = number_of(
-            functional_value(dataset, index, "SegmentIdentificationSequence", "ReferencedSegmentNumber")
-        )
-        if kind != "LABELMAP" and (segment is None or int(segment) not in wanted):
-            continue
-        affine = _place_of(dataset, index)
-        pixels = _pixels_of(path, dataset, index)
-        if kind == "LABELMAP":
-            for number in np.unique(pixels):
-                if int(number) in wanted:
-                    yield int(number), affine, pixels == number
-        elif segment is not None:
-            yield int(segment), affine, pixels >= half if kind == "FRACTIONAL" else pixels > 0
+class _Frames:
+    """The frames of a SEG: which segments each shows, and where; counts what is read in another way."""
+
+    def __init__(self, path: Path, dataset: Any, declared: Collection[int]) -> None:
+        self._path = path
+        self._dataset = dataset
+        self._declared = set(declared)
+        self._kind = str(value_of(dataset, "SegmentationType") or "BINARY").upper()
+        self._half = (number_of(value_of(dataset, "MaximumFractionalValue")) or 255.0) / 2
+        self.count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
+        self._undeclared: dict[int, int] = {}
+        self._without_segment = 0
+        self._fractions = 0
+        self._labels: tuple[int, NDArray[Any]] | None = None
+
+    def segments_of(self, index: int) -> set[int]:
+        """Return the declared segments that a frame shows."""
+        if self._kind == "LABELMAP":
+            pixels = _pixels_of(self._path, self._dataset, index)
+            self._labels = (index, pixels)
+            found = {int(number) for number in np.unique(pixels)} - {0}
+        else:
+            number = number_of(
+                functional_value(
+                    self._dataset, index, "SegmentIdentificationSequence", "ReferencedSegmentNumber"
+                )
+            )
+            if number is None and len(self._declared) == 1 and self.count == 1:
+                return set(self._declared)
+            if number is None:
+                self._without_segment += 1
+                return set()
+            found = {int(number)}
+        for number in found - self._declared:
+            self._undeclared[number] = self._undeclared.get(number, 0) + 1
+        return found & self._declared
+
+    def mask_of(self, index: int, number: int) -> tuple[NDArray[np.float64], Mask]:
+        """Affine and mask of a segment on a frame."""
+        affine = _place_of(self._dataset, index)
+        if self._kind == "LABELMAP" and self._labels is not None:
+            return affine, np.asarray(self._labels[1] == number)
+        pixels = _pixels_of(self._path, self._dataset, index)
+        if self._kind == "FRACTIONAL":
+            mask = np.asarray(pixels >= self._half)
+            self._fractions += int(((pixels > 0) & (pixels < 2 * self._half)).any())
+            return affine, mask
+        return affine, np.asarray(pixels > 0)
+
+    def notes(self) -> list[str]:
+        """Say what was left out or cut, in sentences."""
+        notes = [
+            f"{number} {'frame' if number == 1 else 'frames'} of the undeclared segment {segment} left out"
+            for segment, number in sorted(self._undeclared.items())
+        ]
+        if self._without_segment:
+            notes.append(f"{self._without_segment} frames that name no segment left out")
+        if self._fractions:
+            notes.append(f"fractions on {self._fractions} frames were cut at one half")
+        return notes
 
 
 def _pixels_of(path: Path, dataset: Any, frame: int) -> NDArray[Any]:

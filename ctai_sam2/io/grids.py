@@ -182,32 +182,85 @@ def put(target_zyx: Mask, target: Grid, block_zyx: Mask, block: Grid, *, what: s
     GeometryError
         If voxels do not fall on voxels, or set ones would be lost.
     """
-    relative = np.linalg.solve(target.affine, block.affine)
-    start = relative[:3, 3]
+    overlap = overlap_of(target, block, what=what)
+    if overlap is None:
+        return False
+    if _lost(block_zyx, overlap.block_zyx, target.shape_zyx):
+        raise _outside(what)
+    inside = block_zyx[overlap.block_zyx]
+    if inside.size == 0:
+        return False
+    target_zyx[overlap.target_zyx] |= inside
+    return True
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Overlap:
+    """Which voxels of two grids are the same.
+
+    Parameters
+    ----------
+    target_zyx, block_zyx : tuple
+        Index of the common voxels in arrays on either grid; both give one shape.
+    """
+
+    target_zyx: tuple[NDArray[np.intp], slice, slice]
+    block_zyx: tuple[NDArray[np.intp], slice, slice]
+
+
+def overlap_of(target: Grid, block: Grid, *, what: str = "the mask") -> Overlap | None:
+    """Find the voxels that two grids share.
+
+    How far apart the planes of a grid one voxel thick would be is not compared: a slice lies on a volume
+    of any step.
+
+    Returns
+    -------
+    Overlap or None
+        None where the target is one voxel thick and the block lies next to it.
+
+    Raises
+    ------
+    GeometryError
+        If voxels do not fall on voxels.
+    """
+    relative = np.linalg.solve(target.affine, block.affine)[:3]
+    start = np.array(relative[:, 3])
     target_xyz, block_xyz = target.shape_zyx[::-1], block.shape_zyx[::-1]
+    thin = [axis for axis in range(3) if target_xyz[axis] == 1]
+    chosen: dict[int, int] = {}
+    for axis in thin:
+        step = float(relative[axis, axis])
+        offsets = block.z_offsets if axis == 2 else np.arange(block_xyz[axis], dtype=np.float64)
+        distances = np.abs(start[axis] + step * offsets)
+        nearest = int(distances.argmin())
+        if distances[nearest] > TOLERANCE_VOXELS * min(1.0, abs(step) or 1.0):
+            return None
+        chosen[axis] = nearest
+        start += relative[:, axis] * offsets[nearest]
+        start[axis] = 0.0
     for axis in range(3):
-        beside = target_xyz[axis] == 1 == block_xyz[axis] and abs(start[axis]) > TOLERANCE_VOXELS
-        if beside:
-            return False
-    for axis in range(3):
-        drift = relative[:3, axis] * (block_xyz[axis] - 1)
+        if axis in chosen:
+            continue
+        drift = relative[:, axis] * (block_xyz[axis] - 1)
         drift[axis] -= block_xyz[axis] - 1
         if np.abs(drift).max() > TOLERANCE_VOXELS:
             raise _other_grid(what, block, target)
     if np.abs(start[:2] - np.rint(start[:2])).max() > TOLERANCE_VOXELS:
         raise _other_grid(what, block, target)
-    z = _slices(start[2] + block.z_offsets, target)
+    if 2 in chosen:
+        z_to, z_from = np.zeros(1, np.intp), np.array([chosen[2]], np.intp)
+    else:
+        z = _slices(start[2] + block.z_offsets, target)
+        z_from = np.flatnonzero(z >= 0)
+        z_to = z[z_from]
     (y_to, y_from), (x_to, x_from) = (
-        _overlap(round(start[axis]), block_xyz[axis], target_xyz[axis]) for axis in (1, 0)
+        (slice(0, 1), slice(chosen[axis], chosen[axis] + 1))
+        if axis in chosen
+        else _overlap(round(start[axis]), block_xyz[axis], target_xyz[axis])
+        for axis in (1, 0)
     )
-    found = np.flatnonzero(z >= 0)
-    inside = block_zyx[found, y_from, x_from]
-    if _lost(block_zyx, (found, y_from, x_from), target.shape_zyx):
-        raise _outside(what)
-    if inside.size == 0:
-        return False
-    target_zyx[z[found], y_to, x_to] |= inside
-    return True
+    return Overlap(target_zyx=(z_to, y_to, x_to), block_zyx=(z_from, y_from, x_from))
 
 
 def same_places(first: NDArray[np.float64], second: NDArray[np.float64], shape_zyx: tuple[int, ...]) -> bool:

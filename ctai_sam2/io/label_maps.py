@@ -1,28 +1,37 @@
 """Several masks as one label image (NIfTI or PNG) with a table of what the labels mean.
 
-The table lies beside the image: ``masks.nii.gz`` has ``masks.labels.json``, and
+The table stands next to the image: ``masks.nii.gz`` has ``masks.labels.json``, and
 ``masks.itksnap.txt``, which ITK-SNAP loads as label descriptions.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.io.atomic import write_json, write_text
-from ctai_sam2.io.grids import checked_mask, grid_of, mask_from_canonical, put
+from ctai_sam2.io.grids import checked_mask
+from ctai_sam2.io.imported_masks import ImportedMasks
+from ctai_sam2.io.label_tables import (
+    COHORT_LABELS,
+    find_label_table,
+    is_cohort_mask,
+    read_label_table,
+    stem_of,
+)
+from ctai_sam2.io.label_volumes import PlacedLabels, place_labels, read_label_volume
+from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES, read_label_picture
 from ctai_sam2.io.mask_png import write_label_png
-from ctai_sam2.io.nifti import read_label_block, read_mask_nifti, write_mask_nifti
+from ctai_sam2.io.nifti import write_mask_nifti
 from ctai_sam2.io.overlay import choose_colours
-from ctai_sam2.io.pictures import read_grey_values
-from ctai_sam2.io.structure_terms import checked_label
+from ctai_sam2.io.structure_terms import checked_label, unique_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 Overlaps: TypeAlias = Literal["refuse", "later"]
@@ -86,7 +95,9 @@ def write_labels(
     *,
     overlaps: Overlaps = "refuse",
 ) -> Path:
-    """Write masks as a label image, NIfTI or PNG, with its tables beside it; returns the image's path.
+    """Write masks as a label image, NIfTI or PNG, with its tables next to it; returns the image's path.
+
+    A structure that later ones leave nothing of is warned of with `UserWarning`.
 
     Parameters
     ----------
@@ -104,16 +115,52 @@ def write_labels(
     """
     path = Path(path)
     labels, table = merge_labels(masks, of, overlaps=overlaps)
+    for name, (drawn, left) in _pixels_kept(masks, labels, table).items():
+        if left == 0 < drawn:
+            warnings.warn(f"{name} is empty in {path.name}: later masks hold all of it", stacklevel=2)
     if path.suffix.lower() == ".png":
         if isinstance(of, CTVolume):
             raise InputError("a PNG holds one slice, not a volume", hint="Export a slice, or to NIfTI.")
         write_label_png(path, labels)
     else:
         write_mask_nifti(path, labels, of)
-    stem = _stem(path)
+    stem = stem_of(path)
     write_json(stem.with_name(stem.name + ".labels.json"), {"labels": {str(k): v for k, v in table.items()}})
     write_text(stem.with_name(stem.name + ".itksnap.txt"), _itksnap_descriptions(table))
     return path
+
+
+def overlap_losses(masks: Mapping[str, ArrayLike], of: CTSlice | CTVolume) -> list[str]:
+    """Say which masks lose pixels to later ones in a label image, and how many.
+
+    Parameters
+    ----------
+    masks, of
+        As for `merge_labels`.
+
+    Raises
+    ------
+    InputError
+        As `merge_labels`.
+    """
+    labels, table = merge_labels(masks, of, overlaps="later")
+    return [
+        f"{name}: {drawn - left} of {drawn} pixels went to later masks"
+        + ("; it is empty" if left == 0 else "")
+        for name, (drawn, left) in _pixels_kept(masks, labels, table).items()
+        if left < drawn
+    ]
+
+
+def _pixels_kept(
+    masks: Mapping[str, ArrayLike], labels: NDArray[np.uint8], table: Mapping[int, str]
+) -> dict[str, tuple[int, int]]:
+    """Pixels drawn and pixels left in the label image, by structure."""
+    counts = np.bincount(labels.ravel(), minlength=len(table) + 1)
+    return {
+        name: (int(np.count_nonzero(np.asarray(masks[name]))), int(counts[number]))
+        for number, name in table.items()
+    }
 
 
 def read_labels(
@@ -122,108 +169,111 @@ def read_labels(
     *,
     names: Mapping[int, str] | None = None,
     structures: Collection[str] | None = None,
-) -> dict[str, Mask]:
-    """Read a label image, NIfTI or PNG, as masks on a slice or volume.
+    table: str | os.PathLike[str] | None = None,
+) -> ImportedMasks:
+    """Read a label map, in two or three dimensions, as masks on a slice or volume.
 
     Parameters
     ----------
     path : path-like
-        ``.nii``, ``.nii.gz`` in any orientation, or ``.png`` as the slice is shown.
+        NIfTI, NRRD (also with several layers) or an Analyze pair in any orientation and of the whole volume
+        or a part of it; or a picture as the slice is shown.
     of : CTSlice or CTVolume
         What it was drawn on.
     names : mapping of int to str, optional
-        What the labels mean; from the table beside the image when omitted, else ``label_1`` …
+        What the labels mean; from a table in the file or next to it when omitted, else ``label_1`` …
     structures : collection of str, optional
         Which to read; all when omitted.
+    table : path-like, optional
+        A table of names, of a kind that `read_label_table` reads.
 
     Raises
     ------
     InputError
-        If the file or its table cannot be read, holds no labels or lacks a structure.
+        If the file or its table cannot be read, holds no labels or lacks a structure, or its values are no
+        whole numbers.
     GeometryError
-        If a NIfTI lies on another grid.
+        If it lies on another grid, or next to the image.
     """
     path = Path(path)
-    if path.suffix.lower() == ".png":
+    stated = dict(names) if names is not None else _stated_names(path, table)
+    picture = path.name.lower().endswith(MASK_PICTURE_SUFFIXES)
+    if picture:
         if isinstance(of, CTVolume):
-            raise InputError("a PNG belongs to one slice, not to a volume", hint="Say which slice.")
-        labels = _read_label_png(path, of)
-    elif isinstance(of, CTSlice) and (of.affine is None or of.row_offsets is not None):
-        # A place unknown, or one NIfTI cannot say: the grid's shape is all there is to go by.
-        labels = read_mask_nifti(path, of)
+            raise InputError(
+                "a picture belongs to one slice, not to a volume", hint="Say which slice (--axial-index)."
+            )
+        layers, tables, notes, description = _read_picture(path, of, bool(stated))
     else:
-        labels = _place_nifti(path, of)
-    table = dict(names) if names is not None else _read_table(path)
-    present = [int(label) for label in np.unique(labels) if label > 0]
-    if not table and not present:
+        volume = read_label_volume(path, has_names=bool(stated))
+        layers = place_labels(path, volume, of)
+        tables, notes, description = list(volume.names), [], volume.description
+    if stated:
+        tables = [stated, *tables[1:]]
+    result: dict[str, Mask] = {}
+    without_name: list[str] = []
+    for layer, layer_names in zip(layers, tables, strict=True):
+        present = [int(label) for label in np.unique(layer.labels) if label > 0]
+        found = {**{label: f"label_{label}" for label in (*present, *layer.elsewhere)}, **layer_names}
+        for label, name in sorted(found.items()):
+            taken = unique_name(name, result)
+            if taken != name:
+                notes.append(f"{name} stands twice in {path.name}; the second is called {taken}")
+            if layer_names and label not in layer_names:
+                without_name.append(taken)
+            if label in layer.cut_off:
+                if structures is not None and taken not in structures:
+                    continue
+                notes.append(f"{taken} reaches beyond the image and was left out")
+                continue
+            if label in layer.elsewhere:
+                notes.append(_elsewhere(taken, layer.elsewhere[label]))
+            result[taken] = np.asarray(layer.labels == label)
+    if not result:
+        cut = [note for note in notes if "left out" in note]
+        if cut:
+            raise GeometryError(
+                f"{path.name} lies outside of the image",
+                received=cut[0],
+                hint="It belongs to another part or series: choose the one it was drawn on.",
+            )
         raise InputError(f"{path.name} holds no label but background", hint="Give the file with the masks.")
-    found = {**{label: f"label_{label}" for label in present}, **table}
-    chosen = {
-        label: name for label, name in sorted(found.items()) if structures is None or name in structures
-    }
-    missing = sorted(set(structures or ()) - set(chosen.values()))
+    if without_name:
+        notes.append(f"the table of {path.name} has no name for {', '.join(without_name)}")
+    missing = sorted(set(structures or ()) - set(result))
     if missing:
-        raise InputError(
-            "no such label", received=", ".join(missing), hint=f"There are {', '.join(found.values())}."
-        )
-    return {name: np.asarray(labels == label) for label, name in chosen.items()}
+        raise InputError("no such label", received=", ".join(missing), hint=f"There are {', '.join(result)}.")
+    kept = {name: mask for name, mask in result.items() if structures is None or name in structures}
+    return ImportedMasks(kept, warnings=notes, description=description)
 
 
-def _place_nifti(path: Path, of: CTSlice | CTVolume) -> NDArray[np.uint8]:
-    block, block_grid = read_label_block(path)
-    if isinstance(of, CTVolume) and block.shape == of.shape_zyx:
-        # NIfTI cannot say that slices are missing: a whole volume's labels go slice by slice.
-        return read_mask_nifti(path, of)
-    target = grid_of(of)
-    labels = np.zeros(of.shape_zyx if isinstance(of, CTVolume) else of.shape_hw, dtype=np.uint8)
-    touched = False
-    for label in np.unique(block[block > 0]):
-        placed = np.zeros(target.shape_zyx, dtype=np.bool_)
-        touched |= put(placed, target, np.asarray(block == label), block_grid, what=path.name)
-        labels[mask_from_canonical(placed, of)] = label
-    if not touched and block.any():
-        raise GeometryError(
-            f"{path.name} lies beside the image", hint="Choose the slice or series it was drawn on."
-        )
-    return labels
+def _elsewhere(name: str, distance_mm: float) -> str:
+    where = "towards the head" if distance_mm > 0 else "towards the feet"
+    return f"{name} is empty on this slice; its nearest voxels lie {abs(distance_mm):.1f} mm away {where}"
 
 
-def _stem(path: Path) -> Path:
-    name = path.name
-    for ending in (".nii.gz", ".nii", ".png"):
-        if name.lower().endswith(ending):
-            return path.with_name(name[: -len(ending)])
-    return path
+def _stated_names(path: Path, table: str | os.PathLike[str] | None) -> dict[int, str]:
+    """Names from the table that was given, or next to the file, or of the cohort it belongs to."""
+    if table is not None:
+        return read_label_table(Path(table))
+    found = find_label_table(path)
+    if found is not None:
+        return read_label_table(found)
+    return dict(COHORT_LABELS) if is_cohort_mask(path) else {}
 
 
-def _read_table(path: Path) -> dict[int, str]:
-    stem = _stem(path)
-    table = stem.with_name(stem.name + ".labels.json")
-    if not table.is_file():
-        return {}
-    try:
-        content = json.loads(table.read_text(encoding="utf-8"))
-        return {int(label): checked_label(str(name)) for label, name in content["labels"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"the table {table.name} cannot be read",
-            hint="Mend or remove it; without it labels are called label_1 and so on.",
-        ) from error
-
-
-def _read_label_png(path: Path, of: CTSlice) -> NDArray[Any]:
-    values, white = read_grey_values(path)
-    if values.shape != of.shape_hw:
+def _read_picture(
+    path: Path, of: CTSlice, has_names: bool
+) -> tuple[list[PlacedLabels], list[Mapping[int, str]], list[str], str | None]:
+    picture = read_label_picture(path, has_names=has_names)
+    if picture.labels.shape != of.shape_hw:
         raise InputError(
             f"{path.name} has another shape than the slice",
-            received=f"{values.shape} for {of.shape_hw}",
+            received=f"{picture.labels.shape} for {of.shape_hw}",
             hint="Use the mask that was drawn on this slice.",
         )
-    present = np.unique(values)
-    if len(present) == 2 and present[0] == 0 and present[1] == white:
-        # A single mask, black and white.
-        return np.asarray(values == white, dtype=np.uint8)
-    return values
+    placed = PlacedLabels(labels=picture.labels, elsewhere={}, cut_off=frozenset())
+    return [placed], [{}], list(picture.notes), picture.description
 
 
 def _itksnap_descriptions(table: Mapping[int, str]) -> str:

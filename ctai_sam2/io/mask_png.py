@@ -14,7 +14,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.io.atomic import write_bytes
 
 
-def write_mask_png(path: str | os.PathLike[str], mask: ArrayLike) -> Path:
+def write_mask_png(path: str | os.PathLike[str], mask: ArrayLike, *, description: str | None = None) -> Path:
     """Write a mask as an 8-bit grey PNG of the same size: 255 inside, 0 outside; returns the path.
 
     Parameters
@@ -23,6 +23,8 @@ def write_mask_png(path: str | os.PathLike[str], mask: ArrayLike) -> Path:
         Ending in ``.png``.
     mask : array_like of bool, shape (H, W)
         The mask.
+    description : str, optional
+        How the mask was made, for the header; nothing of the patient.
 
     Raises
     ------
@@ -38,7 +40,7 @@ def write_mask_png(path: str | os.PathLike[str], mask: ArrayLike) -> Path:
             received=f"{array.dtype} of shape {array.shape}",
             hint="Compare with a threshold first, for example mask > 0.",
         )
-    return _write_png(path, array.astype(np.uint8) * np.uint8(255))
+    return _write_png(path, array.astype(np.uint8) * np.uint8(255), description)
 
 
 def write_label_png(path: str | os.PathLike[str], labels: ArrayLike) -> Path:
@@ -68,8 +70,8 @@ def write_label_png(path: str | os.PathLike[str], labels: ArrayLike) -> Path:
     return _write_png(path, array.astype(np.uint8))
 
 
-def _write_png(path: str | os.PathLike[str], grey: NDArray[Any]) -> Path:
-    from PIL import Image
+def _write_png(path: str | os.PathLike[str], grey: NDArray[Any], description: str | None = None) -> Path:
+    from PIL import Image, PngImagePlugin
 
     if Path(path).suffix.lower() != ".png":
         raise InputError(
@@ -78,5 +80,8 @@ def _write_png(path: str | os.PathLike[str], grey: NDArray[Any]) -> Path:
             hint="JPEG would blur the mask.",
         )
     buffer = io.BytesIO()
-    Image.fromarray(grey).save(buffer, format="PNG", optimize=False)
+    notes = PngImagePlugin.PngInfo()
+    if description:
+        notes.add_text("Description", description)
+    Image.fromarray(grey).save(buffer, format="PNG", optimize=False, pnginfo=notes)
     return write_bytes(path, buffer.getvalue())

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import gzip
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.geometry import canonicalise
+from ctai_sam2.errors import InputError
 from ctai_sam2.io.atomic import write_bytes
-from ctai_sam2.io.grids import Grid, same_places
+from ctai_sam2.io.label_tables import label_table_xml
 from ctai_sam2.io.nifti_file import RAS_FROM_LPS, load_nifti
 from ctai_sam2.io.stored_volume import to_ct_volume
 from ctai_sam2.types import CTSlice, CTVolume
@@ -73,7 +73,14 @@ def write_volume_nifti(path: str | os.PathLike[str], volume: CTVolume) -> Path:
     return _write(Path(path), volume.hu_zyx, volume.affine)
 
 
-def write_mask_nifti(path: str | os.PathLike[str], mask: ArrayLike, of: CTSlice | CTVolume) -> Path:
+def write_mask_nifti(
+    path: str | os.PathLike[str],
+    mask: ArrayLike,
+    of: CTSlice | CTVolume,
+    *,
+    names: Mapping[int, str] | None = None,
+    description: str | None = None,
+) -> Path:
     """Write a mask as a NIfTI label image (0 and 1) that lies on the image it was drawn on.
 
     Parameters
@@ -84,6 +91,10 @@ def write_mask_nifti(path: str | os.PathLike[str], mask: ArrayLike, of: CTSlice 
         On the pixels of the slice, or the voxels of the volume. Integer labels up to 255 are kept.
     of : CTSlice or CTVolume
         What it was drawn on. A slice becomes a volume of one slice, as thick as the slice says.
+    names : mapping of int to str, optional
+        What the labels mean, for the header.
+    description : str, optional
+        How the mask was made, for the header; 79 characters of ASCII, and nothing of the patient.
 
     Returns
     -------
@@ -104,101 +115,15 @@ def write_mask_nifti(path: str | os.PathLike[str], mask: ArrayLike, of: CTSlice 
             "the mask has another shape than its image", received=f"{labels.shape} for {expected}"
         )
     if isinstance(of, CTVolume):
-        return _write(Path(path), labels, of.affine)
-    return _write(Path(path), labels[None], _slice_affine(of), placed=of.affine is not None)
-
-
-def read_mask_nifti(path: str | os.PathLike[str], of: CTSlice | CTVolume) -> NDArray[np.uint8]:
-    """Read a label image and put it on the pixels of a slice or volume it was drawn on.
-
-    Parameters
-    ----------
-    path : path-like
-        A NIfTI file in any orientation.
-    of : CTSlice or CTVolume
-        What it belongs to.
-
-    Returns
-    -------
-    ndarray of uint8, shape (H, W) or (D, H, W)
-        Labels.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read or holds no labels.
-    GeometryError
-        If it lies on another grid.
-    """
-    path = Path(path)
-    content = load_nifti(path)
-    values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
-    if isinstance(of, CTSlice) and of.affine is None and not content.is_placed:
-        # Neither says where it lies: the file is as `write_mask_nifti` stored it, row by row.
-        return _unplaced_labels(path, values, of.shape_hw)
-    target = of.affine if isinstance(of, CTVolume) else _slice_affine(of)
-    target_shape = of.shape_zyx if isinstance(of, CTVolume) else (1, *of.shape_hw)
-    labels, canonical = canonicalise(values.transpose(2, 1, 0), content.affine)
-    # The target's own axes in canonical order tell how to turn the labels back.
-    index_zyx, target_canonical = canonicalise(np.arange(np.prod(target_shape)).reshape(target_shape), target)
-    place_matters = not (isinstance(of, CTSlice) and of.affine is None)
-    if labels.shape != index_zyx.shape or (
-        place_matters and not same_places(target_canonical, canonical, labels.shape)
-    ):
-        raise GeometryError(
-            f"{path.name} lies on another grid than the image",
-            received=f"shape {labels.shape} for {index_zyx.shape}",
-            hint="Export the labels on the CT's own grid.",
-        )
-    turned = np.empty(int(np.prod(target_shape)))
-    turned[index_zyx.ravel()] = labels.ravel()
-    result = _checked_labels(turned.reshape(target_shape).astype(np.int64))
-    return result if isinstance(of, CTVolume) else result[0]
-
-
-def _unplaced_labels(path: Path, values: NDArray[Any], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
-    if values.shape != (shape_hw[1], shape_hw[0], 1):
-        raise GeometryError(
-            f"{path.name} lies on another grid than the image",
-            received=f"shape {values.shape[::-1]} for {(1, *shape_hw)}",
-            hint="Export the labels on the CT's own grid.",
-        )
-    return _checked_labels(values[:, :, 0].T.astype(np.int64))
-
-
-def read_label_block(path: str | os.PathLike[str]) -> tuple[NDArray[np.uint8], Grid]:
-    """Read a label image as it lies in the patient, whatever it was drawn on.
-
-    Returns
-    -------
-    labels : ndarray of uint8, shape (D, H, W)
-        In canonical order.
-    grid : Grid
-        Where it lies.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, holds no labels or states no orientation.
-    GeometryError
-        If its affine is singular.
-    """
-    path = Path(path)
-    content = load_nifti(path)
-    if any("no orientation" in warning for warning in content.warnings):
-        raise InputError(
-            f"{path.name} states no orientation, so the mask has no place",
-            hint="Read it onto the slice it was drawn on.",
-        )
-    values = np.asarray(content.stored, dtype=np.float64) * content.slope + content.intercept
-    labels, canonical = canonicalise(
-        _checked_labels(values.astype(np.int64)).transpose(2, 1, 0), content.affine
+        return _write(Path(path), labels, of.affine, names=names, description=description)
+    return _write(
+        Path(path),
+        labels[None],
+        _slice_affine(of),
+        placed=of.affine is not None,
+        names=names,
+        description=description,
     )
-    depth, height, width = labels.shape
-    grid = Grid(
-        shape_zyx=(depth, height, width), affine=canonical, z_offsets=np.arange(depth, dtype=np.float64)
-    )
-    return labels, grid
 
 
 def _checked_labels(mask: ArrayLike) -> NDArray[np.uint8]:
@@ -222,7 +147,13 @@ def _slice_affine(of: CTSlice) -> NDArray[np.float64]:
 
 
 def _write(
-    path: Path, array_zyx: NDArray[Any], affine_lps: NDArray[np.float64], *, placed: bool = True
+    path: Path,
+    array_zyx: NDArray[Any],
+    affine_lps: NDArray[np.float64],
+    *,
+    placed: bool = True,
+    names: Mapping[int, str] | None = None,
+    description: str | None = None,
 ) -> Path:
     import nibabel
 
@@ -241,6 +172,11 @@ def _write(
         # A tilted stack is sheared, which the quaternion form cannot say.
         if np.abs(unit.T @ unit - np.eye(3)).max() < _SHEAR_TOLERANCE:
             header.set_qform(affine, code="scanner")
+    if description:
+        header["descrip"] = description.encode("ascii", "replace")[:79]
+    if names:
+        extension: Any = nibabel.nifti1.Nifti1Extension
+        header.extensions.append(extension(0, label_table_xml(names).encode("utf-8")))
     image_class: Any = nibabel.Nifti1Image
     content: bytes = image_class(array_zyx.transpose(2, 1, 0), None, header).to_bytes()
     if path.name.lower().endswith(".gz"):

@@ -86,17 +86,6 @@ def read_picture(
     )
 
 
-def read_mask_png(path: str | os.PathLike[str]) -> NDArray[np.bool_]:
-    """Read a mask picture: every pixel that is not black belongs to it.
-
-    Raises
-    ------
-    InputError
-        If the picture is damaged or coloured.
-    """
-    return read_grey_values(Path(path))[0] > 0
-
-
 def read_grey_values(
     path: Path | MemoryFile, *, max_pixels: int = MAX_IMAGE_SIDE * MAX_IMAGE_SIDE
 ) -> tuple[NDArray[Any], int]:

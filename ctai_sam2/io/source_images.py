@@ -62,6 +62,7 @@ _GEOMETRY_KEYWORDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
+_TEXT_KEYWORDS = ("PatientName", "PatientID", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 _EMPTIED_KEYWORDS = (
     "PatientBirthDate",
     "StudyDate",
@@ -249,12 +250,33 @@ def read_source_dataset(frame: FrameHeader) -> Any:
             f"{frame.path.name} states no study or no frame of reference, so nothing can refer to it",
             hint="Export the images again from the PACS, or export the masks to NIfTI.",
         )
+    _to_unicode(dataset)
     if "SOPClassUID" not in dataset:
         dataset.SOPClassUID = dataset.file_meta.get("MediaStorageSOPClassUID", CT_IMAGE)
     for keyword in ("PatientName", "PatientID", "PatientSex", *_EMPTIED_KEYWORDS):
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     return dataset
+
+
+UNICODE = "ISO_IR 192"
+"""UTF-8 (PS3.3 C.12.1.1.2): what objects derived from the images are written in."""
+
+
+def _to_unicode(dataset: Any) -> None:
+    """Decode text by the images' own character set, so that it can be written in UTF-8.
+
+    A derived object holds labels and pseudonyms in any script next to the images' own text.
+    """
+    try:
+        with quiet("pydicom"):
+            dataset.decode()
+    except Exception:  # pydicom raises many kinds for text that its character set cannot hold
+        for keyword in _TEXT_KEYWORDS:
+            # What cannot be read cannot be repeated; the UIDs still refer to the images.
+            if keyword in dataset:
+                setattr(dataset, keyword, "")
+    dataset.SpecificCharacterSet = UNICODE
 
 
 def anonymise(dataset: Any, pseudonym: str | None) -> None:

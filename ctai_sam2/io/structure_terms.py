@@ -64,6 +64,31 @@ TERMS: Mapping[str, StructureTerm] = MappingProxyType(
 """The structures this package knows, by name."""
 
 
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "iliopsoas_left": "psoas_left",
+        "iliopsoas_right": "psoas_right",
+        "left_psoas": "psoas_left",
+        "right_psoas": "psoas_right",
+        "psoas_major_left": "psoas_left",
+        "psoas_major_right": "psoas_right",
+        "left_psoas_major": "psoas_left",
+        "right_psoas_major": "psoas_right",
+        "left_iliopsoas": "psoas_left",
+        "right_iliopsoas": "psoas_right",
+        "vertebrae_l3": "l3",
+        "l3_vertebra": "l3",
+        "vertebra_l3": "l3",
+        "skeletal_muscle": "muscle",
+        "subcutaneous_fat": "sat",
+        "torso_fat": "vat",
+        "visceral_fat": "vat",
+        "intermuscular_fat": "imat",
+    }
+)
+"""Names of TotalSegmentator and of common protocols, in lower case with underscores, by ours."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Authorship:
     """Who made the masks.
@@ -152,6 +177,17 @@ def structure_of(label: str, type_code: str | None, side_code: str | None, regio
         if codes == (type_code, side_code, region_code):
             return name
     return label.strip()
+
+
+def known_by_other_name(label: str) -> str | None:
+    """Return our name of a structure that other programs call by this label; None where there is none.
+
+    Examples
+    --------
+    >>> known_by_other_name("iliopsoas_left"), known_by_other_name("liver")
+    ('psoas_left', None)
+    """
+    return OTHER_NAMES.get(label.strip().lower().replace(" ", "_").replace("-", "_"))
 
 
 def unique_name(name: str, taken: Mapping[str, object]) -> str:

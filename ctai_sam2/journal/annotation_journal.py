@@ -1,4 +1,4 @@
-"""An annotation record: an append-only journal that survives kill -9 and a full disk."""
+"""An annotation journal: append-only, it survives kill -9, a full disk and a lock that does not hold."""
 
 from __future__ import annotations
 
@@ -10,29 +10,34 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 from ctai_sam2.errors import RecordError, StorageError
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io.atomic import atomic_write
-from ctai_sam2.journal.fingerprint import fingerprint
 from ctai_sam2.journal.lines import FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
 
 _BINARY = getattr(os, "O_BINARY", 0)
+_Lines: TypeAlias = list[tuple[dict[str, Any], str, int]]
 
 
-class Record:
+class AnnotationJournal:
     """Events of one slice or volume, on disk as soon as `append` returns.
 
-    Open one with `Record.open`. May be used from several threads. Where an event
+    Open one with `AnnotationJournal.open`. May be used from several threads. Where an event
     cannot be written it stays in memory, in order, and the next `append`, `flush` or
     `compact` writes it too.
+
+    A lock keeps a second writer out. Where it does not hold, as on some network file systems, nothing that
+    either writer confirmed is lost: both only append, an event counts as saved once it was read back from
+    its place, and a writer whose file grew by another one's hand writes no more.
 
     Parameters
     ----------
     path : Path
-        The journal, JSON lines.
+        The file, JSON lines.
     slice_sha256 : str
         What it belongs to; see `fingerprint`.
     """
@@ -45,19 +50,20 @@ class Record:
         self._file: int | None = None
         self._closed = False
         self._count, self._check, self._size = 0, FIRST_CHECK, 0
+        """Lines that can be trusted, the last one's digest, and the file's size when it was last seen."""
         self._pending: list[dict[str, Any]] = []
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], source: CTSlice | CTVolume) -> Record:
-        """Open a record, or prepare a new one; a torn last line is cut off.
+    def open(cls, path: str | os.PathLike[str], source: CTSlice | CTVolume) -> AnnotationJournal:
+        """Open a journal, or prepare a new one; a torn last line is left out.
 
-        A folder that cannot be written to is no error yet: what the record holds is read, and `append` says
+        A folder that cannot be written to is no error yet: what the journal holds is read, and `append` says
         why it cannot save.
 
         Parameters
         ----------
         path : path-like
-            Where it lies or shall lie, such as ``case7.record.jsonl``. A lock file lies beside it.
+            The file, such as ``case7.record.jsonl``; it need not exist. A lock file is kept next to it.
         source : CTSlice or CTVolume
             What it belongs to.
 
@@ -68,16 +74,31 @@ class Record:
         StorageError
             If it exists and cannot be read.
         """
-        record = cls(Path(path), fingerprint(source))
+        journal = cls(Path(path), fingerprint(source))
         try:
             # In a folder that cannot be written to nobody else writes either.
             with suppress(OSError):
-                record._take_lock()
-            record._read()
+                journal._take_lock()
+            lines, _ = journal._trusted_lines()
+            journal._remember(lines)
         except BaseException:
-            record.close()
+            journal.close()
             raise
-        return record
+        return journal
+
+    @classmethod
+    def peek(cls, path: str | os.PathLike[str], source: CTSlice | CTVolume) -> list[dict[str, Any]]:
+        """Read the events of a journal that another editor may have open; nothing is locked or written.
+
+        Raises
+        ------
+        RecordError
+            If it belongs to another slice, is damaged before its last line, or is none.
+        StorageError
+            If it exists and cannot be read.
+        """
+        journal = cls(Path(path), fingerprint(source))
+        return [event for event, _, _ in journal._trusted_lines()[0]][1:]
 
     @property
     def unsaved(self) -> int:
@@ -94,7 +115,7 @@ class Record:
         StorageError
             If the disk is full or cannot be written to; the event waits in memory.
         RecordError
-            If the record is closed or was changed by someone else; the event waits in memory.
+            If the journal is closed or another writer changed it; the event waits in memory.
         """
         with self._mutex:
             encode_line(0, event, FIRST_CHECK)
@@ -127,20 +148,22 @@ class Record:
             As for `open`.
         """
         with self._mutex:
-            return [event for event, _, _ in self._trusted_lines()][1:] + copy.deepcopy(self._pending)
+            lines, _ = self._trusted_lines()
+            waiting = self._waiting()[self._already_written(lines) :] if lines else list(self._pending)
+            return [event for event, _, _ in lines][1:] + copy.deepcopy(waiting)
 
     def compact(self, snapshot: Mapping[str, Any]) -> None:
         """Put one event ``{"type": "snapshot", "state": snapshot}`` in place of all, atomically.
 
-        A crash leaves either the old record or the new one. What waited in memory is taken to be part of
+        A crash leaves either the old journal or the new one. What waited in memory is taken to be part of
         the snapshot.
 
         Raises
         ------
         StorageError
-            If it cannot be written; the old record and what waits are kept.
+            If it cannot be written; the old journal and what waits are kept.
         RecordError
-            If the record is closed or open elsewhere.
+            If the journal is closed, open elsewhere, damaged, or another writer changed it.
         """
         with self._mutex:
             header, check = encode_line(0, make_header(self._slice), FIRST_CHECK)
@@ -151,6 +174,8 @@ class Record:
                 self._take_lock()
             except OSError as error:
                 raise _storage_error(self.path, error) from error
+            if self.path.exists():
+                self._already_written(self._trusted_lines()[0])
             self._close_file()
             with atomic_write(self.path) as file:
                 file.write(header + line)
@@ -158,7 +183,7 @@ class Record:
             self._pending.clear()
 
     def close(self) -> None:
-        """Let go of file and lock; may be called twice. What still waits in memory is lost: `flush` first."""
+        """Release file and lock; may be called twice. What still waits in memory is lost: `flush` first."""
         with self._mutex:
             self._close_file()
             self._closed = True
@@ -167,7 +192,7 @@ class Record:
                     os.close(self._lock)
                 self._lock = None
 
-    def __enter__(self) -> Record:
+    def __enter__(self) -> AnnotationJournal:
         """Return itself; leaving the block closes it."""
         return self
 
@@ -179,11 +204,14 @@ class Record:
     ) -> None:
         self.close()
 
-    def _trusted_lines(self) -> list[tuple[dict[str, Any], str, int]]:
+    # Reading ---------------------------------------------------------------------------------
+
+    def _trusted_lines(self) -> tuple[_Lines, bytes]:
+        """Read the lines of the file and what follows the last one that can be trusted."""
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
-            return []
+            return [], b""
         except OSError as error:
             raise _storage_error(self.path, error, verb="read") from error
         lines = list(read_lines(content))
@@ -192,30 +220,54 @@ class Record:
             # Killed while the first line was written, or not ours at all?
             if not encode_line(0, expected, FIRST_CHECK)[0].startswith(content):
                 raise RecordError(
-                    "the file is no annotation record of this slice",
+                    "the file is no annotation journal of this slice",
                     received=self.path.name,
                     hint="Choose another file name; nothing was changed.",
                 )
-            return []
+            return [], content
         header = lines[0][0]
         if header.get("format") != expected["format"] or header.get("version") != expected["version"]:
             raise RecordError(
-                "the annotation record is of another version",
+                "the annotation journal is of another version",
                 received=str(header.get("version"))[:20],
                 hint=f"This package reads version {expected['version']}.",
             )
         if header.get("slice_sha256") != self._slice:
             raise RecordError(
-                "the annotation record belongs to another slice",
+                "the annotation journal belongs to another slice",
                 received=self.path.name,
                 hint="Open it with the slice it was made on, or choose another file name.",
             )
-        return lines
+        return lines, content[lines[-1][2] :]
 
-    def _read(self) -> None:
-        lines = self._trusted_lines()
+    def _remember(self, lines: _Lines) -> None:
         self._count = len(lines)
         _, self._check, self._size = lines[-1] if lines else ({}, FIRST_CHECK, 0)
+
+    def _waiting(self) -> list[dict[str, Any]]:
+        return [make_header(self._slice), *self._pending] if self._count == 0 else list(self._pending)
+
+    def _already_written(self, lines: _Lines) -> int:
+        """Count the waiting events that a write reported as failed left on disk whole after all.
+
+        Raises
+        ------
+        RecordError
+            If the lines are others than this writer knows.
+        """
+        waiting, extra = self._waiting(), len(lines) - self._count
+        is_known = extra >= 0 and (self._count == 0 or lines[self._count - 1][1] == self._check)
+        if is_known and extra <= len(waiting):
+            found = [event for event, _, _ in lines[self._count :]]
+            if all(_encoded(one) == _encoded(other) for one, other in zip(found, waiting, strict=False)):
+                return extra
+        raise RecordError(
+            "the annotation journal was moved, deleted or changed by another writer",
+            received=self.path.name,
+            hint="Save, then open the case again; what the file holds is kept.",
+        )
+
+    # Writing ---------------------------------------------------------------------------------
 
     def _write_pending(self) -> None:
         self._require_open()
@@ -223,39 +275,62 @@ class Record:
         self._take_lock()
         if self._file is not None and not self._is_same_file(self._file):
             self._close_file()
-        descriptor = self._open_file() if self._file is None else self._file
-        content, count, check = b"", self._count, self._check
-        waiting = [make_header(self._slice), *self._pending] if count == 0 else list(self._pending)
-        for event in waiting:
-            line, check = encode_line(count, event, check)
-            content, count = content + line, count + 1
+        skip, start = 0, b""
+        if self._file is None:
+            tail = self._open_file()
+            # A torn end is closed, so that it never becomes a line; the next line says how much to skip.
+            start = b"#\n" if tail and not tail.endswith(b"\n") else b""
+            skip = len(tail) + len(start)
+        if not self._pending:
+            return
+        descriptor = self._file
+        assert descriptor is not None
+        content, count, check = start, self._count, self._check
+        for event in self._waiting():
+            line, check = encode_line(count, event, check, skip_bytes=skip)
+            content, count, skip = content + line, count + 1, 0
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
         os.fsync(descriptor)
+        self._require_in_place(content)
         self._count, self._check, self._size = count, check, self._size + len(content)
         self._pending.clear()
 
-    def _open_file(self) -> int:
-        """Open for appending behind the last line that can be trusted, if that is still the one known."""
+    def _open_file(self) -> bytes:
+        """Open for appending, if the file is still the one known; return what follows its last line."""
         is_new = not self.path.exists()
-        lines = self._trusted_lines()
-        if len(lines) != self._count or (lines and lines[-1][1] != self._check):
-            raise RecordError(
-                "the annotation record was moved, deleted or changed by someone else",
-                received=self.path.name,
-                hint="Open it anew, or put what is in memory in its place with compact().",
-            )
+        lines, tail = self._trusted_lines()
+        written = self._already_written(lines)
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
         try:
-            os.ftruncate(descriptor, self._size)
             if is_new:
                 _sync_folder(self.path.parent)
+            if written:
+                os.fsync(descriptor)
         except BaseException:
             os.close(descriptor)
             raise
         self._file = descriptor
-        return descriptor
+        if written:
+            headers = int(self._count == 0)
+            del self._pending[: written - headers]
+            self._remember(lines)
+        self._size = (lines[-1][2] if lines else 0) + len(tail)
+        return tail
+
+    def _require_in_place(self, content: bytes) -> None:
+        """Read back what was written: with a second writer at work it may lie elsewhere, or not at all."""
+        with self.path.open("rb") as file:
+            file.seek(self._size)
+            found = file.read(len(content))
+        if found != content:
+            self._close_file()
+            raise RecordError(
+                "the annotation journal was changed by another writer at the same time",
+                received=self.path.name,
+                hint="Close the other editor. Save, then open the case again.",
+            )
 
     def _is_same_file(self, descriptor: int) -> bool:
         try:
@@ -270,7 +345,7 @@ class Record:
         descriptor = lock_file(self.path.with_name(f".{self.path.name}.lock"))
         if descriptor is None:
             raise RecordError(
-                "the annotation record is open in another editor",
+                "the annotation journal is open in another editor",
                 received=self.path.name,
                 hint="Close the other editor or its notebook's kernel, or choose another file name.",
             )
@@ -278,17 +353,17 @@ class Record:
 
     def _require_open(self) -> None:
         if self._closed:
-            raise RecordError("the annotation record is closed", received=self.path.name)
+            raise RecordError("the annotation journal is closed", received=self.path.name)
 
     def _close_file(self) -> None:
         descriptor, self._file = self._file, None
-        if descriptor is None:
-            return
-        with suppress(OSError):
-            # Cut off what a failed write left, so that other readers see whole lines only.
-            os.ftruncate(descriptor, min(os.fstat(descriptor).st_size, self._size))
-        with suppress(OSError):
-            os.close(descriptor)
+        if descriptor is not None:
+            with suppress(OSError):
+                os.close(descriptor)
+
+
+def _encoded(event: Mapping[str, Any]) -> bytes:
+    return encode_line(0, event, FIRST_CHECK)[0]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,8 +1,12 @@
-"""The lines of a record: what they hold, and which of them can be trusted.
+"""The lines of a journal: what they hold, and which of them can be trusted.
 
 Each line is one JSON object ``{"n": number, "check": digest, "event": …}``. The
 digest covers the number, the event and the digest before, so a line that was torn,
 changed, lost or moved does not fit. The first line names the format and the slice.
+
+Nothing is ever cut off a journal: another writer may have confirmed what looks like
+a torn end by now. A line written after an end that does not fit has ``"skip": bytes``
+in front of its event, covered by the digest: so many bytes before it are no line.
 """
 
 from __future__ import annotations
@@ -24,8 +28,21 @@ def make_header(slice_sha256: str) -> dict[str, Any]:
     return {"format": FORMAT, "version": VERSION, "slice_sha256": slice_sha256}
 
 
-def encode_line(number: int, event: Mapping[str, Any], check_before: str) -> tuple[bytes, str]:
+def encode_line(
+    number: int, event: Mapping[str, Any], check_before: str, *, skip_bytes: int = 0
+) -> tuple[bytes, str]:
     """Encode a line, ended by a line feed, and its digest for the line after.
+
+    Parameters
+    ----------
+    number : int
+        Of the line, from 0.
+    event : mapping
+        Plain values.
+    check_before : str
+        Digest of the line before; `FIRST_CHECK` for the first.
+    skip_bytes : int
+        How many bytes between the line before and this one do not count.
 
     Raises
     ------
@@ -36,15 +53,16 @@ def encode_line(number: int, event: Mapping[str, Any], check_before: str) -> tup
         body = json.dumps(event, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(f"an event cannot be written as JSON: {error}") from error
-    check = _check(number, body, check_before)
-    return f'{{"n":{number},"check":"{check}","event":{body}}}\n'.encode("ascii"), check
+    check = _check(number, body, check_before, skip_bytes)
+    skip = f'"skip":{skip_bytes},' if skip_bytes else ""
+    return f'{{"n":{number},"check":"{check}",{skip}"event":{body}}}\n'.encode("ascii"), check
 
 
 def read_lines(content: bytes) -> Iterator[tuple[dict[str, Any], str, int]]:
     """Events that can be trusted, each with its digest and the byte after its line.
 
-    A last line that is torn (no line feed, or its digest does not fit) is left out: it was never
-    reported as saved.
+    An end that is torn (no line feed, or its digest does not fit) is left out: it was never reported as
+    saved. So is what a later line that fits says to skip.
 
     Raises
     ------
@@ -53,33 +71,55 @@ def read_lines(content: bytes) -> Iterator[tuple[dict[str, Any], str, int]]:
     """
     start, number, check = 0, 0, FIRST_CHECK
     while (end := content.find(b"\n", start)) >= 0:
-        decoded = _decode(content[start:end], number, check)
-        if decoded is None:
-            if content.find(b"\n", end + 1) >= 0 or number == 0:
+        found = _decode(content[start:end], number, check, skip_bytes=0)
+        if found is None:
+            found, end = _decode_after_gap(content, start, number, check)
+        if found is None:
+            if number == 0 or content.find(b"\n", content.find(b"\n", start) + 1) >= 0:
                 raise RecordError(
-                    "the annotation record is damaged" if number else "the file is no annotation record",
+                    "the annotation journal is damaged" if number else "the file is no annotation journal",
                     received=f"line {number + 1} does not fit",
                     hint="Restore a copy of it, or keep it aside and start a new one."
                     if number
                     else "Choose another file name; nothing was changed.",
                 )
             return
-        event, check = decoded
+        event, check = found
         start, number = end + 1, number + 1
         yield event, check, start
 
 
-def _decode(line: bytes, number: int, check_before: str) -> tuple[dict[str, Any], str] | None:
+def _decode_after_gap(
+    content: bytes, start: int, number: int, check: str
+) -> tuple[tuple[dict[str, Any], str] | None, int]:
+    """Find the line that names the bytes from ``start`` on as skipped; with the place of its line feed."""
+    begin = content.find(b"\n", start) + 1
+    while (end := content.find(b"\n", begin)) >= 0:
+        found = _decode(content[begin:end], number, check, skip_bytes=begin - start)
+        if found is not None:
+            return found, end
+        begin = end + 1
+    return None, -1
+
+
+def _decode(
+    line: bytes, number: int, check_before: str, *, skip_bytes: int
+) -> tuple[dict[str, Any], str] | None:
     try:
         value = json.loads(line)
         body = json.dumps(value["event"], sort_keys=True, separators=(",", ":"), allow_nan=False)
-        fits = value["n"] == number and value["check"] == _check(number, body, check_before)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        fits = (
+            value["n"] == number
+            and value.get("skip", 0) == skip_bytes
+            and value["check"] == _check(number, body, check_before, skip_bytes)
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not fits or not isinstance(value["event"], dict):
         return None
     return value["event"], str(value["check"])
 
 
-def _check(number: int, body: str, check_before: str) -> str:
-    return hashlib.sha256(f"{check_before} {number} {body}".encode("ascii")).hexdigest()[:16]
+def _check(number: int, body: str, check_before: str, skip_bytes: int) -> str:
+    skip = f"skip {skip_bytes} " if skip_bytes else ""
+    return hashlib.sha256(f"{check_before} {number} {skip}{body}".encode("ascii")).hexdigest()[:16]

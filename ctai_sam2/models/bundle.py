@@ -14,13 +14,32 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from ctai_sam2.errors import InputError, StorageError, WeightsError
-from ctai_sam2.models.registry import Checkpoint, ModelStore, digest_record, require_digest, require_sha256
+from ctai_sam2.models.registry import Checkpoint, ModelStore, digest_record, require_digest
 
 _MANIFEST = "manifest.json"
 _FORMAT = "ctai-sam2-models/1"
 _MANIFEST_LIMIT = 1 << 20
+_MAX_CHECKPOINT_BYTES = 1 << 62
 _CHUNK = 1 << 20
+
+
+class _ManifestEntry(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(max_length=255)
+    file_name: str = Field(max_length=255)
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
+    size_bytes: int = Field(ge=0, le=_MAX_CHECKPOINT_BYTES)
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    format: str
+    files: list[_ManifestEntry] = Field(max_length=1000)
 
 
 def export_bundle(names: Iterable[str], store: ModelStore, target: str | Path) -> Path:
@@ -148,28 +167,35 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
 
 def _read_manifest(bundle: zipfile.ZipFile, store: ModelStore) -> list[tuple[Checkpoint, str, int]]:
     with bundle.open(_MANIFEST) as file:
-        text = file.read(_MANIFEST_LIMIT)
-    try:
-        manifest: Any = json.loads(text)
-        if manifest["format"] != _FORMAT:
-            raise WeightsError(
-                "the bundle has another format",
-                received=str(manifest["format"])[:40],
-                hint=f"Known: {_FORMAT}.",
-            )
-        return [_read_entry(entry, store) for entry in manifest["files"]]
-    except (ValueError, TypeError, KeyError) as error:
-        raise WeightsError("the bundle's manifest cannot be read", received=type(error).__name__) from error
-
-
-def _read_entry(entry: Any, store: ModelStore) -> tuple[Checkpoint, str, int]:
-    # Names in a bundle are somebody else's text: only those that are registered mean a file here.
-    checkpoint = store.find(str(entry["name"]))
-    if checkpoint is None or checkpoint.is_embedded or entry["file_name"] != checkpoint.file_name:
+        text = file.read(_MANIFEST_LIMIT + 1)
+    if len(text) > _MANIFEST_LIMIT:
         raise WeightsError(
-            "the bundle holds a checkpoint that is not known here", received=str(entry["name"])[:40]
+            "the bundle's manifest is larger than any", received=f"over {_MANIFEST_LIMIT} bytes"
         )
-    return checkpoint, require_sha256(str(entry["sha256"])), int(entry["size_bytes"])
+    try:
+        manifest = _Manifest.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        raise WeightsError(
+            "the bundle's manifest cannot be read",
+            received=".".join(map(str, first["loc"]))[:80] or first["type"],
+        ) from None
+    if manifest.format != _FORMAT:
+        raise WeightsError(
+            "the bundle has another format", received=manifest.format[:40], hint=f"Known: {_FORMAT}."
+        )
+    entries = [_read_entry(entry, store) for entry in manifest.files]
+    if len({checkpoint.name for checkpoint, _, _ in entries}) != len(entries):
+        raise WeightsError("the bundle's manifest names a checkpoint twice")
+    return entries
+
+
+def _read_entry(entry: _ManifestEntry, store: ModelStore) -> tuple[Checkpoint, str, int]:
+    # Names in a bundle are somebody else's text: only those that are registered mean a file here.
+    checkpoint = store.find(entry.name)
+    if checkpoint is None or checkpoint.is_embedded or entry.file_name != checkpoint.file_name:
+        raise WeightsError("the bundle holds a checkpoint that is not known here", received=entry.name[:40])
+    return checkpoint, entry.sha256.lower(), entry.size_bytes
 
 
 def _copy(packed: Any, file: BinaryIO, size_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""The first available of several segmenters answers.
+"""The first available of several segmenters predicts.
 
 A backend is passed over only when it raises `Unavailable`; a bad request or a
 bug surfaces at once, because another backend would only hide it. One that keeps
@@ -25,14 +25,14 @@ from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 logger = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 BreakerState = Literal["closed", "open", "half-open"]
 
 
 class CircuitBreaker:
-    """Whether a backend that failed before should be asked now. Safe in threads.
+    """Whether a backend that failed before should be tried now. Safe in threads.
 
-    Closed: it is asked. After ``threshold`` failures in a row it opens: it is not asked. After
+    Closed: it is tried. After ``threshold`` failures in a row it opens: it is not tried. After
     ``cool_down_s`` it is half-open: one caller tries; success closes it, failure opens it again.
 
     Parameters
@@ -88,7 +88,7 @@ class CircuitBreaker:
             return max(0.0, self._opened_at + self._cool_down_s - self._clock())
 
     def try_acquire(self) -> bool:
-        """Ask for leave to call; whoever gets it must report success, failure or release."""
+        """Whether a call may be made now; after a call, success or failure must be recorded."""
         with self._lock:
             state = self._state()
             if state == "closed":
@@ -118,19 +118,19 @@ class CircuitBreaker:
 
 
 class FallbackSegmenter:
-    """Asks several segmenters in order; the first that is available answers.
+    """Tries several segmenters in order; the first that is available predicts.
 
     Parameters
     ----------
     segmenters : mapping of str to Segmenter
-        Backends by name, in the order they are asked. `Prediction.backend` tells the name of the one that
-        answered. They belong to this segmenter: closing it closes them.
+        Backends by name, in the order they are tried. `Prediction.backend` is the name of the one that
+        predicted. They belong to this segmenter: closing it closes them.
     threshold, cool_down_s, clock
         Of each backend's `CircuitBreaker`.
     refresh_s : float, optional
         Look at every backend's health in the background, at once and then this often, so that `health`
-        answers at once; who is available is logged in one line at first and whenever that changes. Unset
-        asks them when `health` is called.
+        returns at once; which are available is logged in one line at first and whenever that changes. Unset
+        checks them when `health` is called.
 
     Raises
     ------
@@ -170,7 +170,7 @@ class FallbackSegmenter:
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model of the backend that would answer now."""
+        """The model of the backend that would predict now."""
         return self._first_available(lambda _, segmenter: segmenter.identity)
 
     def predict(
@@ -191,7 +191,7 @@ class FallbackSegmenter:
         )
 
     def embed(self, image_hw: NDArray[np.uint8]) -> None:
-        """Let the backend that would answer embed a slice, if it can do that ahead of time."""
+        """Let the backend that would predict embed a slice, if it can do that ahead of time."""
         image = require_image(image_hw)
 
         def ask(_: str, segmenter: Segmenter) -> None:
@@ -201,7 +201,7 @@ class FallbackSegmenter:
         self._first_available(ask)
 
     def warm_up(self) -> None:
-        """Let the backend that would answer get ready, if it can do that ahead of time."""
+        """Let the backend that would predict get ready, if it can do that ahead of time."""
 
         def ask(_: str, segmenter: Segmenter) -> None:
             if isinstance(segmenter, Prefetching):
@@ -242,7 +242,7 @@ class FallbackSegmenter:
     ) -> None:
         self.close()
 
-    def _first_available(self, ask: Callable[[str, Segmenter], _Answer]) -> _Answer:
+    def _first_available(self, ask: Callable[[str, Segmenter], _Result]) -> _Result:
         errors: list[Unavailable] = []
         reasons = []
         for name, segmenter in self._segmenters.items():
@@ -251,7 +251,7 @@ class FallbackSegmenter:
                 reasons.append(f"{name}: {self._reason_of(name)}")
                 continue
             try:
-                answer = ask(name, segmenter)
+                result = ask(name, segmenter)
             except Unavailable as error:
                 breaker.record_failure()
                 self._reasons[name] = str(error)
@@ -260,11 +260,11 @@ class FallbackSegmenter:
                 logger.info("backend %s is unavailable: %s", name, error)
                 continue
             except BaseException:
-                # It answered, if only to refuse: that is no reason to avoid it.
+                # It responded, if only to refuse: that is no reason to avoid it.
                 breaker.record_success()
                 raise
             breaker.record_success()
-            return answer
+            return result
         raise Unavailable(
             "no segmenter is available: " + "; ".join(reasons),
             hint="Run ctai-sam2 doctor to see what is missing.",
@@ -272,10 +272,10 @@ class FallbackSegmenter:
 
     def _reason_of(self, name: str) -> str:
         remaining_s = self._breakers[name].remaining_s
-        return f"{self._reasons.get(name, 'it failed')} Not asked again for {remaining_s:.0f} s."
+        return f"{self._reasons.get(name, 'it failed')} Not tried again for {remaining_s:.0f} s."
 
     def _refresh_forever(self, interval_s: float) -> None:
-        told: dict[str, bool] = {}
+        reported: dict[str, bool] = {}
         while True:
             for name, segmenter in self._segmenters.items():
                 if self._closing.is_set():
@@ -283,17 +283,17 @@ class FallbackSegmenter:
                 try:
                     self._known_health[name] = segmenter.health()
                 except Exception:  # a health check that fails must not end the checks
-                    logger.exception("the health of backend %s cannot be told", name)
+                    logger.exception("the health of backend %s cannot be determined", name)
                     self._known_health.pop(name, None)
             found = {name: health.available for name, health in self._known_health.items()}
-            if found != told:
-                told = found
+            if found != reported:
+                reported = found
                 logger.info("segmenters: %s", self._describe())
             if self._closing.wait(interval_s):
                 return
 
     def _describe(self) -> str:
-        """Say in one line who is available and who is not."""
+        """Say in one line which backends are available and which are not."""
         return "; ".join(
             f"{name} {'available' if health.available else 'NOT available'}: {health.detail}"
             for name, health in self._known_health.items()

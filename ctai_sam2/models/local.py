@@ -3,7 +3,7 @@
 What happens to tensors is in `ctai_sam2.models.sam2_inference`, imported only
 once a model is needed; here are loading, keeping embeddings, threads and errors.
 
-In which threads tensors are computed says `ctai_sam2.models.tensor_threads`.
+The threads in which tensors are computed are those of `ctai_sam2.models.tensor_threads`.
 
 Lock order: ``_encode_lock`` before ``_state_lock``; decoding takes neither for
 long, so clicks on a known slice do not wait for another slice's encoder.
@@ -11,12 +11,10 @@ long, so clicks on a known slice do not wait for another slice's encoder.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,17 +23,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
+from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.models.protocol import require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
-from ctai_sam2.models.tensor_threads import answer, toil
+from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 if TYPE_CHECKING:
     from ctai_sam2.models.calibration import Calibration
+    from ctai_sam2.models.dense_head import Division
     from ctai_sam2.models.sam2_inference import Embedding, Network
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class _Loaded:
     calibration: Calibration | None
 
     def confidence(self, predicted_iou: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores as they are told: calibrated where the weights say how."""
+        """Scores as they are reported: calibrated where the weights say how."""
         if self.calibration is None:
             return predicted_iou
         return self.calibration.apply(predicted_iou).astype(np.float32)
@@ -142,11 +143,11 @@ class LocalSegmenter:
         self._device_name = device
         self._dtype: DType = dtype
         self._num_threads = num_threads
-        self._max_embeddings = max_embeddings
         self._encode_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
-        self._embeddings: OrderedDict[str, Embedding] = OrderedDict()
+        self._embeddings: LRUCache[str, Embedding] = LRUCache(max_embeddings)
+        self._divisions: LRUCache[str, Division] = LRUCache(max_embeddings)
         self._loaded: _Loaded | None = None
         self._failure: str | None = None
         self._closed = False
@@ -178,9 +179,15 @@ class LocalSegmenter:
         image = require_request(image_hw, prompt)
         shape_hw = (image.shape[0], image.shape[1])
         loaded = self._require_loaded()
+        is_dense = not prompt.is_placed and prompt.structure in loaded.network.dense_structures
         with self._translated_errors():
-            embedding = self._embed(loaded.network, image)
-            masks, scores = _answer(loaded.network, embedding, prompt, shape_hw)
+            if is_dense and prompt.structure is not None:
+                division = self._divide(loaded.network, image)
+                masks = division.mask(prompt.structure)[None]
+                scores = np.array([division.scores[prompt.structure]], np.float32)
+            else:
+                embedding = self._embed(loaded.network, image)
+                masks, scores = _decode(loaded.network, embedding, prompt, shape_hw)
         if not np.isfinite(scores).all():
             raise WeightsError(
                 "the model answered with numbers that are not finite",
@@ -190,7 +197,7 @@ class LocalSegmenter:
         order = np.argsort(-scores, kind="stable")
         return Prediction(
             masks=masks[order],
-            scores=loaded.confidence(np.clip(scores[order], 0.0, 1.0)),
+            scores=scores if is_dense else loaded.confidence(np.clip(scores[order], 0.0, 1.0)),
             identity=loaded.identity,
             processing_time_ms=(time.perf_counter() - started) * 1000,
             backend=self.backend,
@@ -206,14 +213,14 @@ class LocalSegmenter:
 
     def embed_many(self, images: Sequence[NDArray[np.uint8]]) -> None:
         """Compute and keep the embeddings of several slices in one run; see `BatchEmbedding.embed_many`."""
-        checked = {_key_of(image): image for image in map(require_image, images)}
+        checked = {hash_content(image): image for image in map(require_image, images)}
         loaded = self._require_loaded()
         with self._translated_errors(), self._encode_lock:
             missing = {key: image for key, image in checked.items() if self._recall(key) is None}
             if missing:
                 network, slices = loaded.network, list(missing.values())
                 for key, found in zip(
-                    missing, _at_length(network, lambda: network.encode_many(slices)), strict=True
+                    missing, _encode_apart(network, lambda: network.encode_many(slices)), strict=True
                 ):
                     self._keep(key, found)
 
@@ -251,6 +258,7 @@ class LocalSegmenter:
             self._loaded = None
         with self._state_lock:
             self._embeddings.clear()
+            self._divisions.clear()
 
     def __enter__(self) -> LocalSegmenter:
         return self
@@ -277,7 +285,7 @@ class LocalSegmenter:
                 raise Unavailable("the segmenter is closed", hint="Open a new one.")
             if self._loaded is None:
                 try:
-                    self._loaded = toil(self._load)
+                    self._loaded = run_long(self._load)
                 except CtaiError as error:
                     self._failure = str(error)
                     raise
@@ -287,10 +295,12 @@ class LocalSegmenter:
     def _load(self) -> _Loaded:
         path = self._locate()
         try:
+            import_torch()
             import torch
 
             from ctai_sam2.models.sam2_inference import Network, choose_device, choose_dtype
             from ctai_sam2.models.sam2_network import (
+                attach_dense_head,
                 build_sam2,
                 load_weights,
                 read_calibration,
@@ -312,7 +322,9 @@ class LocalSegmenter:
             require_digest(digest, expected, self._name)
         with self._translated_errors():
             model = build_sam2(self._config, image_size=self._image_size)
-            load_weights(model, read_state_dict(path))
+            state = read_state_dict(path)
+            attach_dense_head(model, state)
+            load_weights(model, state)
             network = Network(model, device=device, dtype=dtype)
             calibration = read_calibration(path)
         logger.info("loaded %s on %s in %s", self._name, device, dtype)
@@ -328,7 +340,7 @@ class LocalSegmenter:
         return _Loaded(network=network, identity=identity, calibration=calibration)
 
     def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
-        key = _key_of(image)
+        key = hash_content(image)
         found = self._recall(key)
         if found is not None:
             return found
@@ -337,23 +349,31 @@ class LocalSegmenter:
         with self._encode_lock:
             found = self._recall(key)
             if found is None:
-                found = _at_length(network, lambda: network.encode(image))
+                found = _encode_apart(network, lambda: network.encode(image))
                 self._keep(key, found)
+            return found
+
+    def _divide(self, network: Network, image: NDArray[np.uint8]) -> Division:
+        """Divide a slice with the dense head, once for as long as it is in memory."""
+        key = hash_content(image)
+        with self._encode_lock:
+            with self._state_lock:
+                found = self._divisions.get(key)
+            if found is None:
+                found = _encode_apart(network, lambda: network.divide(image))
+                with self._state_lock:
+                    if not self._closed:
+                        self._divisions[key] = found
             return found
 
     def _keep(self, key: str, embedding: Embedding) -> None:
         with self._state_lock:
             if not self._closed:
                 self._embeddings[key] = embedding
-            while len(self._embeddings) > self._max_embeddings:
-                self._embeddings.popitem(last=False)
 
     def _recall(self, key: str) -> Embedding | None:
         with self._state_lock:
-            found = self._embeddings.get(key)
-            if found is not None:
-                self._embeddings.move_to_end(key)
-            return found
+            return self._embeddings.get(key)
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -369,6 +389,7 @@ class LocalSegmenter:
                 raise
             with self._state_lock:
                 self._embeddings.clear()
+            self._divisions.clear()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             device = self._loaded.network.device if self._loaded else self._device_name
@@ -379,24 +400,20 @@ class LocalSegmenter:
             ) from error
 
 
-def _at_length(network: Network, work: Callable[[], T]) -> T:
-    return toil(work) if network.device.type == "cpu" else work()
+def _encode_apart(network: Network, work: Callable[[], T]) -> T:
+    return run_long(work) if network.device.type == "cpu" else work()
 
 
-def _answer(
+def _decode(
     network: Network, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
 ) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
     from ctai_sam2.models.sam2_inference import upsample_masks
 
-    def decode() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    def work() -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
         logits, ious = network.decode(embedding, prompt, shape_hw)
         return upsample_masks(logits, shape_hw), ious[0].float().cpu().numpy()
 
-    return answer(decode) if network.device.type == "cpu" else decode()
-
-
-def _key_of(image: NDArray[np.uint8]) -> str:
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+    return run_short(work) if network.device.type == "cpu" else work()
 
 
 def _require_path(weights: str | Path, store: ModelStore) -> Path:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from ctai_sam2.errors import DeviceUnavailable, InputError
+from ctai_sam2.models.dense_head import DENSE_STRUCTURES, Division, divide_image
 from ctai_sam2.models.mask_decoder import FewTokensTransformer
 from ctai_sam2.types import Prompt
 
@@ -71,7 +72,11 @@ class Network:
         self.device = device
         self.image_size = int(model.image_size)
         tokens = getattr(self._model, "structure_tokens", None)
-        self.structures: tuple[str, ...] = () if tokens is None else tokens.names
+        self._named: tuple[str, ...] = () if tokens is None else tokens.names
+        self.dense_structures: tuple[str, ...] = (
+            () if getattr(self._model, "dense_head", None) is None else tuple(DENSE_STRUCTURES)
+        )
+        self.structures = tuple(dict.fromkeys([*self._named, *self.dense_structures]))
         with torch.inference_mode():
             self._dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
 
@@ -98,6 +103,10 @@ class Network:
             split = [[level[i : i + 1].clone() for level in maps] for i in range(len(images))]
         return [Embedding(top=levels[-1], high_res=levels[:-1]) for levels in split]
 
+    def divide(self, image_hw: NDArray[np.uint8]) -> Division:
+        """Classify every pixel of a windowed slice with the dense head, which there must be."""
+        return divide_image(self._model.dense_head, image_hw, self.device)
+
     def decode(
         self, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,7 +124,7 @@ class Network:
         InputError
             If the prompt is nothing but a name this model does not know.
         """
-        if not prompt.is_placed and prompt.structure not in self.structures:
+        if not prompt.is_placed and prompt.structure not in self._named:
             raise InputError(
                 "the model does not know this structure by name",
                 received=prompt.structure,
@@ -130,8 +139,8 @@ class Network:
                 boxes=None,
                 masks=_mask_logits_of(prompt, encoder.mask_input_size, self.device),
             )
-            if prompt.structure in self.structures:
-                index = torch.tensor([self.structures.index(prompt.structure)], device=self.device)
+            if prompt.structure in self._named:
+                index = torch.tensor([self._named.index(prompt.structure)], device=self.device)
                 tokens = self._model.structure_tokens(index, encoder.not_a_point_embed.weight)
                 sparse = torch.cat([sparse, tokens], dim=1)
             logits, ious, _, _ = self._model.sam_mask_decoder(

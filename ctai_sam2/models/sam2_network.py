@@ -20,6 +20,7 @@ import torch
 
 from ctai_sam2.errors import InputError, WeightsError
 from ctai_sam2.models.calibration import METADATA_KEY, Calibration
+from ctai_sam2.models.dense_head import DENSE_PREFIX, DenseUNet
 
 OFFICIAL_CONFIGS: Final[Mapping[str, str]] = {
     "sam2.1_hiera_tiny": "configs/sam2.1/sam2.1_hiera_t.yaml",
@@ -105,6 +106,20 @@ def structure_names(config: str | Path) -> tuple[str, ...]:
     return tuple(map(str, tree.get("structures", ()))) if isinstance(tree, dict) else ()
 
 
+def attach_dense_head(model: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    """Give a network the dense head whose parameters a state holds; nothing where it holds none.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        From `build_sam2`; changed in place.
+    state : mapping of str to torch.Tensor
+        From `read_state_dict`.
+    """
+    if any(name.startswith(DENSE_PREFIX) for name in state):
+        model.dense_head = DenseUNet(normalised=False).eval()
+
+
 class StructureTokens(torch.nn.Module):
     """Learned prompts for structures by name.
 
@@ -181,7 +196,8 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             state = safetensors.torch.load_file(str(path), device="cpu")
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, the file is not in memory a second time while its values are copied into the network.
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             state = content["model"] if isinstance(content, Mapping) else None
     except (
         safetensors.SafetensorError,

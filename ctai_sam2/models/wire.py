@@ -230,7 +230,7 @@ def decode_prompt(
     message = body if isinstance(body, PromptBody) else _validate(PromptBody, body, "the prompt")
     x0, y0, x1, y1 = message.box or (0.0, 0.0, 0.0, 0.0)
     prompt = Prompt(
-        points_xy=np.array(message.points or np.zeros((0, 2)), np.float32),
+        points_xy=np.array(message.points or np.zeros((0, 2)), np.float64),
         labels=None if message.labels is None else np.array(message.labels, np.int32),
         box_xyxy=None if message.box is None else (x0, y0, x1, y1),
         mask=None if message.mask is None else decode_mask(message.mask, shape_hw=shape_hw),

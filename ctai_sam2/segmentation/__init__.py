@@ -28,6 +28,7 @@ from ctai_sam2.segmentation.study import (
     segment_structure,
     segment_study,
 )
+from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 
 __all__ = [
@@ -45,7 +46,10 @@ __all__ = [
     "StudyResult",
     "VertebraCandidate",
     "VertebraLevel",
+    "VolumeAnchor",
+    "VolumeResult",
     "choose_sagittal_index",
+    "correct_volume",
     "find_axial_anatomy",
     "find_candidates",
     "find_l3",
@@ -59,5 +63,6 @@ __all__ = [
     "segment_axial",
     "segment_structure",
     "segment_study",
+    "segment_volume",
     "slice_sensitivity",
 ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
+from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
@@ -26,6 +28,7 @@ from ctai_sam2.segmentation.prediction import (
     refine_on_slice,
     unite,
 )
+from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
@@ -42,6 +45,7 @@ CONFIDENCE_THRESHOLD = 0.5
 _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
+_PROMPTED: tuple[Structure, ...] = (*_SIDES, "muscle")
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
@@ -96,6 +100,11 @@ class AxialSession:
         except AnatomyNotFound as error:
             return error
 
+    @cached_property
+    def divided(self) -> DividedSlice | None:
+        """The slice divided by a model that can do so; None where it cannot, or sees no abdomen."""
+        return divide_by_model(self.ct_slice, self.frame, self.segmenter, self.definitions)
+
     def segment(
         self,
         structure: Structure,
@@ -117,6 +126,8 @@ class AxialSession:
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
+        if muscle_strategy is None and self.judged is not None:
+            return self._segment_judged(structure, self.judged)
         if structure in _SIDES:
             side = self._sides[structure]
             if isinstance(side, AnatomyNotFound):
@@ -131,6 +142,46 @@ class AxialSession:
         if structure == "muscle" and strategy == "compartments":
             return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
         return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    @cached_property
+    def judged(self) -> JudgedSlice | None:
+        """The divided slice with the masks to use and how far each number can be trusted; None undivided."""
+        if self.divided is None:
+            return None
+        return JudgedSlice(divided=self.divided, psoas=self._psoas_on(self.divided))
+
+    def _segment_judged(self, structure: Structure, judged: JudgedSlice) -> StructureResult:
+        """Segment with what measured best for each structure.
+
+        Psoas and vertebra are prompted from anatomy, and from the division where that is not found; muscle
+        and fat come from the division.
+        """
+        if structure == "psoas":
+            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+        if structure == "vertebra":
+            return self._vertebra_on(judged.divided)
+        return judged.segment(structure, self.confidence_threshold)
+
+    def _psoas_on(self, divided: DividedSlice) -> dict[Structure, StructureResult | AnatomyNotFound]:
+        """Prompt each psoas from anatomy; where anatomy is not found, from where the division saw it."""
+        found: dict[Structure, StructureResult | AnatomyNotFound] = {}
+        for side in _SIDES:
+            result = self._sides[side]
+            if isinstance(result, AnatomyNotFound):
+                with contextlib.suppress(AnatomyNotFound):
+                    result = divided.segment_prompted(side)
+            found[side] = result
+        return found
+
+    def _vertebra_on(self, divided: DividedSlice) -> StructureResult:
+        if isinstance(self.anatomy, AnatomyNotFound):
+            result = divided.segment_vertebra()
+        else:
+            result = self._segment_by_anatomy("vertebra", (make_axial_prompt(self.anatomy, "vertebra"),))
+        if divided.is_disc:
+            text = "vertebra: the slice runs through a disc, not through a vertebral body"
+            result = replace(result, warnings=(*result.warnings, text))
+        return result
 
     @cached_property
     def _sides(self) -> dict[Structure, StructureResult | AnatomyNotFound]:
@@ -148,6 +199,8 @@ class AxialSession:
         try:
             prompt = make_axial_prompt(anatomy, side)
         except AnatomyNotFound as error:
+            if self.divided is not None:
+                raise
             return self._segment_by_name(side, error)
         return self._segment_by_anatomy(side, (prompt,))
 
@@ -164,6 +217,8 @@ class AxialSession:
             If the segmenter cannot answer.
         """
         prompt.require_within(self.ct_slice.shape_hw)
+        if isinstance(self.anatomy, AnatomyNotFound) and self.divided is not None and structure in _PROMPTED:
+            return self.divided.segment_prompted(structure, prompt)
         return self._segment_by_anatomy(structure, (prompt,))
 
     def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
@@ -218,6 +273,8 @@ class AxialSession:
         AnatomyNotFound
             If the layers of the trunk are not visible.
         """
+        if self.judged is not None:
+            return self.judged.fat_around(muscle.mask, self.confidence_threshold)
         found = find_fat(self.ct_slice, self._require_anatomy(), muscle.mask, self.definitions)
         return {
             name: StructureResult(
@@ -242,6 +299,10 @@ class AxialSession:
             lambda mask, so_far: self._clean(structure, mask, prompt=so_far),
         )
         mask = self._clean(structure, prediction.mask, prompt=prompt)
+        doubts = self._doubts(structure, mask, prediction, None)
+        if structure in _SIDES:
+            mask, of_side = keep_prompted_side(self.ct_slice, structure, mask, prompt)
+            doubts = (*doubts, *of_side)
         return StructureResult(
             structure=structure,
             mask=mask,
@@ -249,7 +310,7 @@ class AxialSession:
             prompts=(prompt,),
             prompted_by="user",
             confidence=prediction.confidence_score,
-            warnings=self._doubts(structure, mask, prediction, None),
+            warnings=doubts,
         )
 
     def _doubts(

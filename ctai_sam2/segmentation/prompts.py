@@ -107,6 +107,81 @@ def region_prompt(
     )
 
 
+def make_mask_prompt(
+    region: Mask,
+    spacing_mm: tuple[float, float],
+    *,
+    structure: str,
+    positives: int = 2,
+    apart_mm: float = 10.0,
+    parts: Sequence[tuple[Mask, int, float]] = (),
+    negatives: Sequence[tuple[Mask, int, float]] = (),
+) -> Prompt:
+    """Make a prompt from a mask on the slice: its box with a little slack, and points deep inside.
+
+    Parameters
+    ----------
+    region : ndarray of bool, shape (H, W)
+        Not empty.
+    spacing_mm : tuple of float
+        (row, column) spacing.
+    structure : str
+        What is meant.
+    positives : int
+        How many points in the region, unless parts are given.
+    apart_mm : float
+        Least distance between them.
+    parts, negatives : sequence of (mask, count, apart_mm)
+        Regions that get points of their own: instead of the region as a whole, and to be left out.
+
+    Returns
+    -------
+    Prompt
+        In pixels of the slice.
+    """
+    inside = [
+        xy
+        for part, count, apart in (parts or ((region, positives, apart_mm),))
+        for xy in _deepest_pixels(part, count, apart, spacing_mm)
+    ]
+    outside = [
+        xy for part, count, apart in negatives for xy in _deepest_pixels(part, count, apart, spacing_mm)
+    ]
+    rows, columns = np.nonzero(region)
+    slack_y, slack_x = (_BOX_SLACK_MM / spacing for spacing in spacing_mm)
+    height, width = region.shape
+    return Prompt(
+        points_xy=np.array([*inside, *outside], np.float32).reshape(-1, 2),
+        labels=np.array([1] * len(inside) + [0] * len(outside), np.int32),
+        box_xyxy=(
+            float(max(columns.min() - 0.5 - slack_x, -0.5)),
+            float(max(rows.min() - 0.5 - slack_y, -0.5)),
+            float(min(columns.max() + 0.5 + slack_x, width - 0.5)),
+            float(min(rows.max() + 0.5 + slack_y, height - 0.5)),
+        ),
+        structure=structure,
+    )
+
+
+def _deepest_pixels(
+    region: Mask, count: int, apart_mm: float, spacing_mm: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Do as `deepest_points`, on the slice's own pixels."""
+    if not region.any():
+        return []
+    depth: NDArray[np.float64] = ndimage.distance_transform_edt(region, sampling=spacing_mm)
+    y, x = np.mgrid[: region.shape[0], : region.shape[1]]
+    points: list[tuple[float, float]] = []
+    for _ in range(count):
+        row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
+        if depth[row, column] <= 0:
+            break
+        points.append((float(column), float(row)))
+        far = np.hypot((x - column) * spacing_mm[1], (y - row) * spacing_mm[0]) >= apart_mm
+        depth = np.where(far, depth, 0.0)
+    return points
+
+
 def deepest_points(region: Mask, count: int, *, apart_mm: float) -> list[tuple[float, float]]:
     """Up to ``count`` points far from a region's border and from each other, deepest first, as (x, y)."""
     depth: NDArray[np.float64] = ndimage.distance_transform_edt(region)

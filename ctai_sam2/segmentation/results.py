@@ -233,6 +233,27 @@ class L3Result:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class MedianArea:
+    """An area as the median of several slices.
+
+    Parameters
+    ----------
+    structure : str
+        Whose.
+    area_cm2, low_cm2, high_cm2 : float
+        Median, smallest and largest.
+    slices : int
+        Of how many slices.
+    """
+
+    structure: str
+    area_cm2: float
+    low_cm2: float
+    high_cm2: float
+    slices: int
+
+
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class StudyResult:
     """One click on a whole study.
@@ -247,6 +268,8 @@ class StudyResult:
         Its structures.
     sagittal : L3Result or None
         Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
+    medians : tuple of MedianArea
+        Areas over several slices, where they were asked for.
     warnings : tuple of str
         Of the volume, the level and the slice.
     level_chosen_by : {"user", "software"}
@@ -260,6 +283,7 @@ class StudyResult:
     axial_index: int
     axial: AxialResult
     sagittal: L3Result | None = None
+    medians: tuple[MedianArea, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     level_chosen_by: Literal["user", "software"] = "software"
     l3_gap_mm: float | None = None

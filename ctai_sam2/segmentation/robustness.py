@@ -22,6 +22,7 @@ from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
 _MOST_TRIALS = 200
+_PROMPTED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
 _MOST_PAIRS = 300
 _TRIES_PER_POINT = 20
 
@@ -351,6 +352,9 @@ def _open(
         session = AxialSession.open(ct_slice, segmenter, window=window, definitions=definitions)
         own = prompt if isinstance(prompt, Prompt) else None
         central = session.segment(wanted, prompt=own)
+        if central.prompted_by == "name" and session.divided is not None and wanted in _PROMPTED:
+            # A division has no prompt to move; what moves is the prompted second opinion.
+            central = session.divided.segment_prompted(wanted)
 
         def ask(one: Prompt) -> Mask:
             if own is None:

@@ -25,7 +25,22 @@ from ctai_sam2.segmentation.levels.sagittal import (
     spine_on_slice,
 )
 from ctai_sam2.segmentation.levels.volume import VolumeParameters, follow_spine, read_spine
-from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, StudyResult
+from ctai_sam2.segmentation.neighbours import (
+    COMPARED,
+    SLICE_COUNTS,
+    areas_of,
+    measure_neighbours,
+    take_medians,
+)
+from ctai_sam2.segmentation.quality import cap_confidence, find_jumps, warnings_of
+from ctai_sam2.segmentation.results import (
+    AxialResult,
+    L3Result,
+    MedianArea,
+    PredictsMasks,
+    StructureResult,
+    StudyResult,
+)
 from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
 
@@ -116,6 +131,7 @@ def segment_study(
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    slices: int = 1,
 ) -> StudyResult:
     """Find L3 on the sagittal view, go to its middle, and segment everything on that axial slice.
 
@@ -137,6 +153,9 @@ def segment_study(
         As in `segment_axial`; prompts are on the axial slice.
     window, definitions, muscle_strategy, confidence_threshold
         As in `segment_structure`.
+    slices : {1, 3, 5}
+        Of how many slices around the middle one the medians of the areas are taken. The slices above and
+        below are looked at in any case, to warn of a jump, where the model divides whole slices.
 
     Raises
     ------
@@ -147,6 +166,8 @@ def segment_study(
     Unavailable
         If the segmenter cannot answer.
     """
+    if slices not in SLICE_COUNTS:
+        raise InputError("a median is taken of 1, 3 or 5 slices", received=slices)
     require_measurable_volume(volume)
     depth = volume.shape_zyx[0]
     if axial_index is not None and not 0 <= axial_index < depth:
@@ -188,6 +209,9 @@ def segment_study(
         muscle_strategy=muscle_strategy,
         confidence_threshold=confidence_threshold,
     )
+    axial, medians = _compare_with_neighbours(
+        volume, axial_index, axial, segmenter, slices=slices, window=window, definitions=definitions
+    )
     gap_mm: float | None = None
     if found_index is not None:
         positions = np.asarray(volume.slice_positions_mm)
@@ -197,10 +221,58 @@ def segment_study(
         axial_index=axial_index,
         axial=axial,
         sagittal=sagittal,
+        medians=medians,
         warnings=tuple(dict.fromkeys([*warnings, *axial.warnings])),
         level_chosen_by="user" if by_user else "software",
         l3_gap_mm=gap_mm,
     )
+
+
+def _compare_with_neighbours(
+    volume: CTVolume,
+    axial_index: int,
+    axial: AxialResult,
+    segmenter: PredictsMasks,
+    *,
+    slices: int,
+    window: Window,
+    definitions: TissueDefinitions,
+) -> tuple[AxialResult, tuple[MedianArea, ...]]:
+    """Warn of areas that jump against the slices above and below; take medians over the wanted slices."""
+    others = measure_neighbours(
+        volume,
+        axial_index,
+        segmenter,
+        structures=tuple(axial.structures),
+        each_side=max(slices // 2, 1),
+        window=window,
+        definitions=definitions,
+    )
+    areas = areas_of(axial.masks, axial.ct_slice.pixel_area_mm2)
+    compared = [
+        name for name in COMPARED if name in axial.structures and axial.structures[name].prompted_by != "user"
+    ]
+    by_distance = sorted(others, key=lambda other: abs(other.offset_mm))
+    nearest = [
+        min(side, key=lambda other: abs(other.offset_mm)).areas_mm2
+        for side in (
+            [other for other in others if other.offset_mm < 0],
+            [other for other in others if other.offset_mm > 0],
+        )
+        if side
+    ]
+    gates = find_jumps({name: areas[name] for name in compared}, nearest)
+    structures = {
+        name: replace(
+            result,
+            confidence=None if result.confidence is None else cap_confidence(result.confidence, gates, name),
+            warnings=(*result.warnings, *warnings_of(gates, name)),
+        )
+        for name, result in axial.structures.items()
+    }
+    told = [text for gate in gates for name in gate.structures for text in warnings_of([gate], name)]
+    axial = replace(axial, structures=structures, warnings=(*axial.warnings, *told))
+    return axial, take_medians(areas, by_distance[: slices - 1]) if slices > 1 else ()
 
 
 def _can_compare_level(volume: CTVolume, structures: Sequence[Structure]) -> bool:

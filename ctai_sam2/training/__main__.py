@@ -34,6 +34,18 @@ def main(arguments: list[str] | None = None) -> int:
             from ctai_sam2.training.commands import export
 
             export(options)
+        elif options.command == "dense":
+            from ctai_sam2.training.commands import train_dense
+
+            train_dense(options)
+        elif options.command == "dense-trust":
+            from ctai_sam2.training.commands import fit_dense_trust
+
+            fit_dense_trust(options)
+        elif options.command == "dense-export":
+            from ctai_sam2.training.commands import export_dense
+
+            export_dense(options)
         elif options.command == "levels":
             from ctai_sam2.training.levels.commands import levels
 
@@ -73,8 +85,30 @@ def _parser() -> argparse.ArgumentParser:
         "--resume-from", type=Path, help="begin from a checkpoint of a run with the same schedule so far"
     )
     train.add_argument("--until", type=int, help="stop before this step")
-    train.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's choice)")
-    train.add_argument("--workers", type=int, default=1, help="processes preparing batches")
+    _add_machine(train)
+    dense = commands.add_parser("dense", help="train the dense head, or fine-tune it leaving patients out")
+    dense.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; resumed if it has a checkpoint"
+    )
+    dense.add_argument("--schedule", default="phantoms", help="phantoms, real or smoke")
+    dense.add_argument("--seed", type=int, default=0)
+    dense.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
+    dense.add_argument("--start-from", type=Path, help="checkpoint whose weights to begin with")
+    dense.add_argument("--real-cases", type=Path, help="folder of *.npz slices with reference masks")
+    dense.add_argument("--held-out", nargs="*", default=[], help="as for train")
+    dense.add_argument(
+        "--fold",
+        action="append",
+        default=[],
+        metavar="WORD[,WORD]",
+        help="train once more without cases whose name contains a word; may be repeated",
+    )
+    _add_machine(dense)
+    beside = commands.add_parser("dense-export", help="write a weights file with a dense head in it")
+    beside.add_argument("--base", type=Path, required=True, help="weights of the prompted model")
+    beside.add_argument("--checkpoint", type=Path, required=True, help="of the dense head's run")
+    beside.add_argument("--out", type=Path, required=True, help="*.safetensors")
+    beside.add_argument("--version", default="3")
     export = commands.add_parser("export", help="write EMA weights as fp16 safetensors")
     export.add_argument("--run", type=Path, required=True, help="folder of the run")
     export.add_argument(
@@ -104,10 +138,34 @@ def _parser() -> argparse.ArgumentParser:
     shipped = commands.add_parser("levels-export", help="write the level network as it ships")
     shipped.add_argument("--run", type=Path, required=True, help="folder of the run")
     shipped.add_argument("--out", type=Path, required=True, help="*.safetensors; a *.json goes next to it")
+    trust = commands.add_parser("dense-trust", help="fit what the dense head's evidence means for a number")
+    trust.add_argument("--model", type=Path, required=True, help="weights with a dense head, for phantoms")
+    trust.add_argument(
+        "--cases", type=Path, required=True, help="folder of *.npz slices with reference masks"
+    )
+    trust.add_argument(
+        "--fold",
+        action="append",
+        default=[],
+        metavar="WORD=WEIGHTS",
+        help="weights that never saw the patients whose cases hold the word; repeat for each",
+    )
+    trust.add_argument("--skip", action="append", default=[], metavar="WORD:STRUCTURE")
+    trust.add_argument("--phantoms", type=int, default=60)
+    trust.add_argument("--seed", type=int, default=0)
+    trust.add_argument("--out", type=Path, required=True, help="trust.json, read by the one click")
     curve = commands.add_parser("curve", help="draw a run's scores on its training batches over the steps")
     curve.add_argument("--log", type=Path, required=True, help="log.jsonl of the run")
     curve.add_argument("--out", type=Path, required=True, help="*.png")
     return parser
+
+
+def _add_machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="cpu", help="cpu, cuda, cuda:N, mps or auto")
+    command.add_argument("--threads", type=int, default=0, help="torch threads (default: torch's choice)")
+    command.add_argument(
+        "--workers", type=int, help="processes preparing batches (default: 1, with a GPU all cores but one)"
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ _SHRINK: Final = 1.15
 
 
 def frame_at_random(
-    image: LabelledImage, *, size_px: int, rng: np.random.Generator
+    image: LabelledImage, *, size_px: int, rng: np.random.Generator, most_bend: float = 0.012
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], bool]:
     """Cut a random square: scale, shift, rotation, aspect, flip and a smooth warp.
 
@@ -36,6 +36,8 @@ def frame_at_random(
         Side of the result.
     rng : numpy.random.Generator
         Source of randomness.
+    most_bend : float
+        Greatest standard deviation of the smooth warp's knots, as a part of the image's side.
 
     Returns
     -------
@@ -62,7 +64,7 @@ def frame_at_random(
     map_y = sin * x + cos * y + np.float32(middle[1] - 0.5)
     if rng.uniform() < 0.5:
         knots = int(rng.integers(4, 8))
-        bend = rng.normal(0, rng.uniform(0.003, 0.012) * side, (2, knots, knots)).astype(np.float32)
+        bend = rng.normal(0, rng.uniform(0.003, most_bend) * side, (2, knots, knots)).astype(np.float32)
         map_x += cv2.resize(bend[0], (size_px, size_px), interpolation=cv2.INTER_CUBIC)
         map_y += cv2.resize(bend[1], (size_px, size_px), interpolation=cv2.INTER_CUBIC)
     hu: npt.NDArray[Any] = image.hu.astype(np.float32)

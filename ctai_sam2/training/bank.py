@@ -169,7 +169,7 @@ def draw_phantom(
     if plane == "axial":
         z_mm = float(rng.normal(0, 12)) if rng.uniform() < 0.5 else float(rng.uniform(-85, 85))
         coarse = np.arange(-300, 300, 6, dtype=np.float32)
-        x0, x1, y0, y1 = _extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
+        x0, x1, y0, y1 = axial_extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
         side_mm = 1.25 * max(x1 - x0, y1 - y0)
         axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
         x, y = axis + np.float32((x0 + x1) / 2), axis + np.float32((y0 + y1) / 2)
@@ -219,7 +219,7 @@ def load_real_cases(folder: Path, *, size_px: int, held_out: tuple[str, ...] = (
             continue
         hu, spacing_mm, plane, masks = read_case(path)
         if plane == "axial":
-            squares = [_axial_square(hu, spacing_mm)]
+            squares = [axial_square(hu, spacing_mm)]
         else:
             lumbar = np.any([mask for name, mask in masks.items() if name in _LUMBAR], axis=0)
             rows, columns = np.nonzero(lumbar)
@@ -290,7 +290,7 @@ def load_real_series(
             if ct_slice.plane not in ("axial", "sagittal"):
                 continue
             hu = ct_slice.hu.astype(np.int16)
-            square = _axial_square(hu, ct_slice.spacing_mm)
+            square = axial_square(hu, ct_slice.spacing_mm)
             if ct_slice.plane == "sagittal":
                 square = (square[0], square[1], SAGITTAL_SIDE_MM / NOMINAL_SHARE)
             framed = resample_square(hu, square=square, spacing_mm=ct_slice.spacing_mm, size_px=size_px)
@@ -334,7 +334,7 @@ def load_real_volume(image: Path, labels: Path, *, size_px: int, step: int = 2) 
         present = [int(label) for label in np.unique(values) if label]
         masks = [("organ", values == label) for label in present]
         spacing_mm = (zooms[1], zooms[0])
-        square = _axial_square(hu, spacing_mm)
+        square = axial_square(hu, spacing_mm)
         images.append(_encode(hu, masks, square, spacing_mm, size_px, "axial", "volume"))
     return images
 
@@ -344,9 +344,10 @@ _LUMBAR: Final = ("L1", "L2", "L3", "L4", "L5")
 _SAGITTAL_FIELDS: Final = ((380.0, 30.0), (440.0, 45.0), (520.0, 60.0))
 
 
-def _extent_mm(
+def axial_extent_mm(
     labels: npt.NDArray[np.uint8], axis: npt.NDArray[np.float32]
 ) -> tuple[float, float, float, float]:
+    """Return the body's bounds (x0, x1, y0, y1) in mm on a phantom sampled along an axis."""
     body = masks_from_labels(labels)["body"]
     columns, rows = axis[body.any(axis=0)], axis[body.any(axis=1)]
     return float(columns[0]), float(columns[-1]), float(rows[0]), float(rows[-1])
@@ -360,7 +361,8 @@ def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
     part.replace(path)
 
 
-def _axial_square(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> tuple[float, float, float]:
+def axial_square(hu: npt.NDArray[np.int16], spacing_mm: tuple[float, float]) -> tuple[float, float, float]:
+    """Return the square around a body: middle x, middle y and side in mm; a quarter longer than the body."""
     rows, columns = np.nonzero(body_mask(hu, spacing_mm))
     width_mm = float(columns.max() - columns.min() + 1) * spacing_mm[1]
     height_mm = float(rows.max() - rows.min() + 1) * spacing_mm[0]

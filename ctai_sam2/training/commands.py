@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ import torch
 from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation import Score, fit_calibration, pair_scores
 from ctai_sam2.models.calibration import Calibration
+from ctai_sam2.models.local import LocalSegmenter
+from ctai_sam2.models.sam2_inference import choose_device
+from ctai_sam2.models.sam2_network import NANO_CONFIG
 from ctai_sam2.training.bank import (
     LabelledImage,
     load_phantom_bank,
@@ -20,6 +25,11 @@ from ctai_sam2.training.bank import (
     load_real_series,
     load_real_volume,
 )
+from ctai_sam2.training.dense_batches import as_bank_image, load_partial_cases
+from ctai_sam2.training.dense_export import add_dense_head
+from ctai_sam2.training.dense_phantoms import load_hard_bank
+from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer
+from ctai_sam2.training.dense_trust import write_trust
 from ctai_sam2.training.export import export_weights
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
@@ -43,6 +53,7 @@ def train(options: argparse.Namespace) -> None:
         sagittal=config.sagittal_phantoms,
         size_px=config.bank_size_px,
         seed=options.seed,
+        processes=available_cores(),
     )
     real: list[LabelledImage] = []
     if options.real_cases:
@@ -57,8 +68,15 @@ def train(options: argparse.Namespace) -> None:
     if options.real_volume and not any(word in str(options.real_volume[0]) for word in options.held_out):
         real += load_real_volume(*options.real_volume, size_px=config.bank_size_px)
     _LOGGER.info("%d phantoms, %d real images", len(phantoms), len(real))
+    device = choose_device(options.device)
     trainer = Trainer(
-        config, options.out, phantoms=phantoms, real=real, seed=options.seed, workers=options.workers
+        config,
+        options.out,
+        phantoms=phantoms,
+        real=real,
+        seed=options.seed,
+        workers=workers_for(options.workers, device),
+        device=device,
     )
     if options.resume or options.resume_from:
         trainer.resume(None if options.resume else options.resume_from)
@@ -72,6 +90,95 @@ def export(options: argparse.Namespace) -> None:
         options.run, options.out, name=options.name, version=options.version, calibration=calibration
     )
     _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
+
+
+def train_dense(options: argparse.Namespace) -> None:
+    """Train the dense head on phantoms, or fine-tune it with real slices; one run or leave-one-out folds."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    schedule = DENSE_SCHEDULES.get(options.schedule)
+    if schedule is None:
+        raise InputError(
+            "the schedule is not known",
+            received=options.schedule,
+            hint=f"One of {', '.join(DENSE_SCHEDULES)}.",
+        )
+    device = choose_device(options.device)
+    hu, labels = load_hard_bank(
+        options.bank or options.out / "bank",
+        count=schedule.phantoms,
+        size_px=schedule.bank_size_px,
+        seed=options.seed,
+        processes=available_cores(),
+    )
+    phantoms = [as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)]
+    # A fold leaves a group of patients out; the run itself leaves out nobody but those named.
+    runs = {
+        options.out / f"fold-{words.split(',')[0]}": (*options.held_out, *words.split(","))
+        for words in options.fold
+    }
+    runs[options.out] = tuple(options.held_out)
+    for folder, held_out in runs.items():
+        real = load_partial_cases(options.real_cases, held_out=held_out) if options.real_cases else []
+        _LOGGER.info("%s: %d phantoms, %d real slices", folder.name, len(phantoms), len(real))
+        trainer = DenseTrainer(
+            schedule.phases,
+            folder,
+            phantoms=phantoms,
+            real=real,
+            seed=options.seed,
+            workers=workers_for(options.workers, device),
+            device=device,
+        )
+        if options.start_from is not None:
+            trainer.start_from(options.start_from)
+        trainer.resume()
+        trainer.run()
+
+
+def export_dense(options: argparse.Namespace) -> None:
+    """Write the prompted model's weights with a trained dense head beside them."""
+    card = add_dense_head(options.base, options.checkpoint, options.out, version=options.version)
+    _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
+
+
+def fit_dense_trust(options: argparse.Namespace) -> None:
+    """Fit the confidence of numbers on patients whom the model did not see, and on phantoms."""
+    folds = dict(entry.split("=", 1) for entry in options.fold if "=" in entry)
+    skip = [tuple(entry.split(":", 1)) for entry in options.skip if ":" in entry]
+    if len(folds) != len(options.fold) or len(skip) != len(options.skip):
+        raise InputError(
+            "an option has another form", hint="Write --fold WORD=WEIGHTS, --skip WORD:STRUCTURE."
+        )
+    with contextlib.ExitStack() as stack:
+
+        def open_weights(path: str | Path) -> LocalSegmenter:
+            return stack.enter_context(LocalSegmenter(Path(path), config=NANO_CONFIG))
+
+        # Words may share weights: a model is opened once.
+        opened = {path: open_weights(path) for path in dict.fromkeys(folds.values())}
+        document = write_trust(
+            options.out,
+            cases=options.cases,
+            model=open_weights(options.model),
+            folds={word: opened[path] for word, path in folds.items()},
+            phantoms=options.phantoms,
+            skip=[(word, structure) for word, structure in skip],
+            seed=options.seed,
+        )
+    _LOGGER.info("%s", json.dumps(document["judged"], indent=1))
+
+
+def available_cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers_for(wanted: int | None, device: torch.device) -> int:
+    """Return how many processes prepare batches: as wanted, else one, or all cores for a GPU."""
+    if wanted is not None:
+        return wanted
+    return 1 if device.type == "cpu" else max(1, available_cores() - 1)
 
 
 def _calibrate(path: Path) -> Calibration:

@@ -62,9 +62,13 @@ class SliceCanvas:
         self.controller = controller
         self._grey, self._masks, self._others = Canvas(), Canvas(), Canvas()
         self._on_ready = on_ready
+        self.page_draws = False
+        """Whether the page itself draws the brush's ring and the gestures under way."""
+        self._hand_shown: object = None
+        self._covered_right = 0
         self._dirty: Box | None = _ALL
         self._others_stale = True
-        self._grey_shown: tuple[int, Window] | None = None
+        self._grey_shown: tuple[int, Window, bool] | None = None
         self._look_shown: tuple[float, bool] | None = None
         self._transform: tuple[float, ...] = ()
         self._boxes: list[Box] = []
@@ -79,7 +83,7 @@ class SliceCanvas:
         height, width = controller.document.shape_hw
         for canvas in (self._grey, self._masks, self._others):
             canvas.width, canvas.height = width, height
-        controller.resize(self.width, self.height)
+        controller.resize(self.width, self.height, covered_right=self._covered_right)
         self.require_all()
 
     def set_pixel_ratio(self, ratio: float) -> None:
@@ -88,6 +92,30 @@ class SliceCanvas:
             return
         self.pixel_ratio = ratio
         self.widget.width, self.widget.height = round(self.width * ratio), round(self.height * ratio)
+        self.require_all()
+
+    @property
+    def sources(self) -> tuple[Canvas, Canvas, Canvas]:
+        """The hidden canvases in image pixels: grey, masks, another reader's masks."""
+        return self._grey, self._masks, self._others
+
+    def require_hand(self) -> None:
+        """Note that the page drew over the picture by itself: the uppermost layer must be drawn again."""
+        self._hand_shown = None
+
+    def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
+        """Take another size on the page in CSS pixels; sizes that no screen has are ignored."""
+        if not (60 <= width <= 10_000 and 60 <= height <= 10_000):
+            return
+        self._covered_right = covered_right
+        if (width, height) != (self.width, self.height):
+            self.width, self.height = width, height
+            for bound in ("", "min_", "max_"):
+                setattr(self.widget.layout, f"{bound}width", f"{width}px")
+                setattr(self.widget.layout, f"{bound}height", f"{height}px")
+            self.widget.width = round(width * self.pixel_ratio)
+            self.widget.height = round(height * self.pixel_ratio)
+        self.controller.resize(width, height, covered_right=covered_right)
         self.require_all()
 
     def ready(self) -> None:
@@ -118,7 +146,7 @@ class SliceCanvas:
         """Note that nothing on the page can be trusted."""
         self._grey_shown, self._look_shown = None, None
         self._dirty, self._others_stale, self._transform = _ALL, True, ()
-        self._boxes_of = None
+        self._boxes_of, self._hand_shown = None, None
 
     def paint(self) -> None:
         """Send what is not on the page yet, in one message."""
@@ -131,13 +159,13 @@ class SliceCanvas:
 
     def _paint_grey(self) -> None:
         document = self.controller.document
-        shown = (document.index, document.view.window)
+        shown = (document.index, document.view.window, document.view.smooth)
         transform = self._page_transform()
         if shown != self._grey_shown:
             self._grey.put_image_data(render_grey(document), 0, 0)
         elif transform == self._transform:
             return
-        self._draw_through(self.widget[0], transform, self._grey)
+        self._draw_through(self.widget[0], transform, self._grey, smooth=document.view.smooth)
         self._grey_shown = shown
 
     def _paint_masks(self) -> None:
@@ -162,6 +190,10 @@ class SliceCanvas:
         self._look_shown, self._dirty, self._others_stale, self._transform = look, None, False, transform
 
     def _paint_hand(self) -> None:
+        shown = self._hand_state()
+        if shown == self._hand_shown:
+            return
+        self._hand_shown = shown
         layer = self.widget[2]
         layer.reset_transform()
         layer.clear()
@@ -173,10 +205,26 @@ class SliceCanvas:
         self._draw_preview(layer, self.controller.preview)
         self._draw_banner(layer)
 
-    def _draw_through(self, layer: Canvas, transform: tuple[float, ...], *sources: Canvas) -> None:
+    def _hand_state(self) -> object:
+        """All that the uppermost layer depends on; where it is the same nothing is sent."""
+        document, preview = self.controller.document, self.controller.preview
+        if self.page_draws and preview.kind == "none":
+            preview = Preview()
+        view, status = document.view, self.controller.inference.status
+        marks = tuple(document.marks(name) for name in document.labels)
+        revisions = tuple(document.revision_of(name) for name in document.labels)
+        return (
+            *(document.index, view.viewport, view.active, view.language, tuple(document.labels.values())),
+            *(marks, revisions if document.profile.name == "l3" else (), preview, status.state),
+            *(self.width, self.height, self.pixel_ratio),
+        )
+
+    def _draw_through(
+        self, layer: Canvas, transform: tuple[float, ...], *sources: Canvas, smooth: bool = False
+    ) -> None:
         layer.reset_transform()
         layer.clear()
-        layer.image_smoothing_enabled = False
+        layer.image_smoothing_enabled = smooth
         layer.set_transform(*transform)
         for source in sources:
             layer.draw_image(source, 0, 0)
@@ -206,7 +254,7 @@ class SliceCanvas:
         _write(layer, words, x + length_px / 2, y - 14)
 
     def _draw_rectangles(self, layer: Canvas) -> None:
-        """Draw what the L3 editor hands on beside the mask: the boxes around its parts."""
+        """Draw what the L3 editor gives next to the mask: the boxes around its parts, and its middle."""
         document = self.controller.document
         if document.profile.name != "l3" or not document.labels["l3"].visible:
             return
@@ -216,6 +264,16 @@ class SliceCanvas:
         for x0, y0, x1, y1 in self._boxes:
             box = (x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5)
             self._draw_box(layer, box, document.labels["l3"].colour, dashed=False)
+        if self._boxes:
+            mid_row = (min(box[1] for box in self._boxes) + max(box[3] for box in self._boxes)) // 2
+            _, y = document.view.viewport.to_screen(0, mid_row)
+            viewport = document.view.viewport
+            left, right = (viewport.to_screen(x, 0)[0] for x in (-0.5, document.shape_hw[1] - 0.5))
+            _pen(layer, _HINT, 1.0)
+            layer.set_line_dash([8, 5])
+            layer.stroke_line(left, y, right, y)
+            layer.set_line_dash([])
+            _write(layer, "mid-L3", min(max(left, 0) + 40, self.width - 40), y - 8)
 
     def _draw_marks(self, layer: Canvas) -> None:
         document = self.controller.document
@@ -258,7 +316,7 @@ class SliceCanvas:
             self._draw_box(layer, (x0, y0, x1, y1), _HINT if is_prompt else colour, dashed=is_prompt)
         elif preview.kind in ("ruler", "roi"):
             self._draw_measure(layer, preview.kind, points)
-        if radius > 0 and hover is not None:
+        if radius > 0 and hover is not None and not self.page_draws:
             for shade, width in ((_DARK, 2.5), (NEGATIVE if preview.erase else _LIGHT, 1.0)):
                 _pen(layer, shade, width)
                 layer.stroke_circle(*hover, max(radius, 1.0))

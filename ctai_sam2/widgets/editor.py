@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import logging
 import threading
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +17,26 @@ from ctai_sam2.editor import commands as editing
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.contours import Polygon
 from ctai_sam2.image.masks import as_mask
-from ctai_sam2.journal import Record, fingerprint
+from ctai_sam2.journal import AnnotationJournal, fingerprint
 from ctai_sam2.models import Segmenter
 from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 from ctai_sam2.widgets.canvas import SliceCanvas
 from ctai_sam2.widgets.canvas_manager import PAINT_EVERY_S, Pacer
+from ctai_sam2.widgets.case_bar import CaseList, CaseState
 from ctai_sam2.widgets.events import Events
-from ctai_sam2.widgets.files import write_results
-from ctai_sam2.widgets.panel import Panel, Proposal
+from ctai_sam2.widgets.files import results_table, write_results
+from ctai_sam2.widgets.label_panel import Proposal
+from ctai_sam2.widgets.open_case import (
+    OpenCase,
+    carry_view,
+    claim_journal,
+    read_view,
+    release_journal,
+    require_names,
+    write_view,
+)
+from ctai_sam2.widgets.panel import Panel, PanelSource
 from ctai_sam2.widgets.segmentation import OneClick, shared_segmenter
 
 _log = logging.getLogger(__name__)
@@ -42,27 +53,30 @@ class MaskEditor(ABC):
     Parameters
     ----------
     source : CTSlice, CTVolume, or a sequence or mapping of them
-        What to outline; several are cases, stepped through with buttons.
+        What to outline; several are cases, gone through with *Accept and next*.
     segmenter : Segmenter, "auto" or None
         Asked for one click. ``"auto"``: what the settings name, shared by all editors of the process.
         None: by hand alone. A segmenter given here is not closed by the editor.
     folder : path-like or None
-        Where the journals lie and `save` writes. Each step is in the journal before the screen says so,
+        Where the journals are kept and `save` writes. Each step is in the journal before the screen says so,
         and running the cell again goes on where it was left, with undo. None: no journal.
     name : str, optional
         Names the journal and the files of a single case; made from the pixels when omitted.
     index : int, optional
-        Of a volume, the slice shown first.
+        Of a volume, the slice shown first; when omitted, the one outlined last, else the one of L3 where that
+        is known, else the middle one.
     masks : mapping of str to array_like of bool, optional
         To start from, by label, on the first slice shown; not used where the journal holds something.
     language : {"en", "zh"}
         Of the interface.
     auto_run : bool
-        Whether each point asks the model at once.
+        Whether each point asks the model at once; the point and the mask it gives are one step to undo.
     height_m : float, optional
         Body height in metres, for the indices of `measurements`.
-    width, height : int
-        Of the picture, in CSS pixels.
+    reader : str
+        Name or initials of the reader, for the table.
+    width, height : int, optional
+        Of the picture, in CSS pixels; it fills what is visible when omitted.
 
     Raises
     ------
@@ -73,6 +87,7 @@ class MaskEditor(ABC):
     """
 
     profile: ClassVar[Profile]
+    _takes_height: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -84,44 +99,67 @@ class MaskEditor(ABC):
         index: int | None = None,
         masks: Mapping[str, ArrayLike] | None = None,
         language: str = "en",
-        auto_run: bool = False,
+        auto_run: bool = True,
         height_m: float | None = None,
-        width: int = 600,
-        height: int = 540,
+        reader: str = "",
+        width: int | None = None,
+        height: int | None = None,
     ) -> None:
         self._cases = _named_cases(source, name)
-        self._case = 0
         self.folder = None if folder is None else Path(folder)
+        self.reader = reader
         self._language, self._auto_run, self._height_m = language, auto_run, height_m
         self._segmenter, self._unavailable = _open(segmenter)
         self._watchers: list[Callable[[Change], object]] = []
         self._closed = False
-        self.record: Record | None = None
-        self.controller = self._open_case(index, masks)
+        self._measure_again = True
+        self._written: dict[str, int] = {}
+        """Revision of the document when a case's row was written."""
+        self._states: dict[str, CaseState] = {case: self._state_on_disk(case) for case in self._cases}
+        self._open_now = self._open_case(next(iter(self._cases)), index, masks)
         try:
             self._pacer = Pacer(self._paint, PAINT_EVERY_S)
-            self._stale = True
             self._canvas = SliceCanvas(
-                self.controller, width=width, height=height, on_ready=self._request_painting
+                self.controller, width=width or 600, height=height or 540, on_ready=self._request_painting
             )
-            self._events = Events(self._canvas, self._guard)
+            self._events = Events(self._canvas, self._guard, fills=width is None and height is None)
             self._panel = Panel(
                 self.controller,
                 self._canvas.widget,
-                guard=self._guard,
-                save=self.save,
-                step_case=self.step_case if len(self._cases) > 1 else None,
-                describe=self._describe,
-                check=self.check_segmenter,
-                propose=self._propose,
+                PanelSource(
+                    guard=self._guard,
+                    cases=self._list_cases,
+                    choose_case=self.open_case,
+                    check_segmenter=self.check_segmenter,
+                    describe=self._describe,
+                    propose=self._propose,
+                    localiser=self._localise,
+                    height_m=lambda: self._height_in_use(self.document.index),
+                    set_height_m=self._set_height_m if self._takes_height else None,
+                ),
             )
             self._panel.widget.children = (*self._panel.widget.children, self._events.companion)
             self._show_case()
         except BaseException:
-            _let_go(self.controller, self.record)
+            self._open_now.close()
             raise
 
     # Reading ---------------------------------------------------------------------------------
+
+    @property
+    def controller(self) -> Controller:
+        """What edits the case in view."""
+        return self._open_now.controller
+
+    @property
+    def journal(self) -> AnnotationJournal | None:
+        """Journal of the case in view; None where none is kept."""
+        return self._open_now.journal
+
+    @property
+    def record(self) -> AnnotationJournal | None:
+        """The name of `journal` in earlier versions."""
+        return self.journal
 
     @property
     def widget(self) -> Any:
@@ -136,7 +174,11 @@ class MaskEditor(ABC):
     @property
     def name(self) -> str:
         """The case's name, which its files carry."""
-        return list(self._cases)[self._case]
+        return self._open_now.name
+
+    @property
+    def _one_click(self) -> OneClick | None:
+        return self._open_now.one_click
 
     @property
     def masks(self) -> dict[str, Mask]:
@@ -145,7 +187,7 @@ class MaskEditor(ABC):
             return self.document.masks()
 
     def measurements(self) -> TableRow:
-        """Measure the slice in view.
+        """Measure the slice in view: the row of the table, with the case, reader, date and model it is of.
 
         Raises
         ------
@@ -153,7 +195,7 @@ class MaskEditor(ABC):
             If the body height cannot be used.
         """
         with self.controller.lock:
-            return self._measure(self.document.index)
+            return self._row(self.document.index)
 
     def to_polygons(self, *, tolerance_px: float = 0.0) -> dict[str, list[Polygon]]:
         """Outlines with holes of the slice in view, by label; exact at tolerance 0."""
@@ -170,7 +212,7 @@ class MaskEditor(ABC):
         self.controller.do(action)
 
     def run(self, label: str | None = None, *, wait_s: float | None = 300.0) -> None:
-        """Ask the model, as the button does, and wait for its answer; for scripts and notebooks.
+        """Ask the model, as the button does, and wait for its result; for scripts and notebooks.
 
         Parameters
         ----------
@@ -200,32 +242,33 @@ class MaskEditor(ABC):
     def compare(self, masks: Mapping[str, ArrayLike | None]) -> None:
         """Show another reader's masks of the slice in view as white outlines, with their Dice.
 
+        They stay with their slice, and nothing edits them.
+
         Parameters
         ----------
         masks : mapping of str to array_like of bool or None
-            By label; None takes one away.
+            By label, as another editor's `masks`; None takes one away.
 
         Raises
         ------
         InputError
-            If a label or mask does not fit.
+            If a label or mask does not fit; nothing is changed then.
         """
         with self.controller.lock:
-            for label, mask in masks.items():
-                self._notice(self.document.set_reference(label, mask))
+            self._notice(self.document.set_references(masks))
 
     def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
-        """Be told whenever a mask or prompt changed; call what is returned to be told no longer.
+        """Subscribe to changes of masks and prompts; call what is returned to unsubscribe.
 
-        It may be called from the thread the model runs in, and must not wait for another thread.
+        The callback may be called from the thread the model runs in, and must not wait for another thread.
         """
         self._watchers.append(callback)
 
-        def remove() -> None:
+        def unsubscribe() -> None:
             if callback in self._watchers:
                 self._watchers.remove(callback)
 
-        return remove
+        return unsubscribe
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
         """Write the masks (NIfTI, PNG) and the table of all slices outlined, each file atomically.
@@ -247,12 +290,23 @@ class MaskEditor(ABC):
         """
         home = Path(folder) if folder is not None else (self.folder or DEFAULT_FOLDER) / self.name
         with self.controller.lock:
-            rows = [self._measure(index) for index in self.document.indices]
+            rows = [self._row(index) for index in self.document.indices]
             files = write_results(self.document, rows, home)
             if self.controller.unsaved:
                 self.controller.compact_record()
+            self._mark_written()
             self.controller.say(Message("view.saved", {"count": len(files), "folder": str(home)}))
         return files
+
+    def accept(self) -> None:
+        """Write the case's row and open the next case that is not done; a question comes first where needed.
+
+        Raises
+        ------
+        StorageError
+            If something cannot be written; the case stays in view.
+        """
+        self._ask_before_writing(self._accept)
 
     def step_case(self, by: int) -> None:
         """Open the next (1) or previous (-1) case; at either end nothing happens.
@@ -262,25 +316,42 @@ class MaskEditor(ABC):
         RecordError
             If its journal cannot be opened; the case in view then stays.
         """
-        wanted = min(max(self._case + by, 0), len(self._cases) - 1)
-        if wanted == self._case:
+        names = list(self._cases)
+        self.open_case(names[min(max(names.index(self.name) + by, 0), len(names) - 1)])
+
+    def open_case(self, name: str) -> None:
+        """Open another case by its name; tool, label, brush, window and zoom stay.
+
+        Raises
+        ------
+        InputError
+            If there is no such case.
+        RecordError
+            If its journal cannot be opened; the case in view then stays.
+        """
+        if name not in self._cases:
+            raise InputError("no such case", received=name)
+        if name == self.name or self._closed:
             return
-        before, old_controller, old_record = self._case, self.controller, self.record
-        self._case, self.record = wanted, None
-        self._language = old_controller.document.view.language
-        try:
-            controller = self._open_case(None, None)
-        except BaseException:
-            self._case, self.record = before, old_record
-            raise
-        _let_go(old_controller, old_record)
-        self.controller = controller
-        with old_controller.lock, controller.lock:
-            self._canvas.show(controller)
+        earlier = self._open_now
+        self._language = earlier.controller.document.view.language
+        unwritten = self._is_unwritten
+        opened = self._open_case(name, None, None)
+        view = carry_view(opened.controller.document.view, earlier.controller.document.view)
+        opened.controller.document.view = view
+        # From here on nothing fails: the case is closed and the other one shown as a whole.
+        with earlier.controller.lock, opened.controller.lock:
+            self._keep_view()
+            earlier.close()
+            self._open_now = opened
+            self._canvas.show(opened.controller)
             self._show_case()
+            if unwritten:
+                self._states[earlier.name] = "drawn"
+                self.controller.say(Message("view.row_unwritten", {"name": earlier.name}))
 
     def check_segmenter(self) -> None:
-        """Ask the segmenter in the background whether it can answer, and enable or disable one click."""
+        """Look in the background whether the segmenter is available, and enable or disable one click."""
         controller = self.controller
         if self._segmenter is None:
             controller.inference.set_available(self._unavailable)
@@ -294,13 +365,14 @@ class MaskEditor(ABC):
         threading.Thread(target=check, args=(self._segmenter,), daemon=True).start()
 
     def close(self) -> None:
-        """Let go of journal, worker and page; what was drawn stays on disk. May be called twice."""
+        """Release journal, background thread and page; what was drawn stays on disk. May be called twice."""
         if self._closed:
             return
         self._closed = True
-        kept = _let_go(self.controller, self.record)
+        self._keep_view()
+        kept = self._open_now.close()
         self._pacer.close()
-        lost = "view.closed_no_journal" if self.record is None else "view.closed_unsaved"
+        lost = "view.closed_no_journal" if self.journal is None else "view.closed_unsaved"
         self.controller.say(Message("view.closed" if kept else lost))
         self._panel.freeze()
 
@@ -311,70 +383,185 @@ class MaskEditor(ABC):
 
     @abstractmethod
     def _measure(self, index: int) -> TableRow:
-        """Row of the table for a slice."""
+        """Numbers of a slice, for its row of the table."""
 
     def _describe(self) -> list[Message]:
         """Lines shown under the labels' numbers."""
         return []
 
     def _propose(self) -> list[Proposal]:
-        """Other answers to choose from, as buttons."""
+        """Other results to choose from, as buttons."""
         return []
+
+    def _localise(self) -> str:
+        """HTML that shows where the slice lies."""
+        return ""
 
     def _first_index(self, source: Source) -> int | None:
         """Slice of a volume shown first, where the editor knows better than its middle."""
         return None
 
+    def _flags(self) -> Mapping[str, str]:
+        """Why to look at a case, by its name."""
+        return {}
+
+    def _doubts_before_writing(self) -> Message | None:
+        """Return what to ask before the case's row is written."""
+        if not any(self.document.masks(index) for index in self.document.indices):
+            return Message("view.confirm_empty")
+        return None
+
+    def _start(
+        self, controller: Controller, name: str, masks: Mapping[str, ArrayLike] | None, *, is_new: bool
+    ) -> None:
+        """Put masks to start from in place; ``is_new`` says that the journal holds nothing yet."""
+        if is_new:
+            for label, mask in (masks or {}).items():
+                controller.apply(editing.SetMask(label=label, mask=as_mask(mask), origin="import"))
+
+    def _state_on_disk(self, name: str) -> CaseState:
+        """Find out what became of a case before this editor was opened."""
+        if self.folder is None:
+            return "open"
+        journal, table = self._journal_path(name), results_table(self.folder / name, self.profile.name)
+        try:
+            drawn_at = journal.stat().st_mtime
+        except OSError:
+            return "open"
+        try:
+            return "done" if table.stat().st_mtime >= drawn_at else "drawn"
+        except OSError:
+            return "drawn"
+
+    def _height_in_use(self, index: int) -> float | None:
+        return self._height_m or self.document.slice_at(index).acquisition.patient_height_m
+
     # Inside ----------------------------------------------------------------------------------
 
-    def _open_case(self, index: int | None, masks: Mapping[str, ArrayLike] | None) -> Controller:
-        source = self._cases[self.name]
+    def _journal_path(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{name}.{self.profile.name}.record.jsonl"
+
+    def _view_path(self) -> Path | None:
+        return None if self.folder is None else self.folder / f".{self.profile.name}.view.json"
+
+    def _open_case(self, name: str, index: int | None, masks: Mapping[str, ArrayLike] | None) -> OpenCase:
+        source = self._cases[name]
         if not isinstance(source, CTSlice | CTVolume):
             raise InputError("a case is a CTSlice or a CTVolume", received=type(source).__name__)
         if index is None:
             index = self._first_index(source)
         document = Document(source, self.profile, index=index, language=self._language)
-        record = None
-        if self.folder is not None:
-            path = (self.folder / f"{self.name}.{self.profile.name}.record.jsonl").resolve()
-            _close_editor_of(path)
-            record = Record.open(path, source)
-            _editors[path] = self
+        view_path = self._view_path()
+        if view_path is not None:
+            document.view = read_view(view_path, document.view, self.profile)
+        journal = None if self.folder is None else claim_journal(self._journal_path(name), source, self)
         try:
             volume = source if isinstance(source, CTVolume) else None
-            self._one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
-            controller = Controller(document, ask=self._one_click, record=record, auto_run=self._auto_run)
-            steps = len(document.history.done)
-            if steps:
-                controller.message = Message("view.reopened", {"count": steps})
-                if document.indices:
-                    controller.go_to(document.history.done[-1].index)
-            else:
-                for label, mask in (masks or {}).items():
-                    controller.apply(editing.SetMask(label=label, mask=as_mask(mask), origin="import"))
+            one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
+            controller = Controller(document, ask=one_click, record=journal, auto_run=self._auto_run)
+            history = document.history
+            is_new = not (history.done or history.undone or document.indices)
+            self._start(controller, name, masks, is_new=is_new)
+            if history.done and not is_new:
+                controller.message = Message("view.reopened", {"count": len(history.done)})
+                controller.go_to(history.done[-1].index)
+            elif history.undone:
+                controller.go_to(history.undone[-1].index)
         except BaseException:
-            if record is not None:
-                record.close()
+            if journal is not None:
+                release_journal(journal)
             raise
-        self.record = record
-        return controller
+        return OpenCase(name=name, controller=controller, journal=journal, one_click=one_click)
 
     def _show_case(self) -> None:
-        self.controller.subscribe(self._notice)
-        values = {"number": self._case + 1, "count": len(self._cases), "name": self.name}
-        self._panel.show(self.controller, Message("view.case", values))
+        controller = self.controller
+        controller.handlers |= {
+            "save": lambda: self._ask_before_writing(self._write),
+            "accept": self.accept,
+            "next_case": lambda: self.step_case(1),
+            "previous_case": lambda: self.step_case(-1),
+        }
+        controller.subscribe(lambda change: self._notice(change) if controller is self.controller else None)
+        self._panel.show(controller)
         self.check_segmenter()
         self._request_painting()
 
+    def _list_cases(self) -> CaseList:
+        states = self._states
+        if self._is_unwritten:
+            states[self.name] = "drawn"
+        return CaseList(name=self.name, states=states, flags=self._flags())
+
+    @property
+    def _is_unwritten(self) -> bool:
+        """Whether something was edited since the row was written."""
+        document = self.document
+        is_done = self._states[self.name] == "done"
+        since = self._written.get(self.name, self.controller.opened_revision if is_done else None)
+        return bool(document.history.done) and since != document.revision
+
+    def _mark_written(self) -> None:
+        self._written[self.name] = self.document.revision
+        self._states[self.name] = "done"
+
+    def _ask_before_writing(self, write: Callable[[], object]) -> None:
+        doubt = self._doubts_before_writing()
+        if doubt is None:
+            write()
+        else:
+            self.controller.confirm(doubt, write)
+
+    def _write(self) -> object:
+        """Write the case's row; questions about it were asked before."""
+        return self.save()
+
+    def _accept(self) -> None:
+        self._write()
+        names = list(self._cases)
+        place = names.index(self.name)
+        later = [*names[place + 1 :], *names[:place]]
+        following = next((name for name in later if self._states[name] != "done"), None)
+        if following is not None:
+            self.open_case(following)
+        elif len(names) > 1:
+            self.controller.say(Message("view.all_done", {"count": len(names)}))
+
+    def _row(self, index: int) -> TableRow:
+        """Row of the table for a slice: what it is of, who made it, and its numbers."""
+        document = self.document
+        ct_slice = document.slice_at(index)
+        identity: TableRow = {
+            "case": self.name,
+            "series": fingerprint(document.source)[:16],
+            "slice": index if ct_slice.index is None else ct_slice.index,
+            "reader": self.reader,
+            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "editor_model": document.model_of(index),
+            "hand_share": document.hand_share(index),
+        }
+        return {**identity, **self._measure(index)}
+
+    def _set_height_m(self, height_m: float | None) -> None:
+        before, self._height_m = self._height_m, height_m
+        try:
+            self._measure(self.document.index)
+        except CtaiError:
+            self._height_m = before
+            raise
+        self._measure_again = True
+        self._request_painting()
+
+    def _keep_view(self) -> None:
+        path = self._view_path()
+        if path is not None and path.parent.exists():
+            write_view(path, self.document.view)
+
     def _notice(self, change: Change) -> None:
-        """Take a change, under the lock, perhaps from the worker's thread."""
-        if hasattr(self, "_panel"):
-            self._canvas.require(change)
-            self._stale |= bool(change.aspects & {"mask", "slice", "labels"})
-            self._request_painting()
-        self._language = (
-            self.controller.document.view.language if hasattr(self, "controller") else self._language
-        )
+        """Take a change, under the lock, perhaps from the background thread."""
+        self._canvas.require(change)
+        self._measure_again |= bool(change.aspects & {"mask", "slice", "labels"})
+        self._request_painting()
         if change.aspects & {"mask", "prompts"}:
             for watcher in tuple(self._watchers):
                 watcher(change)
@@ -385,14 +572,15 @@ class MaskEditor(ABC):
     def _paint(self) -> None:
         def paint() -> None:
             with self.controller.lock:
-                measure, self._stale = self._stale, False
+                measure, self._measure_again = self._measure_again, False
                 self._canvas.paint()
                 self._panel.refresh(measure=measure)
+                self._events.show()
 
         try:
             paint()
         except Exception as error:
-            # Nobody above would show it: ipywidgets drops what a callback raises.
+            # Nothing above would show it: ipywidgets drops what a callback raises.
             _log.exception("painting the editor failed")
             self.controller.message = Message("view.error", {"why": type(error).__name__})
 
@@ -408,31 +596,10 @@ class MaskEditor(ABC):
             self.controller.say(Message("view.error", {"why": type(error).__name__}))
 
 
-_editors: weakref.WeakValueDictionary[Path, MaskEditor] = weakref.WeakValueDictionary()
-"""The editor of this process that holds a journal: the next one with the same journal takes its place."""
-
-
-def _close_editor_of(path: Path) -> None:
-    earlier = _editors.pop(path, None)
-    if earlier is not None:
-        earlier.close()
-
-
-def _let_go(controller: Controller, record: Record | None) -> bool:
-    """End a case; whether everything is on disk."""
-    controller.close()
-    kept = record is not None
-    if record is not None:
-        if controller.unsaved:
-            kept = controller.compact_record()
-        record.close()
-    return kept
-
-
 def _open(
     segmenter: Segmenter | Literal["auto"] | None,
 ) -> tuple[Segmenter | None, Message | None]:
-    """Open the segmenter asked for, or say why there is none."""
+    """Open the segmenter that was chosen, or say why there is none."""
     if segmenter is None:
         return None, None
     if not isinstance(segmenter, str):
@@ -453,11 +620,7 @@ def _named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
     cases = source if isinstance(source, Mapping) else {_name_of(each): each for each in source}
     if not cases:
         raise InputError("there is no case to outline")
-    for case in cases:
-        if not case or any(character in case for character in '/\\:*?"<>|') or case.startswith("."):
-            raise InputError(
-                "a case's name becomes a file's name", received=case, hint="Use letters, digits, - and _."
-            )
+    require_names(cases)
     return cases
 
 

@@ -12,6 +12,11 @@ from ctai_sam2.study_outputs import TableRow, write_rows
 from ctai_sam2.types import CTSlice
 
 
+def results_table(folder: Path, profile_name: str) -> Path:
+    """Table of a case, in the folder that its results are written to."""
+    return folder / f"{profile_name}_measurements.csv"
+
+
 def write_results(document: Document, rows: Sequence[TableRow], folder: Path) -> list[Path]:
     """Write every outlined slice's masks as NIfTI and PNG, then the table.
 
@@ -37,7 +42,7 @@ def write_results(document: Document, rows: Sequence[TableRow], folder: Path) ->
     StorageError
         If something cannot be written.
     """
-    table = folder / f"{document.profile.name}_measurements.csv"
+    table = results_table(folder, document.profile.name)
     earlier = _saved_before(document, folder) if table.exists() else []
     written = []
     for index in document.indices:

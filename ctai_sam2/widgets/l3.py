@@ -15,7 +15,7 @@ from ctai_sam2.segmentation import L3Result, choose_sagittal_index, mid_l3_axial
 from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.editor import MaskEditor, Source
-from ctai_sam2.widgets.panel import Proposal
+from ctai_sam2.widgets.label_panel import Proposal
 
 _MOST_PROPOSALS = 4
 

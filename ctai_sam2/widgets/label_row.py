@@ -20,24 +20,23 @@ class LabelRow:
     choose : callable
         Makes it active.
     change : callable
-        Takes ``visible`` or ``locked`` by keyword.
+        Takes ``visible``, ``locked`` or ``colour`` by keyword.
     """
 
     def __init__(self, name: str, *, choose: Callable[[], None], change: Callable[..., None]) -> None:
         self._name = name
-        self._swatch, self._numbers = ipw.HTML(), ipw.HTML(layout=ipw.Layout(flex="0 0 auto"))
-        self._active = ipw.ToggleButton(layout=ipw.Layout(width="150px"))
-        self._shown = ipw.ToggleButton(layout=ipw.Layout(width="34px"))
-        self._locked = ipw.ToggleButton(layout=ipw.Layout(width="34px"))
+        self._colour = ipw.ColorPicker(concise=True)
+        self._numbers = ipw.HTML()
+        self._active, self._shown, self._locked = ipw.ToggleButton(), ipw.ToggleButton(), ipw.ToggleButton()
+        self._active.add_class("ctai-sam2-label")
         for toggle in (self._shown, self._locked):
             toggle.add_class("ctai-sam2-icon")
         self._active.observe(lambda _: choose(), "value")
         self._shown.observe(lambda now: change(visible=now["new"]), "value")
         self._locked.observe(lambda now: change(locked=now["new"]), "value")
-        self.widget = ipw.HBox(
-            [self._swatch, self._active, self._shown, self._locked, self._numbers],
-            layout=ipw.Layout(align_items="center"),
-        )
+        self._colour.observe(lambda now: change(colour=now["new"].upper()), "value")
+        self.widget = ipw.Box([self._colour, self._active, self._shown, self._locked, self._numbers])
+        self.widget.add_class("ctai-sam2-row")
 
     def translate(self, language: str) -> None:
         """Speak another language."""
@@ -45,6 +44,7 @@ class LabelRow:
         self._active.description = self._active.tooltip = label
         self._shown.tooltip = text("view.show", language, label=label)
         self._locked.tooltip = text("view.lock", language, label=label)
+        self._colour.tooltip = text("view.colour", language, label=label)
 
     def show(self, label: Label, *, is_active: bool) -> None:
         """Show the label's state."""
@@ -53,8 +53,9 @@ class LabelRow:
         self._shown.value, self._locked.value = label.visible, label.locked
         self._shown.icon = "eye" if label.visible else "eye-slash"
         self._locked.icon = "lock" if label.locked else "unlock"
-        self._swatch.value = f'<span class="ctai-sam2-swatch" style="background:{label.colour}"></span>'
+        self._colour.value = label.colour.lower()
 
-    def show_numbers(self, words: str) -> None:
-        """Show what was measured."""
-        self._numbers.value = f'<span class="ctai-sam2-numbers">{escape(words)}</span>'
+    def show_numbers(self, words: str, outline_cm2: str = "") -> None:
+        """Show what was measured, and in grey the outline's area where it differs."""
+        outline = f' <span class="ctai-sam2-outline">({escape(outline_cm2)})</span>' if outline_cm2 else ""
+        self._numbers.value = f'<span class="ctai-sam2-numbers">{escape(words)}{outline}</span>'

@@ -9,17 +9,19 @@ from typing import Any, Protocol
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import Controller, Message
+from ctai_sam2.editor.document import Author
 from ctai_sam2.errors import InputError
-from ctai_sam2.types import CTSlice
+from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.widgets.case_bar import CaseState
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 
 class ReviewsCases(Protocol):
-    """What this editor asks of a worklist; `ctai_sam2.cohort.Worklist` is one."""
+    """What this editor needs of a worklist; `ctai_sam2.cohort.Worklist` is one."""
 
     @property
     def journal_folder(self) -> Path:
-        """Where the editor's journals lie."""
+        """Where the editor's journals are kept."""
         ...
 
     def __iter__(self) -> Iterator[Any]:
@@ -38,9 +40,9 @@ class ReviewsCases(Protocol):
 class ReviewEditor(MiddleMaskEditor):
     """Flagged cases of a cohort in `MiddleMaskEditor`, opened with the model's masks.
 
-    *Save* signs the case: masks that were changed go into the cohort's table with who and when; where none
-    was, the model's stand and the case counts as looked at. *Next case* goes on; what is drawn and not
-    saved is kept in the journal.
+    *Accept and next* (Enter) signs the case and opens the next one: masks that were changed go into the
+    cohort's table with who and when; where none was, the model's stand and the case counts as looked at.
+    Undo stops at the masks a case was opened with. What is drawn and not signed is kept in the journal.
 
     Parameters
     ----------
@@ -76,16 +78,18 @@ class ReviewEditor(MiddleMaskEditor):
         if not flags:
             raise InputError("no case is open", hint="All flagged cases were looked at, or have no masks.")
         self._worklist, self._who, self._what = worklist, who, what
-        self._flags: dict[str, Mapping[str, str]] = flags
-        super().__init__(_Slices(worklist, flags), folder=worklist.journal_folder, **options)
+        self._flagged: dict[str, Mapping[str, str]] = flags
+        super().__init__(_Slices(worklist, flags), folder=worklist.journal_folder, reader=who, **options)
 
-    def save(self, folder: str | Path | None = None) -> list[Path]:
+    def save(self, folder: str | Path | None = None, *, allow_empty: bool = False) -> list[Path]:
         """Sign the case in view and put what was changed into the cohort's table.
 
         Parameters
         ----------
         folder : path-like, optional
             Write masks and a table of this case there too, as `MiddleMaskEditor.save` does.
+        allow_empty : bool
+            Whether a structure that had a mask may be signed without one.
 
         Returns
         -------
@@ -94,30 +98,82 @@ class ReviewEditor(MiddleMaskEditor):
 
         Raises
         ------
+        InputError
+            If a structure was emptied and ``allow_empty`` does not say that it shall be.
         StorageError
             If something cannot be written; nothing is lost in memory.
         """
-        files = [] if folder is None else super().save(folder)
         with self.controller.lock:
-            drawn = {label: self.document.mask(label).copy() for label in self.document.labels}
-            changed = self._opened.changes(drawn)
+            emptied = self._emptied
+            if emptied and not allow_empty:
+                raise InputError(
+                    "a structure that had a mask is empty now",
+                    received=", ".join(emptied),
+                    hint="Undo, or sign it with save(allow_empty=True).",
+                )
+            files = [] if folder is None else super().save(folder)
+            changed = self._loaded.changes(self._drawn)
             merged = self._worklist.correct(self.name, changed, who=self._who, what=self._what)
             key = "view.reviewed" if merged else "view.reviewed_later"
+            self._mark_written()
             self.controller.say(Message(key, {"count": len(changed), "who": self._who}))
         return files
 
-    def _open_case(self, index: int | None, masks: Mapping[str, ArrayLike] | None) -> Controller:
-        case = self._worklist.load(self.name)
-        controller = super()._open_case(
-            index,
-            {label.name: case.masks[label.name] for label in self.profile.labels if label.name in case.masks},
-        )
-        self._opened = case
-        return controller
+    @property
+    def _drawn(self) -> dict[str, Mask]:
+        return {label: self.document.mask(label).copy() for label in self.document.labels}
+
+    @property
+    def _loaded(self) -> Any:
+        return self._slices.case(self.name)
+
+    @property
+    def _slices(self) -> _Slices:
+        assert isinstance(self._cases, _Slices)
+        return self._cases
+
+    @property
+    def _emptied(self) -> list[str]:
+        """Structures that had a mask when the case was opened and have none now."""
+        opened = self._loaded.masks
+        return [
+            name
+            for name, mask in self._drawn.items()
+            if name in opened and opened[name].any() and not mask.any()
+        ]
+
+    def _doubts_before_writing(self) -> Message | None:
+        emptied = self._emptied
+        if not emptied:
+            return None
+        names = ", ".join(Message(f"label.{name}").text(self.document.view.language) for name in emptied)
+        return Message("view.confirm_emptied", {"labels": names})
+
+    def _write(self) -> object:
+        # The question was answered, or there was none.
+        return self.save(allow_empty=True)
+
+    def _start(
+        self, controller: Controller, name: str, masks: Mapping[str, ArrayLike] | None, *, is_new: bool
+    ) -> None:
+        case, history = self._slices.case(name), controller.document.history
+        controller.keep_opening()
+        if history.done or history.undone:
+            return
+        # Nothing was drawn yet: the masks as they count today, which a run may have changed meanwhile.
+        labels = [label.name for label in self.profile.labels if label.name in case.masks]
+        author: Author = "model" if case.item.reviewed_by is None else "reader"
+        controller.open_with({label: case.masks[label] for label in labels}, author)
+
+    def _state_on_disk(self, name: str) -> CaseState:
+        return "drawn" if self._journal_path(name).exists() else "open"
+
+    def _flags(self) -> Mapping[str, str]:
+        return {name: next(iter(flags), "") for name, flags in self._flagged.items()}
 
     def _describe(self) -> list[Message]:
         reasons = [
-            Message("view.flag", {"flag": flag, "why": why}) for flag, why in self._flags[self.name].items()
+            Message("view.flag", {"flag": flag, "why": why}) for flag, why in self._flagged[self.name].items()
         ]
         return [*reasons, *super()._describe()]
 
@@ -127,9 +183,16 @@ class _Slices(Mapping[str, CTSlice]):
 
     def __init__(self, worklist: ReviewsCases, names: Mapping[str, object]) -> None:
         self._worklist, self._names = worklist, tuple(names)
+        self._loaded: dict[str, Any] = {}
+
+    def case(self, case_id: str) -> Any:
+        """Slice and masks of a case as they counted when it was opened; the last two are kept in memory."""
+        if case_id not in self._loaded:
+            self._loaded = {**dict(list(self._loaded.items())[-1:]), case_id: self._worklist.load(case_id)}
+        return self._loaded[case_id]
 
     def __getitem__(self, case_id: str) -> CTSlice:
-        ct_slice: CTSlice = self._worklist.load(case_id).ct_slice
+        ct_slice: CTSlice = self.case(case_id).ct_slice
         return ct_slice
 
     def __iter__(self) -> Iterator[str]:

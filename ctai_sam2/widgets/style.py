@@ -1,39 +1,144 @@
-"""How the editor looks on the page; colours from JupyterLab's theme where it has them."""
+"""How the editor looks on the page; colours from JupyterLab's theme where it has them.
+
+The picture fills what is visible: the page side writes that height to
+``--ctai-sam2-height``; 640 px stand where it cannot run.
+"""
 
 STYLE = """<style>
-.ctai-sam2-editor { max-width: 1010px; }
+.ctai-sam2-editor, .ctai-sam2-editor .widget-box, .ctai-sam2-editor .jupyter-widget-box { overflow: visible; }
+.ctai-sam2-editor { display: flex; flex-flow: column; box-sizing: border-box; width: 100%;
+height: var(--ctai-sam2-height, 640px); min-height: 380px; margin: 0; font-size: 13px;
+overflow: hidden; container-type: inline-size; }
+.ctai-sam2-editor > .widget-box, .ctai-sam2-editor > .jupyter-widget-box { flex: 0 0 auto; }
+.ctai-sam2-editor button { height: 26px; line-height: 24px; padding: 0 8px; margin: 1px;
+flex: 0 0 auto; }
+.ctai-sam2-editor .widget-html, .ctai-sam2-editor .widget-html-content
+{ height: auto; margin: 0 2px; line-height: 1.35; min-height: 0; }
+.ctai-sam2-editor select { height: 24px; }
 .ctai-sam2-editor canvas { background: #000; cursor: crosshair; }
 .ctai-sam2-editor canvas:focus-visible, .ctai-sam2-editor button:focus-visible,
 .ctai-sam2-editor select:focus-visible, .ctai-sam2-editor input:focus-visible
-{ outline: 3px solid #0072B2; outline-offset: 1px; }
-.ctai-sam2-editor .widget-toggle-buttons .widget-toggle-button,
-.ctai-sam2-editor .jupyter-widget-toggle-buttons .jupyter-button { margin: 1px; }
-.ctai-sam2-editor button.ctai-sam2-icon { padding: 0; text-overflow: clip; }
-.ctai-sam2-editor button.ctai-sam2-icon i { margin: 0; }
-.ctai-sam2-editor .widget-html, .ctai-sam2-editor .widget-html-content { height: auto; margin: 0 2px; }
+{ outline: 2px solid #56B4E9; outline-offset: -2px; }
+.ctai-sam2-editor .ctai-sam2-head, .ctai-sam2-editor .ctai-sam2-options
+{ flex-flow: row wrap; align-items: center; }
+.ctai-sam2-editor .ctai-sam2-options { min-height: 34px; }
+.ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
+.ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
+.ctai-sam2-editor .ctai-sam2-cases { width: auto; max-width: 260px; }
+.ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }
+.ctai-sam2-editor .ctai-sam2-field { width: auto; }
+.ctai-sam2-editor .ctai-sam2-field label { width: auto; min-width: 0; }
+.ctai-sam2-editor .ctai-sam2-field input { width: 62px; flex: 0 0 auto; }
+
+.ctai-sam2-editor > .ctai-sam2-body { position: relative; display: flex; flex: 1 1 0; flex-flow: row nowrap;
+min-height: 0; }
+.ctai-sam2-editor .ctai-sam2-rail { flex: 0 0 66px; flex-flow: column nowrap; overflow-y: auto;
+overflow-x: hidden; }
+.ctai-sam2-editor .ctai-sam2-tools, .ctai-sam2-editor .ctai-sam2-steps
+{ display: flex; flex-flow: row wrap; width: 66px; margin: 0 0 6px 0; height: auto; }
+.ctai-sam2-editor .ctai-sam2-tools > div:last-child { display: grid; grid-template-columns: 32px 32px; width:
+66px;
+margin: 0; }
+.ctai-sam2-editor .ctai-sam2-tools label { display: none; }
+.ctai-sam2-editor .ctai-sam2-tools button, .ctai-sam2-editor button.ctai-sam2-icon
+{ width: 30px; min-width: 30px; max-width: 30px; padding: 0; font-size: 0; text-overflow: clip;
+display: inline-flex; align-items: center; justify-content: center; }
+.ctai-sam2-editor .ctai-sam2-tools button i, .ctai-sam2-editor button.ctai-sam2-icon i
+{ font-size: 14px; margin: 0; line-height: 1; }
+.ctai-sam2-editor .ctai-sam2-head button.ctai-sam2-icon:not(:has(i)),
+.ctai-sam2-editor .ctai-sam2-options button.ctai-sam2-icon:not(:has(i)) { font-size: 15px; }
+
+.ctai-sam2-editor .ctai-sam2-stage { position: relative; flex: 1 1 0; min-width: 0; min-height: 0;
+background: #000; overflow: hidden; }
+.ctai-sam2-editor .ctai-sam2-stage > canvas { position: absolute; left: 0; top: 0; }
+.ctai-sam2-editor .ctai-sam2-ring { position: absolute; left: 0; top: 0; display: none; box-sizing:
+border-box;
+border: 1px solid #FFF; outline: 1px solid rgba(0, 0, 0, 0.7); border-radius: 50%; pointer-events: none;
+z-index: 1; }
+.ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding:
+2px 8px;
+background: #E69F00; color: #111; border-radius: 3px; pointer-events: none; z-index: 4; }
+.ctai-sam2-editor .ctai-sam2-notices { position: absolute; left: 4px; top: 4px; max-width: 46%;
+flex-flow: column; pointer-events: none; z-index: 2; }
+.ctai-sam2-editor .ctai-sam2-notices > * { background: rgba(20, 20, 20, 0.72); color: #EEE;
+border-radius: 3px; width: auto; align-self: flex-start; }
+.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-readout-line { position: absolute; left: 150px; bottom: 3px;
+pointer-events: none; color: #EEE; text-shadow: 0 0 3px #000, 0 0 3px #000; white-space: nowrap;
+font-variant-numeric: tabular-nums; z-index: 2; }
+.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-readout-line .widget-html-content { color: #EEE; }
+.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-confirm { position: absolute; left: 50%; top: 30%;
+transform: translateX(-50%); max-width: 90%; background: #FFF; color: #111; border: 3px solid #E69F00;
+border-radius: 4px; padding: 8px 10px; align-items: center; flex-flow: row wrap; z-index: 5; }
+.ctai-sam2-editor .ctai-sam2-confirm .widget-html-content { color: #111; white-space: normal; }
+.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-help { position: absolute; inset: 8px; overflow: auto;
+background: #FFF; padding: 8px; z-index: 6; width: auto; }
+.ctai-sam2-editor .ctai-sam2-help .widget-html-content { color: #111; white-space: normal; }
+.ctai-sam2-editor .ctai-sam2-help td { padding: 1px 8px 1px 0; vertical-align: top; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
-.ctai-sam2-editor .ctai-sam2-good { color: var(--jp-ui-font-color1, #111); }
-.ctai-sam2-editor .ctai-sam2-good, .ctai-sam2-editor .ctai-sam2-bad,
-.ctai-sam2-editor .ctai-sam2-off, .ctai-sam2-editor .ctai-sam2-busy,
-.ctai-sam2-editor .ctai-sam2-plain, .ctai-sam2-editor .ctai-sam2-readout
-{ line-height: 1.4; white-space: normal; padding: 0 6px; }
+
+.ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 232px;
+max-height: calc(100% - 8px); overflow-y: auto; overflow-x: hidden; flex-flow: column; z-index: 3; padding:
+3px;
+background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 12px; box-sizing: border-box;
+--jp-ui-font-color1: #EEE; --jp-widgets-label-color: #EEE; --jp-widgets-color: #EEE; --jp-layout-color0: #222;
+--jp-layout-color1: #2A2A2A; --jp-layout-color2: #3A3A3A; --jp-border-color1: #555;
+--jp-widgets-input-color: #EEE; --jp-widgets-input-background-color: #2A2A2A;
+--jp-widgets-input-border-color: #666; --jp-content-font-color1: #EEE; }
+.ctai-sam2-editor .ctai-sam2-panel .widget-html-content { color: #EEE; font-size: 12px; }
+.ctai-sam2-editor .ctai-sam2-rows { flex-flow: column; }
+.ctai-sam2-editor .ctai-sam2-row { flex-flow: row wrap; align-items: center; margin: 0 0 2px 0; }
+.ctai-sam2-editor .ctai-sam2-row .widget-colorpicker { width: 22px; flex: 0 0 22px; margin: 0 2px; }
+.ctai-sam2-editor .ctai-sam2-row .widget-colorpicker > div, .ctai-sam2-editor .ctai-sam2-row
+input[type="color"]
+{ width: 20px; height: 16px; padding: 0; min-width: 0; }
+.ctai-sam2-editor .ctai-sam2-row button { height: 22px; line-height: 20px; }
+.ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { width: auto; flex: 1 1 auto; text-align: left;
+overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
+.ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { width: 22px; min-width: 22px; }
+.ctai-sam2-editor .ctai-sam2-row > .widget-html { flex: 0 1 auto; margin: 0 0 0 28px; }
+.ctai-sam2-editor .ctai-sam2-panel .jupyter-widget-Collapse-header, .ctai-sam2-editor .ctai-sam2-panel
+.jupyter-widget-Collapse-contents { background: #2A2A2A; color: #EEE; padding: 3px 6px; border-color: #555; }
+.ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
+.ctai-sam2-editor .ctai-sam2-outline { color: #999; }
+.ctai-sam2-editor .ctai-sam2-wrap { flex-flow: row wrap; align-items: center; }
+.ctai-sam2-editor .ctai-sam2-panel .widget-slider { width: 98%; }
+.ctai-sam2-editor .ctai-sam2-panel .widget-slider label { width: auto; min-width: 60px; }
+
+.ctai-sam2-editor .ctai-sam2-slices { flex-flow: row nowrap; align-items: center; height: 30px; }
+.ctai-sam2-editor .ctai-sam2-track { position: relative; flex: 1 1 auto; min-width: 0; }
+.ctai-sam2-editor .ctai-sam2-track .widget-slider { width: 100%; margin: 0; }
+.ctai-sam2-editor .ctai-sam2-track .widget-slider label { width: 52px; min-width: 0; }
+.ctai-sam2-editor .ctai-sam2-track .widget-readout { min-width: 36px; }
+.ctai-sam2-editor .ctai-sam2-marks { position: absolute; left: 68px; right: 60px; bottom: -1px; height: 5px;
+pointer-events: none; margin: 0; width: auto; }
+.ctai-sam2-editor .ctai-sam2-marks .widget-html-content { position: relative; height: 5px; display: block; }
+.ctai-sam2-editor .ctai-sam2-marks span { position: absolute; width: 3px; height: 5px; background: #E69F00; }
+
+.ctai-sam2-editor .ctai-sam2-good, .ctai-sam2-editor .ctai-sam2-bad, .ctai-sam2-editor .ctai-sam2-off,
+.ctai-sam2-editor .ctai-sam2-busy, .ctai-sam2-editor .ctai-sam2-plain
+{ line-height: 1.35; white-space: normal; padding: 1px 6px; }
 .ctai-sam2-editor .ctai-sam2-bad { border-left: 4px solid #D55E00; font-weight: 600; }
 .ctai-sam2-editor .ctai-sam2-off { border-left: 4px solid #999999; }
-.ctai-sam2-editor .ctai-sam2-readout { font-variant-numeric: tabular-nums; font-family: monospace; }
-.ctai-sam2-editor .ctai-sam2-confirm
-{ border: 2px solid #E69F00; padding: 4px 8px; align-items: center; flex-flow: row wrap; }
-.ctai-sam2-help { line-height: 1.35; max-height: 330px; overflow-y: auto; }
-.ctai-sam2-help td { padding: 1px 6px 1px 0; vertical-align: top; }
-.ctai-sam2-help td:first-child { width: 26%; }
-.ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.ctai-sam2-swatch
-{ vertical-align: middle; display: inline-block; width: 14px; height: 14px; border: 1px solid #000;
-margin: 0 4px; }
+.ctai-sam2-editor .ctai-sam2-notices .widget-html-content { color: #EEE; }
 .ctai-sam2-spinner
 { width: 16px; height: 16px; border: 3px solid #BBB; border-top-color: #0072B2; border-radius: 50%;
 animation: ctai-sam2-turn 1s linear infinite; margin: 0 8px; }
 @keyframes ctai-sam2-turn { to { transform: rotate(360deg); } }
 @media (prefers-reduced-motion: reduce) { .ctai-sam2-spinner { animation: none; } }
+@container (max-width: 620px) {
+.ctai-sam2-editor > .ctai-sam2-body { flex-flow: row wrap; align-content: stretch; }
+.ctai-sam2-editor .ctai-sam2-panel { position: static; order: -1; flex: 0 0 100%; width: 100%;
+max-height: 132px; margin: 0 0 2px 0; }
+.ctai-sam2-editor .ctai-sam2-rows { flex-flow: row wrap; }
+.ctai-sam2-editor .ctai-sam2-rows > .ctai-sam2-row { flex: 0 0 50%; flex-flow: row nowrap; }
+.ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { flex: 0 1 84px; }
+.ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { display: none; }
+.ctai-sam2-editor .ctai-sam2-row > .widget-html { flex: 1 1 auto; margin: 0 2px; }
+.ctai-sam2-editor .ctai-sam2-rail { align-self: stretch; height: calc(100% - 136px); }
+.ctai-sam2-editor .ctai-sam2-stage { height: calc(100% - 136px); }
+.ctai-sam2-editor .ctai-sam2-notices { max-width: 75%; }
+.ctai-sam2-editor .ctai-sam2-saved { display: block; }
+}
 </style>"""
 
 SPINNER = '<div class="ctai-sam2-spinner" aria-hidden="true"></div>'

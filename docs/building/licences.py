@@ -27,11 +27,8 @@ What the dependencies say of themselves in their installed metadata: those of th
 Not legal advice. Written by `python docs/building/licences.py > docs/licences.md`; write it again before a
 release.
 
-Two kinds need attention when you pass the software on:
+One kind needs attention when you pass the software on:
 
-- `pylibjpeg-libjpeg`, which decodes JPEG-compressed DICOM, is under the GPL, version 3. It is installed with
-  the package, but no part of it is contained in the package. Anyone who passes on an image or a bundle that
-  holds it must keep the GPL's terms for that copy.
 - The `nvidia-*` and `cuda-*` packages come with the CUDA build of PyTorch, under NVIDIA's own terms. The CPU
   build does without.
 

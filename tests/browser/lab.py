@@ -129,12 +129,27 @@ class Place:
 class Notebook:
     """A notebook opened in a page, whose first canvas is an editor's."""
 
-    def __init__(self, page: Page, lab: Lab, name: str) -> None:
-        self.page, self._lab, self._name = page, lab, name
+    def __init__(self, page: Page, lab: Lab, name: str, path: str = "doc") -> None:
+        self.page, self._lab, self._name, self._path = page, lab, name, path
 
     @classmethod
-    def open(cls, browser: Browser, lab: Lab, name: str, cells: Sequence[str], **context: Any) -> Notebook:
-        """Write a notebook of these cells, show it and run it."""
+    def open(
+        cls,
+        browser: Browser,
+        lab: Lab,
+        name: str,
+        cells: Sequence[str],
+        *,
+        path: str = "doc",
+        size: tuple[int, int] = (1360, 1180),
+        blank: bool = False,
+        **context: Any,
+    ) -> Notebook:
+        """Write a notebook of these cells, show it and run it.
+
+        ``path`` is ``doc`` for the notebook alone and ``lab`` for JupyterLab's default layout; ``blank`` says
+        that the picture is black.
+        """
         written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         written.metadata["kernelspec"] = {
             "name": "python3",
@@ -142,16 +157,17 @@ class Notebook:
             "language": "python",
         }
         nbformat.write(written, lab.folder / f"{name}.ipynb")
-        page = browser.new_context(viewport={"width": 1360, "height": 1180}, **context).new_page()
+        width, height = size
+        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
         page.set_default_timeout(PATIENCE_MS)
-        notebook = cls(page, lab, name)
+        notebook = cls(page, lab, name, path)
         notebook.load()
-        notebook.run_all()
+        notebook.run_all(blank=blank)
         return notebook
 
     def load(self) -> None:
         """Load the page, and wait for the notebook and its kernel."""
-        self.page.goto(f"{self._lab.url}/doc/tree/{self._name}.ipynb?token={self._lab.token}&reset")
+        self.page.goto(f"{self._lab.url}/{self._path}/tree/{self._name}.ipynb?token={self._lab.token}&reset")
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -163,10 +179,14 @@ class Notebook:
         self.load()
         self.wait_for_picture()
 
-    def run_all(self) -> None:
+    def run_all(self, *, blank: bool = False) -> None:
         """Run every cell and wait for the picture."""
         self.page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
-        self.wait_for_picture()
+        if blank:
+            self.canvas().wait_for()
+            self.settle_size()
+        else:
+            self.wait_for_picture()
 
     def wait_for_picture(self, number: int = 0) -> None:
         """Wait until an editor's canvas shows something that is not black."""
@@ -225,6 +245,7 @@ class Notebook:
 
     def place(self, x: float, y: float, number: int = 0, editor: str = "editor") -> Place:
         """Find the whole page pixel nearest to an image point, and the same place on the canvas."""
+        self.settle_size(number, editor)
         on_canvas = self.ask(f"{editor}.document.view.viewport.to_screen({x}, {y})")
         box = self.canvas(number).evaluate(
             "(canvas) => { const box = canvas.getBoundingClientRect();"
@@ -234,6 +255,21 @@ class Notebook:
         size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
         screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
         return Place(page=page, screen=screen)
+
+    def settle_size(self, number: int = 0, editor: str = "editor") -> None:
+        """Wait until Python and the page agree how large the picture is."""
+        for _ in range(100):
+            size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+            shown = self.canvas(number).evaluate(
+                "(canvas) => { const fills = canvas.closest('.ctai-sam2-editor').style.getPropertyValue("
+                "'--ctai-sam2-height') !== '';"
+                " const box = (fills ? canvas.closest('.ctai-sam2-stage') : canvas).getBoundingClientRect();"
+                " return [Math.floor(box.width), Math.floor(box.height)]; }"
+            )
+            if size == shown:
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"the page shows {shown}, Python draws {size}")
 
     def click(self, x: float, y: float, button: str = "left", **where: Any) -> Place:
         """Click at an image point."""

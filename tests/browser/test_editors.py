@@ -43,6 +43,7 @@ source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm, plane="sagitta
 TWIN = """
 twin = Controller(Document(source, {profile}))
 twin.resize(editor._canvas.width, editor._canvas.height)
+twin.adjust(viewport=editor.document.view.viewport)
 """
 
 
@@ -50,9 +51,9 @@ twin.resize(editor._canvas.width, editor._canvas.height)
 def opened(browser: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
     pages = []
 
-    def open_notebook(*cells: str, **context: Any) -> Notebook:
+    def open_notebook(*cells: str, blank: bool = False, **context: Any) -> Notebook:
         name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-        notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], **context)
+        notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], blank=blank, **context)
         pages.append(notebook.page)
         return notebook
 
@@ -89,6 +90,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
         AXIAL,
         'editor = ct.MiddleMaskEditor(source, name="journey", folder="middle")\neditor',
     )
+    notebook.settle_size()
     notebook.tell(TWIN.format(profile="MIDDLE"))
     require_full_redraw_looks_the_same(notebook)
 
@@ -120,6 +122,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
     notebook.until("len(editor.document.marks('psoas_left').points) == 2")
     assert notebook.ask("[p.positive for p in editor.document.marks('psoas_left').points]") == [True, False]
     assert notebook.page.locator(".lm-Menu:visible").count() == 0
+    # Each point asks the model by itself, but not before a mask that was painted on may be replaced.
     notebook.press("Run (2 points)")
     notebook.press("Continue")
     notebook.until("editor.document.history.done[-1].name == 'edit.set_mask_ai'")
@@ -190,6 +193,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
 
 def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Notebook], lab: Lab) -> None:
     notebook = opened(SAGITTAL, 'editor = ct.L3MaskEditor(source, name="journey", folder="l3")\neditor')
+    notebook.settle_size()
     notebook.tell(TWIN.format(profile="L3"))
     notebook.press("One click")
     notebook.until("area() > 0")
@@ -232,7 +236,7 @@ def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Noteb
     notebook.until("len(editor.rectangles) == 3")
     notebook.press("Window")
     notebook.drag((30, 30), (50, 40))
-    notebook.until("editor.document.view.window.width > 410")
+    notebook.until("editor.document.view.window.width > 1810")
     notebook.page.mouse.wheel(0, -300)
     notebook.until("editor.document.view.viewport.px_per_mm > 2")
     pixels = require_full_redraw_looks_the_same(notebook)
@@ -306,6 +310,7 @@ def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
         "editor.widget.children = [c for c in editor.widget.children if c is not editor._events.companion]\n"
         "editor",
     )
+    notebook.settle_size()
     notebook.tell(TWIN.format(profile="MIDDLE"))
     notebook.press("Brush")
     # Ipycanvas scrolls the canvas into sight with the first press; the companion does not.
@@ -340,3 +345,158 @@ def test_under_a_hubs_prefix_hands_paint(browser: Any, tmp_path: Path) -> None:
         assert notebook.until("area('psoas_left')") > 0
         require_full_redraw_looks_the_same(notebook)
         notebook.page.context.close()
+
+
+SIZES = [(1280, 800), (1366, 768), (1600, 1000), (900, 800)]
+VISIBLE = (
+    *("canvas.ctai-sam2-canvas", ".ctai-sam2-rows .ctai-sam2-row:last-child .ctai-sam2-numbers"),
+    *(".ctai-sam2-confirm", ".ctai-sam2-notices", ".ctai-sam2-saved", ".ctai-sam2-rail"),
+)
+_LIES = """([selector]) => [...document.querySelectorAll(selector)].slice(0, 1).map((node) => {
+  const box = node.getBoundingClientRect();
+  const seen = document.querySelector(".jp-WindowedPanel-outer, .jp-Notebook").getBoundingClientRect();
+  return { width: box.width, height: box.height,
+    inside: box.left >= seen.left - 1 && box.right <= seen.right + 1
+      && box.top >= seen.top - 1 && box.bottom <= seen.bottom + 1 };
+})"""
+
+
+def test_everything_is_visible_without_scrolling_in_the_default_layout(
+    opened: Callable[..., Notebook],
+) -> None:
+    notebook = opened(
+        AXIAL,
+        "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='layout')\n"
+        "editor.controller.apply(editing.FillRectangle(label='muscle', box_xyxy=(5, 5, 9, 9)))\neditor",
+        path="lab",
+        size=SIZES[0],
+    )
+    page = notebook.page
+    # Nothing but JupyterLab's own start: the file browser is open.
+    assert page.locator("#filebrowser").is_visible()
+    notebook.press("Save")
+    notebook.tell("editor.controller.confirm(ct.editor.Message('ai.confirm_replace'), lambda: None)")
+    page.locator(".ctai-sam2-confirm").wait_for()
+    for width, height in SIZES:
+        page.set_viewport_size({"width": width, "height": height})
+        notebook.settle_size()
+        page.locator(".ctai-sam2-editor").scroll_into_view_if_needed()
+        for selector in VISIBLE:
+            [lies] = page.evaluate(_LIES, [selector])
+            assert lies["width"] > 0, (selector, width, height)
+            assert lies["inside"], (selector, width, height)
+        # The picture is what the page is there for.
+        [editor], [canvas] = (page.evaluate(_LIES, [s]) for s in (".ctai-sam2-editor", VISIBLE[0]))
+        assert canvas["width"] > 0.75 * editor["width"], (width, height)
+        assert canvas["height"] > (0.7 if width > 1000 else 0.45) * editor["height"], (width, height)
+
+
+def test_keys_and_fields_live_side_by_side(opened: Callable[..., Notebook]) -> None:
+    notebook = opened(
+        "volume = ct.CTVolume(hu_zyx=np.zeros((9, 64, 64), np.int16), affine=np.diag([2.0, 2.0, 5.0, 1.0]))\n"
+        "source = volume",
+        "editor = ct.MiddleMaskEditor(volume, segmenter=None, folder='fields', name='fields')\neditor",
+        blank=True,
+    )
+    page = notebook.page
+    window = notebook.ask("[editor.document.view.window.level, editor.document.view.window.width]")
+    # Digits typed into the slider's number, which is no input element, and into a field.
+    number = page.locator(".ctai-sam2-slices .widget-readout")
+    number.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    notebook.until("editor.document.index == 3")
+    field = page.locator(".ctai-sam2-panel input[type=number]").first
+    field.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("175")
+    page.keyboard.press("Tab")
+    notebook.until("editor._height_m == 1.75")
+    assert notebook.ask("[editor.document.view.window.level, editor.document.view.window.width]") == window
+    # A button pressed with the mouse gives the keys back to the picture, and plants no point.
+    notebook.press("Zoom in")
+    page.keyboard.press("2")
+    notebook.until("editor.document.view.window.width == 250")
+    assert not notebook.ask("bool(editor.document.marks('psoas_left'))")
+    assert page.evaluate("() => document.activeElement.tagName") == "CANVAS"
+    # Shift and the wheel, which Chromium turns sideways by itself or not.
+    box = notebook.canvas().bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    page.keyboard.down("Shift")
+    page.mouse.wheel(-100, 0)
+    page.keyboard.up("Shift")
+    notebook.until("editor.document.index == 4")
+    page.mouse.wheel(0, 200)
+    notebook.until("editor.document.index == 2")
+    # Ctrl+S is the editor's, from the picture and from a field.
+    notebook.press("Rectangle")
+    notebook.drag((20, 20), (30, 30))
+    notebook.until("area('psoas_left') > 0")
+    page.keyboard.press("Control+s")
+    notebook.until("__import__('pathlib').Path('fields/fields/middle_measurements.csv').exists()")
+    # Escape while drawing: nothing happened.
+    steps = notebook.ask("len(editor.document.history.done)")
+    notebook.press("Brush")
+    notebook.until("editor.document.view.tool == 'brush'")
+    pixels = notebook.settled_pixels()
+    place, other = notebook.place(40, 40), notebook.place(44, 40)
+    page.mouse.move(*place.page)
+    page.mouse.down()
+    page.mouse.move(*other.page)
+    page.keyboard.press("Escape")
+    page.mouse.up()
+    assert np.array_equal(notebook.settled_pixels(), pixels)
+    assert notebook.ask("len(editor.document.history.done)") == steps
+    page.keyboard.press("?")
+    page.locator(".ctai-sam2-help").wait_for()
+
+
+def test_back_and_forth_through_cases_by_hand(opened: Callable[..., Notebook]) -> None:
+    notebook = opened(
+        AXIAL,
+        "cases = {name: ct.CTSlice(hu=source.hu[: 500 - 20 * i], spacing_mm=source.spacing_mm)\n"
+        "         for i, name in enumerate(('one', 'two', 'three'))}\n"
+        "editor = ct.MiddleMaskEditor(cases, segmenter=None, folder='walk')\neditor",
+    )
+    notebook.press("Brush")
+    areas: dict[str, int] = {}
+    for step in ("", "Next case", "Previous case", "Next case", "Next case", "Previous case"):
+        if step:
+            notebook.press(step)
+        notebook.page.wait_for_timeout(300)
+        name = notebook.ask("editor.name")
+        notebook.until(f"editor.document.shape_hw == cases['{name}'].shape_hw")
+        notebook.page.locator(".ctai-sam2-head", has_text=f": {name}").wait_for()
+        before = notebook.ask("area('psoas_left')")
+        assert before == areas.get(name, 0)
+        offset = 20 * len(areas) + before % 97
+        notebook.drag((200, 200 + offset), (230, 200 + offset))
+        areas[name] = notebook.until(f"area('psoas_left') != {before} and area('psoas_left')")
+        require_full_redraw_looks_the_same(notebook)
+    notebook.page.keyboard.press("Enter")
+    notebook.until("editor.name == 'three'")
+    assert notebook.ask("editor._list_cases().states['two']") == "done"
+
+
+def test_a_running_cell_does_not_stop_the_brush(opened: Callable[..., Notebook]) -> None:
+    notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='busy')\neditor")
+    notebook.press("Brush")
+    notebook.until("editor.document.view.tool == 'brush'")
+    places = [notebook.place(*point) for point in ((200, 200), (230, 210), (240, 230))]
+    before = notebook.settled_pixels()
+    page = notebook.page
+    page.evaluate(
+        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+        ".requestExecute({ code: 'import time; time.sleep(6)' }); }"
+    )
+    page.mouse.move(*places[0].page)
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place.page)
+    page.mouse.up()
+    page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
+    assert not np.array_equal(notebook.pixels(), before)
+    notebook.until("area('psoas_left') > 0")
+    page.locator(".ctai-sam2-waiting").wait_for(state="hidden")
+    require_full_redraw_looks_the_same(notebook)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ctai_sam2.editor import L3, MIDDLE, Controller, Document
 from ctai_sam2.editor import commands as do
 from ctai_sam2.errors import RecordError
-from ctai_sam2.journal import Record
+from ctai_sam2.journal import AnnotationJournal
 from tests.unit.editor.making import edits, make_document, make_slice, make_volume, state_of
 
 
@@ -34,7 +34,7 @@ def test_replay_is_the_live_state_bit_for_bit(happened: list[Any], history_bytes
     volume = make_volume()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "case.jsonl"
-        record = Record.open(path, volume)
+        record = AnnotationJournal.open(path, volume)
         document = make_document(source=volume, history_bytes=history_bytes, index=0)
         controller = Controller(document, record=record)
         for step in [*happened, "reopen"]:
@@ -48,7 +48,7 @@ def test_replay_is_the_live_state_bit_for_bit(happened: list[Any], history_bytes
                 controller.do("next_slice")
             elif step == "reopen":
                 record.close()
-                record = Record.open(path, volume)
+                record = AnnotationJournal.open(path, volume)
                 live, index = controller.document, controller.document.index
                 again = make_document(source=volume, history_bytes=history_bytes, index=index)
                 controller = Controller(again, record=record)
@@ -63,7 +63,7 @@ def test_replay_is_the_live_state_bit_for_bit(happened: list[Any], history_bytes
 def test_killed_at_any_byte_the_editor_opens_at_a_state_it_was_in(tmp_path: Path) -> None:
     path = tmp_path / "case.jsonl"
     states = []
-    with Record.open(path, make_slice()) as record:
+    with AnnotationJournal.open(path, make_slice()) as record:
         controller = Controller(make_document(), record=record)
         states.append(state_of(controller.document))
         for x in (2, 9, 16):
@@ -75,17 +75,17 @@ def test_killed_at_any_byte_the_editor_opens_at_a_state_it_was_in(tmp_path: Path
     for length in range(0, len(content) + 1, 7):
         path.write_bytes(content[:length])
         whole_lines = content[:length].count(b"\n")
-        with Record.open(path, make_slice()) as record:
+        with AnnotationJournal.open(path, make_slice()) as record:
             again = Controller(make_document(), record=record)
             assert state_of(again.document) == states[max(whole_lines - 1, 0)]
 
 
 def test_a_record_of_the_other_editor_is_refused(tmp_path: Path) -> None:
     path, ct_slice = tmp_path / "case.jsonl", make_slice(plane="unknown")
-    with Record.open(path, ct_slice) as record:
+    with AnnotationJournal.open(path, ct_slice) as record:
         controller = Controller(Document(ct_slice, MIDDLE), record=record)
         controller.apply(do.FillRectangle(label="muscle", box_xyxy=(1, 1, 5, 5)))
-    with Record.open(path, ct_slice) as record, pytest.raises(RecordError, match="does not fit"):
+    with AnnotationJournal.open(path, ct_slice) as record, pytest.raises(RecordError, match="does not fit"):
         Controller(Document(ct_slice, L3), record=record)
 
 

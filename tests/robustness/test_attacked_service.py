@@ -131,7 +131,7 @@ def test_a_mask_of_another_shape_is_refused_unread(url: str, monkeypatch: pytest
         ('{"image_data": "", "click_points": [' + "0," * 40_000 + "0]}", 422),
         ('{"image_data": ' + "[" * 50_000, 422),
         ('{"image_data": ' + "[" * 5_000_000, 413),
-        ('{"image_data": "' + "\\u0041" * 3_000_000 + '"}', 400),
+        ('{"click_points": [{"x": 1, "y": 1}], "image_data": "' + "\\u0041" * 3_000_000 + '"}', 400),
         ('{"image_data": ' + "9" * 5_000_000 + "}", 422),
     ],
 )
@@ -162,9 +162,9 @@ def test_a_body_below_the_minimum_rate_is_given_up(monkeypatch: pytest.MonkeyPat
 
 
 def test_bodies_are_bounded_together() -> None:
-    with serving(FakeSegmenter(), service_settings(bodies_mb=0.2)) as url:
+    with serving(FakeSegmenter(), service_settings(bodies_mb=0.2, request_timeout=60)) as url:
         hoarding = raw(url, head(f"/v1/images/{DIGEST}", Content_Length=190_000) + bytes(180_000))
-        wait_for(lambda: upload(url, PNG + bytes(60_000)).status_code == 400)
+        wait_for(lambda: upload(url, PNG + bytes(60_000)).status_code == 200)
         assert read_all(hoarding).startswith(b"HTTP/1.1 429")
 
 

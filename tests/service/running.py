@@ -33,17 +33,21 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._end = asyncio.Event()
+        # As in `asyncio.run` there is a first task, with whose end worker processes end.
+        self._thread = threading.Thread(
+            target=self.loop.run_until_complete, args=(self._end.wait(),), daemon=True
+        )
         self._thread.start()
 
     def run(self, coroutine: Any) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(WAIT_S)
 
     def close(self) -> None:
-        self.run(_cancel_others())
         self.run(self.loop.shutdown_default_executor())
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self._end.set)
         self._thread.join(WAIT_S)
+        self.loop.run_until_complete(_cancel_others())
         self.loop.close()
 
 

@@ -34,13 +34,15 @@ TIERS: dict[str, int] = {
     "editor": 5,
     "agreement": 6,
     "exchange": 6,
-    "study_outputs": 6,
+    "mask_checks": 5,
+    "study_outputs": 7,
+    "volume_outputs": 7,
     "journal": 6,
     "evaluation": 6,
-    "widgets": 7,
-    "training": 7,
-    "cohort": 7,
-    "cli": 8,
+    "widgets": 8,
+    "training": 8,
+    "cohort": 8,
+    "cli": 9,
 }
 
 

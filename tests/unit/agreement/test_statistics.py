@@ -121,3 +121,16 @@ def test_bland_altman_of_a_constant_offset() -> None:
 def test_bland_altman_refuses(first: Any, second: Any) -> None:
     with pytest.raises(InputError):
         ag.bland_altman(first, second)
+
+
+def test_errors_of_measurement_by_hand() -> None:
+    ratings = np.array([[10.0, 12.0], [20.0, 19.0], [30.0, 33.0]])
+    found = ag.measurement_error(ratings)
+    differences = ratings[:, 0] - ratings[:, 1]
+    tem = np.sqrt((differences**2).sum() / 6)
+    assert found.tem == pytest.approx(tem)
+    assert found.tem_percent == pytest.approx(100 * tem / ratings.mean())
+    # Half the variance of the differences, the readers' bias left out.
+    assert found.sem == pytest.approx(differences.std(ddof=1) / np.sqrt(2))
+    assert found.repeatability == pytest.approx(2.7718 * tem, rel=1e-4)
+    assert ag.measurement_error(ratings, relative=False).tem_percent is None

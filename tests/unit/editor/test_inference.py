@@ -120,18 +120,17 @@ def test_the_brush_works_while_inference_runs_and_other_labels_do_not_make_it_st
     assert (area(controller), area(controller, "psoas_left")) == (24, painted)
 
 
-@pytest.mark.parametrize("what", ["paint", "point", "scroll", "cancel", "lock"])
+@pytest.mark.parametrize("what", ["paint", "point", "cancel", "lock"])
 def test_a_stale_answer_is_dropped(what: str) -> None:
     ask = Asked(waits=True)
     controller = make(ask, source=make_volume(), index=1)
     controller.run()
     assert ask.begun.wait(30)
     if what == "paint":
-        controller.apply(do.Paint(label="muscle", points_xy=((20, 15),), radius_mm=1))
+        # Over what the model finds; elsewhere it would be kept next to the result.
+        controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 29, 19)))
     elif what == "point":
         controller.apply(do.AddPoint(label="muscle", x=3, y=4))
-    elif what == "scroll":
-        controller.go_to(2)
     elif what == "cancel":
         controller.key("Escape")
     else:
@@ -197,12 +196,40 @@ def test_the_models_own_mask_is_refined_without_a_question_and_an_edited_one_is_
     assert controller.confirmation is None
 
 
-def test_one_click_asks_even_before_it_replaces_the_models_own_mask() -> None:
+def test_one_click_replaces_the_models_own_mask_without_a_question() -> None:
     controller = make(Asked())
     controller.run()
     controller.inference.wait(30)
+    assert controller.run()
+    assert controller.confirmation is None
+    controller.inference.wait(30)
+    controller.apply(do.Paint(label="muscle", points_xy=((20, 15),), radius_mm=1))
     assert not controller.run()
     assert controller.confirmation is not None
+    controller.answer(False)
+    controller.undo()
+    assert controller.run()
+
+
+def test_a_stroke_elsewhere_and_another_slice_in_view_do_not_drop_the_result() -> None:
+    ask = Asked(waits=True)
+    controller = make(ask, source=make_volume(), index=1)
+    controller.run()
+    assert ask.begun.wait(30)
+    controller.apply(do.Paint(label="muscle", points_xy=((20, 15),), radius_mm=1))
+    drawn = controller.document.mask("muscle", 1)
+    controller.go_to(2)
+    ask.go.set()
+    assert controller.inference.wait(30)
+    mask = controller.document.mask("muscle", 1)
+    assert mask.sum() == 24 + drawn.sum()
+    assert (mask & drawn).sum() == drawn.sum()
+    assert not controller.document.mask("muscle", 2).any()
+    assert controller.document.index == 2
+    assert controller.document.hand_share(1) == pytest.approx(drawn.sum() / mask.sum())
+    for expected in (24, drawn.sum(), 0):
+        controller.undo()
+        assert controller.document.mask("muscle", 1).sum() == expected
 
 
 def test_candidates_cycle_as_undoable_steps_and_ask_before_replacing_edits() -> None:

@@ -110,15 +110,15 @@ def test_grey_is_the_window() -> None:
 def test_another_readers_mask_is_shown_and_compared_and_never_edited() -> None:
     document = with_block()
     other = np.roll(document.mask("muscle"), 1, axis=1)
-    document.set_reference("muscle", other)
+    document.set_references({"muscle": other})
     assert compare_labels(document) == {"muscle": pytest.approx(0.8)}
     drawn = render_overlay(document, references=True)[0]
     outline = other & ~ndimage.binary_erosion(other)
     assert np.array_equal(drawn[..., 3] > 0, outline)
     assert (drawn[outline][:, :3] == 255).all()
     with pytest.raises(InputError, match="differ in shape"):
-        document.set_reference("muscle", np.ones((2, 2), bool))
-    document.set_reference("muscle", None)
+        document.set_references({"muscle": np.ones((2, 2), bool)})
+    document.set_references({"muscle": None})
     assert compare_labels(document) == {}
 
 

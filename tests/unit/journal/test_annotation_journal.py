@@ -1,8 +1,10 @@
-"""Records: on disk before saved, the same after a crash, never of the wrong slice, one writer."""
+"""Journals: on disk before saved, the same after a crash, never of the wrong slice, one writer."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import itertools
 import json
 import os
 import signal
@@ -16,7 +18,8 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError, RecordError, StorageError
-from ctai_sam2.journal import Record, fingerprint
+from ctai_sam2.journal import AnnotationJournal, Record, fingerprint
+from ctai_sam2.journal.lines import encode_line, read_lines
 from ctai_sam2.types import CTSlice, CTVolume
 
 SLICE = CTSlice(hu=np.arange(48, dtype=np.int16).reshape(6, 8), spacing_mm=(2.0, 0.8))
@@ -24,7 +27,7 @@ EVENTS = [{"type": "edit", "value": 0.1}, {"type": "undo"}, {"type": "edit", "te
 
 
 def write(path: Path, events: list[dict[str, Any]] | None = None) -> None:
-    with Record.open(path, SLICE) as record:
+    with AnnotationJournal.open(path, SLICE) as record:
         for event in EVENTS if events is None else events:
             record.append(event)
 
@@ -33,14 +36,14 @@ def test_events_come_back_in_order(tmp_path: Path) -> None:
     path = tmp_path / "new" / "case.jsonl"
     write(path, EVENTS[:1])
     write(path, EVENTS[1:])
-    with Record.open(path, SLICE) as record:
+    with AnnotationJournal.open(path, SLICE) as record:
         assert record.replay() == EVENTS
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["n"] for line in lines] == [0, 1, 2, 3]
 
 
 def test_opening_writes_nothing_and_an_empty_record_replays_to_nothing(tmp_path: Path) -> None:
-    with Record.open(tmp_path / "case.jsonl", SLICE) as record:
+    with AnnotationJournal.open(tmp_path / "case.jsonl", SLICE) as record:
         assert record.replay() == []
     assert not (tmp_path / "case.jsonl").exists()
 
@@ -53,11 +56,11 @@ def test_cut_at_any_byte_the_last_whole_line_counts(tmp_path: Path) -> None:
     for length in range(len(content) + 1):
         path.write_bytes(content[:length])
         kept = max(sum(end <= length for end in ends) - 1, 0)
-        with Record.open(path, SLICE) as record:
+        with AnnotationJournal.open(path, SLICE) as record:
             assert record.replay() == EVENTS[:kept]
             record.append({"type": "redo"})
             assert record.replay() == [*EVENTS[:kept], {"type": "redo"}]
-        with Record.open(path, SLICE) as record:
+        with AnnotationJournal.open(path, SLICE) as record:
             assert record.replay() == [*EVENTS[:kept], {"type": "redo"}]
 
 
@@ -68,7 +71,7 @@ def test_a_last_line_that_does_not_fit_is_left_out(tmp_path: Path, garbage: byte
     path = tmp_path / "case.jsonl"
     write(path)
     path.write_bytes(path.read_bytes() + garbage)
-    with Record.open(path, SLICE) as record:
+    with AnnotationJournal.open(path, SLICE) as record:
         assert record.replay() == EVENTS
 
 
@@ -82,7 +85,7 @@ def test_any_changed_byte_before_the_last_line_is_damage_and_nothing_is_written(
         damaged[position] ^= 1
         path.write_bytes(damaged)
         with pytest.raises(RecordError):
-            Record.open(path, SLICE)
+            AnnotationJournal.open(path, SLICE)
         assert path.read_bytes() == damaged
 
 
@@ -93,15 +96,15 @@ def test_a_lost_or_moved_line_is_damage(tmp_path: Path) -> None:
     for wrong in ([lines[0], *lines[2:]], [lines[0], lines[2], lines[1], lines[3]]):
         path.write_bytes(b"".join(wrong))
         with pytest.raises(RecordError, match="damaged"):
-            Record.open(path, SLICE)
+            AnnotationJournal.open(path, SLICE)
 
 
 @pytest.mark.parametrize("content", [b"my notes", b"my notes\nof today\n", b"{}\n", b"\x00\x01"])
 def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    with pytest.raises(RecordError, match="no annotation record"):
-        Record.open(path, SLICE)
+    with pytest.raises(RecordError, match="no annotation journal"):
+        AnnotationJournal.open(path, SLICE)
     assert path.read_bytes() == content
 
 
@@ -117,7 +120,7 @@ def test_another_file_is_refused_and_left_alone(tmp_path: Path, content: bytes) 
 def test_the_wrong_slice_is_refused(tmp_path: Path, other: CTSlice) -> None:
     write(tmp_path / "case.jsonl")
     with pytest.raises(RecordError, match="another slice"):
-        Record.open(tmp_path / "case.jsonl", other)
+        AnnotationJournal.open(tmp_path / "case.jsonl", other)
 
 
 def test_a_fingerprint_is_of_pixels_only() -> None:
@@ -129,38 +132,38 @@ def test_a_fingerprint_is_of_pixels_only() -> None:
 
 def test_two_writers_are_refused_until_the_first_one_closes(tmp_path: Path) -> None:
     path = tmp_path / "case.jsonl"
-    first = Record.open(path, SLICE)
+    first = AnnotationJournal.open(path, SLICE)
     with pytest.raises(RecordError, match="another editor"):
-        Record.open(path, SLICE)
+        AnnotationJournal.open(path, SLICE)
     first.append(EVENTS[0])
     first.close()
     first.close()
     with pytest.raises(RecordError, match="closed"):
         first.append(EVENTS[1])
-    with Record.open(path, SLICE) as second:
+    with AnnotationJournal.open(path, SLICE) as second:
         assert second.replay() == EVENTS[:1]
 
 
 def test_a_writer_that_comes_late_does_not_overwrite(tmp_path: Path) -> None:
     path = tmp_path / "not yet" / "case.jsonl"
-    first, second = Record.open(path, SLICE), Record.open(path, SLICE)
+    first, second = AnnotationJournal.open(path, SLICE), AnnotationJournal.open(path, SLICE)
     first.append(EVENTS[0])
     with pytest.raises(RecordError, match="another editor"):
         second.append(EVENTS[1])
     first.close()
-    with pytest.raises(RecordError, match="changed by someone else"):
+    with pytest.raises(RecordError, match="changed by another writer"):
         second.append(EVENTS[2])
     second.close()
-    with Record.open(path, SLICE) as third:
+    with AnnotationJournal.open(path, SLICE) as third:
         assert third.replay() == EVENTS[:1]
 
 
 CHILD = """
 import sys, numpy as np
-from ctai_sam2.journal import Record
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.types import CTSlice
 ct_slice = CTSlice(hu=np.arange(48, dtype=np.int16).reshape(6, 8), spacing_mm=(2.0, 0.8))
-record = Record.open(sys.argv[1], ct_slice)
+record = AnnotationJournal.open(sys.argv[1], ct_slice)
 number = 0
 while True:
     record.append({"number": number, "filling": "x" * 2000})
@@ -177,10 +180,10 @@ def test_kill_9_loses_nothing_that_was_reported_saved(tmp_path: Path) -> None:
         assert child.stdout is not None
         saved = [int(child.stdout.readline()) for _ in range(5)][-1]
         with pytest.raises(RecordError, match="another editor"):
-            Record.open(path, SLICE)
+            AnnotationJournal.open(path, SLICE)
         child.send_signal(signal.SIGKILL)
         saved = max([saved, *(int(line) for line in child.stdout.read().split())])
-    with Record.open(path, SLICE) as record:
+    with AnnotationJournal.open(path, SLICE) as record:
         numbers = [event["number"] for event in record.replay()]
     assert numbers == list(range(len(numbers)))
     assert len(numbers) >= saved + 1
@@ -206,7 +209,7 @@ def test_a_full_disk_keeps_everything_in_memory_and_tries_again(
     tmp_path: Path, takes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "case.jsonl"
-    record = Record.open(path, SLICE)
+    record = AnnotationJournal.open(path, SLICE)
     record.append(EVENTS[0])
     whole = path.read_bytes()
     with monkeypatch.context() as patch:
@@ -215,12 +218,14 @@ def test_a_full_disk_keeps_everything_in_memory_and_tries_again(
         with pytest.raises(StorageError, match="no space left"):
             record.append(long)
     assert record.unsaved == 1
-    assert path.read_bytes() == whole
+    # What the failed write left behind is no line to anybody.
+    assert path.read_bytes().startswith(whole)
+    assert [event for event, _, _ in read_lines(path.read_bytes())][1:] == [EVENTS[0]]
     assert record.replay() == [EVENTS[0], long]
     record.append(EVENTS[2])
     assert record.unsaved == 0
     record.close()
-    with Record.open(path, SLICE) as again:
+    with AnnotationJournal.open(path, SLICE) as again:
         assert again.replay() == [EVENTS[0], long, EVENTS[2]]
 
 
@@ -229,9 +234,9 @@ def test_a_folder_that_cannot_be_written_to_is_no_error_before_saving(tmp_path: 
     blocker = tmp_path / "folder"
     blocker.write_text("")
     with pytest.raises(StorageError):
-        Record.open(blocker / "case.jsonl", SLICE)
+        AnnotationJournal.open(blocker / "case.jsonl", SLICE)
     blocker.unlink()
-    record = Record.open(blocker / "case.jsonl", SLICE)
+    record = AnnotationJournal.open(blocker / "case.jsonl", SLICE)
     blocker.write_text("")
     with pytest.raises(StorageError):
         record.append(EVENTS[0])
@@ -239,13 +244,13 @@ def test_a_folder_that_cannot_be_written_to_is_no_error_before_saving(tmp_path: 
     record.flush()
     assert record.unsaved == 0
     record.close()
-    with Record.open(blocker / "case.jsonl", SLICE) as again:
+    with AnnotationJournal.open(blocker / "case.jsonl", SLICE) as again:
         assert again.replay() == EVENTS[:1]
 
 
 def test_a_record_deleted_outside_is_told_and_saved_anew_by_compact(tmp_path: Path) -> None:
     path = tmp_path / "case.jsonl"
-    record = Record.open(path, SLICE)
+    record = AnnotationJournal.open(path, SLICE)
     record.append(EVENTS[0])
     path.unlink()
     with pytest.raises(RecordError, match="deleted"):
@@ -253,13 +258,13 @@ def test_a_record_deleted_outside_is_told_and_saved_anew_by_compact(tmp_path: Pa
     record.compact({"all": 1})
     record.append(EVENTS[2])
     record.close()
-    with Record.open(path, SLICE) as again:
+    with AnnotationJournal.open(path, SLICE) as again:
         assert again.replay() == [{"type": "snapshot", "state": {"all": 1}}, EVENTS[2]]
 
 
 def test_compaction_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "case.jsonl"
-    record = Record.open(path, SLICE)
+    record = AnnotationJournal.open(path, SLICE)
     for event in EVENTS:
         record.append(event)
     content = path.read_bytes()
@@ -279,7 +284,7 @@ def test_compaction_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_event_that_is_no_json_is_refused_and_not_kept(tmp_path: Path) -> None:
-    with Record.open(tmp_path / "case.jsonl", SLICE) as record:
+    with AnnotationJournal.open(tmp_path / "case.jsonl", SLICE) as record:
         for bad in ({"mask": np.zeros(3)}, {"value": float("nan")}):
             with pytest.raises(InputError):
                 record.append(bad)
@@ -290,7 +295,7 @@ def test_an_event_that_is_no_json_is_refused_and_not_kept(tmp_path: Path) -> Non
 def test_what_was_appended_does_not_change_with_its_source(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Record.open(tmp_path / "case.jsonl", SLICE) as record:
+    with AnnotationJournal.open(tmp_path / "case.jsonl", SLICE) as record:
         event = {"points": [1]}
         with monkeypatch.context() as patch:
             patch.setattr("ctai_sam2.journal.annotation_journal.os.write", FullDisk(0))
@@ -299,3 +304,126 @@ def test_what_was_appended_does_not_change_with_its_source(
         event["points"].append(2)
         record.flush()
         assert record.replay() == [{"points": [1]}]
+
+
+def test_the_earlier_name_still_opens_a_journal() -> None:
+    assert Record is AnnotationJournal
+
+
+STEPS = [(who, what) for who in ("one", "two") for what in ("append", "append", "close")]
+
+
+@pytest.mark.parametrize(
+    "order",
+    sorted(
+        {
+            tuple(STEPS[3 * who + turn[:i].count(who)] for i, who in enumerate(turn))
+            for turn in itertools.permutations([0, 0, 0, 1, 1, 1])
+        }
+    ),
+)
+def test_where_the_lock_does_not_hold_nothing_confirmed_is_lost(
+    tmp_path: Path, order: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctai_sam2.journal.annotation_journal.lock_file",
+        lambda path: os.open(path.parent, os.O_RDONLY),
+    )
+    path = tmp_path / "case.jsonl"
+    write(path, EVENTS[:1])
+    writers = {who: AnnotationJournal.open(path, SLICE) for who in ("one", "two")}
+    confirmed: list[dict[str, Any]] = []
+    refused = set()
+    for number, (who, what) in enumerate(order):
+        if what == "close":
+            writers[who].close()
+            continue
+        event = {"by": who, "number": number}
+        try:
+            writers[who].append(event)
+        except RecordError:
+            assert writers[who].unsaved
+            refused.add(who)
+        else:
+            assert who not in refused
+            confirmed.append(event)
+    assert len(refused) == 1
+    with AnnotationJournal.open(path, SLICE) as read:
+        assert read.replay() == [*EVENTS[:1], *confirmed]
+
+
+@pytest.mark.parametrize("cut", [1, 9, 50, 10_000])
+def test_a_writer_that_slips_in_between_keeps_what_it_confirmed(
+    tmp_path: Path, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer appends, whole or torn, after this one looked and before it writes."""
+    path = tmp_path / "case.jsonl"
+    write(path, EVENTS[:1])
+    journal = AnnotationJournal.open(path, SLICE)
+    journal.append(EVENTS[1])
+    before = list(read_lines(path.read_bytes()))
+    theirs = encode_line(len(before), {"by": "another"}, before[-1][1])[0][:cut]
+    real = os.write
+
+    def slip_in(descriptor: int, content: Any) -> int:
+        monkeypatch.undo()
+        with path.open("ab") as other:
+            other.write(theirs)
+        return real(descriptor, content)
+
+    monkeypatch.setattr("ctai_sam2.journal.annotation_journal.os.write", slip_in)
+    with pytest.raises(RecordError, match="another writer"):
+        journal.append(EVENTS[2])
+    assert journal.unsaved == 1
+    is_whole = cut == 10_000
+    if is_whole:
+        with pytest.raises(RecordError, match="another writer"):
+            journal.append({"type": "undo"})
+        with pytest.raises(RecordError, match="another writer"):
+            journal.compact({"all": 1})
+    else:
+        journal.append({"type": "undo"})
+        assert journal.unsaved == 0
+    journal.close()
+    mine = [] if is_whole else [EVENTS[2], {"type": "undo"}]
+    with AnnotationJournal.open(path, SLICE) as read:
+        assert read.replay() == [*EVENTS[:2], *([{"by": "another"}] if is_whole else []), *mine]
+
+
+def test_a_line_that_reached_the_disk_although_it_failed_is_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "case.jsonl"
+    journal = AnnotationJournal.open(path, SLICE)
+
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ctai_sam2.journal.annotation_journal.os.fsync", fail)
+        for event in EVENTS[:2]:
+            with pytest.raises(StorageError):
+                journal.append(event)
+        assert journal.replay() == EVENTS[:2]
+    journal.append(EVENTS[2])
+    assert journal.unsaved == 0
+    assert journal.replay() == EVENTS
+    journal.close()
+    with AnnotationJournal.open(path, SLICE) as read:
+        assert read.replay() == EVENTS
+
+
+def test_a_journal_of_the_version_before_reads_the_same(tmp_path: Path) -> None:
+    """Written by the package before lines could name skipped bytes."""
+    path = tmp_path / "case.jsonl"
+    check, content = "", b""
+    header = {"format": "ctai_sam2 annotation record", "version": 1, "slice_sha256": fingerprint(SLICE)}
+    for number, event in enumerate([header, *EVENTS]):
+        body = json.dumps(event, sort_keys=True, separators=(",", ":"))
+        check = hashlib.sha256(f"{check} {number} {body}".encode()).hexdigest()[:16]
+        content += f'{{"n":{number},"check":"{check}","event":{body}}}\n'.encode()
+    path.write_bytes(content)
+    with AnnotationJournal.open(path, SLICE) as read:
+        assert read.replay() == EVENTS
+        read.append({"type": "undo"})
+        assert read.replay() == [*EVENTS, {"type": "undo"}]

@@ -104,6 +104,13 @@ def entry(name: str, content: bytes, **changes: Any) -> dict[str, Any]:
     }
 
 
+def deep_list(depth: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 @pytest.mark.parametrize(
     ("entries", "files", "manifest"),
     [
@@ -116,6 +123,13 @@ def entry(name: str, content: bytes, **changes: Any) -> dict[str, Any]:
         ([entry("b", B, sha256="abc")], {"b.pt": B}, {}),
         ([entry("b", B, size_bytes="many")], {"b.pt": B}, {}),
         ([entry("b", B, size_bytes=10)], {"b.pt": B}, {}),
+        ([entry("b", b"", size_bytes=-1)], {"b.pt": b""}, {}),
+        ([entry("b", B, size_bytes=1e3)], {"b.pt": B}, {}),
+        ([entry("b", B, size_bytes=10**400)], {"b.pt": B}, {}),
+        ([entry("b", B, size_bytes=True)], {"b.pt": B}, {}),
+        ([entry("b", B), entry("b", B)], {"b.pt": B}, {}),
+        ([entry("b", B)], {"b.pt": B}, {"padding": " " * 2_000_000}),
+        ([entry("b", B)], {"b.pt": B}, {"deep": deep_list(900)}),
         ([entry("b", B)], {}, {}),
         ([entry("b", B), entry("a", B)], {"a.pt": B, "b.pt": B}, {}),
         ([], {}, {"format": "something else"}),

@@ -121,7 +121,7 @@ def test_an_open_breaker_still_gives_its_reason_when_nothing_answers() -> None:
         for _ in range(2):
             with pytest.raises(Unavailable, match="queue is full"):
                 segmenter.predict(make_image(), POINT)
-        with pytest.raises(Unavailable, match="Not asked again for 30 s"):
+        with pytest.raises(Unavailable, match="Not tried again for 30 s"):
             segmenter.predict(make_image(), POINT)
     assert backend.calls == 1
 
@@ -180,7 +180,7 @@ def test_a_health_check_that_raises_does_not_end_the_checks(caplog: pytest.LogCa
 
     with FallbackSegmenter({"one": Broken()}, refresh_s=0.001):
         assert twice.wait(10)
-    assert "cannot be told" in caplog.text
+    assert "cannot be determined" in caplog.text
 
 
 def test_close_closes_every_backend() -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,16 +11,17 @@ import pytest
 import torch
 
 from ctai_sam2.models import tensor_threads
-from ctai_sam2.models.tensor_threads import answer, toil
+from ctai_sam2.models.tensor_threads import run_long, run_short
 
 
-@pytest.mark.parametrize(("processors", "threads", "places"), [(8, 8, 1), (8, 2, 4), (2, 8, 1), (3, 2, 1)])
-def test_answers_come_from_as_many_threads_as_have_room(
+@pytest.mark.parametrize(("processors", "threads", "places"), [(8, 8, 8), (8, 2, 2), (2, 8, 2), (1, 1, 1)])
+def test_prompts_are_decoded_in_as_many_threads_as_pytorch_may_use(
     processors: int, threads: int, places: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tensor_threads, "_executors", {})
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(tensor_threads, "_compute_alone", lambda: None)
     together = threading.Barrier(places)
 
     def work() -> int:
@@ -25,12 +29,12 @@ def test_answers_come_from_as_many_threads_as_have_room(
         return threading.get_ident()
 
     with ThreadPoolExecutor(8) as callers:
-        found = set(callers.map(lambda _: answer(work), range(8)))
+        found = set(callers.map(lambda _: run_short(work), range(8)))
     assert len(found) == places
     assert threading.get_ident() not in found
 
 
-def test_long_work_is_done_beside_answers_and_its_thread_ends() -> None:
+def test_long_work_is_done_next_to_short_work_and_its_thread_ends() -> None:
     may_end, seen = threading.Event(), []
 
     def work() -> str:
@@ -39,19 +43,70 @@ def test_long_work_is_done_beside_answers_and_its_thread_ends() -> None:
         return "done"
 
     with ThreadPoolExecutor(1) as caller:
-        long = caller.submit(toil, work)
-        assert answer(lambda: 7) == 7
+        long = caller.submit(run_long, work)
+        assert run_short(lambda: 7) == 7
         assert not long.done()
         may_end.set()
         assert long.result(20) == "done"
     assert not seen[0].is_alive()
 
 
-@pytest.mark.parametrize("do", [answer, toil])
-def test_errors_reach_who_asked(do: object) -> None:
+@pytest.mark.parametrize("do", [run_short, run_long])
+def test_errors_reach_the_caller(do: object) -> None:
     def fail() -> None:
         raise KeyError("that one")
 
     with pytest.raises(KeyError, match="that one"):
         do(fail)  # type: ignore[operator]
     assert do(lambda: 1) == 1  # type: ignore[operator]
+
+
+def numbers_of_threads() -> dict[str, int]:
+    """PyTorch's number of threads in short work, long work, here, and in a thread made now."""
+    found: list[int] = []
+    new = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    short, long = run_short(torch.get_num_threads), run_long(torch.get_num_threads)
+    new.start()
+    new.join()
+    return {"short": short, "long": long, "here": torch.get_num_threads(), "new": found[0]}
+
+
+def test_short_work_has_one_thread_and_nothing_else_changes() -> None:
+    code = (
+        "import json, torch; torch.set_num_threads(3); torch.zeros(4).sum();"
+        "from tests.unit.models.test_tensor_threads import numbers_of_threads;"
+        "print(json.dumps([numbers_of_threads(), numbers_of_threads()]))"
+    )
+    for found in json.loads(run_python(code)):
+        assert found == {"short": 1, "long": 3, "here": 3, "new": 3}
+
+
+@pytest.mark.parametrize("wanted", [None, "active"])
+def test_threads_wait_asleep_unless_told_otherwise(wanted: str | None) -> None:
+    code = """
+import builtins, json, os, sys
+sys.modules.pop("torch", None)
+seen = []
+real = builtins.__import__
+def watched(name, *rest):
+    if name == "torch":
+        seen.append(os.environ.get("OMP_WAIT_POLICY"))
+        sys.modules["torch"] = object()
+        return sys.modules["torch"]
+    return real(name, *rest)
+from ctai_sam2.models.tensor_threads import import_torch
+builtins.__import__ = watched
+import_torch(); import_torch()
+print(json.dumps([seen, os.environ.get("OMP_WAIT_POLICY")]))
+"""
+    seen, after = json.loads(run_python(code, OMP_WAIT_POLICY=wanted))
+    assert seen[0] == (wanted or "passive")
+    assert after == wanted
+
+
+def run_python(code: str, **variables: str | None) -> str:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_WAIT_POLICY": None, **variables}
+    given = {name: value for name, value in env.items() if value is not None}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=given, check=True, capture_output=True, text=True, timeout=120
+    ).stdout

@@ -129,13 +129,13 @@ def test_another_readers_mask_is_drawn_over_and_taken_away(
     other = np.zeros((20, 30), bool)
     other[4:9, 4:9] = True
     with controller.lock:
-        canvas.require(controller.document.set_reference("muscle", other))
+        canvas.require(controller.document.set_references({"muscle": other}))
     recorder.clear()
     canvas.paint()
     sent = recorder.images()[-1][3]
     assert (sent[..., 3] > 0).sum() == 16
     with controller.lock:
-        canvas.require(controller.document.set_reference("muscle", None))
+        canvas.require(controller.document.set_references({"muscle": None}))
     recorder.clear()
     canvas.paint()
     assert len(recorder.images()) == 1

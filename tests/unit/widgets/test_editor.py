@@ -17,7 +17,7 @@ import ctai_sam2 as ct
 from ctai_sam2.editor import LANGUAGES, text
 from ctai_sam2.errors import InputError, RecordError, Unavailable
 from ctai_sam2.io import read_mask_nifti, read_mask_png
-from ctai_sam2.journal import Record
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.phantom import (
     make_axial_slice,
     make_sagittal_slice,
@@ -128,7 +128,7 @@ def test_running_the_cell_again_goes_on_with_masks_and_undo(opened: Callable[...
 def test_a_journal_open_elsewhere_is_said_and_left_alone(opened: Callable[..., Any], tmp_path: Path) -> None:
     source = make_slice((40, 60))
     path = tmp_path / "annotations" / "case.middle.record.jsonl"
-    with Record.open(path, source) as held:
+    with AnnotationJournal.open(path, source) as held:
         held.append({"type": "edit"})
         before = path.read_bytes()
         with pytest.raises(RecordError, match="open in another editor"):
@@ -227,7 +227,7 @@ def test_a_next_case_that_is_open_elsewhere_leaves_this_one_in_view(
     cases = {"one": make_slice((40, 60)), "two": make_slice((50, 50))}
     editor = opened(source=cases, name=None)
     area = paint(editor)
-    with Record.open(tmp_path / "annotations" / "two.middle.record.jsonl", cases["two"]) as held:
+    with AnnotationJournal.open(tmp_path / "annotations" / "two.middle.record.jsonl", cases["two"]) as held:
         held.append({"type": "edit"})
         button(editor, "Next case").click()
         assert "open in another editor" in shown(editor)

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from ctai_sam2.cohort import Worklist, read_table, run_cohort
-from ctai_sam2.editor.commands import Paint
+from ctai_sam2.editor import MIDDLE, Controller, Document
+from ctai_sam2.editor.commands import Clear, Paint, SetMask
 from ctai_sam2.errors import InputError
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.widgets import ReviewEditor
+from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK, make_cases
 from tests.unit.widgets.recording import Recorder, recorded
 
@@ -72,3 +75,87 @@ def test_what_was_not_signed_is_there_again(results: Path) -> None:
 def test_a_review_is_signed(results: Path) -> None:
     with pytest.raises(InputError, match="name or initials"):
         ReviewEditor(Worklist(results), who=" ", segmenter=None)
+
+
+def test_undo_stops_at_the_masks_a_case_was_opened_with(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    opened = {name: mask.copy() for name, mask in editor.masks.items()}
+    for _ in range(2):
+        for _ in range(4):
+            editor.do("undo")
+        assert set(editor.masks) == set(opened)
+        assert all(np.array_equal(editor.masks[name], mask) for name, mask in opened.items())
+        editor.controller.apply(Paint(label="psoas_left", points_xy=((10, 10), (20, 10)), radius_mm=12.0))
+        editor.close()
+        editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    editor.close()
+
+
+def test_an_emptied_structure_is_signed_only_when_that_is_meant(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    first = editor.name
+    editor.controller.apply(Clear(label="psoas_left"))
+    with pytest.raises(InputError, match="empty now"):
+        editor.save()
+    editor.accept()
+    assert editor.name == first
+    assert editor.controller.confirmation is not None
+    assert "Left psoas" in editor.controller.confirmation.message.text("en")
+    assert not isinstance(read_table(results).set_index("case_id").loc[first]["reviewed_by"], str)
+    editor.controller.answer(False)
+    assert editor.name == first
+    editor.accept()
+    editor.controller.answer(True)
+    assert editor.name != first
+    row = read_table(results).set_index("case_id").loc[first]
+    assert (row["reviewed_by"], row["corrected_structures"]) == ("AB", "psoas_left")
+    editor.close()
+
+
+def test_enter_signs_and_goes_on_and_back_is_possible(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    names = list(editor._cases)
+    editor.do("finish")
+    assert editor.name == names[1]
+    editor.step_case(-1)
+    assert editor.name == names[0]
+    editor.step_case(1)
+    editor.do("finish")
+    assert set(read_table(results)["reviewed_by"]) == {"AB"}
+    assert set(editor._list_cases().states.values()) == {"done"}
+    editor.close()
+
+
+def test_the_models_untouched_mask_is_replaced_without_a_question(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=FakeSegmenter())
+    assert {editor.document.author_of(name) for name in editor.document.masks()} == {"model"}
+    editor.run("psoas")
+    assert editor.controller.confirmation is None
+    editor.controller.apply(Paint(label="psoas_left", points_xy=((10, 10), (20, 10)), radius_mm=12.0))
+    editor.run("psoas")
+    assert editor.controller.confirmation is not None
+    editor.close()
+
+
+def test_masks_that_an_earlier_version_imported_as_first_steps_are_where_undo_stops(results: Path) -> None:
+    worklist = Worklist(results)
+    case_id = next(iter(worklist)).case_id
+    case = worklist.load(case_id)
+    journal = worklist.journal_folder / f"{case_id}.middle.record.jsonl"
+    with AnnotationJournal.open(journal, case.ct_slice) as kept:
+        before = Controller(Document(case.ct_slice, MIDDLE), record=kept)
+        for side in case.masks:
+            before.apply(SetMask(label=side, mask=case.masks[side]))
+        before.apply(Paint(label="psoas_left", points_xy=((10, 10), (20, 10)), radius_mm=12.0))
+        drawn = before.document.mask("psoas_left")
+    for _ in range(2):
+        editor = ReviewEditor(worklist, who="AB", segmenter=None)
+        assert editor.name == case_id
+        assert np.array_equal(editor.masks["psoas_left"], drawn)
+        editor.close()
+    editor = ReviewEditor(worklist, who="AB", segmenter=None)
+    for _ in range(5):
+        editor.do("undo")
+    for side in case.masks:
+        assert np.array_equal(editor.document.mask(side), case.masks[side])
+    editor.close()

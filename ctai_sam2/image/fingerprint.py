@@ -1,4 +1,4 @@
-"""Which slice a record belongs to, told from its pixels: nothing in it leads back to a patient."""
+"""Which slice a journal belongs to, by its pixels: nothing in it leads back to a patient."""
 
 from __future__ import annotations
 

@@ -1,0 +1,85 @@
+"""``ctai-sam2 segment STUDY --levels T12-L5``: every slice of a range of vertebrae."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctai_sam2.cli.report import print_json, print_line, print_note, print_table
+from ctai_sam2.errors import InputError
+
+if TYPE_CHECKING:
+    from ctai_sam2.measure.definitions import TissueDefinitions
+    from ctai_sam2.models import Segmenter
+
+SHOWN = ("structure", "level", "volume_cm3", "covered", "area_mean_cm2", "hu_mean", "red_slices")
+
+
+def parse_levels(text: str) -> tuple[str, str]:
+    """Return both ends of a range such as ``T12-L5``; a single level is a range of one.
+
+    Raises
+    ------
+    InputError
+        If it is no range of vertebral levels.
+
+    Examples
+    --------
+    >>> parse_levels("t12-L5"), parse_levels("L3")
+    (('T12', 'L5'), ('L3', 'L3'))
+    """
+    from ctai_sam2.structures import LEVELS
+
+    ends = [end.strip().upper() for end in text.replace("\N{EN DASH}", "-").split("-")]
+    if len(ends) > 2 or any(end not in LEVELS for end in ends):
+        raise InputError(
+            "a range of levels is two vertebrae",
+            received=text,
+            hint=f"Write T12-L5; known: {', '.join(LEVELS)}.",
+        )
+    return ends[0], ends[-1]
+
+
+def segment_levels(
+    study: Path,
+    out: Path,
+    segmenter: Segmenter,
+    *,
+    levels: str,
+    structures: Sequence[str],
+    every_mm: float | None,
+    series: str | None,
+    definitions: TissueDefinitions,
+    as_json: bool,
+) -> None:
+    """Segment, write and report a range of levels."""
+    from ctai_sam2.io import read_study
+    from ctai_sam2.segmentation.volume import segment_volume
+    from ctai_sam2.volume_outputs import write_volume_result
+
+    wanted = parse_levels(levels)
+    volume = read_study(study, series_uid=series)
+    result = segment_volume(
+        volume,
+        segmenter,
+        structures=tuple(structures),  # type: ignore[arg-type]
+        levels=wanted,
+        every_mm=every_mm,
+        definitions=definitions,
+    )
+    files = write_volume_result(result, out)
+    rows = [dict(row) for _, row in result.summary.iterrows()]
+    if as_json:
+        print_json(
+            {
+                "levels": rows,
+                "warnings": list(result.warnings),
+                "files": {"slices": files.slices, "levels": files.levels, "masks": list(files.masks)},
+            }
+        )
+        return
+    print_table(rows, SHOWN)
+    for warning in result.warnings:
+        print_note(warning)
+    print_line(f"Written to {out}: levels.csv, slices.csv, masks/")

@@ -1,0 +1,415 @@
+"""One click where the model divides the whole slice: masks from compartments, prompts as a second opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.body import body_of
+from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.masks import grow
+from ctai_sam2.measure.definitions import TissueDefinitions
+from ctai_sam2.segmentation.compartments import (
+    COMPARTMENT_NAMES,
+    GROUPS,
+    Compartments,
+    divide_slice,
+    fat_within,
+)
+from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
+from ctai_sam2.segmentation.prediction import predict_on_slice, prefer_agreeing
+from ctai_sam2.segmentation.prompts import make_mask_prompt
+from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.structures import Structure
+from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt
+
+_SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
+_LEAST_SPINE_MM2 = 400.0
+_LEAST_MUSCLE_MM2 = 2000.0
+_LEAST_BODY_PART = 0.5
+_DISC_SHARE = 0.5
+_CORTEX_REACH_MM = 3.0
+_LOST_WALL_MM2 = 500.0
+_LOST_WALL_DEPTH_MM = 8.0
+_ASKED: dict[Structure, str] = {"imat": "between"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberEvidence:
+    """What speaks for a number.
+
+    Parameters
+    ----------
+    score : float
+        Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
+    agreement : float or None
+        Dice of the dense head's mask with the prompted decoder's; None where that was not asked.
+    """
+
+    score: float
+    agreement: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DividedSlice:
+    """A slice divided by a model that knows compartments by name.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+    frame : Frame
+        What the model sees of it.
+    segmenter : PredictsMasks
+        The model.
+    definitions : TissueDefinitions
+        HU limits.
+    compartments : Compartments
+        The division.
+    predictions : mapping of str to Prediction
+        What the model said, by `COMPARTMENT_NAMES`, on the slice.
+    """
+
+    ct_slice: CTSlice
+    frame: Frame
+    segmenter: PredictsMasks
+    definitions: TissueDefinitions
+    compartments: Compartments
+    predictions: Mapping[str, Prediction]
+
+    @cached_property
+    def second_opinion(self) -> StructureResult | None:
+        """What the prompted decoder makes of all muscle; None where the division saw none."""
+        return self.segment_prompted("muscle") if self.compartments.masks["muscle"].any() else None
+
+    def segment_prompted(self, structure: Structure, prompt: Prompt | None = None) -> StructureResult:
+        """Return what the prompted decoder makes of psoas or muscle: the second opinion by itself.
+
+        Parameters
+        ----------
+        structure : str
+            ``psoas_left``, ``psoas_right`` or ``muscle``.
+        prompt : Prompt, optional
+            Instead of the one made from the compartments.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If there is no prompt and the structure was not seen.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        region = self.compartments.masks[structure]
+        if prompt is None:
+            if not region.any():
+                raise AnatomyNotFound(
+                    f"{structure} was not found on the slice", hint="Place a point yourself."
+                )
+            prompt = (
+                self._muscle_prompt() if structure == "muscle" else self._region_prompt(structure, region)
+            )
+        prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
+        mask = self._within_limits(prediction.mask)
+        return StructureResult(
+            structure=structure,
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="anatomy",
+            confidence=prediction.confidence_score,
+        )
+
+    def named(self, name: str) -> Prediction:
+        """Return what the model says of a name alone, on the slice."""
+        if name in self.predictions:
+            return self.predictions[name]
+        return predict_on_slice(self.segmenter, self.frame, Prompt(structure=name))
+
+    @property
+    def is_disc(self) -> bool:
+        """Whether the slice runs through a disc rather than a vertebral body."""
+        spine = self.compartments.masks["spine"]
+        return bool((self.named("disc").mask & spine).sum() > _DISC_SHARE * spine.sum())
+
+    def segment_vertebra(self) -> StructureResult:
+        """Prompt the vertebral body from where the division saw it.
+
+        Raises
+        ------
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        spine = self.compartments.masks["spine"]
+        prompt = make_mask_prompt(
+            spine, self.ct_slice.spacing_mm, positives=1, structure="vertebra", apart_mm=20.0
+        )
+        prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), spine)
+        near = grow(spine, _CORTEX_REACH_MM, self.ct_slice.spacing_mm)
+        mask = clean_mask(
+            with_cortex(prediction.mask & near, self.ct_slice.hu, self.ct_slice.spacing_mm),
+            self.ct_slice.hu,
+            pixel_area_mm2=self.ct_slice.pixel_area_mm2,
+            near=spine,
+            # A vertebra is one piece; veins and gaps in its marrow belong to it.
+            largest_hole_mm2=400.0,
+        )
+        return StructureResult(
+            structure="vertebra",
+            mask=mask,
+            prediction=prediction,
+            prompts=(prompt,),
+            prompted_by="anatomy",
+            confidence=prediction.confidence_score,
+            warnings=("vertebra: found by the division of the slice alone; look at it",),
+        )
+
+    def _region_prompt(self, name: Structure, region: Mask) -> Prompt:
+        return make_mask_prompt(
+            region,
+            self.ct_slice.spacing_mm,
+            positives=2,
+            apart_mm=10.0,
+            structure=name,
+            negatives=((self.compartments.masks["spine"], 1, 20.0),),
+        )
+
+    def _muscle_prompt(self) -> Prompt:
+        """Point at every group on both sides; no mask is given, for that would be copied."""
+        masks = self.compartments.masks
+        halves = []
+        columns = np.flatnonzero(masks["spine"].any(axis=0))
+        middle = float(columns[0] + columns[-1]) / 2
+        for side in (True, False):
+            on_side = (np.arange(masks["spine"].shape[1])[None, :] > middle) == side
+            halves += [
+                (masks[f"psoas_{'left' if side else 'right'}"], 1, 40.0),
+                (masks["paraspinal"] & on_side, 2, 40.0),
+                (masks["wall"] & on_side, 3, 40.0),
+            ]
+        return make_mask_prompt(
+            masks["muscle"],
+            self.ct_slice.spacing_mm,
+            structure="muscle",
+            parts=halves,
+            negatives=((masks["spine"], 1, 20.0), (self.compartments.places["vat"], 2, 60.0)),
+        )
+
+    def _within_limits(self, mask: Mask) -> Mask:
+        return clean_mask(
+            mask,
+            self.ct_slice.hu,
+            pixel_area_mm2=self.ct_slice.pixel_area_mm2,
+            limits=self.definitions.muscle,
+            forbidden=self.compartments.masks["spine"],
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class JudgedSlice:
+    """The masks to use on a divided slice, and how far each number can be trusted.
+
+    Parameters
+    ----------
+    divided : DividedSlice
+        The division.
+    psoas : mapping of str to StructureResult or AnatomyNotFound
+        Either side, prompted; or why it was not found.
+    """
+
+    divided: DividedSlice
+    psoas: Mapping[Structure, StructureResult | AnatomyNotFound]
+
+    @cached_property
+    def muscle(self) -> Mask:
+        """All skeletal muscle: what division and prompted decoder both see, and the psoas.
+
+        The decoder's border is a pixel coarse; what lies further from its mask is taken out, but for large
+        thin pieces of the wall, which it is known to lose.
+        """
+        divided = self.divided
+        muscle = divided.compartments.masks["muscle"].copy()
+        second = divided.second_opinion
+        if second is not None:
+            muscle &= ~_unconfirmed(
+                muscle & ~ndimage.binary_dilation(second.mask),
+                divided.compartments.masks["wall"],
+                divided.ct_slice.spacing_mm,
+            )
+        for side in self.psoas.values():
+            if isinstance(side, StructureResult):
+                muscle |= side.mask
+        return muscle
+
+    @cached_property
+    def masks(self) -> dict[str, Mask]:
+        """The masks to use: psoas as prompted, muscle, and fat outside of it."""
+        empty = np.zeros_like(self.muscle)
+        masks = dict(self.divided.compartments.masks)
+        for side, result in self.psoas.items():
+            masks[side] = result.mask if isinstance(result, StructureResult) else empty
+        masks["muscle"] = self.muscle
+        return masks | self._fat(self.muscle)
+
+    @cached_property
+    def gates(self) -> tuple[Gate, ...]:
+        """The checks that the slice did not pass."""
+        seen = [side for side in _SIDES if isinstance(self.psoas[side], StructureResult)]
+        agreements = {name: self.evidence(name).agreement for name in (*seen, "muscle")}
+        return find_gross_errors(
+            replace(self.divided.compartments, masks=self.masks),
+            self.divided.ct_slice.spacing_mm,
+            agreements={
+                name: one for name, one in agreements.items() if one is not None and self.masks[name].any()
+            },
+        )
+
+    def evidence(self, structure: Structure) -> NumberEvidence:
+        """Return what a structure's confidence is told from, besides the gates."""
+        dense = self.divided.compartments.masks
+        if structure in _SIDES:
+            result = self.psoas[structure]
+            if isinstance(result, AnatomyNotFound):
+                raise result
+            return NumberEvidence(
+                score=result.confidence or 0.0, agreement=_dice(result.mask, dense[structure])
+            )
+        second = self.divided.second_opinion if structure == "muscle" else None
+        return NumberEvidence(
+            score=float(self.divided.named(_ASKED.get(structure, structure)).scores[0]),
+            agreement=None if second is None else _dice(dense[structure], second.mask),
+        )
+
+    def segment(self, structure: Structure, threshold: float) -> StructureResult:
+        """Return psoas of a side, muscle or fat, with confidence and warnings.
+
+        Parameters
+        ----------
+        structure : str
+            One of ``psoas_left``, ``psoas_right``, ``muscle``, ``sat``, ``vat``, ``imat``.
+        threshold : float
+            A confidence below it is warned of.
+
+        Raises
+        ------
+        AnatomyNotFound
+            If the structure is not on the slice.
+        Unavailable
+            If the segmenter cannot answer.
+        """
+        if structure in _SIDES:
+            found = self.psoas[structure]
+            if isinstance(found, AnatomyNotFound):
+                raise found
+            result = found
+        else:
+            asked = _ASKED.get(structure, structure)
+            result = StructureResult(
+                structure=structure,
+                mask=self.masks[structure],
+                prediction=self.divided.named(asked),
+                prompts=(Prompt(structure=asked),),
+                prompted_by="name",
+                confidence=None,
+            )
+        return self._judge(result, threshold)
+
+    def fat_around(self, muscle: Mask, threshold: float) -> dict[Structure, StructureResult]:
+        """Return the fat, less what a given muscle mask takes of it."""
+        fat = self._fat(muscle)
+        return {
+            name: replace(self.segment(name, threshold), mask=fat[name]) for name in ("sat", "vat", "imat")
+        }
+
+    def _fat(self, muscle: Mask) -> dict[str, Mask]:
+        ct_slice = self.divided.ct_slice
+        places = dict(self.divided.compartments.places)
+        places["imat"] = places["imat"] | muscle
+        return fat_within(places, ct_slice.hu, muscle, ct_slice.spacing_mm, self.divided.definitions)
+
+    def _judge(self, result: StructureResult, threshold: float) -> StructureResult:
+        name = result.structure
+        evidence = self.evidence(name)
+        confidence = confidence_of(name, evidence.score, evidence.agreement, self.gates)
+        # What the prompted decoder thought of its own mask is part of the evidence now.
+        warnings = [text for text in result.warnings if "not sure of its mask" not in text]
+        warnings += warnings_of(self.gates, name)
+        if not result.mask.any():
+            warnings.append(f"{name}: no such tissue was found")
+        elif confidence < threshold:
+            warnings.append(f"{name}: the model is not sure of its mask (confidence {confidence:.2f})")
+        return replace(result, confidence=confidence, warnings=tuple(warnings))
+
+
+def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Mask:
+    """Return those pieces that only the division saw and that are no large thin part of the wall."""
+    labels, _ = ndimage.label(alone)
+    depth = ndimage.distance_transform_edt(alone, sampling=spacing_mm)
+    pixel_mm2 = spacing_mm[0] * spacing_mm[1]
+    out = alone.copy()
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        part = labels[box] == label
+        is_large = part.sum() * pixel_mm2 >= _LOST_WALL_MM2
+        is_thin = depth[box][part].max() <= _LOST_WALL_DEPTH_MM
+        if is_large and is_thin and (part & wall[box]).sum() > 0.5 * part.sum():
+            out[box] &= ~part
+    return out
+
+
+def divide_by_model(
+    ct_slice: CTSlice, frame: Frame, segmenter: PredictsMasks, definitions: TissueDefinitions
+) -> DividedSlice | None:
+    """Divide a slice, where the model can and the slice is plainly of an abdomen.
+
+    Parameters
+    ----------
+    ct_slice, frame, segmenter, definitions
+        As in `DividedSlice`.
+
+    Returns
+    -------
+    DividedSlice or None
+        None where the model knows no compartments by name, or spine, muscle or most of the body are not
+        among what it sees.
+
+    Raises
+    ------
+    Unavailable
+        If the segmenter cannot answer.
+    """
+    if not set(COMPARTMENT_NAMES) <= set(segmenter.identity.structures):
+        return None
+    try:
+        body = body_of(ct_slice)
+    except AnatomyNotFound:
+        return None
+    predictions = {
+        name: predict_on_slice(segmenter, frame, Prompt(structure=name)) for name in COMPARTMENT_NAMES
+    }
+    classes = {name: prediction.mask for name, prediction in predictions.items()}
+    claimed = np.any(list(classes.values()), axis=0)
+    pixel_mm2 = ct_slice.pixel_area_mm2
+    if (
+        (claimed & body).sum() < _LEAST_BODY_PART * body.sum()
+        or classes["spine"].sum() * pixel_mm2 < _LEAST_SPINE_MM2
+        or sum(classes[name].sum() for name in GROUPS) * pixel_mm2 < _LEAST_MUSCLE_MM2
+    ):
+        return None
+    compartments = divide_slice(classes, ct_slice.hu, body, ct_slice.spacing_mm, definitions)
+    return DividedSlice(
+        ct_slice=ct_slice,
+        frame=frame,
+        segmenter=segmenter,
+        definitions=definitions,
+        compartments=compartments,
+        predictions=predictions,
+    )
+
+
+def _dice(a: Mask, b: Mask) -> float:
+    return float(2 * (a & b).sum()) / max(float(a.sum() + b.sum()), 1.0)

@@ -1,0 +1,269 @@
+"""How sure is sure: fit what the dense head's evidence means for a number, and see whether that holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import optimize
+
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.evaluation.scores import GOOD_AREA_PCT
+from ctai_sam2.io import ReferenceCase, read_case_npz, write_json
+from ctai_sam2.measure.overlap import dice
+from ctai_sam2.models.calibration import GOOD_DICE
+from ctai_sam2.phantom import masks_from_labels
+from ctai_sam2.segmentation import AxialSession, PredictsMasks
+from ctai_sam2.segmentation.quality import GATED_CONFIDENCE, Trust, kind_of, logit
+from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, draw_hard_phantom
+from ctai_sam2.types import CTSlice
+
+_LOGGER = logging.getLogger(__name__)
+
+JUDGED: Final = ("psoas_left", "psoas_right", "muscle", "sat", "vat")
+_RIDGE: Final = 0.02
+_STARTS_AT: Final = 1_000_000
+_BODY_MM: Final = 0.88
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What was known of a number, and what it was worth.
+
+    Attributes
+    ----------
+    case, patient, structure : str
+        Whose.
+    is_real : bool
+        A patient's, not a phantom's.
+    score : float
+        Of the dense head.
+    agreement : float or None
+        With the prompted mask.
+    gates : tuple of str
+        Checks that its structure did not pass.
+    dice, area_error_pct : float
+        Against the reference.
+    """
+
+    case: str
+    patient: str
+    structure: str
+    is_real: bool
+    score: float
+    agreement: float | None
+    gates: tuple[str, ...]
+    dice: float
+    area_error_pct: float
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the number can be used."""
+        return self.dice >= GOOD_DICE and abs(self.area_error_pct) <= GOOD_AREA_PCT
+
+
+def collect_evidence(
+    cases: Iterable[tuple[ReferenceCase, PredictsMasks]], *, skip: Sequence[tuple[str, str]] = ()
+) -> Iterator[Evidence]:
+    """Segment slices with known masks and keep what confidence could have been told from.
+
+    Parameters
+    ----------
+    cases : iterable of (ReferenceCase, PredictsMasks)
+        Axial slices, each with a model that never saw its patient.
+    skip : sequence of (str, str)
+        (word in the case's name, structure): references that are not good enough.
+    """
+    for case, segmenter in cases:
+        session = AxialSession.open(case.slice, segmenter)
+        judged = session.judged
+        if judged is None:
+            _LOGGER.warning("%s: the slice was not divided", case.name)
+            continue
+        for structure in JUDGED:
+            reference = case.masks.get(structure)
+            skipped = any(word in case.name and name == structure for word, name in skip)
+            if reference is None or not reference.any() or skipped:
+                continue
+            try:
+                found = judged.evidence(structure)
+            except AnatomyNotFound:
+                # A refusal states no number.
+                continue
+            mask = judged.masks[structure]
+            yield Evidence(
+                case=case.name,
+                patient=str(case.meta.get("patient", case.name)),
+                structure=structure,
+                is_real=not case.name.startswith("phantom"),
+                score=found.score,
+                agreement=found.agreement,
+                gates=tuple(gate.name for gate in judged.gates if structure in gate.structures),
+                dice=dice(reference, mask),
+                area_error_pct=100 * (float(mask.sum()) / float(reference.sum()) - 1),
+            )
+
+
+def fit_trust(evidence: Sequence[Evidence]) -> dict[str, Trust]:
+    """Fit a curve for each kind of number; patients and phantoms count the same in all.
+
+    Raises
+    ------
+    InputError
+        If there is no evidence of a kind.
+    """
+    curves = {}
+    for kind in dict.fromkeys(map(kind_of, JUDGED)):
+        found = [one for one in evidence if kind_of(one.structure) == kind and not one.gates]
+        if not found:
+            raise InputError("there is no number to fit the confidence to", received=kind)
+        curves[kind] = _fit_one(found)
+    return curves
+
+
+def judge_confidence(
+    evidence: Sequence[Evidence], curves: Mapping[str, Trust], *, sure: float = 0.9
+) -> dict[str, Any]:
+    """Count the numbers stated at a confidence, and how many of them were good."""
+    stated = [(one, confidence_with(curves, one)) for one in evidence]
+    chosen = [one for one, confidence in stated if confidence >= sure]
+    return {
+        "numbers": len(stated),
+        "good": round(float(np.mean([one.is_good for one in evidence])), 4) if evidence else None,
+        "sure": len(chosen),
+        "sure_good": round(float(np.mean([one.is_good for one in chosen])), 4) if chosen else None,
+    }
+
+
+def confidence_with(curves: Mapping[str, Trust], one: Evidence) -> float:
+    """Return the confidence that curves give a number, gates included."""
+    probability = curves[kind_of(one.structure)].probability(one.score, one.agreement)
+    return min(probability, GATED_CONFIDENCE) if one.gates else probability
+
+
+def leave_patients_out(evidence: Sequence[Evidence], *, sure: float = 0.9) -> dict[str, Any]:
+    """Fit without each patient in turn and judge what is then said of theirs; pooled."""
+    told: list[tuple[Evidence, float]] = []
+    for patient in sorted({one.patient for one in evidence if one.is_real}):
+        curves = fit_trust([one for one in evidence if one.patient != patient])
+        told += [
+            (one, confidence_with(curves, one)) for one in evidence if one.is_real and one.patient == patient
+        ]
+    chosen = [one for one, confidence in told if confidence >= sure]
+    return {
+        "numbers": len(told),
+        "sure": len(chosen),
+        "sure_good": round(float(np.mean([one.is_good for one in chosen])), 4) if chosen else None,
+        "sure_and_bad": [f"{one.case}: {one.structure}" for one in chosen if not one.is_good],
+    }
+
+
+def draw_cases(
+    count: int, *, seed: int, kind: str | None = None, size_px: int = 448
+) -> Iterator[ReferenceCase]:
+    """Draw phantoms as cases: of the kinds trained on, or of one kind such as `HELD_BACK_KIND`."""
+    for number in range(count):
+        hu, labels = draw_hard_phantom(size_px=size_px, seed=seed, number=_STARTS_AT + number, kind=kind)
+        masks = masks_from_labels(labels)
+        limits = {"muscle": (-29, 150), "psoas_left": (-29, 150), "psoas_right": (-29, 150)}
+        limits |= {"sat": (-190, -30), "vat": (-150, -50)}
+        # A study's numbers are of pixels within the limits, and so are readers' masks.
+        within = {
+            name: masks[name] & (hu >= low) & (hu <= high)
+            for name, (low, high) in limits.items()
+            if name in masks
+        }
+        yield ReferenceCase(
+            name=f"phantom-{kind or 'any'}-{number}",
+            slice=CTSlice(hu=hu, spacing_mm=(_BODY_MM, _BODY_MM), plane="axial"),
+            masks=within,
+        )
+
+
+def write_trust(
+    target: Path,
+    *,
+    cases: Path,
+    model: PredictsMasks,
+    folds: Mapping[str, PredictsMasks],
+    phantoms: int,
+    skip: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Collect, fit, judge, and write the curves with how they were judged.
+
+    Parameters
+    ----------
+    target : pathlib.Path
+        JSON file.
+    cases : pathlib.Path
+        Folder of slices with reference masks; only those that a fold answers for are used.
+    model : PredictsMasks
+        Answers for phantoms.
+    folds : mapping of str to PredictsMasks
+        By word in the case's name: a model that never saw these patients.
+    phantoms : int
+        How many of the kinds trained on, and as many of the one held back.
+    skip, seed
+        As in `collect_evidence` and `draw_cases`.
+    """
+
+    def real() -> Iterator[tuple[ReferenceCase, PredictsMasks]]:
+        for path in sorted(cases.glob("*.npz")):
+            for word, segmenter in folds.items():
+                if word in path.stem and "_axial" in path.stem:
+                    yield read_case_npz(path), segmenter
+
+    evidence = list(collect_evidence(real(), skip=skip))
+    evidence += collect_evidence((case, model) for case in draw_cases(phantoms, seed=seed))
+    held_back = list(
+        collect_evidence((case, model) for case in draw_cases(phantoms, seed=seed, kind=HELD_BACK_KIND))
+    )
+    curves = fit_trust(evidence)
+    document = {
+        "curves": {kind: dataclasses.asdict(curve) for kind, curve in curves.items()},
+        "judged": {
+            "patients, each left out of the fit": leave_patients_out(evidence),
+            "phantoms": judge_confidence([one for one in evidence if not one.is_real], curves),
+            "phantoms of a kind not trained on": judge_confidence(held_back, curves),
+        },
+    }
+    write_json(target, document)
+    write_json(
+        target.with_suffix(".evidence.json"), [dataclasses.asdict(one) for one in (*evidence, *held_back)]
+    )
+    return document
+
+
+def _fit_one(found: Sequence[Evidence]) -> Trust:
+    good = np.array([one.is_good for one in found], dtype=np.float64)
+    real = np.array([one.is_real for one in found])
+    weights = np.where(real, 1 / max(real.sum(), 1), 1 / max((~real).sum(), 1))
+    weights *= len(found) / weights.sum()
+    overlap = np.array([logit(2 * one.score / (1 + one.score)) for one in found])
+    agreement = np.array([logit(one.agreement) if one.agreement is not None else 0.0 for one in found])
+
+    def cost(theta: npt.NDArray[np.float64]) -> float:
+        value = theta[0] + theta[1] * overlap + theta[2] * agreement
+        # More overlap never makes a number worse: slopes stay positive, and small without a reason.
+        losses = np.logaddexp(0, -value) * good + np.logaddexp(0, value) * (1 - good)
+        return float((weights * losses).mean() + _RIDGE * (theta[1:] ** 2).sum())
+
+    both = any(one.agreement is not None for one in found)
+    bounds = [(-20, 20), (0.0, 10.0), (0.0, 10.0 if both else 0.0)]
+    best = optimize.minimize(cost, np.array([0.0, 0.5, 0.5 if both else 0.0]), bounds=bounds).x
+    return Trust(
+        bias=round(float(best[0]), 4), overlap=round(float(best[1]), 4), agreement=round(float(best[2]), 4)
+    )
+
+
+def read_evidence(path: Path) -> list[Evidence]:
+    """Read what `write_trust` has kept beside the curves."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [Evidence(**{**row, "gates": tuple(row["gates"])}) for row in rows]

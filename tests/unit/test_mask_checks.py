@@ -1,0 +1,67 @@
+"""Masks on the wrong side, inverted, or cut to other limits before are said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.mask_checks import cut_notes, describe_cut, inverted_notes, require_not_cut, side_notes
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TISSUE_DEFINITIONS
+from ctai_sam2.types import CTSlice
+
+
+def body() -> CTSlice:
+    """An ellipse of fat around muscle, with noise, in the middle of the patient."""
+    y, x = np.mgrid[:100, :120]
+    radius = ((x - 60) / 50) ** 2 + ((y - 50) / 40) ** 2
+    hu = np.full((100, 120), -1000.0)
+    rng = np.random.default_rng(3)
+    hu[radius < 1] = rng.normal(-100, 30, int((radius < 1).sum()))
+    hu[radius < 0.5] = rng.normal(50, 30, int((radius < 0.5).sum()))
+    affine = np.diag([3.0, 3.0, 5.0, 1.0])
+    return CTSlice(hu=hu.astype(np.int16), spacing_mm=(3.0, 3.0), affine=affine)
+
+
+def box(x0: int, x1: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    mask = np.zeros((100, 120), bool)
+    mask[40:60, x0:x1] = True
+    return mask
+
+
+def test_sides_are_those_of_the_patient() -> None:
+    # In display orientation the patient's right is on the image's left: small columns are right.
+    right, left, ct = box(40, 50), box(70, 80), body()
+    assert side_notes({"psoas_left": left, "psoas_right": right}, ct) == []
+    [note] = side_notes({"psoas_left": right, "psoas_right": left}, ct)
+    assert "swapped" in note
+    assert side_notes({"psoas_left": left}, ct) == side_notes({"psoas_right": right}, ct) == []
+    assert "other side" in side_notes({"psoas_left": right}, ct)[0]
+    assert "other side" in side_notes({"psoas_right": left}, ct)[0]
+    assert side_notes({"psoas_left": box(58, 62)}, ct) == []
+
+
+def test_a_mask_cut_to_narrower_limits_is_said() -> None:
+    ct, wide = body(), TISSUE_DEFINITIONS["one-fat-range"]
+    y, x = np.mgrid[:100, :120]
+    outside = ((x - 60) / 50) ** 2 + ((y - 50) / 40) ** 2
+    place = (outside < 1) & (outside > 0.5)
+    cut = place & (ct.hu >= -150) & (ct.hu <= -50)
+    assert cut_notes(ct, {"vat": cut}, DEFAULT_DEFINITIONS) == []
+    [note] = cut_notes(ct, {"vat": cut}, wide)
+    assert "-150 to -50 HU only" in note
+    assert cut_notes(ct, {"vat": place}, wide) == []
+
+
+def test_what_the_header_says_is_held_against_the_definitions() -> None:
+    text = describe_cut("vat", DEFAULT_DEFINITIONS)
+    assert describe_cut("muscle", DEFAULT_DEFINITIONS) is None
+    require_not_cut("vat", text, DEFAULT_DEFINITIONS)
+    require_not_cut("vat", "made by hand", TISSUE_DEFINITIONS["one-fat-range"])
+    with pytest.raises(InputError, match="was cut to -150 to -50 HU"):
+        require_not_cut("vat", text, TISSUE_DEFINITIONS["one-fat-range"])
+
+
+def test_an_inverted_mask_is_said() -> None:
+    assert inverted_notes({"a": box(40, 50)}) == []
+    assert "inverted" in inverted_notes({"a": ~box(40, 50)})[0]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX
+from ctai_sam2.phantom import FAT_STREAK, Label
+from ctai_sam2.training.__main__ import main
+from ctai_sam2.training.dense_batches import DenseBatches, as_bank_image, read_partial_case, recolour
+from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
+from ctai_sam2.training.dense_export import add_dense_head
+from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, KINDS, draw_hard_phantom, hard_parameters
+from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer, dense_loss
+from ctai_sam2.training.dense_trust import Evidence, fit_trust, judge_confidence, leave_patients_out
+
+
+@pytest.fixture(scope="module")
+def phantom() -> tuple[np.ndarray, np.ndarray]:
+    return draw_hard_phantom(size_px=96, seed=0, number=1, kind="thin")
+
+
+def test_every_phantom_label_has_a_class(phantom: tuple[np.ndarray, np.ndarray]) -> None:
+    table = label_table()
+    assert DENSE_CLASSES[table[Label.PSOAS_LEFT]] == "psoas"
+    assert DENSE_CLASSES[table[Label.PSOAS_LEFT | FAT_STREAK]] == "psoas"
+    assert DENSE_CLASSES[table[Label.KIDNEY_LEFT]] == "organ"
+    for label in Label:
+        if label not in (Label.AIR, Label.TABLE_SHELL, Label.TABLE_FOAM):
+            assert DENSE_CLASSES[table[label]] != "outside" or label.name.startswith("ARM_"), label
+
+
+@pytest.mark.parametrize("kind", [*KINDS, HELD_BACK_KIND])
+def test_a_phantom_of_each_kind_is_decided_by_its_seed(kind: str) -> None:
+    one, other = (hard_parameters(np.random.default_rng(4), kind) for _ in range(2))
+    assert one == other
+
+
+def test_reference_masks_leave_open_what_they_do_not_say() -> None:
+    hu = np.full((4, 6), 50, np.int16)
+    hu[:, 3:] = -100
+    muscle = np.zeros((4, 6), bool)
+    muscle[:, :2] = True
+    psoas = np.zeros((4, 6), bool)
+    psoas[:, 0] = True
+    sat = np.zeros((4, 6), bool)
+    sat[:, 5] = True
+    allowed = allowed_classes(hu, {"muscle": muscle, "psoas_left": psoas, "sat": sat})
+    assert (allowed[:, 0] == bits("psoas")).all()
+    assert (allowed[:, 1] == bits("quadratus", "paraspinal", "wall")).all()
+    # Dense as muscle and not in the mask: anything else.
+    assert not (allowed[:, 2] & bits("psoas", "wall")).any()
+    assert (allowed[:, 2] & bits("organ")).all()
+    # Fat outside of the mask of SAT: may lie within a muscle, whose mask is limited to its HU.
+    assert not (allowed[:, 3] & bits("sat")).any()
+    assert (allowed[:, 3] & bits("wall")).all()
+    assert (allowed[:, 5] == bits("sat")).all()
+
+
+def test_a_batch_is_decided_by_seed_and_step(phantom: tuple[np.ndarray, np.ndarray]) -> None:
+    hu, labels = phantom
+    real = read_partial_case(hu, (4.0, 4.0), {"muscle": label_table()[labels] == 6}, size_px=96)
+    batches = [
+        DenseBatches(
+            phantoms=[as_bank_image(hu, labels, "phantom")],
+            real=[real],
+            size_px=64,
+            images=4,
+            real_share=0.5,
+            seed=1,
+        )
+        for _ in range(2)
+    ]
+    grey, targets, partial = batches[0].batch(3)
+    for one, other in zip((grey, targets, partial), batches[1].batch(3), strict=True):
+        assert torch.equal(one, other)
+    assert grey.shape == (4, 1, 64, 64)
+    assert 0 <= float(grey.min()) <= float(grey.max()) <= 1
+    assert partial.any()
+    assert not partial.all()
+    assert (targets[~partial].sum(dim=1) == 4).all()
+    assert (targets[partial].sum(dim=1) >= 4).all()
+
+
+def test_recolouring_moves_density_and_not_shape(phantom: tuple[np.ndarray, np.ndarray]) -> None:
+    hu, labels = phantom
+    moved = recolour(hu.astype(np.float32), labels, rng=np.random.default_rng(0))
+    assert moved.shape == hu.shape
+    assert np.abs(moved - hu)[labels == Label.PSOAS_LEFT].mean() > 1
+    assert abs(float((moved - hu)[labels == Label.AIR].mean())) < 1
+
+
+def test_loss_of_a_partial_image_asks_only_for_what_is_known() -> None:
+    classes = len(DENSE_CLASSES)
+    logits = torch.zeros(1, classes, 2, 2)
+    logits[:, 3] = 20.0
+    targets = torch.zeros(1, classes, 2, 2, dtype=torch.uint8)
+    targets[:, 3:7] = 4
+    known = dense_loss(logits, targets, torch.tensor([True]))
+    targets[:, 3] = 0
+    assert float(known) < 1e-3 < 5 < float(dense_loss(logits, targets, torch.tensor([True])))
+
+
+def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path) -> None:
+    hu, labels = draw_hard_phantom(size_px=64, seed=0, number=0)
+    cases = tmp_path / "cases"
+    cases.mkdir()
+    for patient in ("anna", "bert"):
+        np.savez(
+            cases / f"{patient}_axial.npz",
+            image=hu,
+            spacing=(6.0, 6.0),
+            meta='{"plane": "axial"}',
+            mask_muscle=np.isin(label_table()[labels], (3, 4, 5, 6)),
+        )
+    arguments = ["dense", "--out", str(tmp_path / "run"), "--schedule", "smoke", "--workers", "0"]
+    arguments += ["--bank", str(tmp_path / "bank"), "--real-cases", str(cases), "--fold", "anna"]
+    assert main(arguments) == 0
+    first = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    fold = torch.load(tmp_path / "run" / "fold-anna" / "checkpoint.pt", weights_only=True)
+    assert first["step"] == fold["step"] == 2
+    assert main(arguments) == 0
+    again = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert all(torch.equal(first["mean"][name], again["mean"][name]) for name in first["mean"])
+    save_file({"encoder": torch.ones(3)}, tmp_path / "base.safetensors")
+    card = add_dense_head(
+        tmp_path / "base.safetensors",
+        tmp_path / "run" / "checkpoint.pt",
+        tmp_path / "out.safetensors",
+        version="9",
+    )
+    state = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(state["encoder"], torch.ones(3))
+    assert sum(name.startswith(DENSE_PREFIX) for name in state) == len(state) - 1
+    assert card["version"] == "9"
+    (tmp_path / "no.pt").write_bytes(b"")
+    fresh = DenseTrainer(DENSE_SCHEDULES["smoke"].phases, tmp_path / "x", phantoms=[])
+    with pytest.raises(InputError, match="dense head"):
+        fresh.start_from(tmp_path / "no.pt")
+
+
+def some_evidence() -> list[Evidence]:
+    rng = np.random.default_rng(0)
+    found = []
+    for number in range(200):
+        score = float(rng.uniform(0.4, 0.99))
+        good = rng.uniform() < score**2
+        for structure in ("psoas_left", "muscle", "sat", "vat"):
+            found.append(
+                Evidence(
+                    case=f"case{number}",
+                    patient=f"patient{number % 5}",
+                    structure=structure,
+                    is_real=number % 2 == 0,
+                    score=score,
+                    agreement=score if structure in ("psoas_left", "muscle") else None,
+                    gates=("open_ring",) if number % 50 == 0 else (),
+                    dice=0.95 if good else 0.6,
+                    area_error_pct=1.0,
+                )
+            )
+    return found
+
+
+def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
+    evidence = some_evidence()
+    curves = fit_trust(evidence)
+    for curve in curves.values():
+        assert curve.probability(0.99, 0.99) > 0.9 > 0.5 > curve.probability(0.3, 0.3)
+    judged = judge_confidence(evidence, curves)
+    assert judged["sure"] > 0
+    assert judged["sure_good"] > judged["good"]
+    left_out = leave_patients_out(evidence)
+    assert left_out["numbers"] == 400
+    assert not any(case.startswith("case0:") for case in left_out["sure_and_bad"])
