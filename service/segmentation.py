@@ -43,7 +43,7 @@ class SegmentationService:
     Parameters
     ----------
     segmenter : Segmenter
-        Segments; whoever opened it closes it.
+        Makes the predictions; the caller closes it.
     settings : Settings
         Limits.
     """

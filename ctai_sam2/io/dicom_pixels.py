@@ -36,7 +36,7 @@ _FAT_HU = -50.0
 _MAX_HU = 32767
 
 _COARSE_HU = 1.5
-"""Steps of stored values beyond this are worth a warning."""
+"""Steps of stored values beyond this raise a warning."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -106,7 +106,7 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
     """Unpack a bundle into the store: every file verified, or none taken.
 
     Only files that the registry names are taken, under the registry's file names. Where the registry knows
-    a digest it counts; otherwise the manifest's does, and whoever made the bundle vouches for it.
+    a digest it counts; otherwise the manifest's does, and the bundle's author vouches for it.
 
     Parameters
     ----------

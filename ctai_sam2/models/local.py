@@ -69,8 +69,8 @@ class LocalSegmenter:
         A name from the registry (``sam2-ct-nano``, ``sam2.1_hiera_tiny``, ``medsam2``, ...), or a checkpoint
         file: safetensors, or Meta's format ``{"model": state}``.
     architecture : str, optional
-        Name of the registered checkpoint that a file shares configuration and image size with; told from
-        the file's name when omitted.
+        Name of the registered checkpoint that a file shares configuration and image size with; inferred
+        from the file's name when omitted.
     config : str or Path, optional
         SAM2 model configuration, by name or as a YAML file, instead of the registered one.
     image_size : int, optional
@@ -164,7 +164,7 @@ class LocalSegmenter:
 
         A mask prompt is turned into logits (+10 inside, -10 outside) and resized to a quarter of the
         model's image size with antialiased bilinear interpolation, the form in which SAM2 takes its own
-        previous answer. Scores are the predicted IoU, or what the weights' own calibration makes of it.
+        previous prediction. Scores are the predicted IoU, or what the weights' own calibration makes of it.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class LocalSegmenter:
                 masks, scores = _decode(loaded.network, embedding, prompt, shape_hw)
         if not np.isfinite(scores).all():
             raise WeightsError(
-                "the model answered with numbers that are not finite",
+                "the model returned scores that are not finite",
                 received=self._name,
                 hint="The checkpoint does not fit its configuration, or float32 is needed on this device.",
             )

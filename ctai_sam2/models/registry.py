@@ -353,7 +353,7 @@ def require_digest(actual: str, expected: str, name: str) -> None:
 
 
 def digest_record(path: Path) -> Path:
-    """Where the digest of a file without a registered one is written down beside it."""
+    """Path, next to a file, of the digest stored for it where the registry has none."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -364,7 +364,7 @@ def embedded_folder() -> Path:
 
 @cache
 def embedded_card() -> dict[str, Any]:
-    """Read what lies beside the embedded weights: digest, image size, training; empty if nothing does.
+    """Read the card next to the embedded weights: digest, image size, training; empty if there is none.
 
     Raises
     ------

@@ -275,9 +275,9 @@ def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], 
     """
     open_ = np.isin(index, fats) & in_limits
     for group in groups:
-        beside = ndimage.binary_dilation(index == group) & open_
-        index[beside] = group
-        open_ &= ~beside
+        adjacent = ndimage.binary_dilation(index == group) & open_
+        index[adjacent] = group
+        open_ &= ~adjacent
 
 
 def _split(psoas: Mask, spine: Mask, body: Mask) -> tuple[Mask, Mask]:

@@ -103,7 +103,7 @@ class DividedSlice:
         AnatomyNotFound
             If there is no prompt and the structure was not seen.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         region = self.compartments.masks[structure]
         if prompt is None:
@@ -143,7 +143,7 @@ class DividedSlice:
         Raises
         ------
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         spine = self.compartments.masks["spine"]
         prompt = make_mask_prompt(
@@ -271,7 +271,7 @@ class JudgedSlice:
         )
 
     def evidence(self, structure: Structure) -> NumberEvidence:
-        """Return what a structure's confidence is told from, besides the gates."""
+        """Return what a structure's confidence is estimated from, in addition to the gates."""
         dense = self.divided.compartments.masks
         if structure in _SIDES:
             result = self.psoas[structure]
@@ -301,7 +301,7 @@ class JudgedSlice:
         AnatomyNotFound
             If the structure is not on the slice.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         if structure in _SIDES:
             found = self.psoas[structure]
@@ -381,7 +381,7 @@ def divide_by_model(
     Raises
     ------
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if not set(COMPARTMENT_NAMES) <= set(segmenter.identity.structures):
         return None

@@ -84,7 +84,7 @@ def measure_neighbours(
     InputError
         If the index lies outside the volume.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     positions = np.asarray(volume.slice_positions_mm, dtype=np.float64)
     if not 0 <= axial_index < len(positions):

@@ -40,7 +40,7 @@ _ELSE: Final = 0.6
 _UNIONS: Final = frozenset(
     {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin"}
 )  # fmt: skip
-# Targets that a prompt may name, by plane; the second group needs a place beside its name.
+# Targets that a prompt may name, by plane; the second group needs a place in addition to its name.
 _NAMED: Final = {
     "axial": {
         "psoas_left": "psoas_left", "psoas_right": "psoas_right", "psoas_both": "psoas",
@@ -111,7 +111,7 @@ class DenseBatch:
 
 
 class StepDataset(Dataset[Any]):
-    """Step number to batch; the same for the same seed, whoever asks and in whatever order.
+    """Step number to batch; the same for the same seed, in whatever process and order.
 
     Parameters
     ----------

@@ -68,7 +68,7 @@ class OneClick:
         AnatomyNotFound
             If nothing was pointed at and the anatomy to point with is not visible.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         if label == "l3":
             return self._segment_l3(ct_slice, prompt)

@@ -348,7 +348,7 @@ def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None
     assert process.returncode == 0
     lines = [json.loads(line) for line in told.splitlines()]
     assert any(line["event"] == "stopped" for line in lines)
-    assert {line["route"] for line in lines if line["event"] == "answered"} >= {"/v1/segment"}
+    assert {line["route"] for line in lines if line["event"] == "responded"} >= {"/v1/segment"}
 
 
 def test_work_goes_on_without_a_killed_process_and_returns_to_the_next(tmp_path: Path) -> None:
