@@ -259,15 +259,14 @@ class JudgedSlice:
     @cached_property
     def gates(self) -> tuple[Gate, ...]:
         """The checks that the slice did not pass."""
-        agreements = {
-            name: evidence.agreement
-            for name in (*_SIDES, "muscle")
-            if (evidence := self.evidence(name)).agreement is not None and self.masks[name].any()
-        }
+        seen = [side for side in _SIDES if isinstance(self.psoas[side], StructureResult)]
+        agreements = {name: self.evidence(name).agreement for name in (*seen, "muscle")}
         return find_gross_errors(
             replace(self.divided.compartments, masks=self.masks),
             self.divided.ct_slice.spacing_mm,
-            agreements={name: value for name, value in agreements.items() if value is not None},
+            agreements={
+                name: one for name, one in agreements.items() if one is not None and self.masks[name].any()
+            },
         )
 
     def evidence(self, structure: Structure) -> NumberEvidence:

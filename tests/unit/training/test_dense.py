@@ -91,7 +91,7 @@ def test_recolouring_moves_density_and_not_shape(phantom: tuple[np.ndarray, np.n
     moved = recolour(hu.astype(np.float32), labels, rng=np.random.default_rng(0))
     assert moved.shape == hu.shape
     assert np.abs(moved - hu)[labels == Label.PSOAS_LEFT].mean() > 1
-    assert np.abs(moved - hu)[labels == Label.AIR].mean() < 2
+    assert abs(float((moved - hu)[labels == Label.AIR].mean())) < 1
 
 
 def test_loss_of_a_partial_image_asks_only_for_what_is_known() -> None:
