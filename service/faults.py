@@ -63,7 +63,7 @@ class Fault(HTTPException):
 
 
 class ClientGone(Exception):
-    """The client has hung up: nobody waits for the response."""
+    """The client has disconnected before the response."""
 
 
 def bad_image(error: InputError) -> Fault:

@@ -29,7 +29,7 @@ PROTOCOL: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """Where the results of an evaluation lie.
+    """Files of an evaluation.
 
     Parameters
     ----------

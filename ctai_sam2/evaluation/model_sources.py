@@ -49,7 +49,7 @@ def locate_model(
         ``python -m ctai_sam2.training export`` has such a card, with the same name and ``.json``;
         of other files the embedded model's network is expected.
     store : ModelStore, optional
-        Where named checkpoints lie.
+        Folder of named checkpoints.
 
     Raises
     ------

@@ -36,7 +36,7 @@ AXIAL_SCORED: Final = ("psoas_left", "psoas_right", "muscle", "vertebra")
 SAGITTAL_SCORED: Final = ("L1", "L2", "L3", "L4", "L5")
 
 FAT_SCORED: Final = ("sat", "vat", "imat")
-"""Found without points alone: nobody clicks subcutaneous fat together."""
+"""Found without points only: subcutaneous fat is too large to click."""
 
 GOOD_AREA_PCT: Final = 10.0
 """An area further off than this is no good number, however well the masks overlap."""

@@ -35,11 +35,11 @@ BUTTONS: Final[dict[tuple[str, str], Structure]] = {
     ("axial", "imat"): "imat",
     ("sagittal", "L3"): "l3",
 }
-"""What one click without points can be asked for, by plane and name of the reference."""
+"""What one click without points can segment, by plane and name of the reference."""
 
 BY_PROMPT: Final[dict[tuple[str, str], Structure]] = {
     **{("axial", name): name for name in ("psoas_left", "psoas_right", "muscle", "vertebra")},
-    # A vertebral body is asked for as L3 is, whichever it is.
+    # Every vertebral body is requested in the way L3 is.
     **{("sagittal", name): "l3" for name in ("T12", "L1", "L2", "L3", "L4", "L5")},
 }
 """What a user's click is about, by plane and name of the reference; others get the network's own mask."""
@@ -240,7 +240,7 @@ def draw_box(desk: Desk, structure: str, reference: Mask) -> PromptResult:
 
 
 def press_button(desk: Desk, structure: str) -> PromptResult | None:
-    """Ask for a structure without points, as a user's one click does; None where there is no such button."""
+    """Request a structure without points, as a user's one click does; None where there is no such button."""
     wanted = BUTTONS.get((desk.ct.plane, structure))
     if wanted is None:
         return None

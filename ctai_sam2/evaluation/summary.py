@@ -225,7 +225,7 @@ def break_down(scores: Iterable[Score], by: str) -> list[BreakdownRow]:
     scores : iterable of Score
         Any; only those of the model's button count.
     by : {"patient", "level"}
-        What to tell apart.
+        Whether rows are patients or levels.
 
     Raises
     ------

@@ -46,7 +46,7 @@ class DecodedFile:
     Parameters
     ----------
     frames : list of ndarray, int16, shape (H, W)
-        In the order asked for.
+        In the order requested.
     cautions : tuple of str
         Irregularities that were put right or limit what can be measured.
     """

@@ -35,7 +35,7 @@ from ctai_sam2.models.registry import (
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the bytes in all, None where the server does not tell."""
+"""Called with the bytes on disk and the bytes in all, None where the server does not say."""
 
 _CHUNK = 1 << 18
 

@@ -1,4 +1,4 @@
-"""Build the segmenter that the settings ask for."""
+"""Build the segmenter that the settings specify."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SegmenterKind = Literal["auto", "local", "remote"]
 
 
 RETRY_BEFORE_FALLBACK_S = 5.0
-"""How long a busy service is asked again before this process does the work itself."""
+"""How long requests to a busy service are repeated before this process does the work itself."""
 HEALTH_REFRESH_S = 30.0
 """How often the health of several backends is looked at in the background."""
 
 
 def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = None) -> Segmenter:
-    """Open the segmenter that the settings ask for; close it, or use it in a ``with`` block.
+    """Open the segmenter that the settings specify; close it, or use it in a ``with`` block.
 
     Cheap: the model is loaded with the first prediction, or by ``warm_up``.
 

@@ -81,13 +81,13 @@ class LocalSegmenter:
         Precision of the encoder; the decoder always runs in float32. ``auto`` is bfloat16 on CUDA that has
         it, else float32.
     max_embeddings : int
-        Slices whose embedding is kept, least recently used dropped first; 16.8 MB each at 1024 pixels.
+        Slices whose embedding is cached, least recently used dropped first; 16.8 MB each at 1024 pixels.
     num_threads : int, optional
         CPU threads of torch, a setting of the whole process; unset leaves it alone.
     sha256 : str, optional
         Expected digest of the checkpoint; that of the registry when omitted.
     store : ModelStore, optional
-        Where named checkpoints lie; the user's data folder when omitted.
+        Folder of named checkpoints; the user's data folder when omitted.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class LocalSegmenter:
         store: ModelStore | None = None,
     ) -> None:
         if max_embeddings < 1:
-            raise InputError("at least one embedding must be kept", received=max_embeddings)
+            raise InputError("at least one embedding must be cached", received=max_embeddings)
         if num_threads is not None and num_threads < 1:
             raise InputError("at least one thread is needed", received=num_threads)
         if dtype not in ("auto", "float32", "bfloat16"):

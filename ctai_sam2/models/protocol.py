@@ -26,7 +26,7 @@ class Segmenter(Protocol):
 
     What every implementation promises, in process or over a network:
 
-    - **Stateless to the caller.** Any image may follow any other; embeddings are kept inside, keyed by
+    - **Stateless to the caller.** Any image may follow any other; embeddings are cached inside, keyed by
       content.
     - **Deterministic.** The same image and prompt give the same masks and scores, whatever was requested
       before.

@@ -72,7 +72,7 @@ class RemoteSegmenter:
     url : str
         Address of the service, ``http://`` or ``https://``.
     api_key : str, optional
-        Key the service asks for.
+        Key that the service requires.
     request_timeout_s : float
         Seconds the service may take for a response. The client waits 5 s more, retries included.
     retry_for_s : float, optional
@@ -215,7 +215,7 @@ class RemoteSegmenter:
         self._parse(ReadyBody, self._request("GET", wire.READY_PATH))
 
     def health(self) -> Health:
-        """Ask the service for its state, once and briefly."""
+        """Request the service's state, once and briefly."""
         try:
             identity = self._request_identity()
         except CtaiError as error:

@@ -51,7 +51,7 @@ _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AxialSession:
-    """A slice with its frame, ready to be asked about; frame and anatomy are found once, when needed.
+    """A slice with its frame, ready for prompts; frame and anatomy are found once, when needed.
 
     Parameters
     ----------
@@ -495,7 +495,7 @@ def require_axial(ct_slice: CTSlice) -> None:
         raise InputError(
             "psoas, muscle and fat are segmented on an axial slice",
             received=ct_slice.plane,
-            hint="Give an axial slice, or ask for l3 on a sagittal one.",
+            hint="Give an axial slice, or request l3 on a sagittal one.",
         )
 
 

@@ -21,10 +21,10 @@ from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
 
 GROUPS: Final = ("psoas", "quadratus", "paraspinal", "wall")
-"""Muscle groups that the dense head tells apart."""
+"""Muscle groups that the dense head distinguishes."""
 
 COMPARTMENT_NAMES: Final = (*GROUPS, "between", "sat", "skin", "vat", "viscera", "spine", "bone")
-"""What is asked of a model that knows compartments by name; the rest is outside of the patient."""
+"""What is requested of a model that knows compartments by name; the rest is outside of the patient."""
 
 _FATS: Final = ("sat", "vat", "between")
 _SKIN_MM = 1.5

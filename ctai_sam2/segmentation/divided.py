@@ -37,7 +37,7 @@ _DISC_SHARE = 0.5
 _CORTEX_REACH_MM = 3.0
 _LOST_WALL_MM2 = 500.0
 _LOST_WALL_DEPTH_MM = 8.0
-_ASKED: dict[Structure, str] = {"imat": "between"}
+_MODEL_NAMES: dict[Structure, str] = {"imat": "between"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class NumberEvidence:
     score : float
         Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
     agreement : float or None
-        Dice of the dense head's mask with the prompted decoder's; None where that was not asked.
+        Dice of the dense head's mask with the prompted decoder's; None where that was not run.
     """
 
     score: float
@@ -281,7 +281,7 @@ class JudgedSlice:
             )
         second = self.divided.second_opinion if structure == "muscle" else None
         return NumberEvidence(
-            score=float(self.divided.named(_ASKED.get(structure, structure)).scores[0]),
+            score=float(self.divided.named(_MODEL_NAMES.get(structure, structure)).scores[0]),
             agreement=None if second is None else _dice(dense[structure], second.mask),
         )
 
@@ -308,12 +308,12 @@ class JudgedSlice:
                 raise found
             result = found
         else:
-            asked = _ASKED.get(structure, structure)
+            known_as = _MODEL_NAMES.get(structure, structure)
             result = StructureResult(
                 structure=structure,
                 mask=self.masks[structure],
-                prediction=self.divided.named(asked),
-                prompts=(Prompt(structure=asked),),
+                prediction=self.divided.named(known_as),
+                prompts=(Prompt(structure=known_as),),
                 prompted_by="name",
                 confidence=None,
             )

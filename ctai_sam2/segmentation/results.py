@@ -21,7 +21,7 @@ _WORTH_PROPOSING = 0.05
 
 
 class PredictsMasks(Protocol):
-    """What this room asks of a segmenter."""
+    """The part of a segmenter that segmentation needs."""
 
     @property
     def identity(self) -> ModelIdentity:
@@ -269,7 +269,7 @@ class StudyResult:
     sagittal : L3Result or None
         Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
     medians : tuple of MedianArea
-        Areas over several slices, where they were asked for.
+        Areas over several slices, where they were requested.
     warnings : tuple of str
         Of the volume, the level and the slice.
     level_chosen_by : {"user", "software"}

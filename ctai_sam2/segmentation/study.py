@@ -77,7 +77,7 @@ def segment_structure(
     definitions : TissueDefinitions
         HU limits.
     muscle_strategy : {"union", "compartments"}, optional
-        How the model is asked for ``muscle``.
+        How ``muscle`` is requested from the model.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
 

@@ -112,7 +112,7 @@ def train_dense(options: argparse.Namespace) -> None:
         processes=available_cores(),
     )
     phantoms = [as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)]
-    # A fold leaves a group of patients out; the run itself leaves out nobody but those named.
+    # A fold leaves a group of patients out; the run itself leaves out only those named.
     runs = {
         options.out / f"fold-{words.split(',')[0]}": (*options.held_out, *words.split(","))
         for words in options.fold

@@ -156,5 +156,5 @@ def test_a_dask_scheduler_that_is_not_there_is_told(tmp_path: Path) -> None:
     from ctai_sam2.errors import Unavailable
 
     pytest.importorskip("distributed")
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(Unavailable, match="does not respond"):
         run_cohort(make_cases(tmp_path / "in", 1), tmp_path / "out", dask="tcp://127.0.0.1:1", **QUICK)

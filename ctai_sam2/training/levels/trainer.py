@@ -117,7 +117,7 @@ class LevelTrainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's state lies."""
+        """Path of the run's state."""
         return self.folder / "checkpoint.pt"
 
     def resume(self) -> None:

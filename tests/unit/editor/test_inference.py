@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctai_sam2.editor import Answer, Controller, Message
+from ctai_sam2.editor import Controller, MaskCandidates, Message
 from ctai_sam2.editor import commands as do
 from ctai_sam2.errors import ServiceTimeout
 from ctai_sam2.image.windowing import window_to_uint8
@@ -29,7 +29,7 @@ class Asked:
         if not waits:
             self.go.set()
 
-    def __call__(self, ct_slice: Any, label: str, prompt: Prompt | None, revision: int) -> Answer:
+    def __call__(self, ct_slice: Any, label: str, prompt: Prompt | None, revision: int) -> MaskCandidates:
         self.prompts.append((label, prompt))
         self.begun.set()
         assert self.go.wait(30)
@@ -40,7 +40,7 @@ class Asked:
             mask = np.zeros(ct_slice.shape_hw, bool)
             mask[2 : 6 + number, 3:9] = True
             masks.append(mask)
-        return Answer(
+        return MaskCandidates(
             masks=tuple(masks),
             scores=(0.9, 0.8, 0.7)[: self.candidates],
             processing_time_ms=120.0,
@@ -49,7 +49,7 @@ class Asked:
 
 
 def make(ask: Any, **options: Any) -> Controller:
-    controller = Controller(make_document(**options), ask=ask)
+    controller = Controller(make_document(**options), mask_source=ask)
     controller.adjust(active="muscle", tool="brush")
     return controller
 
@@ -166,7 +166,7 @@ def test_hand_work_is_replaced_only_when_confirmed(accepted: bool) -> None:
     assert controller.confirmation is not None
     assert "replace" in controller.confirmation.message.text("en")
     assert ask.prompts == []
-    controller.answer(accepted)
+    controller.resolve_confirmation(accepted)
     assert controller.confirmation is None
     controller.inference.wait(30)
     assert area(controller) == (24 if accepted else 4)
@@ -178,7 +178,7 @@ def test_a_confirmation_holds_for_the_slice_it_was_asked_on() -> None:
     controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 1, 1)))
     assert not controller.run()
     controller.go_to(2)
-    controller.answer(True)
+    controller.resolve_confirmation(True)
     assert controller.inference.wait(30)
     assert ask.prompts == []
 
@@ -206,7 +206,7 @@ def test_one_click_replaces_the_models_own_mask_without_a_question() -> None:
     controller.apply(do.Paint(label="muscle", points_xy=((20, 15),), radius_mm=1))
     assert not controller.run()
     assert controller.confirmation is not None
-    controller.answer(False)
+    controller.resolve_confirmation(False)
     controller.undo()
     assert controller.run()
 
@@ -306,7 +306,7 @@ def test_a_locked_label_is_not_asked_for() -> None:
 
 
 def test_a_mask_of_another_shape_is_a_failure() -> None:
-    wrong = Answer(masks=(np.ones((3, 3), bool),), scores=(None,))
+    wrong = MaskCandidates(masks=(np.ones((3, 3), bool),), scores=(None,))
     controller = make(lambda *_: wrong)
     controller.run()
     controller.inference.wait(30)

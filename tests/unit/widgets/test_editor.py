@@ -272,7 +272,7 @@ def test_a_failing_segmenter_keeps_everything_and_offers_retry(opened: Callable[
     assert retry.layout.display is None
     segmenter.error = None
     retry.click()
-    editor.controller.answer(True)
+    editor.controller.resolve_confirmation(True)
     editor.controller.inference.wait(30)
     assert not np.array_equal(editor.masks["psoas_left"], kept)
     assert paint(editor) > 0
