@@ -111,7 +111,7 @@ def test_killed_at_random_nothing_is_lost(tmp_path: Path) -> None:
         workers = psutil.Process(process.pid).children() if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         process.wait()
-        # A worker ends with whoever started it.
+        # A worker ends with its parent.
         assert psutil.wait_procs(workers, timeout=20)[1] == []
         after = names_in(records)
         assert before <= after

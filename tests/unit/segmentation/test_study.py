@@ -88,7 +88,7 @@ def test_middle_of_l3_goes_by_positions() -> None:
 
 
 class Blob:
-    """Answers with the box, whatever the image: enough to go from sagittal to axial."""
+    """Returns the box, whatever the image: enough to go from sagittal to axial."""
 
     identity = IDENTITY
 

@@ -28,7 +28,7 @@ from tests.unit.segmentation.oracle import IDENTITY, dice
 
 
 class Box:
-    """Any segmenter: it knows nothing of vertebrae and answers with the box."""
+    """Any segmenter: it knows nothing of vertebrae and returns the box."""
 
     identity = IDENTITY
 
