@@ -48,8 +48,8 @@ class ScriptedSource:
         )
 
 
-def make(source: Any, **options: Any) -> Controller:
-    controller = Controller(make_document(**options), mask_source=source)
+def make(mask_source: Any, **options: Any) -> Controller:
+    controller = Controller(make_document(**options), mask_source=mask_source)
     controller.adjust(active="muscle", tool="brush")
     return controller
 
@@ -59,12 +59,12 @@ def area(controller: Controller, label: str = "muscle") -> int:
 
 
 def test_one_click_needs_no_point_and_is_one_step() -> None:
-    source = ScriptedSource()
-    controller = make(source)
+    mask_source = ScriptedSource()
+    controller = make(mask_source)
     assert controller.run()
     assert controller.inference.wait(30)
     status = controller.inference.status
-    assert source.prompts == [("muscle", None)]
+    assert mask_source.prompts == [("muscle", None)]
     assert (status.state, status.confidence, status.backend, status.candidates) == ("idle", 0.9, "fake", 3)
     assert status.processing_time_ms == 120.0
     assert status.message is not None
@@ -75,8 +75,8 @@ def test_one_click_needs_no_point_and_is_one_step() -> None:
 
 
 def test_points_box_and_mask_reach_the_model() -> None:
-    source = ScriptedSource()
-    controller = make(source)
+    mask_source = ScriptedSource()
+    controller = make(mask_source)
     controller.apply(do.AddPoint(label="muscle", x=3, y=4))
     controller.apply(do.AddPoint(label="muscle", x=9, y=9, positive=False))
     controller.apply(do.AddBox(label="muscle", box_xyxy=(1, 1, 12, 12)))
@@ -84,7 +84,7 @@ def test_points_box_and_mask_reach_the_model() -> None:
     controller.inference.wait(30)
     controller.run(refine=True)
     controller.inference.wait(30)
-    first, second = (prompt for _, prompt in source.prompts)
+    first, second = (prompt for _, prompt in mask_source.prompts)
     assert first is not None
     assert first.points_xy.tolist() == [[3, 4], [9, 9]]
     assert first.labels.tolist() == [1, 0]  # type: ignore[union-attr]
@@ -94,38 +94,38 @@ def test_points_box_and_mask_reach_the_model() -> None:
 
 
 def test_a_group_is_found_in_one_step() -> None:
-    source = ScriptedSource()
-    controller = make(source)
+    mask_source = ScriptedSource()
+    controller = make(mask_source)
     controller.run("psoas")
     controller.inference.wait(30)
-    assert [label for label, _ in source.prompts] == ["psoas_left", "psoas_right"]
+    assert [label for label, _ in mask_source.prompts] == ["psoas_left", "psoas_right"]
     assert area(controller, "psoas_left") == area(controller, "psoas_right") == 24
     controller.undo()
     assert area(controller, "psoas_left") == area(controller, "psoas_right") == 0
 
 
 def test_the_brush_works_while_inference_runs_and_other_labels_do_not_make_it_stale() -> None:
-    source = ScriptedSource(waits=True)
-    controller = make(source)
+    mask_source = ScriptedSource(waits=True)
+    controller = make(mask_source)
     controller.run()
-    assert source.begun.wait(30)
+    assert mask_source.begun.wait(30)
     assert controller.inference.status.state == "running"
     controller.adjust(active="psoas_left")
     controller.press(15, 15, space="image")
     controller.release(20, 15, space="image")
     painted = area(controller, "psoas_left")
     assert painted > 0
-    source.go.set()
+    mask_source.go.set()
     assert controller.inference.wait(30)
     assert (area(controller), area(controller, "psoas_left")) == (24, painted)
 
 
 @pytest.mark.parametrize("what", ["paint", "point", "cancel", "lock"])
 def test_a_stale_result_is_dropped(what: str) -> None:
-    source = ScriptedSource(waits=True)
-    controller = make(source, source=make_volume(), index=1)
+    mask_source = ScriptedSource(waits=True)
+    controller = make(mask_source, source=make_volume(), index=1)
     controller.run()
-    assert source.begun.wait(30)
+    assert mask_source.begun.wait(30)
     if what == "paint":
         # Over what the model finds; elsewhere it would be kept next to the result.
         controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 29, 19)))
@@ -136,7 +136,7 @@ def test_a_stale_result_is_dropped(what: str) -> None:
     else:
         controller.adjust_label("muscle", locked=True)
     mask = controller.document.mask("muscle", 1)
-    source.go.set()
+    mask_source.go.set()
     assert controller.inference.wait(30)
     assert np.array_equal(controller.document.mask("muscle", 1), mask)
     assert not controller.document.mask("muscle", 2).any()
@@ -147,40 +147,40 @@ def test_a_stale_result_is_dropped(what: str) -> None:
 
 
 def test_a_newer_request_makes_the_older_one_stale() -> None:
-    source = ScriptedSource(waits=True)
-    controller = make(source)
+    mask_source = ScriptedSource(waits=True)
+    controller = make(mask_source)
     controller.run()
-    assert source.begun.wait(30)
+    assert mask_source.begun.wait(30)
     controller.run("psoas_left")
-    source.go.set()
+    mask_source.go.set()
     assert controller.inference.wait(30)
     assert (area(controller), area(controller, "psoas_left")) == (0, 24)
 
 
 @pytest.mark.parametrize("accepted", [True, False])
 def test_hand_work_is_replaced_only_when_confirmed(accepted: bool) -> None:
-    source = ScriptedSource()
-    controller = make(source)
+    mask_source = ScriptedSource()
+    controller = make(mask_source)
     controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 1, 1)))
     assert not controller.run()
     assert controller.confirmation is not None
     assert "replace" in controller.confirmation.message.text("en")
-    assert source.prompts == []
+    assert mask_source.prompts == []
     controller.resolve_confirmation(accepted)
     assert controller.confirmation is None
     controller.inference.wait(30)
     assert area(controller) == (24 if accepted else 4)
 
 
-def test_a_confirmation_holds_for_the_slice_it_was_asked_on() -> None:
-    source = ScriptedSource()
-    controller = make(source, source=make_volume(), index=1)
+def test_a_confirmation_holds_for_the_slice_it_was_opened_on() -> None:
+    mask_source = ScriptedSource()
+    controller = make(mask_source, source=make_volume(), index=1)
     controller.apply(do.FillRectangle(label="muscle", box_xyxy=(0, 0, 1, 1)))
     assert not controller.run()
     controller.go_to(2)
     controller.resolve_confirmation(True)
     assert controller.inference.wait(30)
-    assert source.prompts == []
+    assert mask_source.prompts == []
 
 
 def test_the_models_own_mask_is_refined_without_a_question_and_an_edited_one_is_not() -> None:
@@ -212,14 +212,14 @@ def test_one_click_replaces_the_models_own_mask_without_a_question() -> None:
 
 
 def test_a_stroke_elsewhere_and_another_slice_in_view_do_not_drop_the_result() -> None:
-    source = ScriptedSource(waits=True)
-    controller = make(source, source=make_volume(), index=1)
+    mask_source = ScriptedSource(waits=True)
+    controller = make(mask_source, source=make_volume(), index=1)
     controller.run()
-    assert source.begun.wait(30)
+    assert mask_source.begun.wait(30)
     controller.apply(do.Paint(label="muscle", points_xy=((20, 15),), radius_mm=1))
     drawn = controller.document.mask("muscle", 1)
     controller.go_to(2)
-    source.go.set()
+    mask_source.go.set()
     assert controller.inference.wait(30)
     mask = controller.document.mask("muscle", 1)
     assert mask.sum() == 24 + drawn.sum()
@@ -252,8 +252,8 @@ def test_candidates_cycle_as_undoable_steps_and_ask_before_replacing_edits() -> 
 
 
 def test_a_failure_keeps_everything_and_can_be_retried(caplog: pytest.LogCaptureFixture) -> None:
-    source = ScriptedSource(error=ServiceTimeout("no response within 30 s"))
-    controller = make(source)
+    mask_source = ScriptedSource(error=ServiceTimeout("no response within 30 s"))
+    controller = make(mask_source)
     controller.apply(do.AddPoint(label="muscle", x=3, y=4))
     controller.run()
     controller.inference.wait(30)
@@ -263,11 +263,11 @@ def test_a_failure_keeps_everything_and_can_be_retried(caplog: pytest.LogCapture
     assert "no response within 30 s" in status.message.text("zh")
     assert len(controller.document.marks("muscle").points) == 1
     with caplog.at_level(logging.CRITICAL):
-        source.error = KeyError("inner")
+        mask_source.error = KeyError("inner")
         controller.do("retry")
         controller.inference.wait(30)
     assert controller.inference.status.state == "failed"
-    source.error = None
+    mask_source.error = None
     controller.do("retry")
     controller.inference.wait(30)
     assert (controller.inference.status.state, area(controller)) == ("idle", 24)
@@ -295,14 +295,14 @@ def test_availability_may_come_and_go() -> None:
 
 
 def test_a_locked_label_is_not_asked_for() -> None:
-    source = ScriptedSource()
-    controller = make(source)
+    mask_source = ScriptedSource()
+    controller = make(mask_source)
     controller.adjust_label("psoas_left", locked=True)
     controller.run("psoas")
     controller.inference.wait(30)
     controller.adjust_label("muscle", locked=True)
     assert not controller.run()
-    assert [label for label, _ in source.prompts] == ["psoas_right"]
+    assert [label for label, _ in mask_source.prompts] == ["psoas_right"]
 
 
 def test_a_mask_of_another_shape_is_a_failure() -> None:
@@ -328,13 +328,13 @@ def test_a_segmenters_prediction_is_taken_as_it_is() -> None:
 
 
 def test_closing_while_running_changes_nothing() -> None:
-    source = ScriptedSource(waits=True)
-    controller = make(source)
+    mask_source = ScriptedSource(waits=True)
+    controller = make(mask_source)
     controller.run()
-    assert source.begun.wait(30)
+    assert mask_source.begun.wait(30)
     controller.close()
     controller.close()
-    source.go.set()
+    mask_source.go.set()
     assert controller.inference.wait(30)
     assert area(controller) == 0
 
