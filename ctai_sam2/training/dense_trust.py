@@ -27,7 +27,7 @@ from ctai_sam2.types import CTSlice
 _LOGGER = logging.getLogger(__name__)
 
 JUDGED: Final = ("psoas_left", "psoas_right", "muscle", "sat", "vat")
-_RIDGE: Final = 0.02
+_RIDGE: Final = 0.002
 _STARTS_AT: Final = 1_000_000
 _BODY_MM: Final = 0.88
 
