@@ -209,7 +209,7 @@ def test_an_outage_is_raised() -> None:
     anchor = VolumeAnchor(structure="muscle", axial_index=1, mask=disc(45, 30, 10))
     with pytest.raises(ServiceUnreachable):
         correct_volume(
-            result, [anchor], FakeSegmenter(error=ServiceUnreachable("the service does not answer"))
+            result, [anchor], FakeSegmenter(error=ServiceUnreachable("the service does not respond"))
         )
 
 
