@@ -479,16 +479,19 @@ def test_back_and_forth_through_cases_by_hand(opened: Callable[..., Notebook]) -
     assert notebook.ask("editor._list_cases().states['two']") == "done"
 
 
-def test_a_running_cell_does_not_stop_the_brush(opened: Callable[..., Notebook]) -> None:
+def test_a_running_cell_does_not_stop_the_brush(opened: Callable[..., Notebook], lab: Lab) -> None:
     notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='busy')\neditor")
     notebook.press("Brush")
     notebook.until("editor.document.view.tool == 'brush'")
     places = [notebook.place(*point) for point in ((200, 200), (230, 210), (240, 230))]
     before = notebook.settled_pixels()
     page = notebook.page
+    # Busy until this test says so, however slowly the page is drawn.
     page.evaluate(
-        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-        ".requestExecute({ code: 'import time; time.sleep(6)' }); }"
+        "(code) => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+        ".requestExecute({ code }); }",
+        "import pathlib, time\nuntil = time.monotonic() + 180\n"
+        "while not pathlib.Path('go-on').exists() and time.monotonic() < until: time.sleep(0.05)",
     )
     page.mouse.move(*places[0].page)
     page.mouse.down()
@@ -497,6 +500,7 @@ def test_a_running_cell_does_not_stop_the_brush(opened: Callable[..., Notebook])
     page.mouse.up()
     page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
     assert not np.array_equal(notebook.pixels(), before)
+    (lab.folder / "go-on").touch()
     notebook.until("area('psoas_left') > 0")
     page.locator(".ctai-sam2-waiting").wait_for(state="hidden")
     require_full_redraw_looks_the_same(notebook)
