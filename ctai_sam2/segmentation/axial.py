@@ -478,7 +478,7 @@ def join_sides(left: StructureResult, right: StructureResult) -> StructureResult
         prediction=united,
         prompts=(*left.prompts, *right.prompts),
         prompted_by=left.prompted_by,
-        confidence=None if united is None else united.confidence_score,
+        confidence=min((one for one in (left.confidence, right.confidence) if one is not None), default=None),
         warnings=(*left.warnings, *right.warnings),
     )
 

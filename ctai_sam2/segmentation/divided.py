@@ -279,9 +279,12 @@ class JudgedSlice:
             return NumberEvidence(
                 score=result.confidence or 0.0, agreement=_dice(result.mask, dense[structure])
             )
+        if structure == "imat":
+            # It is as sure as the muscle that it lies in; there is no reference to fit its own to.
+            return self.evidence("muscle")
         second = self.divided.second_opinion if structure == "muscle" else None
         return NumberEvidence(
-            score=float(self.divided.named(_ASKED.get(structure, structure)).scores[0]),
+            score=float(self.divided.named(structure).scores[0]),
             agreement=None if second is None else _dice(dense[structure], second.mask),
         )
 

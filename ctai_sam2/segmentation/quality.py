@@ -272,7 +272,7 @@ def confidence_of(structure: str, score: float, agreement: float | None, gates: 
         Checks that failed; one of the structure's own caps the result.
     """
     curves = _shipped_trust()
-    # Intermuscular fat has no reference to fit to; it is as sure as the muscle that it lies in.
+    # Intermuscular fat has no curve of its own; its evidence is the muscle's.
     trust = curves[{"imat": "muscle"}.get(kind_of(structure), kind_of(structure))]
     probability = trust.probability(score, agreement)
     return cap_confidence(probability, gates, structure)

@@ -134,3 +134,11 @@ def test_neighbours_are_the_nearest_slices_some_millimetres_apart() -> None:
     found = measure_neighbours(volume, 4, Divider(classes), structures=("muscle",))
     assert [one.offset_mm for one in found] == [-4.0, 4.0]
     assert found[0].areas_mm2["muscle"] == found[1].areas_mm2["muscle"] > 0
+
+
+def test_psoas_is_as_sure_as_its_less_sure_side_and_imat_as_muscle() -> None:
+    classes, _, _ = draw()
+    found = segment_axial(slice_of(classes), Divider(classes)).structures
+    sides = [found[name].confidence for name in ("psoas_left", "psoas_right")]
+    assert found["psoas"].confidence == min(one for one in sides if one is not None)
+    assert found["imat"].confidence == found["muscle"].confidence
