@@ -502,7 +502,8 @@ def test_a_running_cell_does_not_stop_the_brush(
     # Busy until this test says so, however slowly the page is drawn.
     go_on = f"go-on-{own_thread}"
     page.evaluate(
-        f"(code) => {{ {_KERNEL}.requestExecute({{ code }}).done.then(() => {{ window.cellEnded = true; }}); }}",
+        f"(code) => {{ {_KERNEL}.requestExecute({{ code }}).done"
+        ".then(() => { window.cellEnded = true; }); }",
         "import pathlib, time\nuntil = time.monotonic() + 240\n"
         f"while not pathlib.Path({go_on!r}).exists() and time.monotonic() < until: time.sleep(0.05)",
     )
