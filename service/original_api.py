@@ -146,7 +146,7 @@ async def _segment(service: SegmentationService, data: bytes, body: OriginalBody
 def _prompt_of(image_type: ImageType, clicks: list[ClickBody], model: ModelIdentity) -> Prompt:
     if clicks:
         return Prompt(
-            points_xy=np.array([[click.x, click.y] for click in clicks], np.float64).astype(np.float32),
+            points_xy=np.array([[click.x, click.y] for click in clicks], np.float64),
             labels=np.array([click.label for click in clicks], np.int32),
         )
     name = _NAMES_WITHOUT_CLICKS.get(image_type)

@@ -240,6 +240,7 @@ def test_the_originals_json(url: str, prefix: str) -> None:
         ({"click_points": "here"}, (422, "prompt_invalid")),
         ({"click_points": '[{"x": NaN, "y": 1}]'}, (422, "prompt_invalid")),
         ({"click_points": '[{"x": 1e12, "y": 1}]'}, (422, "prompt_invalid")),
+        ({"click_points": '[{"x": 1e300, "y": 1}]'}, (422, "prompt_invalid")),
         ({"patient_id": "x" * 300}, (422, "prompt_invalid")),
     ],
 )
