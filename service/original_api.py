@@ -34,7 +34,7 @@ from .schemas import (
 from .segmentation import SegmentationService, Service
 
 _NAMES_WITHOUT_CLICKS = {"middle": "muscle"}
-"""What stands for an image type where nobody clicked; L3 has many vertebrae, so it needs a click."""
+"""What stands for an image type without a click; L3 has many vertebrae, so it needs a click."""
 
 
 class _JsonRoute(LimitedRoute):

@@ -62,7 +62,7 @@ class QualityParameters:
 PARAMETERS: Final = QualityParameters()
 
 GATED_CONFIDENCE: Final = 0.6
-"""A number that fails a gate is never told to be surer than this."""
+"""Upper limit on the confidence of a number that fails a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,14 +265,14 @@ def confidence_of(structure: str, score: float, agreement: float | None, gates: 
     structure : str
         Whose number.
     score : float
-        IoU expected by whoever drew the mask.
+        IoU expected by the model that drew the mask.
     agreement : float or None
         Dice with the prompted mask, where there is one.
     gates : sequence of Gate
         Checks that failed; one of the structure's own caps the result.
     """
     curves = _shipped_trust()
-    # Intermuscular fat has no reference to fit to; it is as sure as the muscle that it lies in.
+    # Intermuscular fat has no curve of its own; its evidence is the muscle's.
     trust = curves[{"imat": "muscle"}.get(kind_of(structure), kind_of(structure))]
     probability = trust.probability(score, agreement)
     return cap_confidence(probability, gates, structure)

@@ -128,7 +128,7 @@ def recolour(
     counts = np.bincount(labels.ravel(), minlength=256)
     means = np.bincount(labels.ravel(), weights=hu.ravel(), minlength=256) / np.maximum(counts, 1)
     shift = np.zeros(256, dtype=np.float32)
-    muscles = np.arange(Label.RECTUS_LEFT, Label.PSOAS_RIGHT + 1)
+    muscles = [int(label) for label in range(Label.RECTUS_LEFT, Label.PSOAS_RIGHT + 1)]
     had = float(means[muscles][counts[muscles] > 0].mean()) if counts[muscles].any() else 50.0
     muscle = float(np.clip(rng.normal(42, 16), -5, 85))
     for label in muscles:
@@ -140,7 +140,7 @@ def recolour(
         shift[Label.SAT] += rng.uniform(5, 50)
     if rng.uniform() < 0.2:
         shift[Label.VAT] += rng.uniform(5, 70)
-    shift[muscles | FAT_STREAK] = fat_shift + rng.normal(0, 10)
+    shift[[label | FAT_STREAK for label in muscles]] = fat_shift + rng.normal(0, 10)
     camouflage = rng.uniform() < 0.5
     for label in (*_ORGANS, *_KIDNEYS, Label.BOWEL_FLUID):
         spread = 8.0 if camouflage else 35.0

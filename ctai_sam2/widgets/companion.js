@@ -155,7 +155,8 @@ function render({ model, el }) {
   let zoom = null;
   let zoomTimer = 0;
   let hoverTimer = 0;
-  let number = 0;
+  // A page that is loaded anew counts on from what Python has taken up.
+  let number = model.get("view").taken ?? 0;
   /** @type {number[]} */
   let waitingFor = [];
   /** @type {HTMLCanvasElement[]} */

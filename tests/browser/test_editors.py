@@ -479,24 +479,47 @@ def test_back_and_forth_through_cases_by_hand(opened: Callable[..., Notebook]) -
     assert notebook.ask("editor._list_cases().states['two']") == "done"
 
 
-def test_a_running_cell_does_not_stop_the_brush(opened: Callable[..., Notebook]) -> None:
-    notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='busy')\neditor")
+_KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+_NUMBERS = "() => document.querySelector('.ctai-sam2-rows').textContent"
+
+
+@pytest.mark.parametrize("own_thread", [True, False])
+def test_a_running_cell_does_not_stop_the_brush(
+    opened: Callable[..., Notebook], lab: Lab, own_thread: bool
+) -> None:
+    # JupyterLab sends gestures to a thread of their own in kernels that have one; in others they queue.
+    notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor")
+    page = notebook.page
+    if not own_thread:
+        page.evaluate(f"() => {{ {_KERNEL}.commsOverSubshells = 'disabled'; }}")
+    elif not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
+        pytest.skip("this kernel has one thread")
     notebook.press("Brush")
     notebook.until("editor.document.view.tool == 'brush'")
     places = [notebook.place(*point) for point in ((200, 200), (230, 210), (240, 230))]
     before = notebook.settled_pixels()
-    page = notebook.page
+    numbers = page.evaluate(_NUMBERS)
+    # Busy until this test says so, however slowly the page is drawn.
+    go_on = f"go-on-{own_thread}"
     page.evaluate(
-        "() => { window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-        ".requestExecute({ code: 'import time; time.sleep(6)' }); }"
+        f"(code) => {{ {_KERNEL}.requestExecute({{ code }}).done"
+        ".then(() => { window.cellEnded = true; }); }",
+        "import pathlib, time\nuntil = time.monotonic() + 240\n"
+        f"while not pathlib.Path({go_on!r}).exists() and time.monotonic() < until: time.sleep(0.05)",
     )
     page.mouse.move(*places[0].page)
     page.mouse.down()
     for place in places[1:]:
         page.mouse.move(*place.page)
     page.mouse.up()
-    page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
+    if own_thread:
+        page.wait_for_function(f"(before) => ({_NUMBERS})() !== before", arg=numbers)
+    else:
+        page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
+        assert page.evaluate(_NUMBERS) == numbers
+    assert not page.evaluate("() => window.cellEnded === true")
     assert not np.array_equal(notebook.pixels(), before)
+    (lab.folder / go_on).touch()
     notebook.until("area('psoas_left') > 0")
     page.locator(".ctai-sam2-waiting").wait_for(state="hidden")
     require_full_redraw_looks_the_same(notebook)

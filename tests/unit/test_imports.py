@@ -88,7 +88,14 @@ def test_the_service_imports_what_lies_below_it() -> None:
 def test_only_few_modules_import_torch() -> None:
     allowed = {
         f"models/{name}.py"
-        for name in ("sam2_inference", "mask_decoder", "local", "sam2_network", "tensor_threads")
+        for name in (
+            "sam2_inference",
+            "mask_decoder",
+            "local",
+            "sam2_network",
+            "dense_head",
+            "tensor_threads",
+        )
     }
     # The network that names vertebrae runs in this process whatever the segmenter is.
     allowed |= {"segmentation/levels/model.py", "segmentation/levels/network.py"}

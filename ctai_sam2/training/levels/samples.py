@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -45,23 +45,23 @@ def make_sample(known: KnownImage, rng: np.random.Generator, *, crop_mm: tuple[i
     """Draw one example from a known image."""
     map_x, map_y = _warp(known, rng, crop_mm)
     inside = _field(rng, crop_mm)
-    dense = cv2.remap(known.dense, map_x, map_y, cv2.INTER_NEAREST, borderValue=0)
-    level = cv2.remap(known.level, map_x, map_y, cv2.INTER_NEAREST, borderValue=NO_LEVEL)
+    dense = _read(known.dense, map_x, map_y, 0)
+    level = _read(known.level, map_x, map_y, NO_LEVEL)
     if known.contrast == "hu":
-        hu = cv2.remap(known.pixels.astype(np.float32), map_x, map_y, cv2.INTER_LINEAR, borderValue=AIR_HU)
+        hu = _read(known.pixels.astype(np.float32), map_x, map_y, AIR_HU)
         hu = _vary_real(hu, rng)
     else:
-        labels = cv2.remap(known.pixels, map_x, map_y, cv2.INTER_NEAREST, borderValue=0)
+        labels = _read(known.pixels, map_x, map_y, 0)
         chance = rng.uniform()
         realistic = chance < 0.72 and known.contrast == "drawn"
         mean, grain = contrast.typical_hu(rng) if realistic else contrast.any_hu(rng)
         if realistic and chance < 0.15:
             mean = mean + rng.normal(0, 45, 256).astype(np.float32) * (mean > -300)
         hu = contrast.paint(labels, mean, grain, rng)
-        hu = cv2.GaussianBlur(hu, (0, 0), float(rng.uniform(0.5, 1.1)))
+        hu = np.asarray(cv2.GaussianBlur(hu, (0, 0), float(rng.uniform(0.5, 1.1))), np.float32)
     hu = _acquire(np.ascontiguousarray(hu, np.float32), rng, known.row_mm)
     hu[~inside], dense[~inside], level[~inside] = AIR_HU, 0, NO_LEVEL
-    small = cv2.resize(hu, (crop_mm[1] // _PX, crop_mm[0] // _PX), interpolation=cv2.INTER_AREA)
+    small = _resize(hu, crop_mm[1] // _PX, crop_mm[0] // _PX, cv2.INTER_AREA)
     if rng.uniform() < 0.5:
         small = small + contrast.texture(rng, small.shape) * np.float32(rng.gamma(1.5, 7.0))
     return Sample(
@@ -72,6 +72,16 @@ def make_sample(known: KnownImage, rng: np.random.Generator, *, crop_mm: tuple[i
         ),
         level=level[2 :: 2 * _PX, 2 :: 2 * _PX],
     )
+
+
+def _read(image: NDArray[Any], map_x: Floats, map_y: Floats, outside: float) -> NDArray[Any]:
+    """Read an image at the places of a warp: HU linearly, labels as they are."""
+    how = cv2.INTER_NEAREST if image.dtype == np.uint8 else cv2.INTER_LINEAR
+    return np.asarray(cv2.remap(image, map_x, map_y, how, borderValue=outside), image.dtype)
+
+
+def _resize(image: Floats, width: int, height: int, how: int) -> Floats:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=how), np.float32)
 
 
 def _warp(known: KnownImage, rng: np.random.Generator, crop_mm: tuple[int, int]) -> tuple[Floats, Floats]:
@@ -139,19 +149,20 @@ def _acquire(hu: Floats, rng: np.random.Generator, row_mm: float) -> Floats:
         thick = float(rng.choice([1.5, 2, 2.5, 3, 4, 5, 5, 6]))
         if thick > row_mm:
             rows = max(round(height / thick), 8)
-            hu = cv2.resize(hu, (width, rows), interpolation=cv2.INTER_AREA)
+            hu = _resize(hu, width, rows, cv2.INTER_AREA)
             if rng.uniform() < 0.7:
                 hu = hu + rng.normal(0, rng.gamma(1.5, 8.0), hu.shape).astype(np.float32)
-            hu = cv2.resize(hu, (width, height), interpolation=cv2.INTER_LINEAR)
+            hu = _resize(hu, width, height, cv2.INTER_LINEAR)
     if rng.uniform() < 0.3:
-        hu = cv2.GaussianBlur(hu, (0, 0), float(rng.uniform(0.5, 1.6)))
+        hu = np.asarray(cv2.GaussianBlur(hu, (0, 0), float(rng.uniform(0.5, 1.6))), np.float32)
     if rng.uniform() < 0.7:
         hu = hu + contrast.texture(rng, hu.shape) * np.float32(rng.gamma(1.6, 11.0))
     if rng.uniform() < 0.25:
-        streaks = cv2.GaussianBlur(
-            rng.normal(0, 1, (height, 1)).astype(np.float32), (1, 0), 0, sigmaY=rng.uniform(1, 4)
+        grain = rng.normal(0, 1, (height, 1)).astype(np.float32)
+        streaks = np.asarray(cv2.GaussianBlur(grain, (1, 0), 0, sigmaY=rng.uniform(1, 4)), np.float32)
+        hu = hu + streaks.reshape(height, 1) / max(float(streaks.std()), 1e-3) * np.float32(
+            rng.uniform(3, 22)
         )
-        hu = hu + streaks / max(float(streaks.std()), 1e-3) * np.float32(rng.uniform(3, 22))
     if rng.uniform() < 0.25:
         hu = hu + contrast.texture(rng, hu.shape, coarse=True) * np.float32(rng.uniform(3, 15))
     if rng.uniform() < 0.1:

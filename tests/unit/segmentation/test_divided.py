@@ -113,7 +113,7 @@ def test_what_only_the_division_calls_muscle_is_left_out_but_for_a_lost_wall() -
     assert (muscle & gland).sum() < 0.1 * gland.sum()
 
 
-def test_a_reader_s_prompt_is_answered_as_before() -> None:
+def test_a_reader_s_prompt_is_segmented_as_before() -> None:
     classes, _, _ = draw()
     divider = Divider(classes)
     session = AxialSession.open(slice_of(classes), divider)
@@ -134,3 +134,11 @@ def test_neighbours_are_the_nearest_slices_some_millimetres_apart() -> None:
     found = measure_neighbours(volume, 4, Divider(classes), structures=("muscle",))
     assert [one.offset_mm for one in found] == [-4.0, 4.0]
     assert found[0].areas_mm2["muscle"] == found[1].areas_mm2["muscle"] > 0
+
+
+def test_psoas_is_as_sure_as_its_less_sure_side_and_imat_as_muscle() -> None:
+    classes, _, _ = draw()
+    found = segment_axial(slice_of(classes), Divider(classes)).structures
+    sides = [found[name].confidence for name in ("psoas_left", "psoas_right")]
+    assert found["psoas"].confidence == min(one for one in sides if one is not None)
+    assert found["imat"].confidence == found["muscle"].confidence
