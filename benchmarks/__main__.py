@@ -25,7 +25,7 @@ RUNS: Mapping[str, Sequence[str]] = {
     "service": ("--requests", "2000"),
     "editor": (),
 }
-"""Benchmarks, and what they are told here: the longest parts are left to a call of their own."""
+"""Benchmarks and their options here: the longest parts are left to a call of their own."""
 
 
 def compare(

@@ -115,12 +115,12 @@ def run(
 
 
 def measure_bare(manifest: Path, out: Path, structures: Sequence[Structure]) -> tuple[float, float, float]:
-    """Ask about each case in a plain loop, and do it as a worker does, case by case in turn in this process.
+    """Predict each case in a plain loop, and as a worker does, case by case in turn in this process.
 
     Returns
     -------
     bare_ms, worker_ms, ratio : float
-        Medians; the ratio is that of the pairs. A worker's answer to its run, 1 ms, is left out.
+        Medians; the ratio is that of the pairs. A worker's reply to the run, 1 ms, is left out.
     """
     settings = Settings(num_threads=1)
     cases = read_manifest(manifest)

@@ -78,7 +78,7 @@ DRAG = """async ([y, frames]) => {
 }"""
 
 
-# A click of the point tool, until the model's mask shows 10 pixels beside it.
+# A click of the point tool, until the model's mask shows 10 pixels next to it.
 CLICK = """async ([x, y]) => {
   const canvas = document.querySelector("canvas.ctai-sam2-canvas");
   const context = canvas.getContext("2d");
@@ -205,7 +205,7 @@ def _traffic_of(notebook: Any, act: Callable[[], object]) -> dict[str, float]:
     session.on("Network.webSocketFrameSent", lambda event: count("sent_kB", event))
     session.on("Network.webSocketFrameReceived", lambda event: count("received_kB", event))
     act()
-    # The page is looked at, not the kernel: asking it would be counted too.
+    # The page is looked at, not the kernel: a request to it would be counted too.
     notebook.settled_pixels()
     notebook.page.wait_for_timeout(1000)
     session.detach()
@@ -236,7 +236,7 @@ def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:
             for number in range(clicks):
                 notebook.tell("editor.do('clear'); editor.do('clear_prompts')")
                 notebook.settled_pixels()
-                # Never the same point, which the cache would answer.
+                # Never the same point, which would come from the cache.
                 x, y = notebook.place(middle[0] + number % 3, middle[1] + number // 3).screen
                 waited: Any = notebook.page.evaluate(CLICK, [x, y])
                 if waited is not None:
@@ -249,7 +249,7 @@ def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:
 
 
 def ratios_of(figures: dict[str, dict[str, float]]) -> dict[str, Ratio]:
-    """Pick what is compared from run to run: what a movement costs beside drawing everything anew."""
+    """Pick what is compared from run to run: what a movement costs compared with drawing everything anew."""
     whole = figures["full redraw"]["p50_ms"]
     return {
         f"editor: {name}, to a full redraw": Ratio(figures[name]["p50_ms"] / whole, "lower")

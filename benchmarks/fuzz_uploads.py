@@ -1,7 +1,7 @@
 """Fuzz what the service takes from strangers, led by coverage: ``python -m benchmarks.fuzz_uploads``.
 
 Needs atheris (``pip install atheris``). Each target runs in a process of its own, which is started anew
-when a decoder's compiled code kills it. What is found lies in the folder given: inputs answered by anything
+when a decoder's compiled code kills it. Findings go to the folder given: inputs that lead to anything
 but an image, a mask, a prompt or one of our errors, with their tracebacks; and inputs that killed the
 process, took too long or too much memory (libFuzzer's ``crash-``, ``timeout-``, ``oom-``). Exit code 1 if
 there are any.
@@ -92,7 +92,7 @@ def image_seeds() -> list[bytes]:
 
 
 def json_seeds() -> list[bytes]:
-    """Make prompts, a mask and an answer in the service's own form."""
+    """Make prompts, a mask and a response in the service's own form."""
     from ctai_sam2.models import wire
     from ctai_sam2.types import ModelIdentity, Prediction, Prompt, Window
 
@@ -156,7 +156,7 @@ def image_target() -> Callable[[bytes], None]:
 
 
 def json_target() -> Callable[[bytes], None]:
-    """Decode JSON as a prompt, a mask, an answer and the original system's request."""
+    """Decode JSON as a prompt, a mask, a response and the original system's request."""
     from pydantic import ValidationError
 
     from ctai_sam2.errors import CtaiError
@@ -190,7 +190,7 @@ def json_target() -> Callable[[bytes], None]:
 
 
 def http_target() -> Callable[[bytes], None]:
-    """Send a body to every path of the whole application; no answer may be 500."""
+    """Send a body to every path of the whole application; no response may be 500."""
     from ctai_sam2.models import wire
     from ctai_sam2.settings import Settings
     from service.app import make_app
@@ -242,7 +242,7 @@ def http_target() -> Callable[[bytes], None]:
         await app(scope, receive, send)
         return statuses[0]
 
-    def run(data: bytes, _: object = lifespan) -> None:  # which would end where nobody held it
+    def run(data: bytes, _: object = lifespan) -> None:  # which would end if nothing held it
         loop.run_until_complete(ask("PUT", asks[0][1](known), "image/png", known))
         for method, path_of, content_type in asks:
             status = loop.run_until_complete(ask(method, path_of(data), content_type, data))

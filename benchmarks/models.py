@@ -53,7 +53,7 @@ def measure_import(runs: int) -> dict[str, float]:
 
 
 def measure_embedded(images: list[np.ndarray], prompt: Prompt, folder: Path) -> dict[str, float]:
-    """Time first masks, further clicks, and answers from the cache, of the embedded model."""
+    """Time first masks, further clicks, and cached predictions, of the embedded model."""
     with LocalSegmenter() as nano:
         cached = CachedSegmenter(nano, folder)
         nano.predict(images[0], prompt)
@@ -158,7 +158,7 @@ def relative_error(of: LocalSegmenter, to: LocalSegmenter, image: np.ndarray) ->
 
 
 def compare_precisions(cases: int) -> dict[str, float]:
-    """Ask the embedded model in both precisions about random phantoms: by the button, a click and a box."""
+    """Run the embedded model in both precisions on random phantoms: by the button, a click and a box."""
     overlaps = []
     with LocalSegmenter(device="cpu") as exact, LocalSegmenter(device="cpu", dtype="bfloat16") as short:
         for seed in range(cases):

@@ -80,7 +80,7 @@ def memory_mb(pid: int) -> float | None:
 
 
 def prompts(client: int, count: int, salt: int) -> list[Prompt]:
-    """Clicks that nobody made before, so that no cache answers them."""
+    """Clicks never made before, so that none is cached."""
     rng = np.random.default_rng((client, salt))
     return [Prompt.point(*rng.uniform(100, 400, 2)) for _ in range(count)]
 
@@ -156,10 +156,10 @@ def measure_overload(images: list[np.ndarray], *, clients: int, clicks: int) -> 
 
         def ask_bare(_: np.ndarray, prompt: Prompt) -> None:
             body = json.dumps(wire.encode_prompt(prompt))
-            answer = requests.post(url + wire.SEGMENT_PATH.format(sha256=digest), data=body, timeout=60)
+            response = requests.post(url + wire.SEGMENT_PATH.format(sha256=digest), data=body, timeout=60)
             with lock:
-                seen[str(answer.status_code)] += 1
-                if answer.status_code in (429, 503) and "Retry-After" not in answer.headers:
+                seen[str(response.status_code)] += 1
+                if response.status_code in (429, 503) and "Retry-After" not in response.headers:
                     seen["without_retry_after"] += 1
 
         run_clients([ask_bare] * clients, images[:1], clicks, salt=1001)
@@ -215,12 +215,14 @@ def measure_memory(images: list[np.ndarray], *, requests_in_all: int, clients: i
                 elif number % 20 == 10:
                     body = {"points": [[-5, 1e9]]}
                 path = wire.digest_of(known)
-                answer = session.post(url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120)
-                if answer.status_code == 404:
+                response = session.post(url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120)
+                if response.status_code == 404:
                     session.put(url + wire.IMAGE_PATH.format(sha256=path), data=known, timeout=120)
-                    answer = session.post(url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120)
+                    response = session.post(
+                        url + wire.SEGMENT_PATH.format(sha256=path), json=body, timeout=120
+                    )
                 with lock:
-                    seen[str(answer.status_code)] += 1
+                    seen[str(response.status_code)] += 1
             session.close()
 
         for tenth in range(10):

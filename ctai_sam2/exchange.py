@@ -265,7 +265,7 @@ def read_structure_mask(
                 received=elsewhere[0],
                 hint="Choose the slice it was drawn on.",
             )
-    # Which side it lies on is asked of the name it gets here.
+    # The name it gets here says on which side it should be.
     notes = [note for note in notes if note not in side_notes(found, of)]
     notes += [*side_notes({structure: mask}, of), *inverted_notes({structure: mask})]
     return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
@@ -295,7 +295,7 @@ def _concerns(note: str, name: str, found: Mapping[str, Mask]) -> bool:
 
 
 def _find(masks: Mapping[str, Mask], wanted: str, file_name: str) -> str:
-    """Name in the file of a structure that is asked for by this name, or by ours for it."""
+    """Name in the file of a structure that is requested by this name, or by ours for it."""
     if wanted in masks:
         return wanted
     ours = [name for name in masks if known_by_other_name(name) == wanted]

@@ -131,7 +131,7 @@ def require_not_cut(name: str, description: str | None, definitions: TissueDefin
     Raises
     ------
     InputError
-        If the limits asked for are wider.
+        If the limits requested are wider.
     """
     found = _CUT.match(description or "")
     tissue = _TISSUE_OF.get(name)

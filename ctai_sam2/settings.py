@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     allowed_hosts: str | None = Field(
         None,
         description="Names, separated by commas, by which a service without a key may be reached, and whose "
-        "web pages may use it, besides this machine's own; * for any.",
+        "web pages may use it, in addition to this machine's own; * for any.",
     )
     port: int = Field(8000, ge=0, le=65535, description="Port the service listens on; 0 takes a free one.")
     max_body_mb: float = Field(32, gt=0, le=2048, description="Size in MB of a request the service takes.")

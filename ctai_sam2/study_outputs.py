@@ -59,7 +59,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFiles:
-    """Where the results of a study lie.
+    """Files of a study.
 
     Parameters
     ----------

@@ -11,14 +11,14 @@ def main() -> int:
     connection = http.client.HTTPConnection("127.0.0.1", int(os.environ.get("SAM2_PORT", "8000")), timeout=4)
     try:
         connection.request("GET", "/health")
-        answer = json.loads(connection.getresponse().read())
+        body = json.loads(connection.getresponse().read())
     except (OSError, ValueError, http.client.HTTPException) as error:
-        sys.stdout.write(f"no answer: {type(error).__name__}\n")
+        sys.stdout.write(f"no response: {type(error).__name__}\n")
         return 1
     finally:
         connection.close()
-    sys.stdout.write(f"{answer.get('status')}: {answer.get('detail')}\n")
-    return 0 if answer.get("model_loaded") is True else 1
+    sys.stdout.write(f"{body.get('status')}: {body.get('detail')}\n")
+    return 0 if body.get("model_loaded") is True else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Print what the package needs, one a line: ``requirements.py [EXTRA ...]`` beside pyproject.toml."""
+"""Print what the package needs, one a line: ``requirements.py [EXTRA ...]`` next to pyproject.toml."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ask a running container, and hold its answers against SAM2 in this process: part of ``smoke_test.sh``.
+"""Compare a running container's predictions with SAM2 in this process: part of ``smoke_test.sh``.
 
 The key is read from ``SAM2_API_KEY``. Figures go to stdout alone, so that the script can use them.
 """
@@ -33,9 +33,9 @@ data = sys.stdin.buffer.read()
 url = "http://127.0.0.1:" + os.environ["SAM2_PORT"] + "/v1/images/" + hashlib.sha256(data).hexdigest()
 key = {"X-API-Key": os.environ["SAM2_API_KEY"]}
 requests.put(url, data=data, headers=key, timeout=60).raise_for_status()
-answer = requests.post(url + "/segment", json={"structure": "muscle"}, headers=key, timeout=60)
-answer.raise_for_status()
-print(answer.text)
+response = requests.post(url + "/segment", json={"structure": "muscle"}, headers=key, timeout=60)
+response.raise_for_status()
+print(response.text)
 """
 """Puts the picture that it reads from stdin, and prints what the service says of its muscle."""
 
@@ -70,17 +70,17 @@ def wait(url: str, since: float) -> int:
     return 1
 
 
-def compare(url: str, answer: Path | None, click_x: float | None) -> int:
+def compare(url: str, response: Path | None, click_x: float | None) -> int:
     """Compare masks with those of this process; 1 where one pixel differs.
 
-    A click that was not made before is computed; names are answered from the cache when asked again.
+    A click that was not made before is computed; names come from the cache when requested again.
     """
     is_same = True
     with LocalSegmenter(device="cpu", num_threads=THREADS) as local:
-        if answer is not None:
+        if response is not None:
             image = phantom_image()
             there = wire.decode_prediction(
-                json.loads(answer.read_text(encoding="utf-8")),
+                json.loads(response.read_text(encoding="utf-8")),
                 image_sha256=wire.digest_of(wire.encode_image(image)),
                 shape_hw=(image.shape[0], image.shape[1]),
             )
@@ -107,15 +107,15 @@ def _agree(name: str, prompt: Prompt, there: Prediction, here: Prediction) -> bo
 
 def original(url: str, patient: str) -> int:
     """Send the original system's form with a patient's number; 0 where it comes back with a mask."""
-    answer = requests.post(
+    response = requests.post(
         url + wire.ORIGINAL_PATH,
         files={"file": ("slice.png", wire.encode_image(phantom_image()), "image/png")},
         data={"image_type": "middle", "patient_id": patient, "slice_index": "3"},
         headers={wire.API_KEY_HEADER: os.environ["SAM2_API_KEY"]},
         timeout=60,
     )
-    body = answer.json()
-    return 0 if answer.status_code == 200 and body["mask_data"] and body["patient_id"] == patient else 1
+    body = response.json()
+    return 0 if response.status_code == 200 and body["mask_data"] and body["patient_id"] == patient else 1
 
 
 def main() -> int:
@@ -125,7 +125,7 @@ def main() -> int:
     errands = parser.add_subparsers(dest="errand", required=True)
     errands.add_parser("wait").add_argument("--since", type=float, required=True)
     comparing = errands.add_parser("compare")
-    comparing.add_argument("--answer", type=Path, default=None)
+    comparing.add_argument("--response", type=Path, default=None)
     comparing.add_argument("--click-x", type=float, default=None)
     errands.add_parser("original").add_argument("--patient", required=True)
     for name in ("status-without-key", "cached", "picture", "script"):
@@ -134,7 +134,7 @@ def main() -> int:
     if given.errand == "wait":
         return wait(given.url, given.since)
     if given.errand == "compare":
-        return compare(given.url, given.answer, given.click_x)
+        return compare(given.url, given.response, given.click_x)
     if given.errand == "original":
         return original(given.url, given.patient)
     if given.errand == "status-without-key":

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Build the image and prove on a running container what docs/deployment.md promises: docker/smoke_test.sh [--keep]
 #
-# Takes the engine that answers `docker info`. Where none does and this is root with Debian's docker.io, it
+# Takes the engine that responds to `docker info`. Where none does and this is root with Debian's docker.io, it
 # starts a private one with a folder, a socket and cgroups of its own; where its base image cannot be pulled
 # there, debootstrap makes one. Where no engine is to be had it prints "SKIP: reason" and exits 0.
 #
@@ -72,12 +72,12 @@ clean_up() {
 }
 
 start_private_engine() {
-    [ "$(id -u)" = 0 ] || skip "no container engine answers, and only root can start one"
+    [ "$(id -u)" = 0 ] || skip "no container engine responds, and only root can start one"
     for program in dockerd containerd iptables; do
-        command -v "$program" >/dev/null || skip "no container engine answers, and $program is not installed"
+        command -v "$program" >/dev/null || skip "no container engine responds, and $program is not installed"
     done
     engine=$(mktemp -d "${SMOKE_DIR:-/tmp}/ctai-engine.XXXXXX")
-    # Within the memory group of this process, where there are groups by controller; beside it in the unified tree.
+    # Within the memory group of this process, where there are groups by controller; next to it in the unified tree.
     local group
     group=$(awk -F: '$2 == "memory" { print $3 }' /proc/self/cgroup)
     [ -n "$group" ] || group=$(awk -F: '$1 == "0" { print $3 }' /proc/self/cgroup)
@@ -154,7 +154,7 @@ found=$(docker run --rm --network none $image serve 2>&1) && status=0 || status=
 check "without a key it does not start" 2 "$status"
 check "and says why" yes "$(grep -q SAM2_API_KEY <<<"$found" && echo yes)"
 
-# --- from start to the first answer ---
+# --- from start to the first response ---
 compose up --no-start >/dev/null 2>&1
 started=$("$python" -c 'import time; print(time.time())')
 compose start >/dev/null 2>&1
@@ -199,7 +199,7 @@ fi
 compose down >/dev/null 2>&1
 compose up --detach --wait --wait-timeout $hang_s >/dev/null 2>&1 || fail "it did not come up again"
 check "volumes are kept over down and up" yes "$(inside sh -c 'test -e /models/smoke && test -e /cache/smoke && echo yes')"
-check "answers are kept over down and up" True "$(client cached)"
+check "predictions are kept over down and up" True "$(client cached)"
 stopped=$(date +%s)
 id=$(container)
 compose stop >/dev/null 2>&1
@@ -217,10 +217,10 @@ for _ in $(seq $((hang_s * 5))); do
     sleep 0.2
 done
 check "health without a network, baked" healthy "$(docker inspect --format '{{.State.Health.Status}}' "$alone")"
-check "interfaces beside loopback" 0 "$(docker exec "$alone" sh -c 'ls /sys/class/net' | grep -cv '^lo$' || true)"
-client picture | docker exec --interactive "$alone" python -c "$(client script)" >"$work/answer.json" ||
-    fail "no answer without a network"
-client compare --answer "$work/answer.json" || fail "the masks differ without a network"
+check "interfaces other than loopback" 0 "$(docker exec "$alone" sh -c 'ls /sys/class/net' | grep -cv '^lo$' || true)"
+client picture | docker exec --interactive "$alone" python -c "$(client script)" >"$work/response.json" ||
+    fail "no response without a network"
+client compare --response "$work/response.json" || fail "the masks differ without a network"
 passed=$((passed + 1))
 
 say "done"

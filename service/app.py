@@ -49,7 +49,7 @@ def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
     Parameters
     ----------
     segmenter : Segmenter
-        Segments. It is not closed with the application: whoever opened it does that.
+        Makes the predictions. It is not closed with the application: the caller closes it.
     settings : Settings, optional
         Limits and key; read from the environment when omitted.
 
@@ -85,7 +85,7 @@ def make_app(segmenter: Segmenter, settings: Settings | None = None) -> FastAPI:
 
 
 def openapi_text() -> str:
-    """Write the OpenAPI document as it is kept under ``docs``: made without a model."""
+    """Write the OpenAPI document as it is stored under ``docs``: made without a model."""
     from ctai_sam2.models.local import LocalSegmenter
 
     app = make_app(LocalSegmenter(), Settings(_env_file=None))

@@ -130,7 +130,7 @@ class Guard:
         quiet = route in OPEN_PATHS and exchange.status < 400
         logger.log(
             logging.DEBUG if quiet else logging.INFO,
-            "answered",
+            "responded",
             extra={
                 "request_id": exchange.request_id,
                 "method": method,

@@ -63,7 +63,7 @@ class Fault(HTTPException):
 
 
 class ClientGone(Exception):
-    """The client has hung up: nobody waits for the response."""
+    """The client has disconnected before the response."""
 
 
 def bad_image(error: InputError) -> Fault:
@@ -102,7 +102,7 @@ def fault_of(error: Exception) -> Fault:
 
 
 def respond(request: Request, error: Exception) -> Response:
-    """Answer with the error; what is unforeseen is logged, without its message."""
+    """Respond with the error; an unforeseen one is logged, without its message."""
     fault, request_id = fault_of(error), request.scope["state"]["request_id"]
     if fault.status_code == 500:
         logger.error("unforeseen", exc_info=error, extra={"request_id": request_id})

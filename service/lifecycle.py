@@ -172,7 +172,7 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> uvicorn.Ser
 
 
 def serve(settings: Settings | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C; requests under way are answered first.
+    """Serve until SIGTERM or Ctrl-C; requests under way are completed first.
 
     A signal that comes before the server is made ends the process at once, later ones in order.
 

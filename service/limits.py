@@ -1,8 +1,8 @@
 """Who is let in, who works now, who waits: places and turns, fair between clients.
 
 A request's body is read before the request takes a place in the queue, so that
-a client that sends slowly holds up nobody. What waits is bounded, has a deadline,
-and is dropped as soon as nobody waits for its response. Where all places are
+a client that sends slowly does not block the others. What waits is bounded, has a deadline,
+and is dropped as soon as its client is gone. Where all places are
 taken, the client with most requests in the queue loses its newest to another.
 
 A thread cannot be stopped: work under way past its deadline keeps its turn
@@ -188,7 +188,7 @@ class Turns:
             self._jobs.discard(job)
             self._leave(time.monotonic() - started)
             if not done.cancelled():
-                done.exception()  # seen here, where perhaps nobody waits for it any more
+                done.exception()  # seen here, where its client may be gone
 
         job.add_done_callback(finish)
         return await asyncio.shield(job)

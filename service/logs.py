@@ -21,18 +21,18 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write time, level, logger, message, and the fields that were given."""
-        told: dict[str, object] = {
+        entry: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
             + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "event": record.getMessage(),
         }
-        told.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
+        entry.update({name: getattr(record, name) for name in FIELDS if hasattr(record, name)})
         if record.exc_info and record.exc_info[1] is not None:
-            told["error"] = type(record.exc_info[1]).__name__
-            told["where"] = place_of(record.exc_info[1])
-        return json.dumps(told, ensure_ascii=False)
+            entry["error"] = type(record.exc_info[1]).__name__
+            entry["where"] = place_of(record.exc_info[1])
+        return json.dumps(entry, ensure_ascii=False)
 
 
 def place_of(error: BaseException) -> str:

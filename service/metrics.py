@@ -19,10 +19,14 @@ class Metrics:
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
         self.requests = Counter(
-            "ctai_requests", "Answers given.", ("method", "route", "status"), registry=registry
+            "ctai_requests", "Responses sent.", ("method", "route", "status"), registry=registry
         )
         self.latency = Histogram(
-            "ctai_request_seconds", "From request to answer.", ("route",), buckets=_SECONDS, registry=registry
+            "ctai_request_seconds",
+            "From request to response.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
         )
         self.stages = Histogram(
             "ctai_stage_seconds",
@@ -35,10 +39,10 @@ class Metrics:
             "ctai_predictions", "Predictions made (cached=no) or reused.", ("cached",), registry=registry
         )
         self.image_hits = Counter(
-            "ctai_image_store", "Images asked for by digest.", ("result",), registry=registry
+            "ctai_image_store", "Images requested by digest.", ("result",), registry=registry
         )
         self.dropped = Counter(
-            "ctai_dropped", "Requests whose client hung up before the answer.", registry=registry
+            "ctai_dropped", "Requests whose client disconnected before the response.", registry=registry
         )
         self.decodes_stopped = Counter(
             "ctai_decodes_stopped", "Images whose decoding took too much time or memory.", registry=registry
@@ -48,12 +52,12 @@ class Metrics:
         )
         self.waiting = Gauge("ctai_queue_waiting", "Requests waiting for their turn.", registry=registry)
         self.running = Gauge("ctai_running", "Jobs worked on.", registry=registry)
-        self.images = Gauge("ctai_images_kept", "Decoded images kept.", registry=registry)
+        self.images = Gauge("ctai_images_kept", "Decoded images stored.", registry=registry)
         self.image_bytes = Gauge("ctai_images_kept_bytes", "Their size.", registry=registry)
         self.ready = Gauge("ctai_ready", "1 when the model is loaded and warm.", registry=registry)
         self.model = Gauge(
             "ctai_model_info",
-            "The model that answers.",
+            "The model that makes the predictions.",
             ("name", "sha256", "device", "dtype"),
             registry=registry,
         )
@@ -68,7 +72,7 @@ class Metrics:
             self.stages.labels(name).observe(time.perf_counter() - started)
 
     def name_model(self, identity: ModelIdentity) -> None:
-        """Tell which model answers."""
+        """Report which model makes the predictions."""
         self.model.clear()
         self.model.labels(identity.name, identity.weights_sha256, identity.device, identity.dtype).set(1)
 

@@ -34,7 +34,7 @@ from .schemas import (
 from .segmentation import SegmentationService, Service
 
 _NAMES_WITHOUT_CLICKS = {"middle": "muscle"}
-"""What stands for an image type where nobody clicked; L3 has many vertebrae, so it needs a click."""
+"""What stands for an image type without a click; L3 has many vertebrae, so it needs a click."""
 
 
 class _JsonRoute(LimitedRoute):
@@ -146,7 +146,7 @@ async def _segment(service: SegmentationService, data: bytes, body: OriginalBody
 def _prompt_of(image_type: ImageType, clicks: list[ClickBody], model: ModelIdentity) -> Prompt:
     if clicks:
         return Prompt(
-            points_xy=np.array([[click.x, click.y] for click in clicks], np.float64).astype(np.float32),
+            points_xy=np.array([[click.x, click.y] for click in clicks], np.float64),
             labels=np.array([click.label for click in clicks], np.int32),
         )
     name = _NAMES_WITHOUT_CLICKS.get(image_type)

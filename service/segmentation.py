@@ -43,7 +43,7 @@ class SegmentationService:
     Parameters
     ----------
     segmenter : Segmenter
-        Segments; whoever opened it closes it.
+        Makes the predictions; the caller closes it.
     settings : Settings
         Limits.
     """
@@ -268,7 +268,7 @@ class SegmentationService:
             await asyncio.sleep(WARM_UP_AGAIN_S)
 
     async def _load(self) -> ModelIdentity:
-        """Load the model in a thread for whose end nobody waits when the process ends."""
+        """Load the model in a thread that the process does not wait for when it ends."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[ModelIdentity] = loop.create_future()
 

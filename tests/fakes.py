@@ -18,7 +18,7 @@ FAKE_IDENTITY = ModelIdentity(
 
 
 class FakeSegmenter:
-    """Answers with discs around the prompt whose pixels are as bright as under it."""
+    """Predicts discs around the prompt whose pixels are as bright as under it."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ def save_random_checkpoint(path: Path, config: str, *, image_size: int | None = 
 
 
 def make_image(shape_hw: tuple[int, int] = (96, 120), seed: int = 0) -> NDArray[np.uint8]:
-    """A blob on noise: enough structure that prompts get different answers."""
+    """A blob on noise: enough structure that prompts get different predictions."""
     rng = np.random.default_rng(seed)
     rows, columns = np.indices(shape_hw)
     blob = 150 * np.exp(-(((rows - shape_hw[0] / 2) / 20) ** 2) - ((columns - shape_hw[1] / 3) / 25) ** 2)

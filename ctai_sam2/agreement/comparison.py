@@ -282,7 +282,8 @@ def compare_readers(
         raise InputError("no column can be compared", received=", ".join(measures or MEASURES))
     if any(value is None for value in same.values()):
         cautions.append(
-            "not every row says which slice was measured: slice and contour cannot be told apart there"
+            "not every row says which slice was measured: the effects of slice and contour "
+            "cannot be separated there"
         )
     if len(cases) < 15:
         cautions.append(f"with {len(cases)} cases the intervals are wide; quote them with the values")

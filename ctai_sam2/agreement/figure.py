@@ -1,4 +1,4 @@
-"""Bland and Altman's figure: difference against mean, slice choice told apart by the mark."""
+"""Bland and Altman's figure: difference against mean, markers distinguish the choice of slice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ctai_sam2.measure.columns import COLUMN_TABLE
 
 _COLUMNS = 2
 _DPI = 130
-_BESIDE = 1.025
+_BAR_X = 1.025
 _MARKS: tuple[tuple[bool | None, str, str, str], ...] = (
     (True, "o", "#0072B2", "same slice"),
     (False, "^", "#D55E00", "different slices"),
@@ -20,7 +20,7 @@ _MARKS: tuple[tuple[bool | None, str, str, str], ...] = (
 
 
 def draw_bland_altman(comparison: ReaderComparison) -> bytes:
-    """Draw one panel per measure with bias and limits of agreement; bars beside it are their intervals. PNG.
+    """Draw one panel per measure with bias and limits of agreement; bars next to it are their intervals. PNG.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ def _draw_panel(panel: Any, entry: MeasureAgreement, comparison: ReaderCompariso
         (limits.high, limits.high_ci, "--"),
     ):
         panel.axhline(value, color="#222222", linewidth=1, linestyle=style)
-        # Intervals of few cases overlap: beside the panel they stay apart from the points.
+        # Intervals of few cases overlap: next to the panel they stay apart from the points.
         panel.plot(
-            [_BESIDE, _BESIDE],
+            [_BAR_X, _BAR_X],
             interval,
             transform=panel.get_yaxis_transform(),
             color="#222222",
@@ -88,7 +88,7 @@ def _draw_panel(panel: Any, entry: MeasureAgreement, comparison: ReaderCompariso
         )
         panel.annotate(
             f"{value:.3g}",
-            (_BESIDE + 0.02, value),
+            (_BAR_X + 0.02, value),
             xycoords=("axes fraction", "data"),
             fontsize=8,
             va="center",

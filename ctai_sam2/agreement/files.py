@@ -27,7 +27,7 @@ _DIVISION = {
 
 @dataclass(frozen=True, kw_only=True)
 class AgreementFiles:
-    """Where a comparison lies.
+    """Files of a comparison.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="cohort", no_args_is_help=True, help="Measure many studies; review what is flagged.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Results = Annotated[Path, typer.Argument(help="Folder that 'cohort run' wrote.")]
 
 INTERRUPTED = 130

@@ -1,4 +1,4 @@
-"""The record of a case as it lies on disk: versioned JSON, read into a typed value, old versions too."""
+"""The record of a case as stored on disk: versioned JSON, read into a typed value, old versions too."""
 
 from __future__ import annotations
 

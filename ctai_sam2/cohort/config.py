@@ -195,7 +195,7 @@ class CohortConfig:
         return self.definitions.identifier
 
     def inference_part(self, case: Case) -> dict[str, Any]:
-        """Return what decides a case's predictions besides its image and the model, as plain values."""
+        """Return what decides a case's predictions apart from its image and the model, as plain values."""
         return {
             "series_uid": case.series_uid,
             "mid_l3_index": case.mid_l3_index,

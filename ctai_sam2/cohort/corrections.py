@@ -40,7 +40,7 @@ class ReadingEntry(BaseModel):
 
 
 class CorrectionNote(BaseModel):
-    """What lies on disk next to the corrected masks, as versioned JSON."""
+    """The note stored next to the corrected masks, as versioned JSON."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -106,7 +106,7 @@ def add_reading(
     Raises
     ------
     InputError
-        If nobody signs, a structure is not one that is measured, or a mask is none.
+        If the reviewer's name is missing, a structure is not one that is measured, or a mask is none.
     DamagedFile
         If an earlier reading cannot be read back; it is left as it is.
     StorageError
@@ -146,7 +146,7 @@ def add_reading(
 
 
 def read_note(store: CohortStore, case_id: str) -> CorrectionNote | None:
-    """Read the note of a case's readings, without the masks; None where nobody looked.
+    """Read the note of a case's readings, without the masks; None where there are none.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def read_note(store: CohortStore, case_id: str) -> CorrectionNote | None:
 
 
 def read_correction(store: CohortStore, case_id: str) -> Correction | None:
-    """Read the readings of a case; None where nobody looked.
+    """Read the readings of a case; None where there are none.
 
     Raises
     ------

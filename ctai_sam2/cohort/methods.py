@@ -162,7 +162,7 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
 def _models(done: pd.DataFrame) -> str:
     models = done[["model", "weights_sha256"]].dropna().drop_duplicates()
     named = [f"{row.model}, weights SHA-256 {str(row.weights_sha256)[:12]}" for row in models.itertuples()]
-    return "; ".join(named) or "no model answered"
+    return "; ".join(named) or "no model was used"
 
 
 def _levels(done: pd.DataFrame) -> str:

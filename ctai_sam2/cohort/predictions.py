@@ -213,7 +213,7 @@ def read_predictions(path: Path) -> CasePredictions:
                 predictions=predictions,
                 l3_mask=l3_mask,
                 l3_slice=l3_slice,
-                l3_certainty=meta["l3_certainty"],
+                l3_certainty=_certainty_of(meta),
                 l3_probability=meta["l3_probability"],
                 l3_confidence=meta["l3_confidence"],
                 l3_gap_mm=gap_mm,
@@ -255,12 +255,18 @@ def _gap_of(meta: Mapping[str, Any]) -> tuple[float | None, bool]:
     return (0.0, True) if found == measured else (None, False)
 
 
+def _certainty_of(meta: Mapping[str, Any]) -> str | None:
+    """Return the certainty of the level; format 1 had another word for a level that the user specified."""
+    certainty: str | None = meta["l3_certainty"]
+    return "user" if certainty == "told" else certainty
+
+
 def _chooser_of(meta: Mapping[str, Any]) -> Literal["user", "software"]:
     """Return who chose the slice; format 1 did not store it, and measured the L3 found or a given slice."""
     if meta["format"] != 1:
         return "user" if meta["level_chosen_by"] == "user" else "software"
     is_found = meta["l3_index"] is not None and meta["l3_index"] == meta["axial_index"]
-    return "software" if is_found and meta["l3_certainty"] != "told" else "user"
+    return "software" if is_found and _certainty_of(meta) != "user" else "user"
 
 
 _NO_MODEL = ModelIdentity(name="", weights_sha256="", image_size=0, device="", dtype="", code_version="")

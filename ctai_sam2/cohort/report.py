@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_PICTURES = 300
-"""Overlays in the page, each some 15 kB; the others lie in ``pictures/``."""
+"""Overlays in the page, each some 15 kB; the others are in ``pictures/``."""
 
 MAX_ROWS = 3000
 """Rows in the page; all are in ``table.csv``."""

@@ -16,7 +16,7 @@ from typing import Any, cast
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import read_note
 from ctai_sam2.cohort.manifest import Case, read_manifest
-from ctai_sam2.cohort.store import CohortStore, key_of, names_in, stamp_of
+from ctai_sam2.cohort.store import PREDICTIONS_FOLDER, CohortStore, key_of, names_in, stamp_of
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, own_columns, write_results
 from ctai_sam2.cohort.worker import CaseOutcome
@@ -240,7 +240,7 @@ class RunPlan:
 def plan_tasks(cases: Sequence[Case], store: CohortStore, config: CohortConfig, token: str) -> RunPlan:
     """Decide from file names, sizes and times, without reading any image, what is to be done."""
     corrected = store.corrected_ids()
-    predicted, masked = names_in(store.folder / "answers"), names_in(store.folder / "masks")
+    predicted, masked = names_in(store.folder / PREDICTIONS_FOLDER), names_in(store.folder / "masks")
     index = store.read_index()
     tasks: list[CaseTask] = []
     case_keys: dict[str, str] = {}
@@ -409,7 +409,7 @@ def _dask_client(dask: Any) -> Iterator[Any]:
         client: Any = cast(Any, Client)(dask, set_as_default=False, timeout="10s")
     except (OSError, ValueError) as error:
         raise Unavailable(
-            "the Dask scheduler does not answer", received=dask, hint="Check its address: tcp://host:8786."
+            "the Dask scheduler does not respond", received=dask, hint="Check its address: tcp://host:8786."
         ) from error
     with client:
         yield client

@@ -185,14 +185,14 @@ def _entries_of(root: Path, entries: list[Path]) -> tuple[list[Path], list[tuple
             loose.append(entry)
     if loose and not studies:
         return [root], skipped
-    images, others = _told_apart(loose)
+    images, others = _separate(loose)
     if others:
         skipped.append((_names_of(others), "no DICOM, NIfTI, NRRD or npz file"))
     alone, reasons = _loose_images(images)
     return sorted([*studies, *alone]), [*skipped, *reasons]
 
 
-def _told_apart(loose: list[Path]) -> tuple[list[Path], list[Path]]:
+def _separate(loose: list[Path]) -> tuple[list[Path], list[Path]]:
     images: list[Path] = []
     others: list[Path] = []
     for path in loose:

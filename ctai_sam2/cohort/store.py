@@ -4,7 +4,7 @@
 
     out/
       records/<case>.json        row, keys and quality control; with it a case is done
-      answers/<case>.zip         mid-L3 slice and the model's predictions: measured again without inference
+      PREDICTIONS_FOLDER/<case>.zip  mid-L3 slice and the model's predictions, for measuring again
       masks/<case>.nii.gz        label map of the slice; <case>_l3.nii.gz on the sagittal one
       pictures/<case>.jpg        overlay for the report
       corrections/<case>.json    what a reader changed, with <case>.zip
@@ -13,7 +13,7 @@
 
 A killed run leaves whole files only; those without a record are made again. A record or predictions that
 are damaged are moved aside (``<name>.damaged-<digest>``), reported, and made again; corrections, which
-cannot be made again, are left where they are, and the case fails until somebody restores them.
+cannot be made again, are left where they are, and the case fails until they are restored.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ from ctai_sam2.journal.lock import lock_file
 _KEY_VERSION = 1
 """Part of every digest: grows when all predictions are to be made again."""
 
-_FOLDERS = ("records", "answers", "masks", "pictures", "corrections")
+PREDICTIONS_FOLDER = "answers"
+"""Folder of the stored predictions, under the name that earlier versions gave it."""
+
+_FOLDERS = ("records", PREDICTIONS_FOLDER, "masks", "pictures", "corrections")
 _LEFT_BEHIND = ".writing-"
 _ASIDE = ".damaged-"
 _OWNER = ".owner"
@@ -70,7 +73,7 @@ class CohortStore:
 
     def predictions_path(self, case_id: str) -> Path:
         """Return the place of a case's slice and predictions."""
-        return self.folder / "answers" / f"{case_id}.zip"
+        return self.folder / PREDICTIONS_FOLDER / f"{case_id}.zip"
 
     def mask_path(self, case_id: str) -> Path:
         """Return the place of a case's label map."""

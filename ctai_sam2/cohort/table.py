@@ -110,7 +110,7 @@ COHORT_COLUMN_TABLE: tuple[Column, ...] = (
     Column("error_type", "", "Why a case has no numbers: type of the error."),
     Column("error", "", "Why a case has no numbers, in a sentence."),
 )
-"""Unit and meaning of the columns that a cohort's table has besides those of a single measurement."""
+"""Unit and meaning of the columns that a cohort's table has in addition to those of a single measurement."""
 
 _TEXT = frozenset(
     {
@@ -453,7 +453,7 @@ def _summarize(
 
 
 def _remember(case: Case, case_keys: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the table needs of a case besides its record; no path."""
+    """Return what the table needs of a case in addition to its record; no path."""
     return {
         "case_id": case.case_id,
         "key": case_keys.get(case.case_id),

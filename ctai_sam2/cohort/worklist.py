@@ -28,7 +28,7 @@ from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_r
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
-from ctai_sam2.editor.inference import Ask
+from ctai_sam2.editor.inference import MaskSource
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.journal import Record, fingerprint
 from ctai_sam2.measure.definitions import TissueDefinitions
@@ -146,9 +146,9 @@ class Worklist:
         record = self.store.read_record(case_id)
         if record is None or not record.is_done:
             raise InputError("the case has no masks to look at", received=case_id)
-        kept = read_predictions(self.store.predictions_path(case_id))
+        stored = read_predictions(self.store.predictions_path(case_id))
         masks = self._worker().masks_of(self._cases[case_id])
-        return ReviewCase(item=item, ct_slice=kept.ct_slice, masks=MappingProxyType(masks))
+        return ReviewCase(item=item, ct_slice=stored.ct_slice, masks=MappingProxyType(masks))
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
         """Store that a reader looked at a case and lets its masks stand; see `correct`.
@@ -183,7 +183,7 @@ class Worklist:
         Raises
         ------
         InputError
-            If there is no such case, nobody signs, or a mask does not fit.
+            If there is no such case, the reviewer's name is missing, or a mask does not fit.
         StorageError
             If something cannot be written.
         """
@@ -203,14 +203,14 @@ class Worklist:
         self._items = self._read_items()
         return merged
 
-    def edit(self, case_id: str, *, ask: Ask | None = None) -> Editing:
+    def edit(self, case_id: str, *, mask_source: MaskSource | None = None) -> Editing:
         """Open a case in the pure editor, with a journal that survives a crash; attach a view to it.
 
         Parameters
         ----------
         case_id : str
             Which.
-        ask : Ask, optional
+        mask_source : MaskSource, optional
             For further clicks; without it one click is disabled and everything else works.
 
         Raises
@@ -226,7 +226,7 @@ class Worklist:
         record = Record.open(self.store.correction_path(case_id).with_name(name), case.ct_slice)
         try:
             document = Document(case.ct_slice, MIDDLE)
-            controller = Controller(document, ask=ask, record=record)
+            controller = Controller(document, mask_source=mask_source, record=record)
             if not document.indices:
                 names = [name for name in document.labels if name in case.masks]
                 first = tuple(SetMask(label=name, mask=case.masks[name]) for name in names)

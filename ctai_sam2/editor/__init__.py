@@ -1,9 +1,9 @@
 """The editor without a screen: document, commands, history, tools, inference, strings.
 
-A view forwards events to a `Controller`, is told by `Change` what to redraw, and
+A view forwards events to a `Controller`, receives a `Change` that says what to redraw, and
 holds nothing that cannot be read from the controller again::
 
-    controller = Controller(Document(volume, MIDDLE), ask=ask, record=record)
+    controller = Controller(Document(volume, MIDDLE), mask_source=one_click, record=record)
     controller.subscribe(redraw)
     controller.press(x, y)
 """
@@ -14,7 +14,7 @@ from ctai_sam2.editor.commands import apply
 from ctai_sam2.editor.controller import Controller, KeepsEvents
 from ctai_sam2.editor.document import Document, View
 from ctai_sam2.editor.i18n import LANGUAGES, Message, text
-from ctai_sam2.editor.inference import Answer, Ask, Confirmation, InferenceStatus
+from ctai_sam2.editor.inference import Confirmation, InferenceStatus, MaskCandidates, MaskSource
 from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
 from ctai_sam2.editor.measurements import compare_labels, measure_document, measure_labels
 from ctai_sam2.editor.rendering import render_grey, render_overlay
@@ -27,8 +27,6 @@ __all__ = [
     "LANGUAGES",
     "MIDDLE",
     "Action",
-    "Answer",
-    "Ask",
     "Box",
     "Change",
     "Confirmation",
@@ -37,6 +35,8 @@ __all__ = [
     "InferenceStatus",
     "KeepsEvents",
     "Label",
+    "MaskCandidates",
+    "MaskSource",
     "Message",
     "Preview",
     "Profile",

@@ -151,7 +151,7 @@ ACTIONS: tuple[Action, ...] = (
     _action("retry", lambda c: c.inference.retry()),
     _action("cancel", lambda c: c.cancel(), "escape"),
     _action("finish", lambda c: c.finish(), "enter"),
-    _action("confirm", lambda c: c.answer(True), "ctrl+enter"),
+    _action("confirm", lambda c: c.resolve_confirmation(True), "ctrl+enter"),
     _calling("save", "ctrl+s"),
     _calling("accept"),
     _calling("next_case", "shift+arrowright"),

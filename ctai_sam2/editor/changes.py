@@ -1,4 +1,4 @@
-"""What a view is told: which parts of the picture no longer hold."""
+"""Notifications to a view: which parts of the picture are out of date."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Box: TypeAlias = tuple[int, int, int, int]
 Aspect: TypeAlias = Literal[
     "mask", "prompts", "preview", "view", "labels", "slice", "history", "inference", "confirm", "status"
 ]
-"""What changed: pixels; points and boxes; what is under the hand; zoom, window or tool; label list;
-the slice shown; what can be undone; the state of inference; a question to the person; the status line."""
+"""What changed: pixels; points and boxes; what is under the pointer; zoom, window or tool; label list;
+the slice shown; what can be undone; the state of inference; a confirmation by the user; the status line."""
 
 
 @dataclass(frozen=True, kw_only=True)

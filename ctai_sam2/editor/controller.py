@@ -26,7 +26,7 @@ from ctai_sam2.editor.commands import Command, Compound
 from ctai_sam2.editor.document import Author, Document
 from ctai_sam2.editor.history import IMPORT_EDIT
 from ctai_sam2.editor.i18n import Message
-from ctai_sam2.editor.inference import Ask, Confirmation, Inference
+from ctai_sam2.editor.inference import Confirmation, Inference, MaskSource
 from ctai_sam2.editor.measurements import Readout, measure_roi, measure_ruler, read_out
 from ctai_sam2.editor.tools import Button, Outcome, Pointer, Preview, Tool, make_tools
 from ctai_sam2.errors import CtaiError, InputError, RecordError, StorageError
@@ -38,7 +38,7 @@ Observer: TypeAlias = Callable[[Change], None]
 
 
 class KeepsEvents(Protocol):
-    """What the editor asks of an annotation record (``ctai_sam2.journal.AnnotationJournal`` is one)."""
+    """What the editor needs of an annotation record (``ctai_sam2.journal.AnnotationJournal`` is one)."""
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Keep an event; it is on disk on return.
@@ -66,10 +66,10 @@ class Controller:
     ----------
     document : Document
         What is edited; untouched if a record is given.
-    ask : Ask, optional
-        Asked for masks; without it one click is disabled with a reason.
+    mask_source : MaskSource, optional
+        Makes masks; without it one click is disabled with a reason.
     record : KeepsEvents, optional
-        Replayed now, and told of every step from then on.
+        Replayed now; every later step is written to it.
     auto_run : bool
         Whether each click and box starts inference at once.
 
@@ -83,7 +83,7 @@ class Controller:
         self,
         document: Document,
         *,
-        ask: Ask | None = None,
+        mask_source: MaskSource | None = None,
         record: KeepsEvents | None = None,
         auto_run: bool = False,
     ) -> None:
@@ -100,7 +100,7 @@ class Controller:
         self._kept_back: list[Change] | None = None
         self._record = record
         self._tools = make_tools()
-        self._hand: Tool | None = None
+        self._pressed: Tool | None = None
         self._panning = False
         self._wheel_steps = 0.0
         self._hover: Pointer | None = None
@@ -110,14 +110,14 @@ class Controller:
         self.opened_revision = document.revision
         """Of the document, before anything was done here."""
         self.inference: Inference = Inference(
-            document, ask, lock=self.lock, perform=self.apply, tell=self._tell
+            document, mask_source, lock=self.lock, perform=self.apply, notify=self._announce
         )
 
     # What a view shows -----------------------------------------------------------------------
 
     @property
     def tool(self) -> Tool:
-        """The tool in hand; while panning with space or the middle button, still the one chosen."""
+        """The chosen tool, also while space or the middle button pans."""
         return self._tools[self.document.view.tool]
 
     @property
@@ -127,7 +127,7 @@ class Controller:
 
     @property
     def readout(self) -> Readout | None:
-        """What lies under the hand; None outside of the image."""
+        """What is under the pointer; None outside of the image."""
         return None if self._hover is None else read_out(self.document, self._hover.x, self._hover.y)
 
     @property
@@ -151,12 +151,12 @@ class Controller:
 
     @property
     def has_record(self) -> bool:
-        """Whether steps are written down as they are made."""
+        """Whether steps are written to disk as they are made."""
         return self._record is not None
 
     @property
     def confirmation(self) -> Confirmation | None:
-        """A question waiting for `answer`."""
+        """The pending confirmation, until `resolve_confirmation`."""
         return self.inference.confirmation
 
     @property
@@ -167,7 +167,7 @@ class Controller:
         return Message("action.run_points", {"count": count}) if count else Message("action.run")
 
     def subscribe(self, observer: Observer) -> Callable[[], None]:
-        """Be told of every change; call what is returned to be told no longer."""
+        """Call ``observer`` after every change; the function returned unsubscribes."""
         with self.lock:
             self._observers.append(observer)
 
@@ -194,31 +194,31 @@ class Controller:
             at = self._pointer(x, y, space, button, modifiers)
             if at is None:
                 return
-            if self._hand is not None:
+            if self._pressed is not None:
                 # The release was lost, as when the button went up outside of the page.
-                self._gesture(self._hand.leave)
+                self._gesture(self._pressed.leave)
             panning = button == "middle" or self._panning
             tool = self._tools["pan"] if panning else self.tool
             active = self.document.view.active
             if tool.edits and self.document.labels[active].locked:
                 self.say(Message("status.locked", {"label": Message(f"label.{active}")}))
                 return
-            self._hand = tool
+            self._pressed = tool
             self._gesture(lambda document: tool.press(at, document))
 
     def move(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
-        """Take the hand moving, with or without a button."""
+        """Handle a movement of the pointer, with or without a button."""
         with self.lock:
             at = self._pointer(x, y, space)
             if at is not None:
-                tool = self._hand or self.tool
+                tool = self._pressed or self.tool
                 self._gesture(lambda document: tool.move(at, document))
 
     def release(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
         """Take the button going up."""
         with self.lock:
-            at, tool = self._pointer(x, y, space), self._hand
-            self._hand = None
+            at, tool = self._pointer(x, y, space), self._pressed
+            self._pressed = None
             if tool is not None:
                 self._gesture(tool.leave if at is None else lambda document: tool.release(at, document))
 
@@ -226,7 +226,7 @@ class Controller:
         """Take where the pointer is, for the read-out alone: a page that draws its own preview sends it."""
         with self.lock:
             if self._pointer(x, y, "screen") is not None:
-                self._tell("status")
+                self._announce("status")
 
     def gesture(
         self,
@@ -256,9 +256,9 @@ class Controller:
             self.adjust(viewport=viewport.placed(px_per_mm, pan_x, pan_y))
 
     def leave(self) -> None:
-        """Take the hand leaving the canvas: a drag ends where it left, a polygon waits."""
+        """Handle the pointer leaving the canvas: a drag ends where it left, a polygon waits."""
         with self.lock:
-            tool, self._hand, self._hover = self._hand or self.tool, None, None
+            tool, self._pressed, self._hover = self._pressed or self.tool, None, None
             self._gesture(tool.leave)
 
     def double_click(self, x: float, y: float, *, space: Literal["screen", "image"] = "screen") -> None:
@@ -437,7 +437,7 @@ class Controller:
     def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
         """Take another size of the canvas: a slice that was fitted is fitted again, another keeps its zoom.
 
-        ``covered_right`` is the width of what lies over the canvas at its right edge; a fitted slice moves
+        ``covered_right`` is the width of what covers the canvas at its right edge; a fitted slice moves
         out from under it as far as there is room.
         """
         with self.lock:
@@ -451,7 +451,7 @@ class Controller:
             self.adjust(viewport=changed)
 
     def run(self, group: str | None = None, *, refine: bool = False, joined: bool = False) -> bool:
-        """Ask for masks of a group or label; see `Inference.request`.
+        """Request masks of a group or label; see `Inference.request`.
 
         When omitted: of the active label alone where it was pointed at or is refined, else of the group it
         belongs to, as one click.
@@ -460,7 +460,7 @@ class Controller:
             return self.inference.request(group or self._meant(refine), refine=refine, joined=joined)
 
     def confirm(self, message: Message, proceed: Callable[[], object]) -> None:
-        """Put a question to the reader; `answer` proceeds, or keeps everything."""
+        """Ask the reader for a confirmation; `resolve_confirmation` proceeds or changes nothing."""
         self.inference.confirm(message, proceed)
 
     def call(self, name: str) -> None:
@@ -469,9 +469,9 @@ class Controller:
         if handler is not None:
             handler()
 
-    def answer(self, accepted: bool) -> None:
-        """Answer the question in `confirmation`; a refusal keeps everything."""
-        self.inference.answer(accepted)
+    def resolve_confirmation(self, accepted: bool) -> None:
+        """Close the `confirmation`; a refusal changes nothing."""
+        self.inference.resolve_confirmation(accepted)
 
     def finish(self) -> None:
         """Enter: close the polygon under way; where there is none, accept the case."""
@@ -485,36 +485,36 @@ class Controller:
         """Backspace: take back a polygon's last corner; it never undoes a finished step."""
         with self.lock:
             self.tool.step_back()
-            self._tell("preview")
+            self._announce("preview")
 
     def cancel(self) -> None:
-        """Escape: refuse the question, else drop the gesture, else cancel inference."""
+        """Escape: refuse the confirmation, else drop the gesture, else cancel inference."""
         with self.lock:
             if self.confirmation is not None:
-                self.answer(False)
+                self.resolve_confirmation(False)
             elif not self.cancel_gesture():
                 self.inference.cancel()
 
     def cancel_gesture(self) -> bool:
         """Forget the gesture under way; whether there was one."""
         with self.lock:
-            hand, self._hand = self._hand, None
-            dropped = self.tool.cancel() | (hand is not None and hand.cancel())
+            pressed, self._pressed = self._pressed, None
+            dropped = self.tool.cancel() | (pressed is not None and pressed.cancel())
             if dropped:
-                self._tell("preview")
+                self._announce("preview")
             return dropped
 
     def hold_pan(self, held: bool) -> None:
         """Pan with any tool while space is held; a view without key-up calls it from a button."""
         with self.lock:
             self._panning = held
-            self._tell("view")
+            self._announce("view")
 
     def say(self, message: Message) -> None:
         """Show a text in the status line."""
         with self.lock:
             self.message = message
-            self._tell("status")
+            self._announce("status")
 
     def refuse(self, error: CtaiError) -> None:
         """Say in the status line why something was not done."""
@@ -526,7 +526,7 @@ class Controller:
             return self._try_record(lambda record: record.compact(self.document.snapshot()))
 
     def close(self) -> None:
-        """Let the worker go. The record belongs to whoever opened it."""
+        """Stop the worker. The record stays open: its owner closes it."""
         self.inference.close()
 
     # Inside ----------------------------------------------------------------------------------
@@ -555,7 +555,7 @@ class Controller:
 
     @property
     def _runs_by_itself(self) -> bool:
-        """Whether a click asks the model: not where there is none, nor before there is a point."""
+        """Whether a click runs the model: not where there is none, nor before there is a point."""
         marks = self.document.marks(self.document.view.active)
         return self.auto_run and self.inference.status.state != "disabled" and bool(marks)
 
@@ -567,7 +567,7 @@ class Controller:
         return next((group for group, labels in groups if active in labels), active)
 
     def _gesture(self, act: Callable[[Document], Outcome]) -> None:
-        """Let a tool act, then do its command and tell of its preview."""
+        """Let a tool act, then do its command and announce its preview."""
         outcome = act(self.document)
         if isinstance(outcome, Change):
             self._notify(_with(outcome, "preview"))
@@ -581,7 +581,7 @@ class Controller:
             else:
                 if pointed and change and self._runs_by_itself:
                     self.run(joined=True)
-        self._tell("preview")
+        self._announce("preview")
 
     def _pointer(
         self,
@@ -591,7 +591,7 @@ class Controller:
         button: Button = "left",
         modifiers: frozenset[str] = frozenset(),
     ) -> Pointer | None:
-        """Place the hand in both coordinates; None where they are no finite numbers."""
+        """Return the pointer in both coordinates; None where they are not finite."""
         if not (math.isfinite(x) and math.isfinite(y)):
             return None
         viewport = self.document.view.viewport
@@ -627,7 +627,7 @@ class Controller:
             self.say(Message("status.saved"))
         return True
 
-    def _tell(self, *aspects: Aspect) -> None:
+    def _announce(self, *aspects: Aspect) -> None:
         self._notify(Change(aspects=frozenset(aspects), index=self.document.index))
 
     @contextmanager
@@ -641,7 +641,7 @@ class Controller:
             for change in kept:
                 if change.aspects - {"preview"}:
                     self._notify(change)
-            self._tell("preview")
+            self._announce("preview")
 
     def _notify(self, change: Change) -> None:
         if not change:

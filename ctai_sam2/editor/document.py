@@ -1,6 +1,6 @@
 """What is being edited: a slice or a volume, masks and prompts by label, and how they are looked at.
 
-Masks are read-only arrays, replaced and never changed in place: whoever holds one
+Masks are read-only arrays, replaced and never changed in place: a caller that holds one
 (an inference under way, a view, a test) keeps what it saw. Masks and prompts change
 through `commands.apply`, `Document.undo` and `Document.redo` alone; how things are
 looked at changes through `Document.adjust` and is not undone.
@@ -36,7 +36,7 @@ _LETTERS = {"axial": ("R", "L", "A", "P"), "sagittal": ("A", "P", "S", "I"), "co
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How the document is looked at and what the hand holds; nothing here is undone.
+    """How the document is looked at and which tool is active; nothing here is undone.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "未能生成掩膜，现有标注保持不变。{why} 可重试，或继续手动编辑。",
         ),
         "ai.stale": (
-            "You edited meanwhile: the answer was dropped. Run again to use it.",
+            "You edited meanwhile: the result was discarded. Run again to use it.",
             "期间有新的编辑，结果已丢弃。如需使用请重新运行。",
         ),
         "ai.cancelled": ("Cancelled; nothing was changed.", "已取消，未作更改。"),
@@ -256,7 +256,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "此编辑器已关闭，最后的更改未能写入。",
         ),
         "view.closed_no_journal": (
-            "This editor is closed. It kept no journal: what was not saved lies in memory alone.",
+            "This editor is closed. It had no journal: unsaved changes exist only in memory.",
             "此编辑器已关闭。未启用日志，未保存的内容仅在内存中。",
         ),
         "view.error": ("Something went wrong here: {why}", "发生内部错误：{why}"),

@@ -1,9 +1,9 @@
-"""Asking a model while the reader goes on.
+"""Requests to a model while the reader continues.
 
-One background thread asks; what it is given is a snapshot (slices and masks never
-change in place). The result goes to the slice it was asked for, next to what was
+One background thread makes them; what it is given is a snapshot (slices and masks never
+change in place). The result goes to the slice it was requested for, next to what was
 drawn elsewhere meanwhile. Where the label was edited in the same place or pointed at
-anew, or something newer was asked, it is dropped and nothing changes. A failure
+anew, or something newer was requested, it is dropped and nothing changes. A failure
 changes nothing either and can be retried.
 """
 
@@ -31,8 +31,8 @@ from ctai_sam2.types import CTSlice, Mask, Prompt
 _log = logging.getLogger(__name__)
 
 
-class Ask(Protocol):
-    """What the editor asks of a segmenter; the view passes it in."""
+class MaskSource(Protocol):
+    """Source of masks that the view passes to the editor: a segmenter behind one call."""
 
     def __call__(self, ct_slice: CTSlice, label: str, prompt: Prompt | None, revision: int) -> Any:
         """Segment a label on a slice.
@@ -40,7 +40,7 @@ class Ask(Protocol):
         Parameters
         ----------
         ct_slice : CTSlice
-            The slice as it was when asked.
+            The slice at the time of the request.
         label : str
             A structure's name.
         prompt : Prompt or None
@@ -51,13 +51,13 @@ class Ask(Protocol):
         Returns
         -------
         object
-            A ``StructureResult``, a ``Prediction`` or an `Answer`.
+            A ``StructureResult``, a ``Prediction`` or an `MaskCandidates`.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class MaskCandidates:
     """Candidate masks for one label.
 
     Parameters
@@ -71,7 +71,7 @@ class Answer:
     cached : bool
         True where nothing was computed.
     backend : str
-        Who answered; empty where not told.
+        Which backend made the masks; empty where it is not known.
     warnings : tuple of str
         Reasons to look twice.
     model : str
@@ -87,8 +87,8 @@ class Answer:
     model: str = ""
 
     @classmethod
-    def of(cls, result: Any) -> Answer:
-        """Take what a segmenter or one click handed back.
+    def of(cls, result: Any) -> MaskCandidates:
+        """Convert what a segmenter or one click returned.
 
         The first candidate is a result's own, cleaned mask; the others are the model's as they are.
 
@@ -102,7 +102,7 @@ class Answer:
         prediction = getattr(result, "prediction", None) if hasattr(result, "prediction") else result
         mask = getattr(result, "mask", None)
         if mask is None:
-            raise InputError("the segmenter handed back no mask", received=type(result).__name__)
+            raise InputError("the segmenter returned no mask", received=type(result).__name__)
         others = () if prediction is None else tuple(prediction.masks[1:])
         scores = () if prediction is None else tuple(float(s) for s in prediction.scores[1:])
         confidence = getattr(result, "confidence", None)
@@ -131,17 +131,17 @@ class InferenceStatus:
     state : {"idle", "running", "failed", "disabled"}
         ``disabled`` carries its reason as the message, for the button's tooltip.
     message : Message or None
-        What to tell the person.
+        Message for the user.
     confidence : float or None
-        Of the last answer's mask, 0 to 1; of several labels the lowest.
+        Of the last result's mask, 0 to 1; of several labels the lowest.
     processing_time_ms : float or None
-        Of the last answer; of several labels the sum.
+        Of the last result; of several labels the sum.
     elapsed_s : float or None
-        From asking to answer.
+        From request to result.
     cached : bool
-        Whether the last answer was computed before.
+        Whether the last result came from the cache.
     backend : str
-        Who answered.
+        Which backend made it.
     warnings : tuple of str
         What to look at.
     candidate, candidates : int
@@ -162,7 +162,7 @@ class InferenceStatus:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Confirmation:
-    """A question before something on slice ``index`` is replaced; the view calls `Controller.answer`."""
+    """Asks before something on slice ``index`` is replaced; closed by `Controller.resolve_confirmation`."""
 
     message: Message
     index: int
@@ -182,9 +182,9 @@ class _Job:
 
 @dataclass
 class _Shown:
-    """The answer a label's mask came from, which candidate, and the mask it left after limits."""
+    """The result that a label's mask came from, the candidate shown, and the mask after limits."""
 
-    answer: Answer
+    result: MaskCandidates
     candidate: int
     mask: Mask
 
@@ -204,27 +204,27 @@ class Inference:
     ----------
     document : Document
         What it reads and, through ``perform``, changes.
-    ask : Ask or None
+    mask_source : MaskSource or None
         None disables it.
     lock : RLock
         The controller's.
     perform : callable
         Does a command on a slice (``index``, ``joined``) and notifies observers.
-    tell : callable
+    notify : callable
         Notifies observers that these aspects changed.
     """
 
     def __init__(
         self,
         document: Document,
-        ask: Ask | None,
+        mask_source: MaskSource | None,
         *,
         lock: threading.RLock,
         perform: Callable[..., object],
-        tell: Callable[..., None],
+        notify: Callable[..., None],
     ) -> None:
-        self._document, self._ask, self._lock = document, ask, lock
-        self._perform, self._tell = perform, tell
+        self._document, self._mask_source, self._lock = document, mask_source, lock
+        self._perform, self._notify = perform, notify
         self._executor: ThreadPoolExecutor | None = None
         self._run = 0
         self._future: Future[None] | None = None
@@ -232,12 +232,12 @@ class Inference:
         self._shown: dict[tuple[int, str], _Shown] = {}
         self.confirmation: Confirmation | None = None
         self.status = InferenceStatus()
-        self.set_available(None if ask is not None else Message("ai.no_segmenter"))
+        self.set_available(None if mask_source is not None else Message("ai.no_segmenter"))
 
     def set_available(self, reason: Message | None) -> None:
         """Enable with None, or disable with the reason; a run under way is cancelled by disabling."""
         with self._lock:
-            if self._ask is None:
+            if self._mask_source is None:
                 reason = reason or Message("ai.no_segmenter")
             if reason is not None:
                 self._run += 1
@@ -248,10 +248,10 @@ class Inference:
     def request(
         self, group: str, *, refine: bool = False, use_marks: bool = True, joined: bool = False
     ) -> bool:
-        """Ask for a group or label of the profile; whether it was started at once.
+        """Request masks of a group or label of the profile; whether it was started at once.
 
-        Without start there is a reason in the status, or a `confirmation` to answer. ``joined``: the result
-        is one step with the newest edit, the click that asks for it.
+        Without start there is a reason in the status, or a `confirmation` to resolve. ``joined``: the result
+        is one step with the newest edit, the click that requests it.
 
         Raises
         ------
@@ -260,7 +260,7 @@ class Inference:
         """
         with self._lock:
             if self.status.state == "disabled":
-                self._tell("inference")
+                self._notify("inference")
                 return False
             newest = self._document.history.done[-1:]
             request = _Request(
@@ -271,21 +271,21 @@ class Inference:
             )
             if any(self._needs_confirmation(job) for job in self._jobs(request)):
                 if joined:
-                    # A click must not be held up by a question: the run button asks it.
+                    # A click must not be held up by a confirmation: the run button asks for it.
                     return False
-                # What is drawn while the question stands belongs into the snapshot.
+                # What is drawn while the confirmation is open belongs in the snapshot.
                 self.confirm(Message("ai.confirm_replace"), lambda: self._start(request))
                 return False
             return self._start(request)
 
     def confirm(self, message: Message, proceed: Callable[[], object]) -> None:
-        """Put a question about the slice in view; `answer` proceeds or keeps everything."""
+        """Ask for a confirmation on the slice in view; `resolve_confirmation` proceeds or changes nothing."""
         with self._lock:
             self.confirmation = Confirmation(message=message, index=self._document.index, proceed=proceed)
-            self._tell("confirm")
+            self._notify("confirm")
 
     def retry(self) -> bool:
-        """Ask again what failed, as things stand now; False where nothing was asked yet."""
+        """Repeat the last request with the current state; False where there was none."""
         with self._lock:
             last = self._last
             if last is None:
@@ -302,11 +302,11 @@ class Inference:
             return running
 
     def cycle(self, label: str, step: int = 1) -> bool:
-        """Show the next of the model's candidates; asks first where the mask was edited since."""
+        """Show the next of the model's candidates; asks for confirmation where the mask was edited since."""
         with self._lock:
             key = (self._document.index, label)
             shown = self._shown.get(key)
-            if shown is None or len(shown.answer.masks) < 2 or self._document.labels[label].locked:
+            if shown is None or len(shown.result.masks) < 2 or self._document.labels[label].locked:
                 self._set(replace(self.status, message=Message("ai.no_candidates")))
                 return False
             if not np.array_equal(shown.mask, self._document.mask(label)):
@@ -315,16 +315,16 @@ class Inference:
             self._show(label, shown, step)
             return True
 
-    def answer(self, accepted: bool) -> None:
-        """Answer the question pending; a refusal, or another slice in view now, keeps everything."""
+    def resolve_confirmation(self, accepted: bool) -> None:
+        """Close the pending confirmation; a refusal, or another slice in view now, changes nothing."""
         with self._lock:
-            question, self.confirmation = self.confirmation, None
-            self._tell("confirm")
-            if question is not None and accepted and question.index == self._document.index:
-                question.proceed()
+            pending, self.confirmation = self.confirmation, None
+            self._notify("confirm")
+            if pending is not None and accepted and pending.index == self._document.index:
+                pending.proceed()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the last run asked for has ended, for scripts and notebooks; False on time-out.
+        """Wait until the last requested run has ended, for scripts and notebooks; False on time-out.
 
         Never call it while holding the lock.
         """
@@ -384,17 +384,18 @@ class Inference:
 
     def _work(self, run: int, jobs: tuple[_Job, ...], cause: Edit | None) -> None:
         began = time.perf_counter()
-        if self._ask is None or run != self._run:
+        if self._mask_source is None or run != self._run:
             return
         try:
-            answers = []
+            results = []
             for job in jobs:
-                answers.append(Answer.of(self._ask(job.ct_slice, job.label, job.prompt, job.revision)))
-                if any(mask.shape != job.ct_slice.shape_hw for mask in answers[-1].masks):
+                found = self._mask_source(job.ct_slice, job.label, job.prompt, job.revision)
+                results.append(MaskCandidates.of(found))
+                if any(mask.shape != job.ct_slice.shape_hw for mask in results[-1].masks):
                     raise InputError("the segmenter's mask has another shape than the slice")
         except Exception as error:
             if not isinstance(error, CtaiError):
-                _log.exception("asking for a mask failed")
+                _log.exception("the request for a mask failed")
             with self._lock:
                 if run == self._run:
                     why = str(error) if isinstance(error, CtaiError) else type(error).__name__
@@ -402,29 +403,29 @@ class Inference:
             return
         with self._lock:
             if run == self._run:
-                self._take(jobs, answers, time.perf_counter() - began, cause)
+                self._take(jobs, results, time.perf_counter() - began, cause)
 
     def _take(
-        self, jobs: tuple[_Job, ...], answers: list[Answer], elapsed_s: float, cause: Edit | None
+        self, jobs: tuple[_Job, ...], results: list[MaskCandidates], elapsed_s: float, cause: Edit | None
     ) -> None:
         document = self._document
-        pairs = tuple(zip(jobs, answers, strict=True))
-        stale = any(self._is_stale(job, answer) for job, answer in pairs)
+        pairs = tuple(zip(jobs, results, strict=True))
+        stale = any(self._is_stale(job, result) for job, result in pairs)
         if stale or any(document.labels[job.label].locked for job in jobs):
             self._set(InferenceStatus(message=Message("ai.stale")))
             return
         index = jobs[0].index
         drawn = {job.label: document.mask(job.label, index) ^ job.mask for job in jobs}
         newest = document.history.done[-1:]
-        commands = [SetMask(label=job.label, mask=answer.masks[0], origin="ai") for job, answer in pairs]
+        commands = [SetMask(label=job.label, mask=result.masks[0], origin="ai") for job, result in pairs]
         self._perform(
             commands[0] if len(commands) == 1 else Compound(commands=tuple(commands), name=MODEL_EDIT),
             index=index,
             joined=cause is not None and bool(newest) and newest[0] is cause,
-            made_by=next((answer.model for answer in answers if answer.model), ""),
+            made_by=next((result.model for result in results if result.model), ""),
         )
-        for job, answer in pairs:
-            self._shown[index, job.label] = _Shown(answer, 0, document.mask(job.label, index))
+        for job, result in pairs:
+            self._shown[index, job.label] = _Shown(result, 0, document.mask(job.label, index))
         # What was drawn elsewhere meanwhile stays, as a step of its own on top of the model's.
         again = tuple(
             SetMask(label=label, mask=document.mask(label, index) ^ changed, origin="redrawn")
@@ -433,40 +434,40 @@ class Inference:
         )
         if again:
             self._perform(Compound(commands=again, name="edit.set_mask_redrawn"), index=index)
-        times = [a.processing_time_ms for a in answers if a.processing_time_ms is not None]
-        scores = [a.scores[0] for a in answers if a.scores[0] is not None]
+        times = [a.processing_time_ms for a in results if a.processing_time_ms is not None]
+        scores = [a.scores[0] for a in results if a.scores[0] is not None]
         status = InferenceStatus(
             confidence=min(scores, default=None),
             processing_time_ms=sum(times) if times else None,
             elapsed_s=elapsed_s,
-            cached=all(answer.cached for answer in answers),
-            backend=answers[0].backend,
-            warnings=tuple(text for answer in answers for text in answer.warnings),
+            cached=all(result.cached for result in results),
+            backend=results[0].backend,
+            warnings=tuple(text for result in results for text in result.warnings),
             candidate=1,
-            candidates=max(len(answer.masks) for answer in answers),
+            candidates=max(len(result.masks) for result in results),
         )
-        self._set(replace(status, message=_told(status)))
+        self._set(replace(status, message=_summarise(status)))
 
-    def _is_stale(self, job: _Job, answer: Answer) -> bool:
+    def _is_stale(self, job: _Job, result: MaskCandidates) -> bool:
         """Whether the label was pointed at anew, or edited where it was or where the model puts it."""
         document = self._document
         if job.revision == document.revision_of(job.label, job.index):
             return False
         changed = document.mask(job.label, job.index) ^ job.mask
-        touched = changed & (job.mask | answer.masks[0])
+        touched = changed & (job.mask | result.masks[0])
         return document.marks(job.label, job.index) != job.marks or bool(touched.any())
 
     def _show(self, label: str, shown: _Shown, step: int) -> None:
-        count = len(shown.answer.masks)
+        count = len(shown.result.masks)
         shown.candidate = (shown.candidate + step) % count
         self._perform(
-            SetMask(label=label, mask=shown.answer.masks[shown.candidate], origin="ai"),
-            made_by=shown.answer.model,
+            SetMask(label=label, mask=shown.result.masks[shown.candidate], origin="ai"),
+            made_by=shown.result.model,
         )
         shown.mask = self._document.mask(label)
         status = replace(
             self.status,
-            confidence=shown.answer.scores[shown.candidate],
+            confidence=shown.result.scores[shown.candidate],
             candidate=shown.candidate + 1,
             candidates=count,
         )
@@ -476,10 +477,10 @@ class Inference:
     def _set(self, status: InferenceStatus) -> None:
         aspect: Aspect = "inference"
         self.status = status
-        self._tell(aspect)
+        self._notify(aspect)
 
 
-def _told(status: InferenceStatus) -> Message:
+def _summarise(status: InferenceStatus) -> Message:
     values = {
         "confidence": "–" if status.confidence is None else f"{status.confidence:.0%}",
         "seconds": f"{status.elapsed_s or 0.0:.1f}",

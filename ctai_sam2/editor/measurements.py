@@ -1,4 +1,4 @@
-"""Numbers that follow the hand and the masks."""
+"""Numbers that follow the pointer and the masks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TISSUE_OF = {"muscle": "combo"}
 
 @dataclass(frozen=True, kw_only=True)
 class Readout:
-    """What lies under the hand.
+    """What is under the pointer.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Readout:
     hu : float
         Its value.
     x_mm, y_mm : float
-        Distance of the hand from the first pixel's centre, along the image's axes.
+        Distance of the pointer from the first pixel's centre, along the image's axes.
     """
 
     column: int
@@ -81,7 +81,7 @@ class RegionNumbers:
 
 
 def read_out(document: Document, x: float, y: float) -> Readout | None:
-    """Read what lies at an image point; None outside of the image."""
+    """Read what is at an image point; None outside of the image."""
     row, column = pixel_of(x, y)
     height, width = document.shape_hw
     if not (0 <= row < height and 0 <= column < width):

@@ -67,7 +67,7 @@ def render_overlay(
 
 
 def _outline(mask: Mask, box: Box) -> Mask:
-    """Mask pixels beside background, within a box; what lies beyond the image is background."""
+    """Mask pixels next to background, within a box; what is beyond the image is background."""
     x0, y0, x1, y1 = box
     left, top = min(x0, 1), min(y0, 1)
     part = mask[y0 - top : y1 + 2, x0 - left : x1 + 2]

@@ -1,7 +1,7 @@
-"""What the hand holds: presses, moves and releases become one command each.
+"""Tools of the pointer: presses, moves and releases become one command each.
 
 A tool keeps only the gesture under way and shows it as a `Preview`. Drags that
-leave the canvas end where they left; a polygon waits for the hand to come back.
+leave the canvas end where they left; a polygon waits for the pointer to come back.
 Shift or the right button turns a drawing tool into its eraser, and a click into
 its opposite sign.
 """
@@ -45,7 +45,7 @@ Outcome: TypeAlias = Command | Change | None
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """Where the hand is, on the image and on the screen, and which button it holds."""
+    """Where the pointer is, on the image and on the screen, and which button is pressed."""
 
     x: float
     y: float
@@ -71,7 +71,7 @@ class Preview:
     points_xy : tuple of (float, float)
         Image coordinates: the line so far, or two opposite corners.
     hover_xy : (float, float), optional
-        Where the hand is.
+        Where the pointer is.
     radius_mm : float
         Brush radius, to draw the stroke or the brush's ring; 0 where there is none.
     erase : bool
@@ -112,7 +112,7 @@ class Tool:
         return None
 
     def move(self, at: Pointer, document: Document) -> Outcome:
-        """Take the hand moving."""
+        """Handle a movement of the pointer."""
         self.hover = at
         return None
 
@@ -121,7 +121,7 @@ class Tool:
         return None
 
     def leave(self, document: Document) -> Outcome:
-        """Take the hand leaving the canvas."""
+        """Handle the pointer leaving the canvas."""
         outcome = self.release(self.hover, document) if self.busy and self.hover is not None else None
         self.hover = None
         return outcome
@@ -365,7 +365,7 @@ class PolygonTool(Tool):
 
 
 class PanTool(Tool):
-    """Move the slice under the hand."""
+    """Move the slice under the pointer."""
 
     edits = False
 

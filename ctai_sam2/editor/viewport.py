@@ -34,7 +34,7 @@ class Viewport:
     pan_xy : (float, float)
         Where on the canvas the slice's outer top-left corner lies.
     covered_right : int
-        Width of what lies over the canvas at its right edge, in screen pixels.
+        Width of what covers the canvas at its right edge, in screen pixels.
 
     Raises
     ------

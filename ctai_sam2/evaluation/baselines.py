@@ -1,7 +1,7 @@
 """What classical methods make of the same click and the same box.
 
 Settings were chosen once, on the slices this project was developed with, to do these methods
-justice: scores of a model beside them are not flattered.
+justice: a model compared with them is not flattered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from ctai_sam2.errors import CtaiError, Unavailable
 from ctai_sam2.evaluation.scores import Method, PromptName
-from ctai_sam2.evaluation.sessions import Answer, PixelBox, PixelXY, box_around, first_click_xy
+from ctai_sam2.evaluation.sessions import PixelBox, PixelXY, PromptResult, box_around, first_click_xy
 from ctai_sam2.image.body import body_mask
 from ctai_sam2.image.masks import fill_holes, grow, keep_largest, limit_to_hu, remove_islands, shrink
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
@@ -46,8 +46,8 @@ def grabcut_is_available() -> bool:
     return importlib.util.find_spec("cv2") is not None
 
 
-def run_baselines(ct: CTSlice, structure: str, reference: Mask) -> list[tuple[Method, Answer]]:
-    """Answer the first click and the box with every classical method that makes sense for a structure.
+def run_baselines(ct: CTSlice, structure: str, reference: Mask) -> list[tuple[Method, PromptResult]]:
+    """Run every classical method that makes sense for a structure on the first click and on the box.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def run_baselines(ct: CTSlice, structure: str, reference: Mask) -> list[tuple[Me
 
     Returns
     -------
-    list of (str, Answer)
-        Method and answer. GrabCut is left out where OpenCV is not installed.
+    list of (str, PromptResult)
+        Method and result. GrabCut is left out where OpenCV is not installed.
     """
     xy, box = first_click_xy(reference), box_around(reference)
     is_muscle = structure == "muscle"
@@ -80,7 +80,7 @@ def run_baselines(ct: CTSlice, structure: str, reference: Mask) -> list[tuple[Me
         runs.append(("grabcut", "box", lambda: cut_by_colour(ct, xy, box, one_piece=not is_muscle)))
     if is_muscle:
         runs.append(("hu_threshold", "button", lambda: threshold_muscle(ct)))
-    return [(method, _run(ct, prompt, answer)) for method, prompt, answer in runs]
+    return [(method, _run(ct, prompt, segment)) for method, prompt, segment in runs]
 
 
 def grow_region(
@@ -152,14 +152,14 @@ def walk_randomly(ct: CTSlice, click_xy: PixelXY, *, box_xyxy: PixelBox | None =
         np.clip(ct.hu.astype(np.float64), SOFT_TISSUE.low_hu, SOFT_TISSUE.high_hu),
         [_WALK_SMOOTHING_MM / step for step in ct.spacing_mm],
     )
-    answer = np.zeros(ct.shape_hw, dtype=np.bool_)
+    mask = np.zeros(ct.shape_hw, dtype=np.bool_)
     if not (seeds[part] == 2).any():
-        answer[part] = True
-        return answer
+        mask[part] = True
+        return mask
     with warnings.catch_warnings():
         # It advises packages that make it faster, and reports pixels that no seed reaches.
         warnings.simplefilter("ignore")
-        answer[part] = (
+        mask[part] = (
             random_walker(
                 grey[part],
                 seeds[part],
@@ -170,7 +170,7 @@ def walk_randomly(ct: CTSlice, click_xy: PixelXY, *, box_xyxy: PixelBox | None =
             )
             == 1
         )
-    return answer
+    return mask
 
 
 def cut_by_colour(ct: CTSlice, click_xy: PixelXY, box_xyxy: PixelBox, *, one_piece: bool = True) -> Mask:
@@ -199,10 +199,10 @@ def cut_by_colour(ct: CTSlice, click_xy: PixelXY, box_xyxy: PixelBox, *, one_pie
     labels[box & (_distance_mm(ct, click_xy) <= _CUT_SEED_MM)] = cv2.GC_FGD
     image = window_to_uint8(ct.hu[part])
     cut = np.ascontiguousarray(labels[part])
-    answer = np.zeros(ct.shape_hw, dtype=np.bool_)
+    mask = np.zeros(ct.shape_hw, dtype=np.bool_)
     if not (cut == cv2.GC_BGD).any():
-        answer[part] = True
-        return answer
+        mask[part] = True
+        return mask
     # Its colour models begin with random clusters; the rectangle is not read, the labels say it all.
     cv2.setRNGSeed(0)
     cv2.grabCut(
@@ -214,8 +214,8 @@ def cut_by_colour(ct: CTSlice, click_xy: PixelXY, box_xyxy: PixelBox, *, one_pie
         _CUT_ROUNDS,
         cv2.GC_INIT_WITH_MASK,
     )
-    answer[part] = np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return keep_largest(fill_holes(answer)) if one_piece else answer
+    mask[part] = np.isin(cut, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return keep_largest(fill_holes(mask)) if one_piece else mask
 
 
 def threshold_muscle(ct: CTSlice) -> Mask:
@@ -232,12 +232,12 @@ def threshold_muscle(ct: CTSlice) -> Mask:
     return remove_islands(found, max(1, round(_SMALLEST_MUSCLE_MM2 / ct.pixel_area_mm2)))
 
 
-def _run(ct: CTSlice, prompt: PromptName, method: _Method) -> Answer:
+def _run(ct: CTSlice, prompt: PromptName, method: _Method) -> PromptResult:
     try:
-        return Answer(prompt=prompt, mask=method())
+        return PromptResult(prompt=prompt, mask=method())
     except CtaiError as error:
         empty = np.zeros(ct.shape_hw, dtype=np.bool_)
-        return Answer(prompt=prompt, mask=empty, error=f"{type(error).__name__}: {error.problem}")
+        return PromptResult(prompt=prompt, mask=empty, error=f"{type(error).__name__}: {error.problem}")
 
 
 def _distance_mm(ct: CTSlice, xy: PixelXY) -> NDArray[np.float64]:

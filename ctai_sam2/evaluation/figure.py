@@ -70,7 +70,7 @@ def name_group(group: str) -> str:
 def draw_figure(scores: Sequence[Score]) -> bytes:
     """Draw the distributions of Dice as a PNG: a row for each group, a panel for each structure.
 
-    A dot is an answer, a black line the median, a dotted line the project's target for it.
+    A dot is a prediction, a black line the median, a dotted line the project's target for it.
     """
     buffer = io.BytesIO()
     build_figure(scores).savefig(

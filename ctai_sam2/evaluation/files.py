@@ -29,7 +29,7 @@ PROTOCOL: Final = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """Where the results of an evaluation lie.
+    """Files of an evaluation.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class EvaluationFiles:
     summary_csv : Path
         Medians, area bias with limits of agreement, and how many confident numbers were good.
     breakdown_csv : Path
-        Answers without points by patient and by level.
+        Predictions without points by patient and by level.
     json : Path
         Both, with the models and the protocol.
     figure : Path

@@ -45,11 +45,11 @@ def locate_model(
     model : str or Path
         A name of the registry or a weights file.
     config : str, optional
-        The network, where neither the registry nor a card beside the file tells. A file written by
+        The network, where neither the registry nor a card next to the file says. A file written by
         ``python -m ctai_sam2.training export`` has such a card, with the same name and ``.json``;
         of other files the embedded model's network is expected.
     store : ModelStore, optional
-        Where named checkpoints lie.
+        Folder of named checkpoints.
 
     Raises
     ------
@@ -90,7 +90,7 @@ def open_model(
     num_threads: int | None = None,
     store: ModelStore | None = None,
 ) -> LocalSegmenter:
-    """Open a model bare, without a cache of answers, so that times are those of the model."""
+    """Open a model bare, without a prediction cache, so that times are those of the model."""
     return LocalSegmenter(
         source.weights,
         config=source.config,
@@ -118,7 +118,7 @@ def open_untrained(
 
 
 def _card_of(path: Path) -> tuple[str | None, int | None]:
-    """Read configuration and image size from the card that training writes beside weights."""
+    """Read configuration and image size from the card that training writes next to weights."""
     card = path.with_suffix(".json")
     try:
         content = json.loads(card.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a model's confidence is worth: fitted, tabulated and drawn."""
+"""Reliability of a model's confidence: fitted, tabulated and drawn."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _DPI = 110
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityBin:
-    """Answers of about the same confidence.
+    """Predictions of about the same confidence.
 
     Parameters
     ----------
     low, high : float
         Range of the confidence; the upper end belongs to the next bin, except 1.
     n : int
-        Answers.
+        Predictions.
     confidence : float
         Their mean confidence.
     right : float
@@ -51,14 +51,14 @@ def fit_calibration(
     Parameters
     ----------
     predicted_iou, dices : array_like, shape (N,)
-        What the model expected of each answer and what it reached.
+        The model's confidence in each prediction, and the Dice that it reached.
     weights : array_like, shape (N,), optional
-        How much each answer counts.
+        Weight of each prediction.
 
     Raises
     ------
     InputError
-        If there are too few good or too few bad answers to tell, or the numbers do not pair.
+        If there are too few good or too few bad predictions to tell, or the numbers do not pair.
 
     Examples
     --------
@@ -76,17 +76,17 @@ def fit_calibration(
         raise InputError("predicted IoU, Dice and weights must pair", received=f"{expected.shape}")
     if min(int(right.sum()), int((~right).sum())) < _FEWEST_OF_A_KIND:
         raise InputError(
-            "too few good or too few bad answers to calibrate with",
+            "too few good or too few bad predictions to calibrate with",
             received=f"{int(right.sum())} of {right.size} are good",
             hint=f"At least {_FEWEST_OF_A_KIND} of each are needed.",
         )
     counted = counted / counted.sum()
 
     def cost(parameters: np.ndarray) -> float:
-        told = Calibration(gain=float(np.exp(parameters[0])), bias=float(parameters[1])).apply(expected)
-        told = np.clip(told, 1e-9, 1 - 1e-9)
-        loss = float(-(counted * np.where(right, np.log(told), np.log(1 - told))).sum())
-        # A weak pull to the model's own scale, so that few answers give no cliff.
+        calibration = Calibration(gain=float(np.exp(parameters[0])), bias=float(parameters[1]))
+        stated = np.clip(calibration.apply(expected), 1e-9, 1 - 1e-9)
+        loss = float(-(counted * np.where(right, np.log(stated), np.log(1 - stated))).sum())
+        # A weak pull to the model's own scale, so that few predictions give no cliff.
         return loss + 0.003 * float(parameters[0] ** 2 + 0.1 * parameters[1] ** 2)
 
     found = optimize.minimize(cost, np.zeros(2), method="Nelder-Mead")
@@ -94,20 +94,21 @@ def fit_calibration(
 
 
 def tabulate_reliability(confidence: ArrayLike, dices: ArrayLike) -> list[ReliabilityBin]:
-    """Say for ranges of confidence how often the answer was good; ranges without answers are left out."""
-    told, right = np.asarray(confidence, dtype=np.float64), np.asarray(dices, dtype=np.float64) >= GOOD_DICE
-    if told.shape != right.shape:
-        raise InputError("confidence and Dice must pair", received=f"{told.shape} and {right.shape}")
+    """Return the share of good predictions by range of confidence; empty ranges are left out."""
+    confidences = np.asarray(confidence, dtype=np.float64)
+    right = np.asarray(dices, dtype=np.float64) >= GOOD_DICE
+    if confidences.shape != right.shape:
+        raise InputError("confidence and Dice must pair", received=f"{confidences.shape} and {right.shape}")
     bins = []
     for low, high in pairwise(_BIN_EDGES):
-        inside = (told >= low) & ((told < high) | (high == _BIN_EDGES[-1]))
+        inside = (confidences >= low) & ((confidences < high) | (high == _BIN_EDGES[-1]))
         if inside.any():
             bins.append(
                 ReliabilityBin(
                     low=low,
                     high=high,
                     n=int(inside.sum()),
-                    confidence=float(told[inside].mean()),
+                    confidence=float(confidences[inside].mean()),
                     right=float(right[inside].mean()),
                 )
             )
@@ -115,18 +116,18 @@ def tabulate_reliability(confidence: ArrayLike, dices: ArrayLike) -> list[Reliab
 
 
 def pair_scores(scores: Sequence[Score]) -> tuple[np.ndarray, np.ndarray]:
-    """Return confidence and Dice, both of shape (N,), of a model's answers that had a confidence."""
-    told = [
+    """Return confidence and Dice, both of shape (N,), of a model's predictions that had a confidence."""
+    found = [
         (score.confidence, score.dice)
         for score in scores
         if score.method == "model" and score.confidence is not None and score.error is None
     ]
-    pairs = np.array(told, dtype=np.float64).reshape(-1, 2)
+    pairs = np.array(found, dtype=np.float64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def draw_reliability(groups: dict[str, Sequence[Score]]) -> bytes:
-    """Draw a reliability diagram as a PNG: share of good answers over confidence, a line for each group."""
+    """Draw a reliability diagram as a PNG: share of good predictions by confidence, a line per group."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")

@@ -23,7 +23,7 @@ from ctai_sam2.types import Mask
 
 _TILE_PX: Final = 190
 _REFERENCE_RGB: Final = (240, 228, 66)
-_ANSWER_RGB: Final = (86, 180, 233)
+_PREDICTION_RGB: Final = (86, 180, 233)
 _AIDED: Final = ("region_growing", "random_walker", "grabcut", "hu_threshold", "filled_box")
 
 _STYLE: Final = """
@@ -69,7 +69,7 @@ def render_report(
         "<meta name='viewport' content='width=device-width,initial-scale=1'>"
         f"<title>Evaluation of {escape(identity.name)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>Evaluation of {escape(identity.name)}</h1>",
-        f"<p>{evaluation.cases} slices, {len(evaluation.rows)} answers. Weights sha256 "
+        f"<p>{evaluation.cases} slices, {len(evaluation.rows)} predictions. Weights sha256 "
         f"<code>{escape(identity.weights_sha256[:16])}</code>, input {identity.image_size} px, "
         f"{escape(identity.device)} in {escape(identity.dtype)}, ctai_sam2 {escape(__version__)}. "
         "Research use, not diagnosis.</p>",
@@ -77,26 +77,27 @@ def render_report(
         "<h2>Median Dice</h2>",
         "<p class='small'>The next click goes to the middle of the largest error. Box: the exact bounding "
         "box with one click. Button: one click without points. NoC: median clicks to reach that Dice, of "
-        f"{MAX_CLICKS} at most. A target stands behind the slash; n counts answers of the model to one "
+        f"{MAX_CLICKS} at most. A target stands behind the slash; n counts the model's predictions from one "
         "click.</p>",
         _render_overview(summary),
         _render_notes(evaluation),
-        "<h2>Every answer</h2>",
+        "<h2>Every prediction</h2>",
         f"<img class='figure' alt='Dice by structure, method and prompt' src='{_as_data(figure_png)}'>",
         _render_breakdown(evaluation.rows),
         "<h2>What confidence means</h2>",
-        f"<p class='small'>Of answers with about the same confidence, the share with a Dice of {GOOD_DICE} "
-        "or more. On the diagonal, confidence can be read as that probability; numbers count answers.</p>",
+        "<p class='small'>Of predictions with about the same confidence, the share with a Dice of "
+        f"{GOOD_DICE} or more. On the diagonal, confidence can be read as that probability; numbers count "
+        "predictions.</p>",
         f"<img class='figure' alt='Reliability diagram' src='{_as_data(reliability_png)}'>",
         "<h2>Worst structures</h2>",
-        "<p class='small'>Ordered by the median Dice of the answers shown. "
-        f"{_key(_REFERENCE_RGB)}reference {_key(_ANSWER_RGB)}answer</p>",
+        "<p class='small'>Ordered by the median Dice of the predictions shown. "
+        f"{_key(_REFERENCE_RGB)}reference {_key(_PREDICTION_RGB)}prediction</p>",
         "<div class='cards'>",
         *(_render_example(example) for example in evaluation.examples),
         "</div>",
         "<h2>All medians</h2>",
-        "<p class='small'>Fails: share of answers with Dice below 0.5 or an error. Area and HU errors are "
-        "medians without their sign. Time is without embedding the slice; a button's is with finding the "
+        "<p class='small'>Fails: share of predictions with Dice below 0.5 or an error. Area and HU errors "
+        "are medians without their sign. Time is without embedding the slice; a button's is with finding the "
         "anatomy and clean-up.</p>",
         _render_summary(summary),
         "</body></html>\n",
@@ -149,7 +150,7 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
         cells.append(_best([of(method, "click_1") for method in _AIDED]))
         cells.append(_best([of(method, prompt) for method in _AIDED for prompt in ("box", "button")]))
         cells += [_dice_cell(of("untrained", "box")), _dice_cell(of("untrained", "button"))]
-        # Fat is not clicked; there the answers without points are counted.
+        # Fat is not clicked; there the predictions without points are counted.
         counted = first or of("model", "button")
         count = "–" if counted is None else str(counted.n)
         lines.append(
@@ -245,7 +246,7 @@ def _bias(row: SummaryRow) -> str:
 
 
 def _render_breakdown(scores: Sequence[Score]) -> str:
-    """Write what the model answers without points, by patient and by level."""
+    """Write how the model does without points, by patient and by level."""
     rows = [row for by in ("patient", "level") for row in break_down(scores, by) if row.part]
     if not rows:
         return ""
@@ -280,7 +281,7 @@ def _render_example(example: Example) -> str:
 def _render_tile(picture: Picture) -> str:
     score = picture.score
     iou = "" if score.confidence is None else f", confidence {score.confidence:.2f}"
-    text = f"{name_prompt(score.prompt)}: {'no answer' if score.error else f'Dice {score.dice:.2f}'}"
+    text = f"{name_prompt(score.prompt)}: {'no prediction' if score.error else f'Dice {score.dice:.2f}'}"
     more = score.error or iou.removeprefix(", ")
     return (
         f"<figure><img width='{_TILE_PX}' alt='{escape(text)}' src='{_as_data(draw_tile(picture))}'>"
@@ -289,14 +290,14 @@ def _render_tile(picture: Picture) -> str:
 
 
 def draw_tile(picture: Picture) -> bytes:
-    """Draw reference and answer as outlines on the slice, in true proportions, as a PNG."""
+    """Draw reference and prediction as outlines on the slice, in true proportions, as a PNG."""
     rows, columns = picture.grey_hw.shape
     high, wide = rows * picture.spacing_mm[0], columns * picture.spacing_mm[1]
     scale = 2 * _TILE_PX / max(high, wide)
     size = (max(round(wide * scale), 8), max(round(high * scale), 8))
     grey = np.asarray(Image.fromarray(picture.grey_hw).resize(size, Image.Resampling.BILINEAR))
     rgb = np.repeat(grey[..., None], 3, axis=2)
-    for mask, colour in ((picture.reference_hw, _REFERENCE_RGB), (picture.answer_hw, _ANSWER_RGB)):
+    for mask, colour in ((picture.reference_hw, _REFERENCE_RGB), (picture.prediction_hw, _PREDICTION_RGB)):
         rgb[_outline(mask, size)] = colour
     # One size for all, so that cards line up.
     canvas = np.zeros((2 * _TILE_PX, 2 * _TILE_PX, 3), dtype=np.uint8)

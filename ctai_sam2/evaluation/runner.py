@@ -25,9 +25,9 @@ from ctai_sam2.evaluation.scores import (
     compare,
 )
 from ctai_sam2.evaluation.sessions import (
-    Answer,
     Desk,
     MakesPrompt,
+    PromptResult,
     click_once,
     click_repeatedly,
     draw_box,
@@ -54,15 +54,15 @@ _MAX_EXAMPLES: Final = 24
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Picture:
-    """A part of a slice with reference and answer, to look at.
+    """A part of a slice with reference and prediction, to look at.
 
     Parameters
     ----------
     score : Score
-        The answer's.
+        Of the prediction.
     grey_hw : ndarray of uint8, shape (H, W)
         The part, in the soft-tissue window.
-    reference_hw, answer_hw : ndarray of bool, shape (H, W)
+    reference_hw, prediction_hw : ndarray of bool, shape (H, W)
         The masks there.
     spacing_mm : (float, float)
         (row, column).
@@ -71,20 +71,20 @@ class Picture:
     score: Score
     grey_hw: NDArray[np.uint8]
     reference_hw: Mask
-    answer_hw: Mask
+    prediction_hw: Mask
     spacing_mm: tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Example:
-    """The model's answers to one click, a box and the button on one structure.
+    """The model's predictions from one click, a box and the button on one structure.
 
     Parameters
     ----------
     case, structure : str
         Which.
     pictures : tuple of Picture
-        One for each of these answers there is.
+        One for each of these predictions that exists.
     """
 
     case: str
@@ -93,7 +93,7 @@ class Example:
 
     @property
     def badness(self) -> float:
-        """One minus the median Dice of the answers."""
+        """One minus the median Dice of the predictions."""
         return 1.0 - float(np.median([picture.score.dice for picture in self.pictures]))
 
 
@@ -112,7 +112,7 @@ class Evaluation:
     cases : int
         Slices that were scored, phantoms too.
     examples : tuple of Example
-        The worst answers first.
+        The worst predictions first.
     skipped : tuple of str
         Files and structures that were not scored, and why.
     not_run : mapping of str to str
@@ -152,7 +152,7 @@ class Plan:
     make_prompt : callable
         How simulated clicks become prompts; `plain_prompt` or another of its kind.
     bare : bool
-        Whether clicks and boxes get the network's own answer, without the structure's name and the
+        Whether clicks and boxes get the network's own mask, without the structure's name and the
         clean-up that a user's prompt gets.
 
     Raises
@@ -202,32 +202,32 @@ def evaluate_model(
         The model; closing it is up to the caller.
     cases : Path, optional
         Folder of slices with reference masks, as `ctai_sam2.io.read_case_npz` takes them. A file that
-        cannot be used is told of in the result, and the rest is scored.
+        cannot be used is reported in the result, and the rest is scored.
     plan : Plan, optional
         What is scored and how.
     folds : mapping of str to Segmenter, optional
         Cases whose name contains the word are scored by this model instead, one that never saw
         their patient, and count as unseen.
     untrained : Segmenter, optional
-        The same network without training, asked on the same slices.
+        The same network without training, run on the same slices.
     phantoms : int
         Fresh phantoms per plane.
     phantom_seed : int
         Decides them.
     progress : callable, optional
-        Told of every slice.
+        Called after every slice.
 
     Returns
     -------
     Evaluation
-        Scores and the worst answers.
+        Scores and the worst predictions.
 
     Raises
     ------
     InputError
         If there is no such folder, no case in it, nothing in them to score, or a case matches two folds.
     Unavailable
-        If a model cannot answer at all.
+        If a model is not available at all.
     """
     plan = plan or Plan()
     folds = dict(folds or {})
@@ -401,8 +401,8 @@ def _score_case(
     rows: list[Score] = []
     examples: list[Example] = []
 
-    def score(structure: str, method: Method, answer: Answer, model: str, took: float | None) -> Score:
-        compared = compare(ct, structure, case.masks[structure], answer.mask)
+    def score(structure: str, method: Method, result: PromptResult, model: str, took: float | None) -> Score:
+        compared = compare(ct, structure, case.masks[structure], result.mask)
         return Score(
             case=case.name,
             group=group,
@@ -410,19 +410,19 @@ def _score_case(
             structure=structure,
             quality=case.quality.get(structure, ""),
             method=method,
-            prompt=answer.prompt,
+            prompt=result.prompt,
             model=model,
             dice=compared.dice,
             hd95_mm=compared.hd95_mm,
             area_error_pct=compared.area_error_pct,
             hu_error=compared.hu_error,
             reference_area_mm2=compared.reference_area_mm2,
-            confidence=answer.confidence,
-            noc_85=answer.noc_85,
-            noc_90=answer.noc_90,
-            time_ms=answer.time_ms,
+            confidence=result.confidence,
+            noc_85=result.noc_85,
+            noc_90=result.noc_90,
+            time_ms=result.time_ms,
             embed_ms=took,
-            error=answer.error,
+            error=result.error,
             patient=str(case.meta.get("patient", "")),
             level=str(case.meta.get("level", "")),
         )
@@ -432,18 +432,18 @@ def _score_case(
         reference = case.masks[structure]
         button = press_button(desk, structure)
         pointed = structure not in FAT_SCORED
-        answers = (
+        results = (
             [*click_repeatedly(desk, structure, reference), draw_box(desk, structure, reference)]
             if pointed
             else []
         )
-        answers += [] if button is None else [button]
-        scores = [score(structure, "model", answer, model_name, embed_ms) for answer in answers]
+        results += [] if button is None else [button]
+        scores = [score(structure, "model", result, model_name, embed_ms) for result in results]
         rows += scores
         pictures = tuple(
-            _picture(ct, reference, answer.mask, found)
-            for answer, found in zip(answers, scores, strict=True)
-            if answer.prompt in _SHOWN
+            _picture(ct, reference, result.mask, found)
+            for result, found in zip(results, scores, strict=True)
+            if result.prompt in _SHOWN
         )
         if pictures:
             examples.append(Example(case=case.name, structure=structure, pictures=pictures))
@@ -455,11 +455,11 @@ def _score_case(
             )
             pressed = press_button(naked, structure)
             bare += [] if pressed is None else [pressed]
-            rows += [score(structure, "untrained", answer, "untrained", naked_ms) for answer in bare]
+            rows += [score(structure, "untrained", result, "untrained", naked_ms) for result in bare]
         if plan.baselines and pointed:
             rows += [
-                score(structure, method, answer, "", None)
-                for method, answer in run_baselines(ct, structure, reference)
+                score(structure, method, result, "", None)
+                for method, result in run_baselines(ct, structure, reference)
             ]
     return rows, examples, []
 
@@ -471,13 +471,13 @@ def _embed(segmenter: Segmenter, frame: Frame) -> float | None:
     try:
         segmenter.embed(frame.image)
     except CtaiError:
-        # The answers will say why.
+        # The results will say why.
         return None
     return (time.perf_counter() - started) * 1000
 
 
-def _picture(ct: CTSlice, reference: Mask, answer: Mask, score: Score) -> Picture:
-    # Far-off parts of a wrong answer are cut, else the structure would be too small to see.
+def _picture(ct: CTSlice, reference: Mask, prediction: Mask, score: Score) -> Picture:
+    # Far-off parts of a wrong prediction are cut, else the structure would be too small to see.
     box = mask_to_box_xyxy(reference) or (0, 0, ct.shape_hw[1] - 1, ct.shape_hw[0] - 1)
     down, across = (int(np.ceil(_EXAMPLE_MARGIN_MM / step)) for step in ct.spacing_mm)
     part = (
@@ -488,6 +488,6 @@ def _picture(ct: CTSlice, reference: Mask, answer: Mask, score: Score) -> Pictur
         score=score,
         grey_hw=window_to_uint8(ct.hu[part]),
         reference_hw=reference[part].copy(),
-        answer_hw=answer[part].copy(),
+        prediction_hw=prediction[part].copy(),
         spacing_mm=ct.spacing_mm,
     )

@@ -1,4 +1,4 @@
-"""One score: how an answer compares with the reference mask of a structure."""
+"""One score: how a prediction compares with the reference mask of a structure."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ AXIAL_SCORED: Final = ("psoas_left", "psoas_right", "muscle", "vertebra")
 SAGITTAL_SCORED: Final = ("L1", "L2", "L3", "L4", "L5")
 
 FAT_SCORED: Final = ("sat", "vat", "imat")
-"""Found without points alone: nobody clicks subcutaneous fat together."""
+"""Found without points only: subcutaneous fat is too large to click."""
 
 GOOD_AREA_PCT: Final = 10.0
 """An area further off than this is no good number, however well the masks overlap."""
 
 FAILED_BELOW: Final = 0.5
-"""A Dice below this is a failure: the answer is something else than the structure."""
+"""A Dice below this is a failure: the prediction is something else than the structure."""
 
 MAX_CLICKS: Final = 10
 """Simulated clicks end here; a number of clicks beyond it means that a Dice was not reached."""
@@ -50,14 +50,14 @@ MAX_CLICKS: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One answer on one structure of one slice.
+    """One prediction of one structure on one slice.
 
     Parameters
     ----------
     case : str
         The case file's name without its ending.
     group : {"unseen", "seen", "phantom"}
-        Whether the model that answered saw the patient in training.
+        Whether the model saw the patient in training.
     plane, structure : str
         As in the case.
     quality : str
@@ -67,30 +67,30 @@ class Score:
     prompt : str
         One of `PROMPTS`: after that many clicks, with a box and a click, or without points.
     model : str
-        Which weights answered; empty for methods without any.
+        Which weights were used; empty for methods without any.
     dice : float
-        0 to 1; 0 where there was no answer.
+        0 to 1; 0 where there was no prediction.
     hd95_mm : float or None
-        95th percentile of the distance between the outlines; None where the answer is empty.
+        95th percentile of the distance between the outlines; None where the prediction is empty.
     area_error_pct : float
-        Area of the answer minus that of the reference, in per cent of the reference; of psoas and
+        Area of the prediction minus that of the reference, in per cent of the reference; of psoas and
         muscle within their HU range, as a study reports them.
     hu_error : float or None
-        Mean HU of the answer minus that of the reference, over the same pixels; None where the answer
+        Mean HU of the prediction minus that of the reference, over the same pixels; None where the prediction
         is empty.
     reference_area_mm2 : float
         Area of the reference over the same pixels.
     confidence : float or None
-        What the model expected of its answer, 0 to 1; of a button, of its answer before clean-up.
+        The model's confidence in its prediction, 0 to 1; of a button, before clean-up.
     noc_85, noc_90 : int or None
-        Clicks needed to reach Dice 0.85 and 0.90 in the session of clicks that the answer belongs to;
-        `MAX_CLICKS` + 1 where they were not reached. None for other answers.
+        Clicks needed to reach Dice 0.85 and 0.90 in the session of clicks that the prediction belongs to;
+        `MAX_CLICKS` + 1 where they were not reached. None for other predictions.
     time_ms : float or None
-        For the answer, without embedding the slice; of a button with finding the anatomy and clean-up.
+        For the prediction, without embedding the slice; of a button with finding the anatomy and clean-up.
     embed_ms : float or None
-        For embedding the slice, once for all its answers; None where the segmenter does not tell.
+        For embedding the slice, once for all its predictions; None where the segmenter does not report it.
     error : str or None
-        Why there was no answer.
+        Why there was no prediction.
     patient, level : str
         As the case states them; empty where it does not.
 
@@ -132,7 +132,7 @@ class Score:
 
     @property
     def failed(self) -> bool:
-        """Whether there was no answer, or one of another thing."""
+        """Whether there was no prediction, or one of something else."""
         return self.error is not None or self.dice < FAILED_BELOW
 
     @property
@@ -155,7 +155,7 @@ SCORE_COLUMNS: Final = tuple(field.name for field in fields(Score))
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """An answer beside its reference; the fields are those of `Score`."""
+    """A prediction compared with its reference; the fields are those of `Score`."""
 
     dice: float
     hd95_mm: float | None
@@ -164,8 +164,8 @@ class Comparison:
     reference_area_mm2: float
 
 
-def compare(ct: CTSlice, structure: str, reference: Mask, answer: Mask) -> Comparison:
-    """Compare an answer with the reference mask of a structure.
+def compare(ct: CTSlice, structure: str, reference: Mask, prediction: Mask) -> Comparison:
+    """Compare a prediction with the reference mask of a structure.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def compare(ct: CTSlice, structure: str, reference: Mask, answer: Mask) -> Compa
         The slice.
     structure : str
         Decides the HU range, where there is one.
-    reference, answer : ndarray of bool, shape (H, W)
+    reference, prediction : ndarray of bool, shape (H, W)
         The reference must not be empty.
 
     Raises
@@ -183,14 +183,14 @@ def compare(ct: CTSlice, structure: str, reference: Mask, answer: Mask) -> Compa
     """
     if not reference.any():
         raise InputError("the reference of a structure is empty", received=structure)
-    score = dice(reference, answer)
+    score = dice(reference, prediction)
     area, hu = _measure(ct, structure, reference)
-    answer_area, answer_hu = _measure(ct, structure, answer)
+    predicted_area, predicted_hu = _measure(ct, structure, prediction)
     return Comparison(
         dice=score,
-        hd95_mm=_distance_mm(ct, reference, answer),
-        area_error_pct=100.0 * (answer_area - area) / area if area else 0.0,
-        hu_error=None if hu is None or answer_hu is None else answer_hu - hu,
+        hd95_mm=_distance_mm(ct, reference, prediction),
+        area_error_pct=100.0 * (predicted_area - area) / area if area else 0.0,
+        hu_error=None if hu is None or predicted_hu is None else predicted_hu - hu,
         reference_area_mm2=area,
     )
 
@@ -227,13 +227,13 @@ def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _distance_mm(ct: CTSlice, reference: Mask, answer: Mask) -> float | None:
-    if not answer.any():
+def _distance_mm(ct: CTSlice, reference: Mask, prediction: Mask) -> float | None:
+    if not prediction.any():
         return None
     # Outlines lie within the box of both masks; the rest of the slice only costs time.
-    box = mask_to_box_xyxy(reference | answer)
+    box = mask_to_box_xyxy(reference | prediction)
     if box is None:
         return None
     x0, y0, x1, y1 = box
     part = np.s_[y0 : y1 + 1, x0 : x1 + 1]
-    return hausdorff_mm(reference[part], answer[part], ct.spacing_mm)
+    return hausdorff_mm(reference[part], prediction[part], ct.spacing_mm)

@@ -35,14 +35,14 @@ BUTTONS: Final[dict[tuple[str, str], Structure]] = {
     ("axial", "imat"): "imat",
     ("sagittal", "L3"): "l3",
 }
-"""What one click without points can be asked for, by plane and name of the reference."""
+"""What one click without points can segment, by plane and name of the reference."""
 
 BY_PROMPT: Final[dict[tuple[str, str], Structure]] = {
     **{("axial", name): name for name in ("psoas_left", "psoas_right", "muscle", "vertebra")},
-    # A vertebral body is asked for as L3 is, whichever it is.
+    # Every vertebral body is requested in the way L3 is.
     **{("sagittal", name): "l3" for name in ("T12", "L1", "L2", "L3", "L4", "L5")},
 }
-"""What a user's click is about, by plane and name of the reference; others get the network's own answer."""
+"""What a user's click is about, by plane and name of the reference; others get the network's own mask."""
 
 PixelXY: TypeAlias = tuple[int, int]
 PixelBox: TypeAlias = tuple[float, float, float, float]
@@ -90,7 +90,7 @@ def plain_prompt(pointing: Pointing) -> Prompt:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
+class PromptResult:
     """What came back for one prompt of a session.
 
     Parameters
@@ -98,15 +98,15 @@ class Answer:
     prompt : str
         One of `ctai_sam2.evaluation.scores.PROMPTS`.
     mask : ndarray of bool, shape (H, W)
-        Empty where there was no answer.
+        Empty where there was no prediction.
     confidence : float or None
         The model's own expectation.
     time_ms : float or None
-        For this answer.
+        For this prediction.
     noc_85, noc_90 : int or None
-        Of the session, where the answer belongs to one.
+        Of the session, where the prediction belongs to one.
     error : str or None
-        Why there was no answer.
+        Why there was no prediction.
     """
 
     prompt: PromptName
@@ -131,7 +131,7 @@ class Desk:
     make_prompt : callable
         From `Pointing` to `Prompt`.
     bare : bool
-        Whether answers are the network's own, without the structure's name and the clean-up that a user's
+        Whether masks are the network's own, without the structure's name and the clean-up that a user's
         prompt gets.
     """
 
@@ -178,21 +178,21 @@ def box_around(reference: Mask) -> PixelBox:
     return float(box[0]), float(box[1]), float(box[2]), float(box[3])
 
 
-def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Answer]:
+def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[PromptResult]:
     """Click at the centre of the largest error until five clicks are done and Dice 0.90 is reached.
 
-    Every question holds all clicks so far and nothing else. The session ends after `MAX_CLICKS`, or where
-    the answer is without error.
+    Every prompt holds all clicks so far and nothing else. The session ends after `MAX_CLICKS`, or where
+    the prediction is without error.
 
     Returns
     -------
-    list of Answer
+    list of PromptResult
         After each of `CLICKS_SCORED`.
     """
     points: list[PixelXY] = []
     labels: list[Literal[0, 1]] = []
-    current = Answer(prompt="click_1", mask=np.zeros_like(reference))
-    after: dict[int, Answer] = {}
+    current = PromptResult(prompt="click_1", mask=np.zeros_like(reference))
+    after: dict[int, PromptResult] = {}
     reached: dict[float, int] = dict.fromkeys(DICE_TO_REACH, MAX_CLICKS + 1)
     for count in range(1, MAX_CLICKS + 1):
         click = click_centre_of_largest_error(current.mask, reference)
@@ -200,7 +200,7 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Answer
             points.append(click[0])
             labels.append(1 if click[1] else 0)
             pointing = Pointing(structure=structure, points_xy=tuple(points), labels=tuple(labels))
-            current = _ask(desk, pointing, "click_1")
+            current = _predict(desk, pointing, "click_1")
         after[count] = current
         score = dice(current.mask, reference)
         for wanted in DICE_TO_REACH:
@@ -209,7 +209,7 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Answer
         if count >= CLICKS_SCORED[-1][0] and (score >= DICE_TO_REACH[-1] or current.error is not None):
             break
     return [
-        Answer(
+        PromptResult(
             prompt=name,
             mask=after[count].mask,
             confidence=after[count].confidence,
@@ -222,13 +222,13 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Answer
     ]
 
 
-def click_once(desk: Desk, structure: str, reference: Mask) -> Answer:
+def click_once(desk: Desk, structure: str, reference: Mask) -> PromptResult:
     """Click once, at the centre of the reference."""
     pointing = Pointing(structure=structure, points_xy=(first_click_xy(reference),), labels=(1,))
-    return _ask(desk, pointing, "click_1")
+    return _predict(desk, pointing, "click_1")
 
 
-def draw_box(desk: Desk, structure: str, reference: Mask) -> Answer:
+def draw_box(desk: Desk, structure: str, reference: Mask) -> PromptResult:
     """Draw the exact box around the reference and click at its centre."""
     pointing = Pointing(
         structure=structure,
@@ -236,11 +236,11 @@ def draw_box(desk: Desk, structure: str, reference: Mask) -> Answer:
         labels=(1,),
         box_xyxy=box_around(reference),
     )
-    return _ask(desk, pointing, "box")
+    return _predict(desk, pointing, "box")
 
 
-def press_button(desk: Desk, structure: str) -> Answer | None:
-    """Ask for a structure without points, as a user's one click does; None where there is no such button."""
+def press_button(desk: Desk, structure: str) -> PromptResult | None:
+    """Request a structure without points, as a user's one click does; None where there is no such button."""
     wanted = BUTTONS.get((desk.ct.plane, structure))
     if wanted is None:
         return None
@@ -252,7 +252,7 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
             result = segment_structure(desk.ct, wanted, desk.segmenter)
     except AnatomyNotFound as error:
         return _refused(desk, "button", error)
-    return Answer(
+    return PromptResult(
         prompt="button",
         mask=result.mask,
         confidence=result.confidence,
@@ -260,7 +260,7 @@ def press_button(desk: Desk, structure: str) -> Answer | None:
     )
 
 
-def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
+def _predict(desk: Desk, pointing: Pointing, name: PromptName) -> PromptResult:
     prompt = desk.make_prompt(pointing)
     structure = BY_PROMPT.get((desk.ct.plane, pointing.structure))
     if desk.ct.plane != "sagittal":
@@ -279,7 +279,7 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
             mask, confidence = result.mask, result.confidence or 0.0
     except AnatomyNotFound as error:
         return _refused(desk, name, error)
-    return Answer(
+    return PromptResult(
         prompt=name,
         mask=mask,
         confidence=confidence,
@@ -287,9 +287,9 @@ def _ask(desk: Desk, pointing: Pointing, name: PromptName) -> Answer:
     )
 
 
-def _refused(desk: Desk, name: PromptName, error: AnatomyNotFound) -> Answer:
+def _refused(desk: Desk, name: PromptName, error: AnatomyNotFound) -> PromptResult:
     # A refusal is a result of the method and scores 0; any other error says nothing about a mask.
-    return Answer(
+    return PromptResult(
         prompt=name,
         mask=np.zeros(desk.ct.shape_hw, dtype=np.bool_),
         error=f"{type(error).__name__}: {error.problem}",

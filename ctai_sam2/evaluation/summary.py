@@ -45,15 +45,15 @@ class SummaryRow:
     group, structure, method, prompt : str
         Left and right psoas together, and so are the vertebral bodies of a sagittal slice.
     n : int
-        Answers.
+        Predictions.
     dice, dice_q25, dice_q75, dice_min : float
         Median, quartiles and smallest Dice.
     failure_rate : float
-        Share of answers with Dice below 0.5 or an error, 0 to 1.
+        Share of predictions with Dice below 0.5 or an error, 0 to 1.
     errors : int
-        Answers that were errors.
+        Predictions that failed with an error.
     hd95_mm : float or None
-        Median; an empty answer counts as infinitely far, and an infinite median is None.
+        Median; an empty prediction counts as infinitely far, and an infinite median is None.
     area_error_pct, hu_error : float or None
         Median of the errors without their sign.
     area_bias_pct : float
@@ -111,7 +111,7 @@ class SummaryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BreakdownRow:
-    """What the model answers without points, for one patient or level.
+    """How the model does without points, for one patient or level.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ class BreakdownRow:
     group, structure : str
         As in `SummaryRow`.
     n : int
-        Answers.
+        Predictions.
     dice, dice_min : float
         Median and smallest.
     area_bias_pct : float
@@ -218,14 +218,14 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
 
 
 def break_down(scores: Iterable[Score], by: str) -> list[BreakdownRow]:
-    """Summarise what the model answers without points by patient or by level.
+    """Summarise how the model does without points by patient or by level.
 
     Parameters
     ----------
     scores : iterable of Score
         Any; only those of the model's button count.
     by : {"patient", "level"}
-        What to tell apart.
+        Whether rows are patients or levels.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Whether an image can be an abdominal CT in Hounsfield units, asked before anything is computed from it.
+"""Whether an image can be an abdominal CT in Hounsfield units, checked before anything is computed from it.
 
-Readers ask for the lengths and the memory, what segments or measures asks for the values and the body. Each
+Readers check the lengths and the memory, segmentation and measurement the values and the body. Each
 refusal names what was received.
 """
 

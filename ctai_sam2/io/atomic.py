@@ -31,7 +31,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Parameters
     ----------
     path : path-like
-        Where the file shall lie; missing folders are made.
+        Path of the file; missing folders are made.
 
     Yields
     ------

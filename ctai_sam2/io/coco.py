@@ -56,7 +56,7 @@ def write_coco(
     authorship : Authorship, optional
         Who made the masks; by hand when omitted.
     description : str
-        For the file's ``info``; name nobody in it.
+        For the file's ``info``; it must not identify a person.
 
     Raises
     ------

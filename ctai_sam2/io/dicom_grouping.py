@@ -59,19 +59,19 @@ class ImageGroup:
     ----------
     frames : tuple of FrameHeader
         In the order found.
-    told_apart_by : tuple of str
+    distinguished_by : tuple of str
         What distinguishes the group from others under its SeriesInstanceUID.
     """
 
     frames: tuple[FrameHeader, ...]
-    told_apart_by: tuple[str, ...] = ()
+    distinguished_by: tuple[str, ...] = ()
 
 
 def group_images(members: Sequence[FrameHeader]) -> list[ImageGroup]:
     """Split the images of one SeriesInstanceUID into stacks; usable ones first, larger before smaller."""
     groups = [ImageGroup(frames=tuple(part)) for part in _by_grid(members)]
     if len(groups) > 1:
-        groups = [ImageGroup(frames=g.frames, told_apart_by=("grid",)) for g in groups]
+        groups = [ImageGroup(frames=g.frames, distinguished_by=("grid",)) for g in groups]
     for name, value_of_keys in _ALWAYS:
         groups = [piece for group in groups for piece in _split_always(group, name, value_of_keys)]
     for name, value_of_keys in _WHERE_THEY_OVERLAP:
@@ -127,7 +127,7 @@ def _split_always(
     if group.frames[0].refusal is not None:
         return [group]
     parts = _parts_by(group.frames, value_of_keys)
-    # Silence beside one value is an omission; beside two it belongs to neither.
+    # A missing value next to a single value is an omission; next to two it belongs to neither.
     if len([value for value in parts if value]) < 2:
         return [group]
     return _named(group, parts, name)
@@ -213,7 +213,7 @@ def _split_runs(group: ImageGroup) -> list[ImageGroup]:
     return [
         ImageGroup(
             frames=tuple(frames[order[i]] for i in run),
-            told_apart_by=(*group.told_apart_by, "order of the images"),
+            distinguished_by=(*group.distinguished_by, "order of the images"),
         )
         for run in runs
     ]
@@ -229,8 +229,8 @@ def _parts_by(
 
 
 def _named(group: ImageGroup, parts: dict[str, list[FrameHeader]], name: str) -> list[ImageGroup]:
-    names = tuple(dict.fromkeys([*group.told_apart_by, name]))
-    return [ImageGroup(frames=tuple(part), told_apart_by=names) for part in parts.values()]
+    names = tuple(dict.fromkeys([*group.distinguished_by, name]))
+    return [ImageGroup(frames=tuple(part), distinguished_by=names) for part in parts.values()]
 
 
 def _is_placed(frames: Sequence[FrameHeader]) -> bool:

@@ -74,7 +74,7 @@ HEADER_KEYWORDS = (
 )
 
 PATIENT_KEYWORDS = ("PatientID", "PatientName", "PatientBirthDate")
-"""What tells patients apart; read as bytes, kept as digests."""
+"""What tells patients apart; read as bytes, stored as digests."""
 
 PIXEL_KEYWORDS = (
     "SOPClassUID",

@@ -36,7 +36,7 @@ _FAT_HU = -50.0
 _MAX_HU = 32767
 
 _COARSE_HU = 1.5
-"""Steps of stored values beyond this are worth a warning."""
+"""Steps of stored values beyond this raise a warning."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +46,7 @@ class DecodedFile:
     Parameters
     ----------
     frames : list of ndarray, int16, shape (H, W)
-        In the order asked for.
+        In the order requested.
     cautions : tuple of str
         Irregularities that were put right or limit what can be measured.
     """

@@ -81,9 +81,9 @@ def write_seg(
     pseudonym : str, optional
         Stands for the patient's name and ID; birth date, study date and accession number are left empty.
         UIDs stay, since they are what refers to the images. When omitted the SEG repeats what the images
-        say of patient and study, as the standard asks, and nothing beyond.
+        say of patient and study, as the standard requires, and nothing beyond.
     description : str
-        Content and series description; name nobody in it.
+        Content and series description; it must not identify a person.
 
     Raises
     ------

@@ -70,7 +70,7 @@ class SeriesInfo:
         Description of the series. It is free text: show it to its user, never put it into a log or an error.
     study_uid : str
         The study that it belongs to; empty where the files give none.
-    told_apart_by : tuple of str
+    distinguished_by : tuple of str
         What distinguishes it from other stacks under the same SeriesInstanceUID.
     proposed : bool
         Whether it is the one to measure muscle and fat on, of its study: see `propose_series`.
@@ -94,7 +94,7 @@ class SeriesInfo:
     temporal_position: str | None = None
     description: str | None = None
     study_uid: str = ""
-    told_apart_by: tuple[str, ...] = ()
+    distinguished_by: tuple[str, ...] = ()
     proposed: bool = False
     refusal: str | None = None
 
@@ -106,7 +106,7 @@ class SeriesInfo:
             words.append("contrast" if self.contrast else "native")
         if self.temporal_position:
             words.append(f"time {self.temporal_position}")
-        if self.acquisition and "acquisition" in self.told_apart_by:
+        if self.acquisition and "acquisition" in self.distinguished_by:
             words.append(f"acquisition {self.acquisition}")
         return ", ".join(words) or None
 
@@ -243,7 +243,7 @@ def propose_series(infos: Sequence[SeriesInfo]) -> list[SeriesInfo]:
     for info in infos:
         if info.usable and info.plane == "axial":
             # Patients mixed up under one study are as many studies.
-            study = (info.study_uid, info.uid if "patient" in info.told_apart_by else "")
+            study = (info.study_uid, info.uid if "patient" in info.distinguished_by else "")
             held = best.get(study)
             if held is None or _rank(info) > _rank(held):
                 best[study] = info
@@ -305,7 +305,7 @@ def _describe(uid: str, group: ImageGroup) -> SeriesInfo:
         temporal_position=_most_common([m.keys.temporal_position for m in members]),
         description=first.description,
         study_uid=first.keys.study_uid,
-        told_apart_by=group.told_apart_by,
+        distinguished_by=group.distinguished_by,
         refusal=first.refusal,
     )
     if first.refusal is not None:

@@ -41,14 +41,14 @@ def shown_code(text: str) -> str:
 
 
 def valid_uid(value: Any) -> str:
-    """Give a UID, or nothing where the value is none.
+    r"""Give a UID without the zero byte that pads it to an even length, or nothing where the value is none.
 
     Examples
     --------
-    >>> valid_uid("1.2.840.10008.1.2"), valid_uid("Doe^Jane 1.2")
-    ('1.2.840.10008.1.2', '')
+    >>> valid_uid("1.2.840.10008.1.20\0"), valid_uid("Doe^Jane 1.2")
+    ('1.2.840.10008.1.20', '')
     """
-    text = str(value or "").strip().rstrip("\\0")
+    text = str(value or "").strip().rstrip("\0")
     return text if len(text) <= 64 and _UID.fullmatch(text) else ""
 
 

@@ -166,7 +166,7 @@ def put(target_zyx: Mask, target: Grid, block_zyx: Mask, block: Grid, *, what: s
         Changed in place.
     target, block : Grid
         The block may be smaller and may stick out where it is empty. Where the target is one voxel thick,
-        what lies beside it is left out.
+        what is next to it is left out.
     block_zyx : ndarray of bool, shape of ``block``
         What to set.
     what : str

@@ -58,7 +58,7 @@ def read_picture(
             name for name, value in (("window", window), ("spacing_mm", spacing_mm)) if value is None
         )
         raise InputError(
-            f"not told: {missing}. A picture says neither what its grey values mean in HU"
+            f"not specified: {missing}. A picture says neither what its grey values mean in HU"
             " nor how large a pixel is",
             hint="For example window=Window(level=40, width=400), spacing_mm=(0.8, 0.8);"
             " better give the DICOM file.",

@@ -39,7 +39,7 @@ STUDY_KEYWORDS = (
     "SOPClassUID",
     "SOPInstanceUID",
 )
-"""What of a patient and a study an export carries over, and nothing besides."""
+"""What of a patient and a study an export carries over; nothing else is."""
 
 _IDENTITY_KEYWORDS = (*STUDY_KEYWORDS, "SeriesInstanceUID")
 _GEOMETRY_KEYWORDS = (

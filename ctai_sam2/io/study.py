@@ -351,8 +351,8 @@ def _choose(
     if len(groups) == 1:
         return groups[0]
     usable = [series for series in groups if series.info.usable]
-    # A stack is what a study is read for; single images beside it are no rivals. Nor are
-    # sagittal and coronal reformats beside the axial stack.
+    # A stack is what a study is read for; single images next to it do not compete.
+    # Nor do sagittal and coronal reformats next to the axial stack.
     stacks = [series for series in usable if series.info.image_count > 1] or usable
     candidates = [series for series in stacks if series.info.plane == "axial"] or stacks
     if len(candidates) == 1:
@@ -373,9 +373,9 @@ def _choose(
 
 
 def _why_apart(candidates: Sequence[Series]) -> str:
-    """Say what tells stacks under one SeriesInstanceUID apart, as a part of a sentence."""
-    names = list(dict.fromkeys(name for series in candidates for name in series.info.told_apart_by))
-    return f"; one series holds several stacks, told apart by {', '.join(names)}" if names else ""
+    """Say what distinguishes stacks under one SeriesInstanceUID, as a part of a sentence."""
+    names = list(dict.fromkeys(name for series in candidates for name in series.info.distinguished_by))
+    return f"; one series holds several stacks, distinguished by {', '.join(names)}" if names else ""
 
 
 def _listed(groups: Sequence[Series]) -> str:

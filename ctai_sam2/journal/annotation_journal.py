@@ -76,7 +76,7 @@ class AnnotationJournal:
         """
         journal = cls(Path(path), fingerprint(source))
         try:
-            # In a folder that cannot be written to nobody else writes either.
+            # In a folder that cannot be written to there is no other writer either.
             with suppress(OSError):
                 journal._take_lock()
             lines, _ = journal._trusted_lines()

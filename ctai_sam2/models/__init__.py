@@ -1,7 +1,7 @@
 """Segmenters: a slice and a prompt go in, candidate masks come out.
 
 Importing this loads neither torch nor sam2; `open_segmenter` builds what the
-settings ask for, and the model is loaded with the first prediction.
+settings specify, and the model is loaded with the first prediction.
 """
 
 import lazy_loader as _lazy

@@ -106,7 +106,7 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
     """Unpack a bundle into the store: every file verified, or none taken.
 
     Only files that the registry names are taken, under the registry's file names. Where the registry knows
-    a digest it counts; otherwise the manifest's does, and whoever made the bundle vouches for it.
+    a digest it counts; otherwise the manifest's does, and the bundle's author vouches for it.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def _read_manifest(bundle: zipfile.ZipFile, store: ModelStore) -> list[tuple[Che
 
 
 def _read_entry(entry: _ManifestEntry, store: ModelStore) -> tuple[Checkpoint, str, int]:
-    # Names in a bundle are somebody else's text: only those that are registered mean a file here.
+    # Names in a bundle are untrusted text: only those that are registered mean a file here.
     checkpoint = store.find(entry.name)
     if checkpoint is None or checkpoint.is_embedded or entry.file_name != checkpoint.file_name:
         raise WeightsError("the bundle holds a checkpoint that is not known here", received=entry.name[:40])

@@ -249,9 +249,9 @@ class CachedSegmenter:
         try:
             return open_memory(Path(folder).expanduser())
         except InputError as error:
-            self._warn(f"predictions are not kept on disk: {error}")
+            self._warn(f"predictions are not stored on disk: {error}")
         except OSError as error:
-            self._warn(f"predictions are not kept on disk ({error.strerror or type(error).__name__}).")
+            self._warn(f"predictions are not stored on disk ({error.strerror or type(error).__name__}).")
         return Memory(None, verbose=0)
 
     def _is_fresh(self, stored_at: float) -> bool:

@@ -1,8 +1,8 @@
-"""How predictions lie on disk: JSON in a folder that nobody else can write to, kept by joblib.
+"""How predictions are stored on disk: JSON in a folder that no other user can write to, managed by joblib.
 
 joblib decides what is stored where and what is removed; only the files differ from its own. Its pickles run
-code when they are read, so that whoever can replace one can run code here: none is ever opened. An entry is
-the SHA-256 of what follows, a line break, and one JSON object whose masks have the form in which they travel
+code when they are read, so that anyone who can replace one can run code: none is ever opened. An entry
+is the SHA-256 of what follows, a line break, and one JSON object whose masks are encoded as in responses
 (`ctai_sam2.models.wire`); it names what it is the prediction of, and is validated as a response is.
 """
 
@@ -60,7 +60,7 @@ def open_memory(folder: Path) -> Memory:
     Raises
     ------
     InputError
-        If others can write to the folder, or it belongs to somebody else.
+        If others can write to the folder, or it belongs to another user.
     OSError
         If it cannot be made or written to.
     """

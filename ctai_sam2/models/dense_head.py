@@ -164,7 +164,7 @@ def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.dev
             index = [DENSE_CLASSES.index(member) for member in members]
             chance, inside = coarse[index].sum(dim=0), taken[index].sum(dim=0)
             both, sizes = (chance * inside).sum(), chance.sum() + inside.sum()
-            # The Dice expected if the chances are right, told as the IoU that scores are.
+            # The Dice expected if the probabilities are right, converted to IoU, the unit of scores.
             scores[name] = float(both / (sizes - both).clamp(min=1e-6))
     return Division(labels, scores)
 
@@ -185,7 +185,7 @@ class Division:
         self.scores = dict(scores)
 
     def mask(self, structure: str) -> NDArray[np.bool_]:
-        """Return the mask (H, W) of one of `DENSE_STRUCTURES`; left and right are told by the spine."""
+        """Return the mask (H, W) of one of `DENSE_STRUCTURES`; the spine separates left from right."""
         index = [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES[structure]]
         mask: NDArray[np.bool_] = np.isin(self._labels, index)
         if structure in ("psoas_left", "psoas_right"):

@@ -1,6 +1,6 @@
 """Download a checkpoint: resumable, verified, or not at all.
 
-The bytes go to a ``.part`` file beside the target and are moved there only once
+The bytes go to a ``.part`` file next to the target and are moved there only once
 their SHA-256 is right, so that no broken file ever bears a checkpoint's name.
 An interrupted download is continued with an HTTP range request; that is why
 requests is used here and not pooch, which starts again from zero. Proxies,
@@ -35,7 +35,7 @@ from ctai_sam2.models.registry import (
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes on disk and the bytes in all, None where the server does not tell."""
+"""Called with the bytes on disk and the bytes in all, None where the server does not say."""
 
 _CHUNK = 1 << 18
 
@@ -185,7 +185,7 @@ def _fetch_into(
                 raise WeightsError(
                     f"the server offers another file than {part.name.rsplit('.', 2)[0]}",
                     received=f"{total} bytes instead of {size_bytes}",
-                    hint="A proxy or mirror may answer with a page of its own; check SAM2_MODELS_URL.",
+                    hint="A proxy or mirror may return a page of its own; check SAM2_MODELS_URL.",
                 )
             _require_space(part, total, have)
             with part.open("ab" if have else "wb") as file:
@@ -199,7 +199,7 @@ def _fetch_into(
                 file.flush()
                 os.fsync(file.fileno())
     except requests.Timeout as error:
-        raise _Interrupted("the server did not answer in time") from error
+        raise _Interrupted("the server did not respond in time") from error
     except requests.exceptions.SSLError as error:
         raise _Interrupted("the server's certificate is not trusted") from error
     except requests.exceptions.ProxyError as error:
@@ -224,12 +224,12 @@ def _read_status(response: requests.Response, part: Path, have: int) -> tuple[in
         part.unlink(missing_ok=True)
         raise _Interrupted("the server continued at another place")
     if status == 200:
-        # The whole file, whether or not a range was asked for.
+        # The whole file, whether or not a range was requested.
         return 0, int(length) if length.isdigit() else None
     if status == 416 and have:
         part.unlink(missing_ok=True)
         raise _Interrupted("what was there could not be continued")
-    reason = f"the server answered {status}"
+    reason = f"the server returned status {status}"
     if status in (408, 425, 429) or status >= 500:
         raise _Interrupted(reason)
     raise WeightsMissing(

@@ -1,4 +1,4 @@
-"""Build the segmenter that the settings ask for."""
+"""Build the segmenter that the settings specify."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SegmenterKind = Literal["auto", "local", "remote"]
 
 
 RETRY_BEFORE_FALLBACK_S = 5.0
-"""How long a busy service is asked again before this process does the work itself."""
+"""How long requests to a busy service are repeated before this process does the work itself."""
 HEALTH_REFRESH_S = 30.0
 """How often the health of several backends is looked at in the background."""
 
 
 def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = None) -> Segmenter:
-    """Open the segmenter that the settings ask for; close it, or use it in a ``with`` block.
+    """Open the segmenter that the settings specify; close it, or use it in a ``with`` block.
 
     Cheap: the model is loaded with the first prediction, or by ``warm_up``.
 
@@ -37,7 +37,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
     ----------
     kind : {"auto", "local", "remote"}
         ``auto``: the service where the settings name one, and SAM2 in this process, in the order of the
-        settings, with the answer cache in front. ``local``: SAM2 in this process without a cache.
+        settings, with the prediction cache in front. ``local``: SAM2 in this process without a cache.
         ``remote``: the service without a cache.
     settings : Settings, optional
         Read from the environment when omitted.
@@ -45,7 +45,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
     Returns
     -------
     Segmenter
-        Ready to be asked.
+        Ready for requests.
 
     Raises
     ------
@@ -73,7 +73,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
     return CachedSegmenter(
         FallbackSegmenter(
             backends,
-            # A backend alone is asked when needed; of several, one must know who is back.
+            # A single backend is checked when needed; of several, one must know which is available again.
             refresh_s=HEALTH_REFRESH_S if len(backends) > 1 else None,
         ),
         cache_folder(settings),
@@ -90,7 +90,7 @@ def open_store(settings: Settings | None = None) -> ModelStore:
 
 
 def cache_folder(settings: Settings | None = None) -> Path:
-    """Return the folder of the answer cache that the settings name, which need not exist yet."""
+    """Return the folder of the prediction cache that the settings name, which need not exist yet."""
     named = (settings or Settings()).cache_dir
     if named is not None:
         return named

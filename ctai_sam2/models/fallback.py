@@ -194,20 +194,20 @@ class FallbackSegmenter:
         """Let the backend that would predict embed a slice, if it can do that ahead of time."""
         image = require_image(image_hw)
 
-        def ask(_: str, segmenter: Segmenter) -> None:
+        def request(_: str, segmenter: Segmenter) -> None:
             if isinstance(segmenter, Prefetching):
                 segmenter.embed(image)
 
-        self._first_available(ask)
+        self._first_available(request)
 
     def warm_up(self) -> None:
         """Let the backend that would predict get ready, if it can do that ahead of time."""
 
-        def ask(_: str, segmenter: Segmenter) -> None:
+        def request(_: str, segmenter: Segmenter) -> None:
             if isinstance(segmenter, Prefetching):
                 segmenter.warm_up()
 
-        self._first_available(ask)
+        self._first_available(request)
 
     def health(self) -> Health:
         """Report the first available backend; if there is none, the reason of each."""
@@ -242,7 +242,7 @@ class FallbackSegmenter:
     ) -> None:
         self.close()
 
-    def _first_available(self, ask: Callable[[str, Segmenter], _Result]) -> _Result:
+    def _first_available(self, request: Callable[[str, Segmenter], _Result]) -> _Result:
         errors: list[Unavailable] = []
         reasons = []
         for name, segmenter in self._segmenters.items():
@@ -251,7 +251,7 @@ class FallbackSegmenter:
                 reasons.append(f"{name}: {self._reason_of(name)}")
                 continue
             try:
-                result = ask(name, segmenter)
+                result = request(name, segmenter)
             except Unavailable as error:
                 breaker.record_failure()
                 self._reasons[name] = str(error)

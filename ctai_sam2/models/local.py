@@ -69,8 +69,8 @@ class LocalSegmenter:
         A name from the registry (``sam2-ct-nano``, ``sam2.1_hiera_tiny``, ``medsam2``, ...), or a checkpoint
         file: safetensors, or Meta's format ``{"model": state}``.
     architecture : str, optional
-        Name of the registered checkpoint that a file shares configuration and image size with; told from
-        the file's name when omitted.
+        Name of the registered checkpoint that a file shares configuration and image size with; inferred
+        from the file's name when omitted.
     config : str or Path, optional
         SAM2 model configuration, by name or as a YAML file, instead of the registered one.
     image_size : int, optional
@@ -81,13 +81,13 @@ class LocalSegmenter:
         Precision of the encoder; the decoder always runs in float32. ``auto`` is bfloat16 on CUDA that has
         it, else float32.
     max_embeddings : int
-        Slices whose embedding is kept, least recently used dropped first; 16.8 MB each at 1024 pixels.
+        Slices whose embedding is cached, least recently used dropped first; 16.8 MB each at 1024 pixels.
     num_threads : int, optional
         CPU threads of torch, a setting of the whole process; unset leaves it alone.
     sha256 : str, optional
         Expected digest of the checkpoint; that of the registry when omitted.
     store : ModelStore, optional
-        Where named checkpoints lie; the user's data folder when omitted.
+        Folder of named checkpoints; the user's data folder when omitted.
 
     Raises
     ------
@@ -112,7 +112,7 @@ class LocalSegmenter:
         store: ModelStore | None = None,
     ) -> None:
         if max_embeddings < 1:
-            raise InputError("at least one embedding must be kept", received=max_embeddings)
+            raise InputError("at least one embedding must be cached", received=max_embeddings)
         if num_threads is not None and num_threads < 1:
             raise InputError("at least one thread is needed", received=num_threads)
         if dtype not in ("auto", "float32", "bfloat16"):
@@ -164,7 +164,7 @@ class LocalSegmenter:
 
         A mask prompt is turned into logits (+10 inside, -10 outside) and resized to a quarter of the
         model's image size with antialiased bilinear interpolation, the form in which SAM2 takes its own
-        previous answer. Scores are the predicted IoU, or what the weights' own calibration makes of it.
+        previous prediction. Scores are the predicted IoU, or what the weights' own calibration makes of it.
 
         Raises
         ------
@@ -190,7 +190,7 @@ class LocalSegmenter:
                 masks, scores = _decode(loaded.network, embedding, prompt, shape_hw)
         if not np.isfinite(scores).all():
             raise WeightsError(
-                "the model answered with numbers that are not finite",
+                "the model returned scores that are not finite",
                 received=self._name,
                 hint="The checkpoint does not fit its configuration, or float32 is needed on this device.",
             )

@@ -3,8 +3,8 @@
 The decoder lets a handful of tokens and some thousand image positions look at each
 other. Projecting every position to every head is what costs; where tokens are fewer
 than a head is wide, it is cheaper to bring the tokens into the image's space:
-(W_q t) · (W_k x) = (W_k' W_q t) · x, and likewise for what is summed up. Answers are
-the same but for rounding.
+(W_q t) · (W_k x) = (W_k' W_q t) · x, and likewise for what is summed up. Results
+differ only by rounding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class FewTokensTransformer(nn.Module):
     Parameters
     ----------
     transformer : torch.nn.Module
-        Upstream's; it answers itself where tokens are more than a head is wide.
+        Upstream's; used unchanged where there are more tokens than a head is wide.
     """
 
     def __init__(self, transformer: Any) -> None:
@@ -41,8 +41,8 @@ class FewTokensTransformer(nn.Module):
         positions : Tensor, shape (B, h * w, C)
         """
         if point_embedding.shape[1] > self._most_tokens:
-            told: tuple[Tensor, Tensor] = self.upstream(image_embedding, image_pe, point_embedding)
-            return told
+            attended: tuple[Tensor, Tensor] = self.upstream(image_embedding, image_pe, point_embedding)
+            return attended
         places = image_pe.flatten(2).mT
         positions = image_embedding.flatten(2).mT
         tokens = point_embedding
@@ -75,16 +75,16 @@ class FewTokensTransformer(nn.Module):
 
 def look_at_image(attention: Any, tokens: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attend from tokens (B, T, C) to positions (B, N, C) with the weights of upstream's ``Attention``."""
-    asked = torch.einsum(
+    queries = torch.einsum(
         "bthd,hdc->bhtc", _per_head(attention, attention.q_proj(tokens)), _rows(attention, attention.k_proj)
     )
     # The bias of the keys adds the same to every position, which softmax takes away again.
-    shares = (asked.flatten(1, 2) @ keys.mT).mul_(_scale(attention)).softmax(dim=-1)
-    seen = (shares @ values).reshape(asked.shape)
+    shares = (queries.flatten(1, 2) @ keys.mT).mul_(_scale(attention)).softmax(dim=-1)
+    seen = (shares @ values).reshape(queries.shape)
     # Shares add up to one: so much of the bias of the values comes through.
-    told = torch.einsum("bhtc,hdc->bthd", seen, _rows(attention, attention.v_proj)).flatten(2)
-    answer: Tensor = attention.out_proj(told + attention.v_proj.bias)
-    return answer
+    gathered = torch.einsum("bhtc,hdc->bthd", seen, _rows(attention, attention.v_proj)).flatten(2)
+    attended: Tensor = attention.out_proj(gathered + attention.v_proj.bias)
+    return attended
 
 
 def add_from_tokens(
@@ -92,11 +92,11 @@ def add_from_tokens(
 ) -> Tensor:
     """Add to positions (B, N, C) what they gather, as queries, from tokens (B, T, C)."""
     offered = _per_head(attention, attention.k_proj(keys))
-    asked = torch.einsum("bthd,hdc->bhtc", offered, _rows(attention, attention.q_proj))
+    directions = torch.einsum("bthd,hdc->bhtc", offered, _rows(attention, attention.q_proj))
     bias = torch.einsum("bthd,hd->bht", offered, _per_head(attention, attention.q_proj.bias))
     # Positions last: softmax over the few tokens then runs along memory.
-    scores = torch.baddbmm(bias.flatten(1)[:, :, None], asked.flatten(1, 2), queries.mT)
-    by_head = scores.mul_(_scale(attention)).reshape(*asked.shape[:3], -1)
+    scores = torch.baddbmm(bias.flatten(1)[:, :, None], directions.flatten(1, 2), queries.mT)
+    by_head = scores.mul_(_scale(attention)).reshape(*directions.shape[:3], -1)
     shares = by_head.softmax(dim=2).flatten(1, 2)
     out = _per_head(attention, attention.out_proj.weight)
     given = torch.einsum("bthd,chd->bhtc", _per_head(attention, attention.v_proj(values)), out)

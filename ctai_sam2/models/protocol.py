@@ -22,25 +22,26 @@ _Self = TypeVar("_Self", bound="Segmenter")
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Something that answers a prompt on a slice with candidate masks.
+    """Predicts candidate masks for a prompt on a slice.
 
     What every implementation promises, in process or over a network:
 
-    - **Stateless to the caller.** Any image may follow any other; embeddings are kept inside, keyed by
+    - **Stateless to the caller.** Any image may follow any other; embeddings are cached inside, keyed by
       content.
-    - **Deterministic.** The same image and prompt give the same masks and scores, whatever was asked before.
+    - **Deterministic.** The same image and prompt give the same masks and scores, whatever was requested
+      before.
     - **Safe to call from several threads**, with the results of serial calls.
     - **Nothing is changed**: neither the image nor the prompt. Any memory layout of the image will do.
     - **One to three candidates**, best first by predicted IoU, of the image's shape.
-    - **Typed errors.** `InputError` for what the caller can mend, `Unavailable` (and its children) where
-      another segmenter might answer; anything else is a bug.
+    - **Typed errors.** `InputError` for what the caller can correct, `Unavailable` (and its children) where
+      another segmenter might succeed; anything else is a bug.
     - **Nothing heavy before it is needed**: constructing is cheap and does not fail for want of weights, a
       device or a service. `health` tells.
     """
 
     @property
     def identity(self) -> ModelIdentity:
-        """The model that answers; stable while it stays the same model.
+        """The model that makes the predictions; stable while it stays the same model.
 
         Raises
         ------
@@ -68,12 +69,12 @@ class Segmenter(Protocol):
         InputError
             If the image or the prompt cannot be used.
         Unavailable
-            If it cannot answer now.
+            If no prediction can be made now.
         """
         ...
 
     def health(self) -> Health:
-        """Whether a prediction can be asked for now, and why not. Never raises."""
+        """Whether a prediction can be requested now, and why not. Never raises."""
         ...
 
     def close(self) -> None:

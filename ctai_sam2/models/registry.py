@@ -1,6 +1,6 @@
-"""Named checkpoints: what they are, where they lie, and whether they are what they claim to be.
+"""Named checkpoints: what they are, where they are stored, and whether they are what they claim to be.
 
-Nothing here touches the network; `ctai_sam2.models.download` does, when asked.
+Nothing here touches the network; `ctai_sam2.models.download` does, on request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Checkpoint:
     name : str
         What settings and commands call it.
     file_name : str
-        Name of its file, wherever it lies.
+        Name of its file, in whatever folder.
     config : str
         Model configuration, as `ctai_sam2.models.sam2_network.build_sam2` takes it.
     licence, source : str
@@ -75,7 +75,7 @@ class ModelStatus:
     checkpoint : Checkpoint
         What it is.
     path : Path, optional
-        Where it lies; None if it is not here.
+        Its path; None if it is not here.
     verified : bool, optional
         Whether the file's digest is the expected one; None if it was not checked or none is known.
     detail : str
@@ -138,7 +138,7 @@ class ModelStore:
     Parameters
     ----------
     folder : Path, optional
-        Where downloaded and imported files lie; the user's data folder when omitted.
+        Folder of downloaded and imported files; the user's data folder when omitted.
     checkpoints : sequence of Checkpoint, optional
         The registry; all known ones when omitted.
     """
@@ -182,7 +182,7 @@ class ModelStore:
         return found
 
     def path_of(self, checkpoint: Checkpoint) -> Path:
-        """Where the checkpoint's file lies or would lie."""
+        """Path of the checkpoint's file, whether or not it exists."""
         return (
             embedded_folder() / checkpoint.file_name
             if checkpoint.is_embedded
@@ -353,7 +353,7 @@ def require_digest(actual: str, expected: str, name: str) -> None:
 
 
 def digest_record(path: Path) -> Path:
-    """Where the digest of a file without a registered one is written down beside it."""
+    """Path, next to a file, of the digest stored for it where the registry has none."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -364,7 +364,7 @@ def embedded_folder() -> Path:
 
 @cache
 def embedded_card() -> dict[str, Any]:
-    """Read what lies beside the embedded weights: digest, image size, training; empty if nothing does.
+    """Read the card next to the embedded weights: digest, image size, training; empty if there is none.
 
     Raises
     ------

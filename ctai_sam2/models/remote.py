@@ -72,7 +72,7 @@ class RemoteSegmenter:
     url : str
         Address of the service, ``http://`` or ``https://``.
     api_key : str, optional
-        Key the service asks for.
+        Key that the service requires.
     request_timeout_s : float
         Seconds the service may take for a response. The client waits 5 s more, retries included.
     retry_for_s : float, optional
@@ -215,7 +215,7 @@ class RemoteSegmenter:
         self._parse(ReadyBody, self._request("GET", wire.READY_PATH))
 
     def health(self) -> Health:
-        """Ask the service for its state, once and briefly."""
+        """Request the service's state, once and briefly."""
         try:
             identity = self._request_identity()
         except CtaiError as error:
@@ -316,7 +316,7 @@ class RemoteSegmenter:
             raise waiting
         if spoken is None:
             raise InvalidResponse(
-                f"what answers at {self.url} is not the segmentation service",
+                f"the server at {self.url} is not the segmentation service",
                 received=f"status {response.status} without the header {wire.PROTOCOL_HEADER}",
                 hint="A proxy, a login page or another program may stand there: check SAM2_SERVICE_URL and "
                 "NO_PROXY.",
@@ -358,7 +358,7 @@ class _ImageUnknown(ServiceRejected):
 
 
 def _waiting_error(status: int, detail: str, url: str) -> Unavailable | None:
-    """Return the error of a status that means "not now", whoever sent it."""
+    """Return the error of a status that means "not now", from the service or a proxy."""
     said = detail.rstrip(".") or f"status {status}"
     if status in (429, 503):
         return ServiceBusy(f"the service at {url} asks to come back later: {said}")

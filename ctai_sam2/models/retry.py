@@ -102,13 +102,13 @@ class BoundedRetry(Retry):
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         """Seconds the service asks to wait, bounded and spread; None where that cannot be read."""
         try:
-            asked = super().get_retry_after(response)
+            pause_s = super().get_retry_after(response)
         except (InvalidHeader, ValueError, OverflowError, TypeError):  # a date may be impossible in many ways
             return None
-        if asked is None or asked != asked:
+        if pause_s is None or pause_s != pause_s:
             return None
         left = max(0.0, self.deadline_s - time.monotonic())
-        return min(asked, _LONGEST_PAUSE_S, left) * (1 + random.random() / 4)
+        return min(pause_s, _LONGEST_PAUSE_S, left) * (1 + random.random() / 4)
 
     def sleep(self, response: BaseHTTPResponse | None = None) -> None:
         """Pause before the next try, whose time runs from the end of the pause."""

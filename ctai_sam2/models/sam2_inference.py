@@ -110,7 +110,7 @@ class Network:
     def decode(
         self, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer a prompt on a slice of the given shape.
+        """Predict masks for a prompt on a slice of the given shape.
 
         Returns
         -------
@@ -244,7 +244,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def _keep_residuals_exact(trunk: Any) -> None:
     """Keep what Hiera's blocks add up in float32 under autocast.
 
-    Where a block widens its features, the linear layer on the shortcut answers in bfloat16, and everything
+    Where a block widens its features, the linear layer on the shortcut returns bfloat16, and everything
     added from there on is rounded with it.
     """
     for block in trunk.blocks:

@@ -32,7 +32,7 @@ _executors: dict[int, ThreadPoolExecutor] = {}
 
 
 def run_short(work: Callable[[], T]) -> T:
-    """Do short work, single-threaded, in a thread of this process kept for that."""
+    """Do short work, single-threaded, in a thread of this process reserved for that."""
     with _lock:
         executor = _executors.get(os.getpid())
         if executor is None:

@@ -32,7 +32,7 @@ _ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
 
 @dataclass(frozen=True, kw_only=True)
 class HttpResponse:
-    """What came back, whoever sent it.
+    """The response, from the service or from a proxy.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ class HttpTransport:
 
     def _too_late(self, allowed_s: float) -> ServiceTimeout:
         return ServiceTimeout(
-            f"the service at {self._url} did not answer within {allowed_s:g} s",
+            f"the service at {self._url} did not respond within {allowed_s:g} s",
             hint="Raise SAM2_REQUEST_TIMEOUT on both sides, or use a smaller model.",
         )
 

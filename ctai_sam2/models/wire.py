@@ -57,7 +57,7 @@ ORIGINAL_PATH = "/api/segmentation/sam2"
 ORIGINAL_HEALTH_PATH = "/api/segmentation/sam2/health"
 
 IMAGE_UNKNOWN = "image_unknown"
-"""Error code by which the service asks for the image (again)."""
+"""Error code by which the service requests the image (again)."""
 INPUT_INVALID = "prompt_invalid"
 """Error code for what `InputError` stands for on this side."""
 PROTOCOL_MISMATCH = "protocol_mismatch"
@@ -84,7 +84,7 @@ def is_digest(text: str) -> bool:
 
 
 def is_request_id(text: str) -> bool:
-    """Tell whether a text is a request id: 32 small hexadecimal digits, which can name nobody."""
+    """Tell whether a text is a request id: 32 small hexadecimal digits, which cannot identify a person."""
     return _REQUEST_ID.fullmatch(text) is not None
 
 

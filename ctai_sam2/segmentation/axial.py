@@ -35,12 +35,12 @@ from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 MuscleStrategy: TypeAlias = Literal["union", "compartments"]
-"""All muscle in one question to the model, or one question per group of muscles."""
+"""All muscle in one request to the model, or one request per group of muscles."""
 
 MUSCLE_STRATEGY: MuscleStrategy = "union"
 
 CONFIDENCE_THRESHOLD = 0.5
-"""Below this confidence a mask is warned of, unless told otherwise."""
+"""Below this confidence a mask gets a warning, unless specified otherwise."""
 
 _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
@@ -51,7 +51,7 @@ _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AxialSession:
-    """A slice with its frame, ready to be asked about; frame and anatomy are found once, when needed.
+    """A slice with its frame, ready for prompts; frame and anatomy are found once, when needed.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class AxialSession:
         InputError
             If the prompt does not fit the slice.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
@@ -205,7 +205,7 @@ class AxialSession:
         return self._segment_by_anatomy(side, (prompt,))
 
     def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
-        """Answer a prompt as if it had been made from anatomy, whose limits then hold.
+        """Segment from a prompt as if it had been made from anatomy, whose limits then apply.
 
         Raises
         ------
@@ -214,7 +214,7 @@ class AxialSession:
         InputError
             If the prompt does not fit the slice.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         prompt.require_within(self.ct_slice.shape_hw)
         if isinstance(self.anatomy, AnatomyNotFound) and self.divided is not None and structure in _PROMPTED:
@@ -224,15 +224,15 @@ class AxialSession:
     def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
         anatomy = self._require_anatomy()
         rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
-        answers = [predict_on_slice(self.segmenter, self.frame, prompt) for prompt in prompts]
+        predictions = [predict_on_slice(self.segmenter, self.frame, prompt) for prompt in prompts]
         if len(prompts) == 1:
-            prediction = prefer_agreeing(answers[0], rough)
+            prediction = prefer_agreeing(predictions[0], rough)
         else:
-            pairs = zip(answers, prompts, strict=True)
+            pairs = zip(predictions, prompts, strict=True)
             prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
         mask = self._clean(structure, prediction.mask, near=rough)
         if structure == "muscle":
-            # Total muscle holds the psoas by definition, whichever of the two answers left some of it out.
+            # Total muscle holds the psoas by definition, even where the two predictions disagree.
             for side in self._sides.values():
                 if isinstance(side, StructureResult):
                     mask |= side.mask
@@ -419,7 +419,7 @@ def segment_axial(
     InputError
         If a prompt does not fit the slice.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     session = AxialSession.open(
         ct_slice,
@@ -495,7 +495,7 @@ def require_axial(ct_slice: CTSlice) -> None:
         raise InputError(
             "psoas, muscle and fat are segmented on an axial slice",
             received=ct_slice.plane,
-            hint="Give an axial slice, or ask for l3 on a sagittal one.",
+            hint="Give an axial slice, or request l3 on a sagittal one.",
         )
 
 

@@ -21,10 +21,10 @@ from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
 
 GROUPS: Final = ("psoas", "quadratus", "paraspinal", "wall")
-"""Muscle groups that the dense head tells apart."""
+"""Muscle groups that the dense head distinguishes."""
 
 COMPARTMENT_NAMES: Final = (*GROUPS, "between", "sat", "skin", "vat", "viscera", "spine", "bone")
-"""What is asked of a model that knows compartments by name; the rest is outside of the patient."""
+"""What is requested of a model that knows compartments by name; the rest is outside of the patient."""
 
 _FATS: Final = ("sat", "vat", "between")
 _SKIN_MM = 1.5
@@ -275,9 +275,9 @@ def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], 
     """
     open_ = np.isin(index, fats) & in_limits
     for group in groups:
-        beside = ndimage.binary_dilation(index == group) & open_
-        index[beside] = group
-        open_ &= ~beside
+        adjacent = ndimage.binary_dilation(index == group) & open_
+        index[adjacent] = group
+        open_ &= ~adjacent
 
 
 def _split(psoas: Mask, spine: Mask, body: Mask) -> tuple[Mask, Mask]:

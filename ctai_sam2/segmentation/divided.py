@@ -37,7 +37,7 @@ _DISC_SHARE = 0.5
 _CORTEX_REACH_MM = 3.0
 _LOST_WALL_MM2 = 500.0
 _LOST_WALL_DEPTH_MM = 10.0
-_ASKED: dict[Structure, str] = {"imat": "between"}
+_MODEL_NAMES: dict[Structure, str] = {"imat": "between"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class NumberEvidence:
     score : float
         Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
     agreement : float or None
-        Dice of the dense head's mask with the prompted decoder's; None where that was not asked.
+        Dice of the dense head's mask with the prompted decoder's; None where that was not run.
     """
 
     score: float
@@ -103,7 +103,7 @@ class DividedSlice:
         AnatomyNotFound
             If there is no prompt and the structure was not seen.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         region = self.compartments.masks[structure]
         if prompt is None:
@@ -143,7 +143,7 @@ class DividedSlice:
         Raises
         ------
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         spine = self.compartments.masks["spine"]
         prompt = make_mask_prompt(
@@ -270,7 +270,7 @@ class JudgedSlice:
         )
 
     def evidence(self, structure: Structure) -> NumberEvidence:
-        """Return what a structure's confidence is told from, besides the gates."""
+        """Return what a structure's confidence is estimated from, in addition to the gates."""
         dense = self.divided.compartments.masks
         if structure in _SIDES:
             result = self.psoas[structure]
@@ -303,7 +303,7 @@ class JudgedSlice:
         AnatomyNotFound
             If the structure is not on the slice.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         if structure in _SIDES:
             found = self.psoas[structure]
@@ -311,12 +311,12 @@ class JudgedSlice:
                 raise found
             result = found
         else:
-            asked = _ASKED.get(structure, structure)
+            known_as = _MODEL_NAMES.get(structure, structure)
             result = StructureResult(
                 structure=structure,
                 mask=self.masks[structure],
-                prediction=self.divided.named(asked),
-                prompts=(Prompt(structure=asked),),
+                prediction=self.divided.named(known_as),
+                prompts=(Prompt(structure=known_as),),
                 prompted_by="name",
                 confidence=None,
             )
@@ -383,7 +383,7 @@ def divide_by_model(
     Raises
     ------
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if not set(COMPARTMENT_NAMES) <= set(segmenter.identity.structures):
         return None

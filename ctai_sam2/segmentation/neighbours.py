@@ -37,7 +37,7 @@ class SliceAreas:
     offset_mm : float
         Its position above the middle slice.
     areas_mm2 : mapping of str to float
-        By structure; `COMPARED` and those that the caller asked for.
+        By structure; `COMPARED` and those that the caller requested.
     """
 
     axial_index: int
@@ -57,7 +57,7 @@ def measure_neighbours(
 ) -> tuple[SliceAreas, ...]:
     """Measure the slices above and below, about 4 mm apart and never more than 12 mm away.
 
-    Only a model that divides the whole slice is asked, since others take seconds a slice.
+    Only a model that divides the whole slice is used, since others take seconds a slice.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def measure_neighbours(
     InputError
         If the index lies outside the volume.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     positions = np.asarray(volume.slice_positions_mm, dtype=np.float64)
     if not 0 <= axial_index < len(positions):

@@ -1,4 +1,4 @@
-"""Asking a segmenter about a slice: frame it, ask, bring the answer back."""
+"""Predictions on a slice: frame it, call the segmenter, map the masks back to the slice."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 WEIGHT_OF_AGREEMENT = 0.5
-"""How much a candidate's overlap with the rough outline counts beside the model's own score."""
+"""How much a candidate's overlap with the rough outline counts in addition to the model's own score."""
 
 
 def frame_for(ct_slice: CTSlice, window: Window, prompt: Prompt | None = None) -> Frame:
     """Frame the body of a slice, or all of it where there is no body to see.
 
-    On a sagittal slice the frame has a fixed size in mm and lies about what the prompt points at first.
+    On a sagittal slice the frame has a fixed size in mm and is centred on what the prompt points at first.
     """
     try:
         if ct_slice.plane == "sagittal":
@@ -80,26 +80,26 @@ def segment(
 
 
 def predict_on_slice(segmenter: PredictsMasks, frame: Frame, prompt: Prompt) -> Prediction:
-    """Ask with a prompt in pixels of the slice; the answer's masks have the slice's shape.
+    """Predict from a prompt in pixels of the slice; the masks have the slice's shape.
 
     Raises
     ------
     InputError
         If a point lies outside the frame.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
-    answer = segmenter.predict(frame.image, frame.prompt_to_frame(prompt), window=frame.window)
-    return replace(answer, masks=np.stack([frame.mask_to_slice(mask) for mask in answer.masks]))
+    prediction = segmenter.predict(frame.image, frame.prompt_to_frame(prompt), window=frame.window)
+    return replace(prediction, masks=np.stack([frame.mask_to_slice(mask) for mask in prediction.masks]))
 
 
 def refine_on_slice(
     segmenter: PredictsMasks, frame: Frame, prompt: Prompt, clean: Callable[[Mask, Prompt], Mask]
 ) -> Prediction:
-    """Ask like `predict_on_slice`, click by click: each further point corrects the mask shown before it.
+    """Predict like `predict_on_slice`, click by click: each further point corrects the mask shown before it.
 
     That is how a model is trained to take corrections. A prompt with a mask of its own, or with one point,
-    is asked as it is. A cache answers the earlier steps when a reader adds one click after the other.
+    is passed on unchanged. A cache holds the earlier steps when a reader adds one click after the other.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def refine_on_slice(
     InputError
         If a point lies outside the frame.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     labels = np.asarray(prompt.labels)
     positive = np.flatnonzero(labels == 1)
@@ -128,11 +128,11 @@ def refine_on_slice(
     spent_ms = 0.0
     for count in range(first, len(labels) + 1):
         step = replace(prompt, points_xy=prompt.points_xy[:count], labels=labels[:count], mask=shown)
-        answer = predict_on_slice(segmenter, frame, step)
-        spent_ms += answer.processing_time_ms
-        mask = clean(answer.mask, step)
+        prediction = predict_on_slice(segmenter, frame, step)
+        spent_ms += prediction.processing_time_ms
+        mask = clean(prediction.mask, step)
         shown = mask if mask.any() else None
-    return replace(answer, processing_time_ms=spent_ms)
+    return replace(prediction, processing_time_ms=spent_ms)
 
 
 def name_structure(prompt: Prompt, structure: str) -> Prompt:
@@ -143,8 +143,8 @@ def name_structure(prompt: Prompt, structure: str) -> Prompt:
 def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
     """Choose the candidate that scores best once overlap with a rough outline counts too."""
     overlap = np.array([_dice(mask, rough) for mask in prediction.masks])
-    worth = np.asarray(prediction.scores, dtype=np.float64) + WEIGHT_OF_AGREEMENT * overlap
-    return prediction.with_candidate_first(int(np.argmax(worth)))
+    scores = np.asarray(prediction.scores, dtype=np.float64) + WEIGHT_OF_AGREEMENT * overlap
+    return prediction.with_candidate_first(int(np.argmax(scores)))
 
 
 def unite(predictions: Sequence[Prediction]) -> Prediction:

@@ -62,7 +62,7 @@ class QualityParameters:
 PARAMETERS: Final = QualityParameters()
 
 GATED_CONFIDENCE: Final = 0.6
-"""A number that fails a gate is never told to be surer than this."""
+"""Upper limit on the confidence of a number that fails a gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +265,7 @@ def confidence_of(structure: str, score: float, agreement: float | None, gates: 
     structure : str
         Whose number.
     score : float
-        IoU expected by whoever drew the mask.
+        IoU expected by the model that drew the mask.
     agreement : float or None
         Dice with the prompted mask, where there is one.
     gates : sequence of Gate

@@ -21,7 +21,7 @@ _WORTH_PROPOSING = 0.05
 
 
 class PredictsMasks(Protocol):
-    """What this room asks of a segmenter."""
+    """The part of a segmenter that segmentation needs."""
 
     @property
     def identity(self) -> ModelIdentity:
@@ -31,7 +31,7 @@ class PredictsMasks(Protocol):
     def predict(
         self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
     ) -> Prediction:
-        """Answer a prompt on a windowed image (H, W) with candidate masks of its shape."""
+        """Predict candidate masks for a prompt on a windowed image (H, W), of the image's shape."""
         ...
 
 
@@ -46,13 +46,13 @@ class StructureResult:
     mask : ndarray of bool, shape (H, W)
         After clean-up, on the slice.
     prediction : Prediction or None
-        What the model said, its candidates moved to the slice, before clean-up; None for tissue found by
+        The model's candidates, mapped to the slice, before clean-up; None for tissue found by
         rule (``sat``, ``vat``, ``imat``).
     prompts : tuple of Prompt
-        What the model was asked, in pixels of the slice.
+        Prompts passed to the model, in pixels of the slice.
     prompted_by : {"anatomy", "name", "user", "rule"}
-        Who pointed; ``name`` where nobody did and the model was only told what to look for, ``rule`` where
-        no model was asked.
+        Where the prompt came from; ``name`` where the model received only the structure's name, ``rule``
+        where no model was used.
     confidence : float or None
         How likely the mask is good, 0 to 1, as `Prediction.scores` has it; None without a model.
     warnings : tuple of str
@@ -162,9 +162,9 @@ class L3Result:
         Vertebral bodies from the most superior down.
     chosen : int or None
         Which of them is taken for L3; None where that cannot be said.
-    certainty : {"counted", "told", "estimated", "unknown"}
-        ``counted`` up from a sacrum clearly seen; ``told`` by the user; ``estimated`` where that is less
-        sure, or from posture or the iliac crests; ``unknown``.
+    certainty : {"counted", "user", "estimated", "unknown"}
+        ``counted`` up from a sacrum clearly seen; ``user`` where the user specified it;
+        ``estimated`` where that is less sure, or from posture or the iliac crests; ``unknown``.
     probability : float or None
         How likely the chosen body, or else the likeliest, is L3; None where nothing tells, or the user did.
     l3 : StructureResult or None
@@ -176,7 +176,7 @@ class L3Result:
     ct_slice: CTSlice
     candidates: tuple[VertebraCandidate, ...]
     chosen: int | None
-    certainty: Literal["counted", "told", "estimated", "unknown"]
+    certainty: Literal["counted", "user", "estimated", "unknown"]
     probability: float | None = None
     l3: StructureResult | None = None
     warnings: tuple[str, ...] = ()
@@ -198,7 +198,7 @@ class L3Result:
         return tuple(sorted(may_be, key=lambda i: (i != self.chosen, -chances[i])))
 
     def choose(self, index: int) -> L3Result:
-        """Take another candidate for L3; its mask is known already, so nothing is asked anew.
+        """Take another candidate for L3; its mask is known already, so the model is not called again.
 
         Parameters
         ----------
@@ -226,7 +226,7 @@ class L3Result:
                 for i, candidate in enumerate(self.candidates)
             ),
             chosen=index,
-            certainty="told",
+            certainty="user",
             probability=None,
             l3=result,
             warnings=result.warnings,
@@ -269,7 +269,7 @@ class StudyResult:
     sagittal : L3Result or None
         Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
     medians : tuple of MedianArea
-        Areas over several slices, where they were asked for.
+        Areas over several slices, where they were requested.
     warnings : tuple of str
         Of the volume, the level and the slice.
     level_chosen_by : {"user", "software"}

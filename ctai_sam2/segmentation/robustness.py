@@ -165,12 +165,12 @@ def robustness(
     wanted = structure if isinstance(prompt, Prompt) else prompt
     if wanted is None:
         raise InputError("a prompt of one's own needs a structure", hint='Give structure="psoas_left".')
-    asked, central, ask = _open(ct_slice, prompt, wanted, segmenter, window, definitions)
+    start, central, predict = _open(ct_slice, prompt, wanted, segmenter, window, definitions)
     rng = np.random.default_rng(seed)
     masks: list[Mask] = []
     failed = 0
     for _ in range(n):
-        mask = ask(jitter_prompt(asked, central.mask, ct_slice, jitter_mm, rng))
+        mask = predict(jitter_prompt(start, central.mask, ct_slice, jitter_mm, rng))
         failed += not mask.any()
         masks.append(mask)
     pairs = list(combinations(range(n), 2))
@@ -344,7 +344,7 @@ def _open(
                 raise InputError("L3 was not found", hint="Give a prompt with a point in it.")
             central = found
 
-        def ask(one: Prompt) -> Mask:
+        def predict(one: Prompt) -> Mask:
             return segment_l3_by_user(ct_slice, segmenter, one, window).mask
 
     else:
@@ -356,7 +356,7 @@ def _open(
             # A division has no prompt to move; what moves is the prompted second opinion.
             central = session.divided.segment_prompted(wanted)
 
-        def ask(one: Prompt) -> Mask:
+        def predict(one: Prompt) -> Mask:
             if own is None:
                 return session.segment_with_anatomy(wanted, one).mask
             return session.segment(wanted, prompt=one).mask
@@ -373,7 +373,7 @@ def _open(
             received=wanted,
             hint="Give a prompt with a point in the structure.",
         )
-    return central.prompts[0], central, ask
+    return central.prompts[0], central, predict
 
 
 def _measure(

@@ -77,7 +77,7 @@ def segment_structure(
     definitions : TissueDefinitions
         HU limits.
     muscle_strategy : {"union", "compartments"}, optional
-        How the model is asked for ``muscle``.
+        How ``muscle`` is requested from the model.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
 
@@ -93,7 +93,7 @@ def segment_structure(
     InputError
         If the structure is unknown, the plane does not fit, or the prompt leaves the slice.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if structure not in STRUCTURES:
         raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
@@ -164,7 +164,7 @@ def segment_study(
     InputError
         If an index or the click lies outside the volume.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if slices not in SLICE_COUNTS:
         raise InputError("a median is taken of 1, 3 or 5 slices", received=slices)
@@ -270,8 +270,8 @@ def _compare_with_neighbours(
         )
         for name, result in axial.structures.items()
     }
-    told = [text for gate in gates for name in gate.structures for text in warnings_of([gate], name)]
-    axial = replace(axial, structures=structures, warnings=(*axial.warnings, *told))
+    gate_warnings = [text for gate in gates for name in gate.structures for text in warnings_of([gate], name)]
+    axial = replace(axial, structures=structures, warnings=(*axial.warnings, *gate_warnings))
     return axial, take_medians(areas, by_distance[: slices - 1]) if slices > 1 else ()
 
 
@@ -299,7 +299,7 @@ def find_mid_l3(volume: CTVolume, segmenter: PredictsMasks, *, window: Window = 
     AnatomyNotFound
         If L3 is not found.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     sagittal = find_l3_in_volume(volume, segmenter, window=window)
     return mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
@@ -333,7 +333,7 @@ def find_l3_in_volume(
     InputError
         If an index or the click lies outside the volume.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if l3_xy is not None:
         column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index

@@ -104,15 +104,15 @@ def _parser() -> argparse.ArgumentParser:
         help="train once more without cases whose name contains a word; may be repeated",
     )
     _add_machine(dense)
-    beside = commands.add_parser("dense-export", help="write a weights file with a dense head in it")
-    beside.add_argument("--base", type=Path, required=True, help="weights of the prompted model")
-    beside.add_argument("--checkpoint", type=Path, required=True, help="of the dense head's run")
-    beside.add_argument("--out", type=Path, required=True, help="*.safetensors")
-    beside.add_argument("--version", default="3")
+    dense_export = commands.add_parser("dense-export", help="write a weights file with a dense head in it")
+    dense_export.add_argument("--base", type=Path, required=True, help="weights of the prompted model")
+    dense_export.add_argument("--checkpoint", type=Path, required=True, help="of the dense head's run")
+    dense_export.add_argument("--out", type=Path, required=True, help="*.safetensors")
+    dense_export.add_argument("--version", default="3")
     export = commands.add_parser("export", help="write EMA weights as fp16 safetensors")
     export.add_argument("--run", type=Path, required=True, help="folder of the run")
     export.add_argument(
-        "--out", type=Path, required=True, help="*.safetensors; a *.json is written beside it"
+        "--out", type=Path, required=True, help="*.safetensors; a *.json is written next to it"
     )
     export.add_argument("--name", default="sam2-ct-nano")
     export.add_argument(

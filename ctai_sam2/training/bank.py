@@ -284,8 +284,8 @@ def load_real_series(
     for path in sorted(file for file in folder.iterdir() if file.is_file()):
         if any(word in path.name for word in held_out):
             continue
-        kept = cache / f"{folder.name}-{path.name}-{size_px}.npz"
-        if not kept.exists():
+        cached = cache / f"{folder.name}-{path.name}-{size_px}.npz"
+        if not cached.exists():
             ct_slice = read_slice(path)
             if ct_slice.plane not in ("axial", "sagittal"):
                 continue
@@ -294,8 +294,8 @@ def load_real_series(
             if ct_slice.plane == "sagittal":
                 square = (square[0], square[1], SAGITTAL_SIDE_MM / NOMINAL_SHARE)
             framed = resample_square(hu, square=square, spacing_mm=ct_slice.spacing_mm, size_px=size_px)
-            np.savez_compressed(kept, hu=framed, regions=_find_regions(framed), plane=ct_slice.plane)
-        with np.load(kept, allow_pickle=False) as entry:
+            np.savez_compressed(cached, hu=framed, regions=_find_regions(framed), plane=ct_slice.plane)
+        with np.load(cached, allow_pickle=False) as entry:
             images.append(_from_regions(entry["hu"], entry["regions"], str(entry["plane"])))
     return images
 

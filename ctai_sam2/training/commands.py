@@ -112,7 +112,7 @@ def train_dense(options: argparse.Namespace) -> None:
         processes=available_cores(),
     )
     phantoms = [as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)]
-    # A fold leaves a group of patients out; the run itself leaves out nobody but those named.
+    # A fold leaves a group of patients out; the run itself leaves out only those named.
     runs = {
         options.out / f"fold-{words.split(',')[0]}": (*options.held_out, *words.split(","))
         for words in options.fold
@@ -137,7 +137,7 @@ def train_dense(options: argparse.Namespace) -> None:
 
 
 def export_dense(options: argparse.Namespace) -> None:
-    """Write the prompted model's weights with a trained dense head beside them."""
+    """Write the prompted model's weights with a trained dense head next to them."""
     card = add_dense_head(options.base, options.checkpoint, options.out, version=options.version)
     _LOGGER.info("%s: %s parameters, sha256 %s", options.out.name, card["parameters"], card["sha256"])
 
@@ -191,7 +191,9 @@ def _calibrate(path: Path) -> Calibration:
     kinds = [[score for score in scores if score.group == group] for group in ("unseen", "phantom")]
     pairs = [pair_scores(kind) for kind in kinds]
     return fit_calibration(
-        np.concatenate([told for told, _ in pairs]),
+        np.concatenate([confidence for confidence, _ in pairs]),
         np.concatenate([dices for _, dices in pairs]),
-        weights=np.concatenate([np.full(len(told), 1 / max(len(told), 1)) for told, _ in pairs]),
+        weights=np.concatenate(
+            [np.full(len(confidence), 1 / max(len(confidence), 1)) for confidence, _ in pairs]
+        ),
     )

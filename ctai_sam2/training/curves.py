@@ -12,9 +12,9 @@ from ctai_sam2.io import write_bytes
 
 _DPI: Final = 110
 _CURVES: Final = {
-    "iou_single_0": ("one answer, first prompt", "#0072B2"),
+    "iou_single_0": ("single mask, first prompt", "#0072B2"),
     "iou_best_0": ("best of three, first prompt", "#E69F00"),
-    "iou_single_1": ("one answer, after a correction", "#009E73"),
+    "iou_single_1": ("single mask, after a correction", "#009E73"),
     "dense_dice": ("tissue classes per pixel (Dice)", "#999999"),
 }
 _SMOOTHED_OVER: Final = 5

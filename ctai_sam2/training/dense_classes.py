@@ -1,4 +1,4 @@
-"""What the dense head tells apart, and how labels and reference masks say it."""
+"""Classes of the dense head, and how labels and reference masks map to them."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from ctai_sam2.models.dense_head import DENSE_PREFIX, fold_normalisation
 
 
 def add_dense_head(base: Path, checkpoint: Path, target: Path, *, version: str) -> dict[str, Any]:
-    """Write a weights file with a dense head beside the prompted model, and its card.
+    """Write a weights file with a dense head next to the prompted model, and its card.
 
     Parameters
     ----------

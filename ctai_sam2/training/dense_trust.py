@@ -34,7 +34,7 @@ _BODY_MM: Final = 0.88
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What was known of a number, and what it was worth.
+    """What was known of a number, and how good it was.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Evidence:
 def collect_evidence(
     cases: Iterable[tuple[ReferenceCase, PredictsMasks]], *, skip: Sequence[tuple[str, str]] = ()
 ) -> Iterator[Evidence]:
-    """Segment slices with known masks and keep what confidence could have been told from.
+    """Segment slices with known masks and collect what a confidence could be estimated from.
 
     Parameters
     ----------
@@ -149,15 +149,15 @@ def confidence_with(curves: Mapping[str, Trust], one: Evidence) -> float:
 
 def leave_patients_out(evidence: Sequence[Evidence], *, sure: float = 0.9) -> dict[str, Any]:
     """Fit without each patient in turn and judge what is then said of theirs; pooled."""
-    told: list[tuple[Evidence, float]] = []
+    judged: list[tuple[Evidence, float]] = []
     for patient in sorted({one.patient for one in evidence if one.is_real}):
         curves = fit_trust([one for one in evidence if one.patient != patient])
-        told += [
+        judged += [
             (one, confidence_with(curves, one)) for one in evidence if one.is_real and one.patient == patient
         ]
-    chosen = [one for one, confidence in told if confidence >= sure]
+    chosen = [one for one, confidence in judged if confidence >= sure]
     return {
-        "numbers": len(told),
+        "numbers": len(judged),
         "sure": len(chosen),
         "sure_good": round(float(np.mean([one.is_good for one in chosen])), 4) if chosen else None,
         "sure_and_bad": [f"{one.case}: {one.structure}" for one in chosen if not one.is_good],
@@ -203,9 +203,9 @@ def write_trust(
     target : pathlib.Path
         JSON file.
     cases : pathlib.Path
-        Folder of slices with reference masks; only those that a fold answers for are used.
+        Folder of slices with reference masks; only those that belong to a fold are used.
     model : PredictsMasks
-        Answers for phantoms.
+        Makes the predictions on phantoms.
     folds : mapping of str to PredictsMasks
         By word in the case's name: a model that never saw these patients.
     phantoms : int
@@ -264,6 +264,6 @@ def _fit_one(found: Sequence[Evidence]) -> Trust:
 
 
 def read_evidence(path: Path) -> list[Evidence]:
-    """Read what `write_trust` has kept beside the curves."""
+    """Read the evidence that `write_trust` stored next to the curves."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [Evidence(**{**row, "gates": tuple(row["gates"])}) for row in rows]

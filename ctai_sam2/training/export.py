@@ -19,7 +19,7 @@ from ctai_sam2.training.trainer import CHECKPOINT_NAME, read_config
 def export_weights(
     run: Path, target: Path, *, name: str, version: str, calibration: Calibration | None = None
 ) -> dict[str, Any]:
-    """Write a run's averaged weights as half-precision safetensors, with a JSON card beside them.
+    """Write a run's averaged weights as half-precision safetensors, with a JSON card next to them.
 
     Parameters
     ----------

@@ -62,16 +62,16 @@ def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: flo
 
 
 def combine_losses(losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torch.Tensor) -> torch.Tensor:
-    """Add up the single answer's, the best candidate's and the quality's losses.
+    """Add up the single mask's, the best candidate's and the quality's losses.
 
     Parameters
     ----------
     losses : MaskLosses
-        (K, 4) each: single answer first.
+        (K, 4) each: single mask first.
     quality : torch.Tensor
         (K, 4), predicted IoU.
     ambiguous : torch.Tensor
-        bool (K,): one click, which the single answer is not held to.
+        bool (K,): one click, which the single mask is not held to.
 
     Returns
     -------
@@ -88,7 +88,7 @@ def combine_losses(losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torc
 
 
 def feature_scale_loss(levels: Sequence[torch.Tensor], *, target: float = 0.7) -> torch.Tensor:
-    """Hold features to the size of the position codes, beside which the decoder must see its prompts.
+    """Hold features to the size of the position codes, next to which the decoder must see its prompts.
 
     Parameters
     ----------

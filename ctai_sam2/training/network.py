@@ -82,7 +82,7 @@ def predict_masks(
     has_mask: torch.Tensor | None = None,
     structures: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Answer many prompts at once.
+    """Predict masks for many prompts at once.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def predict_masks(
     Returns
     -------
     logits : torch.Tensor
-        float32 (K, 4, N / 4, N / 4): the single answer, then three candidates.
+        float32 (K, 4, N / 4, N / 4): the single mask, then three candidates.
     quality : torch.Tensor
         float32 (K, 4), predicted IoU.
     """

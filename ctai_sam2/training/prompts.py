@@ -107,7 +107,7 @@ def draw_box(target: Bools, *, rng: np.random.Generator) -> Points:
 def draw_rough_mask(
     target: Bools, grey: npt.NDArray[np.float32], *, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw what a rule or an earlier answer might have given instead of the target.
+    """Draw what a rule or an earlier prediction might have given instead of the target.
 
     Parameters
     ----------

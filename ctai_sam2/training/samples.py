@@ -28,7 +28,7 @@ from ctai_sam2.training.prompts import (
 from ctai_sam2.training.schedule import Phase, TrainingConfig
 from ctai_sam2.training.tissue_classes import CLASS_NAMES, class_table
 
-# How often a target is asked for, relative to 1.
+# How often a target is requested, relative to 1.
 _WEIGHTS: Final = {
     "psoas_left": 3.5, "psoas_right": 3.5, "psoas_both": 2.0, "muscle": 5.0, "vertebra": 2.5, "region": 1.0,
     "L1": 2.5, "L2": 2.5, "L3": 3.0, "L4": 2.5, "L5": 2.5, "T12": 1.0, "T11": 0.7, "S1": 0.7,
@@ -40,7 +40,7 @@ _ELSE: Final = 0.6
 _UNIONS: Final = frozenset(
     {"muscle", "psoas_both", "erector_both", "sat", "vat", "disc", "bowel", "body", "skin"}
 )  # fmt: skip
-# Targets that a prompt may name, by plane; the second group needs a place beside its name.
+# Targets that a prompt may name, by plane; the second group needs a place in addition to its name.
 _NAMED: Final = {
     "axial": {
         "psoas_left": "psoas_left", "psoas_right": "psoas_right", "psoas_both": "psoas",
@@ -111,7 +111,7 @@ class DenseBatch:
 
 
 class StepDataset(Dataset[Any]):
-    """Step number to batch; the same for the same seed, whoever asks and in whatever order.
+    """Step number to batch; the same for the same seed, in whatever process and order.
 
     Parameters
     ----------

@@ -38,7 +38,7 @@ class Phase:
     warmup_steps : int
         Steps of linear warm-up.
     dense_weight : float
-        Weight of the per-pixel classification beside the prompted masks; not read in a dense phase.
+        Weight of the per-pixel classification relative to the prompted masks; not read in a dense phase.
     real_share : float
         Share of images drawn from real data, where there is any.
     tissue_share : float

@@ -316,7 +316,7 @@ class Trainer:
             measured[f"iou_picked_{number}"] = float(picked.mean())
             if number == graded:
                 break
-            # The single answer is what a session goes on from, except after one click.
+            # The single mask is what a session continues from, except after one click.
             chosen = torch.where(
                 ambiguous, 1 + quality[:, 1:].argmax(dim=1), torch.zeros_like(ambiguous, dtype=torch.int64)
             )

@@ -1,7 +1,7 @@
 """The picture: a slice with masks, marks and the gesture under way, drawn from a controller.
 
 Grey pixels and masks lie on hidden canvases, one canvas pixel per image pixel. The
-visible canvas has three layers (image, masks, hand); zoom and pan draw the hidden ones
+visible canvas has three layers (image, masks, pointer); zoom and pan draw the hidden ones
 through a transform and send no pixels. Positions are CSS pixels everywhere but in the
 transform, which multiplies by the screen's pixel ratio: sharp on any screen.
 """
@@ -31,7 +31,7 @@ _ALL: Box = (0, 0, 1_000_000, 1_000_000)
 
 
 class SliceCanvas:
-    """Draws a controller's slice; holds nothing that the controller cannot tell again.
+    """Draws a controller's slice; holds no state that the controller does not have.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class SliceCanvas:
         self._on_ready = on_ready
         self.page_draws = False
         """Whether the page itself draws the brush's ring and the gestures under way."""
-        self._hand_shown: object = None
+        self._pointer_shown: object = None
         self._covered_right = 0
         self._dirty: Box | None = _ALL
         self._others_stale = True
@@ -99,9 +99,9 @@ class SliceCanvas:
         """The hidden canvases in image pixels: grey, masks, another reader's masks."""
         return self._grey, self._masks, self._others
 
-    def require_hand(self) -> None:
+    def require_pointer(self) -> None:
         """Note that the page drew over the picture by itself: the uppermost layer must be drawn again."""
-        self._hand_shown = None
+        self._pointer_shown = None
 
     def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
         """Take another size on the page in CSS pixels; sizes that no screen has are ignored."""
@@ -119,7 +119,7 @@ class SliceCanvas:
         self.require_all()
 
     def ready(self) -> None:
-        """Paint, in the pace of whoever is told of it."""
+        """Paint, or notify the owner, who decides when to paint."""
         if self._on_ready is None:
             self.paint()
         else:
@@ -146,14 +146,14 @@ class SliceCanvas:
         """Note that nothing on the page can be trusted."""
         self._grey_shown, self._look_shown = None, None
         self._dirty, self._others_stale, self._transform = _ALL, True, ()
-        self._boxes_of, self._hand_shown = None, None
+        self._boxes_of, self._pointer_shown = None, None
 
     def paint(self) -> None:
         """Send what is not on the page yet, in one message."""
         with self.controller.lock, drawing(self._grey):
             self._paint_grey()
             self._paint_masks()
-            self._paint_hand()
+            self._paint_pointer()
 
     # Layers ----------------------------------------------------------------------------------
 
@@ -189,11 +189,11 @@ class SliceCanvas:
         self._draw_through(self.widget[1], transform, self._masks, self._others)
         self._look_shown, self._dirty, self._others_stale, self._transform = look, None, False, transform
 
-    def _paint_hand(self) -> None:
-        shown = self._hand_state()
-        if shown == self._hand_shown:
+    def _paint_pointer(self) -> None:
+        shown = self._pointer_state()
+        if shown == self._pointer_shown:
             return
-        self._hand_shown = shown
+        self._pointer_shown = shown
         layer = self.widget[2]
         layer.reset_transform()
         layer.clear()
@@ -205,7 +205,7 @@ class SliceCanvas:
         self._draw_preview(layer, self.controller.preview)
         self._draw_banner(layer)
 
-    def _hand_state(self) -> object:
+    def _pointer_state(self) -> object:
         """All that the uppermost layer depends on; where it is the same nothing is sent."""
         document, preview = self.controller.document, self.controller.preview
         if self.page_draws and preview.kind == "none":

@@ -51,7 +51,7 @@ class Pacer:
     """Runs something soon, and not more often than the eye sees.
 
     The first request runs at once in the caller's thread; requests that follow within
-    ``every_s`` are answered together at its end, in a thread of their own.
+    ``every_s`` are served together at its end, in a thread of their own.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Pacer:
         self._closed = False
 
     def request(self) -> None:
-        """Ask for a run."""
+        """Request a run."""
         with self._mutex:
             if self._closed or self._timer is not None:
                 return

@@ -35,7 +35,7 @@ def key_text(key: str) -> str:
 
 
 class ControlFactory:
-    """Makes controls, translates them together, and keeps their handlers from answering a mere refresh.
+    """Makes controls, translates them together, and keeps their handlers from reacting to a mere refresh.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ class MaskEditor(ABC):
     language : {"en", "zh"}
         Of the interface.
     auto_run : bool
-        Whether each point asks the model at once; the point and the mask it gives are one step to undo.
+        Whether each point runs the model at once; the point and the mask it gives are one step to undo.
     height_m : float, optional
         Body height in metres, for the indices of `measurements`.
     reader : str
@@ -212,7 +212,7 @@ class MaskEditor(ABC):
         self.controller.do(action)
 
     def run(self, label: str | None = None, *, wait_s: float | None = 300.0) -> None:
-        """Ask the model, as the button does, and wait for its result; for scripts and notebooks.
+        """Run the model, as the button does, and wait for its result; for scripts and notebooks.
 
         Parameters
         ----------
@@ -406,7 +406,7 @@ class MaskEditor(ABC):
         return {}
 
     def _doubts_before_writing(self) -> Message | None:
-        """Return what to ask before the case's row is written."""
+        """Return the confirmation needed before the case's row is written."""
         if not any(self.document.masks(index) for index in self.document.indices):
             return Message("view.confirm_empty")
         return None
@@ -459,7 +459,7 @@ class MaskEditor(ABC):
         try:
             volume = source if isinstance(source, CTVolume) else None
             one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
-            controller = Controller(document, ask=one_click, record=journal, auto_run=self._auto_run)
+            controller = Controller(document, mask_source=one_click, record=journal, auto_run=self._auto_run)
             history = document.history
             is_new = not (history.done or history.undone or document.indices)
             self._start(controller, name, masks, is_new=is_new)
@@ -513,7 +513,7 @@ class MaskEditor(ABC):
             self.controller.confirm(doubt, write)
 
     def _write(self) -> object:
-        """Write the case's row; questions about it were asked before."""
+        """Write the case's row; confirmations come before."""
         return self.save()
 
     def _accept(self) -> None:
@@ -585,7 +585,7 @@ class MaskEditor(ABC):
             self.controller.message = Message("view.error", {"why": type(error).__name__})
 
     def _guard(self, act: Callable[[], object]) -> None:
-        """Run what a page asked for; what it raises is shown in the status line."""
+        """Run what a page requested; what it raises is shown in the status line."""
         try:
             if not self._closed:
                 act()

@@ -108,10 +108,10 @@ class Events:
             controller.release(*content["at"])
         elif kind == "gesture":
             points = [(float(x), float(y)) for x, y in np.frombuffer(buffers[0], "<f8").reshape(-1, 2)]
-            self._canvas.require_hand()
+            self._canvas.require_pointer()
             controller.gesture(points, button=content["button"], modifiers=held)
         elif kind == "viewport":
-            self._canvas.require_hand()
+            self._canvas.require_pointer()
             controller.take_viewport(float(content["px_per_mm"]), *(float(v) for v in content["pan"]))
         elif kind == "hover":
             controller.hover(*content["at"])

@@ -54,7 +54,7 @@ class L3MaskEditor(MaskEditor):
         return None if self._one_click is None else self._one_click.levels(self.document.slice)
 
     def choose_level(self, candidate: int) -> None:
-        """Take another of the bodies of `levels` for L3, as one undoable step; the model is not asked again.
+        """Take another of the bodies of `levels` for L3, as one undoable step; the model is not called again.
 
         Parameters
         ----------

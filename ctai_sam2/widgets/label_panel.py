@@ -1,4 +1,4 @@
-"""What lies over the picture: labels with their numbers, notes, other levels, mask operations and view."""
+"""Panel over the picture: labels with their numbers, notes, other levels, mask operations and view."""
 
 from __future__ import annotations
 

@@ -28,8 +28,10 @@ class Notices:
         self.question = ipw.Box(
             [
                 self._question,
-                controls.button("view.continue", lambda: controls.controller.answer(True), style="warning"),
-                controls.button("action.cancel", lambda: controls.controller.answer(False)),
+                controls.button(
+                    "view.continue", lambda: controls.controller.resolve_confirmation(True), style="warning"
+                ),
+                controls.button("action.cancel", lambda: controls.controller.resolve_confirmation(False)),
             ]
         )
         self.question.add_class("ctai-sam2-confirm")

@@ -21,7 +21,7 @@ class ReviewsCases(Protocol):
 
     @property
     def journal_folder(self) -> Path:
-        """Where the editor's journals are kept."""
+        """Folder of the editor's journals."""
         ...
 
     def __iter__(self) -> Iterator[Any]:
@@ -42,7 +42,7 @@ class ReviewEditor(MiddleMaskEditor):
 
     *Accept and next* (Enter) signs the case and opens the next one: masks that were changed go into the
     cohort's table with who and when; where none was, the model's stand and the case counts as looked at.
-    Undo stops at the masks a case was opened with. What is drawn and not signed is kept in the journal.
+    Undo stops at the masks a case was opened with. What is drawn and not signed stays in the journal.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class ReviewEditor(MiddleMaskEditor):
     Raises
     ------
     InputError
-        If nobody signs, or no open case has masks.
+        If the reviewer's name is missing, or no open case has masks.
     RecordError, StorageError
         If a journal or the results cannot be read.
 
@@ -150,7 +150,7 @@ class ReviewEditor(MiddleMaskEditor):
         return Message("view.confirm_emptied", {"labels": names})
 
     def _write(self) -> object:
-        # The question was answered, or there was none.
+        # The reader confirmed, or no confirmation was needed.
         return self.save(allow_empty=True)
 
     def _start(

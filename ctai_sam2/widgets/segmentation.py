@@ -1,4 +1,4 @@
-"""One click for the editor: from a label and prompts to the model's answer."""
+"""One click for the editor: from a label and prompts to the model's mask."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def shared_segmenter() -> Segmenter:
 
 
 class OneClick:
-    """Answers the editor's questions with a segmenter; keeps the last slice's frame and anatomy.
+    """Serves the editor's requests with a segmenter; caches the last slice's frame and anatomy.
 
     Parameters
     ----------
     segmenter : PredictsMasks
         Any segmenter.
     volume : CTVolume, optional
-        The slices come from; L3 is then told from its neighbouring slices and the iliac crests too.
+        The slices come from; L3 is then also identified from the neighbouring slices and the iliac crests.
     """
 
     def __init__(self, segmenter: PredictsMasks, volume: CTVolume | None = None) -> None:
@@ -55,20 +55,20 @@ class OneClick:
         self._levels: tuple[CTSlice, L3Result] | None = None
 
     def levels(self, ct_slice: CTSlice) -> L3Result | None:
-        """Vertebral bodies found when L3 was asked for on this slice last; None for any other."""
+        """Vertebral bodies found when L3 was last requested on this slice; None for any other."""
         return self._levels[1] if self._levels is not None and self._levels[0] is ct_slice else None
 
     def __call__(
         self, ct_slice: CTSlice, label: str, prompt: Prompt | None, revision: int
     ) -> StructureResult:
-        """Segment a label on a slice; see `editor.Ask`.
+        """Segment a label on a slice; see `editor.MaskSource`.
 
         Raises
         ------
         AnatomyNotFound
             If nothing was pointed at and the anatomy to point with is not visible.
         Unavailable
-            If the segmenter cannot answer.
+            If the segmenter is not available.
         """
         if label == "l3":
             return self._segment_l3(ct_slice, prompt)

@@ -161,11 +161,11 @@ class OptionBar:
     def _show_inference(self, controller: Controller) -> None:
         status = controller.inference.status
         running, blocked = status.state == "running", status.state == "disabled"
-        told = "" if status.message is None else status.message.text(self._controls.language)
+        reason = "" if status.message is None else status.message.text(self._controls.language)
         self._buttons["run"].description = controller.run_message.text(self._controls.language)
         for name in ("run", "run_all", "refine"):
             self._buttons[name].disabled = running or blocked
-            self._buttons[name].tooltip = told if blocked else self._controls.tooltip(name)
+            self._buttons[name].tooltip = reason if blocked else self._controls.tooltip(name)
         set_shown(self._buttons["run_all"], self._has_groups)
         set_shown(self._spinner, running)
         set_shown(self._buttons["cancel"], running)

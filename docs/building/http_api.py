@@ -19,8 +19,8 @@ _HEAD = """\
 The service that `ctai-sam2 serve` starts. This page is written from [openapi.json](openapi.json) by
 `python docs/building/http_api.py`; the running service offers the same document at `/openapi.json`.
 
-Paths under `/v1/` and `/api/` ask for the header `{key}` where the service has a key (`SAM2_API_KEY`).
-`/health`, `/ready`, `/metrics` and `/openapi.json` are open. Every answer that is not 200 is an `ErrorBody`.
+Paths under `/v1/` and `/api/` require the header `{key}` where the service has a key (`SAM2_API_KEY`).
+`/health`, `/ready`, `/metrics` and `/openapi.json` are open. Every error response is an `ErrorBody`.
 Coordinates are pixels of the slice as sent: x is the column, y the row, (0, 0) the centre of the first pixel.
 """
 
@@ -53,9 +53,9 @@ def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator
         yield ""
     yield "| status | meaning | body |"
     yield "|---|---|---|"
-    for status, answer in operation["responses"].items():
-        bodies = [_type(content["schema"]) for content in answer.get("content", {}).values()]
-        yield f"| {status} | {_cell(answer['description'])} | {', '.join(bodies)} |"
+    for status, response in operation["responses"].items():
+        bodies = [_type(content["schema"]) for content in response.get("content", {}).values()]
+        yield f"| {status} | {_cell(response['description'])} | {', '.join(bodies)} |"
     yield ""
 
 

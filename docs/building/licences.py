@@ -70,15 +70,15 @@ def collect() -> dict[str, metadata.Distribution]:
 
 def licence_of(distribution: metadata.Distribution) -> str:
     """Return what the metadata says: expression, else classifiers, else the text's first line."""
-    told = distribution.metadata
-    expression = told.get("License-Expression")
+    fields = distribution.metadata
+    expression = fields.get("License-Expression")
     if expression:
         return expression
-    classifiers = [line for line in told.get_all("Classifier") or () if line.startswith(_PREFIX)]
+    classifiers = [line for line in fields.get_all("Classifier") or () if line.startswith(_PREFIX)]
     named = [_NAMES_IN_CLASSIFIERS.sub("", line) for line in classifiers]
     if named:
         return "; ".join(named)
-    text = (told.get("License") or "").strip()
+    text = (fields.get("License") or "").strip()
     return text.splitlines()[0][:80] if text else "not stated in its metadata"
 
 

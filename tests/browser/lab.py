@@ -97,7 +97,7 @@ def running_lab(folder: Path, prefix: str = "") -> Iterator[Lab]:
         url = f"http://127.0.0.1:{port}{prefix}"
         try:
             until = time.monotonic() + 120
-            while not _answers(url, token):
+            while not _responds(url, token):
                 if process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError((folder / "lab.log").read_text(errors="replace")[-2000:])
                 time.sleep(0.2)
@@ -111,7 +111,7 @@ def running_lab(folder: Path, prefix: str = "") -> Iterator[Lab]:
                 process.wait(30)
 
 
-def _answers(url: str, token: str) -> bool:
+def _responds(url: str, token: str) -> bool:
     try:
         return requests.get(f"{url}/api/status?token={token}", timeout=5).ok
     except requests.RequestException:
@@ -120,7 +120,7 @@ def _answers(url: str, token: str) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """A point: in pixels of the page, and on the canvas as the editor is told of it."""
+    """A point: in pixels of the page, and on the canvas as the editor receives it."""
 
     page: tuple[int, int]
     screen: tuple[float, ...]
@@ -224,22 +224,22 @@ class Notebook:
 
     def ask(self, expression: str) -> Any:
         """Value of a Python expression in the kernel, through JSON."""
-        told = self.page.evaluate(_EXECUTE, f"import json; print(json.dumps({expression}))")
-        assert not told["failed"], told["failed"]
-        return json.loads(told["printed"].strip().splitlines()[-1])
+        outcome = self.page.evaluate(_EXECUTE, f"import json; print(json.dumps({expression}))")
+        assert not outcome["failed"], outcome["failed"]
+        return json.loads(outcome["printed"].strip().splitlines()[-1])
 
     def tell(self, code: str) -> None:
         """Run Python in the kernel."""
-        told = self.page.evaluate(_EXECUTE, code)
-        assert not told["failed"], told["failed"]
+        outcome = self.page.evaluate(_EXECUTE, code)
+        assert not outcome["failed"], outcome["failed"]
 
     def until(self, expression: str, seconds: float = 120) -> Any:
-        """Ask until the answer is true."""
+        """Evaluate until the result is true."""
         deadline = time.monotonic() + seconds
         while True:
-            answer = self.ask(expression)
-            if answer:
-                return answer
+            result = self.ask(expression)
+            if result:
+                return result
             assert time.monotonic() < deadline, f"never true: {expression}"
             self.page.wait_for_timeout(100)
 

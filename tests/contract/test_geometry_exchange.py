@@ -165,7 +165,10 @@ def test_oblique_and_anisotropic(
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    steps=st.lists(st.sampled_from([1, 1, 1, 2, 3, 7]), min_size=3, max_size=5),
+    # Missing slices leave most steps as they were; else it is refused as two stacks within each other.
+    steps=st.tuples(st.sampled_from([1, 2, 3]), st.sampled_from([1, 2, 3, 7])).flatmap(
+        lambda gaps: st.permutations([1, 1, 1, 1, 1, *gaps])
+    ),
     angles=st.tuples(*[st.floats(-10, 10)] * 3),
     signs=st.tuples(st.sampled_from([1, -1]), st.sampled_from([1, -1])),
     lean=st.sampled_from([0.0, 0.2]),

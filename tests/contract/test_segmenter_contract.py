@@ -146,13 +146,13 @@ def test_prediction_has_the_promised_form(segmenter: Segmenter, image: np.ndarra
     assert prediction.identity == segmenter.identity
 
 
-def test_different_prompts_get_different_answers(segmenter: Segmenter, image: np.ndarray) -> None:
-    answers = [segmenter.predict(image, PROMPTS[name]) for name in ("point", "corner", "box")]
-    assert not np.array_equal(answers[0].masks, answers[1].masks)
-    assert not np.array_equal(answers[1].masks, answers[2].masks)
+def test_different_prompts_get_different_predictions(segmenter: Segmenter, image: np.ndarray) -> None:
+    predictions = [segmenter.predict(image, PROMPTS[name]) for name in ("point", "corner", "box")]
+    assert not np.array_equal(predictions[0].masks, predictions[1].masks)
+    assert not np.array_equal(predictions[1].masks, predictions[2].masks)
 
 
-def test_same_question_gets_the_same_answer_whatever_came_between(
+def test_same_question_gets_the_same_prediction_whatever_came_between(
     segmenter: Segmenter, image: np.ndarray
 ) -> None:
     first = segmenter.predict(image, PROMPTS["point"])
@@ -162,20 +162,20 @@ def test_same_question_gets_the_same_answer_whatever_came_between(
 
 
 @pytest.fixture(scope="session")
-def serial_answers(checkpoint: Path) -> list[Prediction]:
+def serial_predictions(checkpoint: Path) -> list[Prediction]:
     with open_local(checkpoint) as alone:
         return [alone.predict(*question) for question in QUESTIONS]
 
 
 def test_threads_get_the_results_of_serial_calls(
-    segmenter: Segmenter, serial_answers: list[Prediction]
+    segmenter: Segmenter, serial_predictions: list[Prediction]
 ) -> None:
     if isinstance(segmenter, FakeSegmenter):
-        serial_answers = [segmenter.predict(*question) for question in QUESTIONS]
+        serial_predictions = [segmenter.predict(*question) for question in QUESTIONS]
     with ThreadPoolExecutor(8) as pool:
         threaded = list(pool.map(lambda question: segmenter.predict(*question), QUESTIONS * 2))
-    for answer, expected in zip(threaded, serial_answers * 2, strict=True):
-        assert_same(answer, expected)
+    for prediction, expected in zip(threaded, serial_predictions * 2, strict=True):
+        assert_same(prediction, expected)
 
 
 def test_inputs_are_not_changed(segmenter: Segmenter, image: np.ndarray) -> None:
@@ -278,7 +278,7 @@ def test_health_speaks_before_and_after(segmenter: Segmenter, image: np.ndarray)
     assert after.identity == segmenter.identity
 
 
-def test_embedding_ahead_changes_no_answer(segmenter: Segmenter, image: np.ndarray) -> None:
+def test_embedding_ahead_changes_no_prediction(segmenter: Segmenter, image: np.ndarray) -> None:
     assert isinstance(segmenter, Prefetching)
     segmenter.warm_up()
     segmenter.embed(image)

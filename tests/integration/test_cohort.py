@@ -111,7 +111,7 @@ def test_killed_at_random_nothing_is_lost(tmp_path: Path) -> None:
         workers = psutil.Process(process.pid).children() if process.poll() is None else []
         process.send_signal(signal.SIGKILL)
         process.wait()
-        # A worker ends with whoever started it.
+        # A worker ends with its parent.
         assert psutil.wait_procs(workers, timeout=20)[1] == []
         after = names_in(records)
         assert before <= after
@@ -156,5 +156,5 @@ def test_a_dask_scheduler_that_is_not_there_is_told(tmp_path: Path) -> None:
     from ctai_sam2.errors import Unavailable
 
     pytest.importorskip("distributed")
-    with pytest.raises(Unavailable, match="does not answer"):
+    with pytest.raises(Unavailable, match="does not respond"):
         run_cohort(make_cases(tmp_path / "in", 1), tmp_path / "out", dask="tcp://127.0.0.1:1", **QUICK)

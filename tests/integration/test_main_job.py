@@ -64,7 +64,7 @@ def test_l3_is_found_in_a_nifti_study_of_a_bent_spine(real_data: Path) -> None:
     with open_segmenter("local") as segmenter:
         study = segment_study(volume, segmenter)
     assert study.sagittal is not None
-    # The spine is bent: no sagittal slice shows all of it, so the level is told with reserve.
+    # The spine is bent: no sagittal slice shows all of it, so the level is only estimated.
     assert study.sagittal.certainty == "estimated"
     assert any("probability" in warning for warning in study.warnings)
     assert abs(study.axial_index - 71) * volume.spacing_zyx_mm[0] <= 12

@@ -169,8 +169,8 @@ def test_a_stop_waits_for_requests_under_way() -> None:
 
 def test_compose_and_image_check_health_alike() -> None:
     check = service()["healthcheck"]
-    (told,) = (rest for word, rest in stage("runtime") if word == "HEALTHCHECK")
-    options, command = told.split(" CMD ")
+    (instruction,) = (rest for word, rest in stage("runtime") if word == "HEALTHCHECK")
+    options, command = instruction.split(" CMD ")
     assert check["test"] == ["CMD", *json.loads(command)]
     for option in options.split():
         name, value = option.removeprefix("--").split("=")
@@ -276,12 +276,12 @@ def test_the_health_check_needs_the_standard_library_alone() -> None:
 
 
 class _Health(BaseHTTPRequestHandler):
-    answer = b""
+    body = b""
 
     def do_GET(self) -> None:
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(self.answer)
+        self.wfile.write(self.body)
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -309,21 +309,21 @@ def check_health(port: int) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "words"),
+    ("body", "code", "words"),
     [
         (b'{"status": "healthy", "model_loaded": true, "detail": "ready"}', 0, "healthy"),
         (b'{"status": "loading", "model_loaded": false, "detail": "The model is loading."}', 1, "loading"),
-        (b"<html>", 1, "no answer"),
+        (b"<html>", 1, "no response"),
     ],
 )
 def test_healthy_means_that_the_model_is_there(
     health_server: ThreadingHTTPServer,
     monkeypatch: pytest.MonkeyPatch,
-    answer: bytes,
+    body: bytes,
     code: int,
     words: str,
 ) -> None:
-    monkeypatch.setattr(_Health, "answer", answer)
+    monkeypatch.setattr(_Health, "body", body)
     run = check_health(health_server.server_port)
     assert (run.returncode, run.stderr) == (code, "")
     assert words in run.stdout

@@ -218,7 +218,7 @@ def series(
 def two_stacks(
     changes: Callable[[int], dict[str, Any]], apart_mm: float = STEP_MM / 2, count: int = 5
 ) -> Callable[[Path], Path]:
-    """Two phases under one SeriesInstanceUID, told apart by ``changes(0)`` and ``changes(1)``."""
+    """Two phases under one SeriesInstanceUID, distinguished by ``changes(0)`` and ``changes(1)``."""
 
     def write(folder: Path) -> Path:
         for part in (0, 1):
@@ -545,7 +545,7 @@ def dicom_series() -> Iterator[ImageCase]:
             )
         yield ImageCase(
             name=f"two stacks by {name}, read", write=_numbered(2.5) if name.startswith("number") else
-            two_stacks(changes), read=read_study, error=InputError, words="told apart by",
+            two_stacks(changes), read=read_study, error=InputError, words="distinguished by",
         )  # fmt: skip
     for apart in (0.01, 0.5, 1.0):
         yield ImageCase(
@@ -1083,8 +1083,10 @@ def pictures() -> Iterator[ImageCase]:
     yield add("of 16 bits", _png(wide), read_with((0.8, 0.8)), right)
     for spacing in ((8, 8), (80, 80), (0.08, 0.08), (0, 1), (-1, 1), (float("nan"), 1), (1, float("inf"))):
         yield add(f"spacing {spacing}", png, read_with(spacing), error=(GeometryError, InputError))
-    yield add("no spacing", png, read_with(None), error=InputError, words="not told: spacing_mm")
-    yield add("no window", png, read_with((1, 1), window=None), error=InputError, words="not told: window")
+    yield add("no spacing", png, read_with(None), error=InputError, words="not specified: spacing_mm")
+    yield add(
+        "no window", png, read_with((1, 1), window=None), error=InputError, words="not specified: window"
+    )
     colour = np.stack([grey, grey, 255 - grey], axis=-1)
     yield add("in colour", _png(colour), read_with((1, 1)), error=InputError, words="coloured")
     for keep in (0, 10, 40, len(png) // 2, len(png) - 20):

@@ -1,4 +1,4 @@
-"""Whatever bytes are flipped or cut off, a reader answers with a value or one of our errors."""
+"""Whatever bytes are flipped or cut off, a reader returns a value or raises one of our errors."""
 
 from __future__ import annotations
 

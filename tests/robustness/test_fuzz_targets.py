@@ -12,7 +12,7 @@ ROUNDS = 40
 
 
 @pytest.mark.parametrize("name", ["images", "json"])
-def test_seeds_and_damaged_seeds_are_answered(name: str) -> None:
+def test_seeds_and_damaged_seeds_are_handled(name: str) -> None:
     make, seeders = TARGETS[name]
     run = make()
     rng = np.random.default_rng(5)

@@ -1,4 +1,4 @@
-"""Whatever answers instead of the service: the client ends in time, in bounds, and with one of our errors."""
+"""Whatever responds instead of the service: the client ends in time, in bounds, with one of our errors."""
 
 from __future__ import annotations
 
@@ -275,19 +275,19 @@ def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("script", EVERYTHING.values(), ids=EVERYTHING)
-def test_it_cannot_answer_now_and_the_next_one_does(script: Script) -> None:
+def test_it_is_unavailable_now_and_the_next_one_does(script: Script) -> None:
     with raw_server(script) as url:
         remote = RemoteSegmenter(url, request_timeout_s=ALLOWED_S, retry_for_s=0.5)
         with FallbackSegmenter({"remote": remote, "local": FakeSegmenter()}) as segmenter:
             started = time.monotonic()
             tracemalloc.start()
             try:
-                answer = segmenter.predict(IMAGE, POINT)
+                prediction = segmenter.predict(IMAGE, POINT)
                 peak = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
             took = time.monotonic() - started
-    assert answer.backend == "local"
+    assert prediction.backend == "local"
     assert took < ALLOWED_S + SLACK_S
     assert peak < 60_000_000
 
@@ -390,12 +390,12 @@ def test_random_responses(seed: int) -> None:
     ):
         for _ in range(75):
             try:
-                answer = remote.predict(IMAGE, POINT)
+                prediction = remote.predict(IMAGE, POINT)
             except (SegmenterError, InputError):
                 continue
             taken += 1
-            assert answer.masks.shape == expected.masks.shape
-            assert 0 <= answer.scores.min() <= answer.scores.max() <= 1
+            assert prediction.masks.shape == expected.masks.shape
+            assert 0 <= prediction.scores.min() <= prediction.scores.max() <= 1
     assert taken < 75
 
 

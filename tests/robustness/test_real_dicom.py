@@ -124,7 +124,7 @@ def test_the_series_agrees_with_its_cases(real_data: Path) -> None:
 
 def test_times_of_the_turns_of_the_tube_split_no_stack(real_data: Path) -> None:
     (info,) = (one for one in list_series(real_data / "dev" / "series" / "pcb001") if one.usable)
-    assert (info.image_count, info.told_apart_by, info.proposed) == (134, (), True)
+    assert (info.image_count, info.distinguished_by, info.proposed) == (134, (), True)
 
 
 def test_the_nifti_volume_agrees_with_its_cases_and_labels(real_data: Path) -> None:

@@ -114,14 +114,14 @@ class InProcess(BaseAdapter):
     def send(self, request: requests.PreparedRequest, **_: Any) -> requests.Response:
         parts = urlsplit(str(request.url))
         body = request.body.encode() if isinstance(request.body, str) else request.body
-        answered = self._thread.run(
+        received = self._thread.run(
             self._client.request(str(request.method), parts.path, content=body, headers=dict(request.headers))
         )
         response = requests.Response()
-        response.status_code = answered.status_code
-        response.reason = answered.reason_phrase
-        response.headers = CaseInsensitiveDict(answered.headers)
-        response._content = answered.content
+        response.status_code = received.status_code
+        response.reason = received.reason_phrase
+        response.headers = CaseInsensitiveDict(received.headers)
+        response._content = received.content
         response._content_consumed = True
         response.url = str(request.url)
         response.request = request

@@ -52,28 +52,28 @@ IMAGE = make_image((96, 120))
 POINT = Prompt.point(40, 48)
 NOBODY = "http://127.0.0.1:9"
 
-Answer = Callable[[BaseHTTPRequestHandler, bytes], None]
+Reply = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 @contextmanager
 def scripted(
-    *answers: Answer, context: ssl.SSLContext | None = None
+    *replies: Reply, context: ssl.SSLContext | None = None
 ) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
-    """A server that gives these answers in turn, the last one for ever; yields address and requests."""
+    """A server that gives these replies in turn, the last one for ever; yields address and requests."""
     asked: list[tuple[str, str, bytes]] = []
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def answer(self) -> None:
+        def reply(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             with lock:
                 asked.append((self.command, self.path, body))
-                turn = answers[min(len(asked), len(answers)) - 1]
+                turn = replies[min(len(asked), len(replies)) - 1]
             turn(self, body)
 
-        do_GET = do_POST = do_PUT = answer
+        do_GET = do_POST = do_PUT = reply
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -92,10 +92,8 @@ def scripted(
         thread.join()
 
 
-def say(
-    status: int, body: Any = None, *, protocol: str | None = wire.PROTOCOL_VERSION, **more: str
-) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler, sent: bytes) -> None:
+def say(status: int, body: Any = None, *, protocol: str | None = wire.PROTOCOL_VERSION, **more: str) -> Reply:
+    def reply(handler: BaseHTTPRequestHandler, sent: bytes) -> None:
         data = json.dumps(body).encode() if not isinstance(body, bytes) else body
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(data)))
@@ -108,10 +106,10 @@ def say(
         handler.end_headers()
         handler.wfile.write(data)
 
-    return answer
+    return reply
 
 
-def refuse(status: int, code: str, **more: str) -> Answer:
+def refuse(status: int, code: str, **more: str) -> Reply:
     return say(status, {"error": code, "detail": "No.", "request_id": "x"}, **more)
 
 
@@ -120,7 +118,7 @@ def reset(handler: BaseHTTPRequestHandler, _: bytes) -> None:
     handler.connection.close()
 
 
-def half_an_answer(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+def half_a_reply(handler: BaseHTTPRequestHandler, _: bytes) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
@@ -163,7 +161,7 @@ def test_a_further_click_is_small() -> None:
 
 
 @pytest.mark.realdata
-def test_answers_on_real_slices_are_small(real_data: Path) -> None:
+def test_responses_on_real_slices_are_small(real_data: Path) -> None:
     cases = sorted((real_data / "dev" / "cases").glob("*axial*.npz"))
     assert cases
     with LocalSegmenter() as local:
@@ -171,8 +169,8 @@ def test_answers_on_real_slices_are_small(real_data: Path) -> None:
             image = window_to_uint8(read_case_npz(case).slice.hu)
             for name in ("muscle", "psoas_left"):
                 prediction = local.predict(image, Prompt(structure=name))
-                answer = wire.encode_prediction(prediction, "0" * 64)
-                assert len(json.dumps(answer, separators=(",", ":"))) <= 8000
+                reply = wire.encode_prediction(prediction, "0" * 64)
+                assert len(json.dumps(reply, separators=(",", ":"))) <= 8000
 
 
 def test_an_image_is_sent_once_and_again_when_it_is_gone() -> None:
@@ -194,12 +192,12 @@ def test_a_service_that_keeps_one_image_serves_two() -> None:
     ):
         for _ in range(2):
             for image in images:
-                answer = remote.predict(image, POINT)
-                np.testing.assert_array_equal(answer.masks, FakeSegmenter().predict(image, POINT).masks)
+                reply = remote.predict(image, POINT)
+                np.testing.assert_array_equal(reply.masks, FakeSegmenter().predict(image, POINT).masks)
 
 
 @pytest.mark.parametrize(
-    ("answer", "kind", "tries"),
+    ("reply", "kind", "tries"),
     [
         (refuse(400, "image_unsupported"), ServiceRejected, 1),
         (refuse(401, "key_invalid"), ServiceRejected, 1),
@@ -217,12 +215,12 @@ def test_a_service_that_keeps_one_image_serves_two() -> None:
         (say(200, {}), InvalidResponse, 1),
         (say(200, []), InvalidResponse, 1),
         (reset, ServiceUnreachable, 2),
-        (half_an_answer, ServiceUnreachable, 1),
+        (half_a_reply, ServiceUnreachable, 1),
     ],
 )
-def test_every_failure_has_its_error(answer: Answer, kind: type[CtaiError], tries: int) -> None:
+def test_every_failure_has_its_error(reply: Reply, kind: type[CtaiError], tries: int) -> None:
     with (
-        scripted(answer) as (url, asked),
+        scripted(reply) as (url, asked),
         RemoteSegmenter(url, request_timeout_s=5) as remote,
         pytest.raises(kind) as caught,
     ):
@@ -347,10 +345,10 @@ def test_the_real_service_behind_tls_of_ones_own(
         tls_proxy(plain, authority) as url,
         RemoteSegmenter(url, api_key="k" * 16) as remote,
     ):
-        answer = remote.predict(IMAGE, POINT)
+        reply = remote.predict(IMAGE, POINT)
         assert remote.health().available
         assert "not encrypted" not in remote.health().detail
-    np.testing.assert_array_equal(answer.masks, FakeSegmenter().predict(IMAGE, POINT).masks)
+    np.testing.assert_array_equal(reply.masks, FakeSegmenter().predict(IMAGE, POINT).masks)
 
 
 @contextmanager
@@ -374,7 +372,7 @@ def tls_proxy(plain: str, authority: Authority) -> Iterator[str]:
         yield url
 
 
-def test_an_answer_of_another_image_is_never_taken() -> None:
+def test_a_response_about_another_image_is_never_taken() -> None:
     other = wire.encode_prediction(FakeSegmenter().predict(IMAGE, POINT), "0" * 64)
     with (
         scripted(say(200, other)) as (url, _),
@@ -458,7 +456,7 @@ def test_auto_goes_on_alone_and_says_so_in_one_line(tmp_path: Path, caplog: pyte
     assert "local available" in lines[0]
 
 
-def test_of_several_services_the_first_that_lives_answers() -> None:
+def test_of_several_services_the_first_available_is_used() -> None:
     settings = Settings(_env_file=None, service_url=f"{NOBODY}, http://127.0.0.1:10")
     with open_segmenter("remote", settings) as segmenter, pytest.raises(Unavailable):
         segmenter.predict(IMAGE, POINT)

@@ -1,4 +1,4 @@
-"""Files and bodies made to harm, over a socket: each is refused, and the next request is answered."""
+"""Files and bodies made to harm, over a socket: each is refused, and the next request is handled."""
 
 from __future__ import annotations
 
@@ -117,19 +117,19 @@ def test_bombs_cost_little_memory(url: str, tmp_path: Path, name: str) -> None:
     gc.collect()
     peak_mb()
     before = peak_mb()
-    answer = requests.put(f"{url}/v1/images/{wire.digest_of(data)}", data=data, timeout=30)
-    assert (answer.status_code, answer.json().get("error")) == expected
-    assert "Traceback" not in answer.text
+    response = requests.put(f"{url}/v1/images/{wire.digest_of(data)}", data=data, timeout=30)
+    assert (response.status_code, response.json().get("error")) == expected
+    assert "Traceback" not in response.text
     assert peak_mb() - before < 100
     assert click(url).status_code == 200
 
 
 def test_what_follows_a_declared_length_is_no_part_of_it(url: str) -> None:
     request = head(f"/v1/images/{DIGEST}", Content_Length=len(PNG)) + PNG
-    answers = read_all(raw(url, request + bytes(100) + b"\r\n\r\n"))
-    assert answers.startswith(b"HTTP/1.1 200")
-    assert answers.count(b"HTTP/1.1 ") <= 2
-    assert answers.count(b"HTTP/1.1 2") == 1
+    responses = read_all(raw(url, request + bytes(100) + b"\r\n\r\n"))
+    assert responses.startswith(b"HTTP/1.1 200")
+    assert responses.count(b"HTTP/1.1 ") <= 2
+    assert responses.count(b"HTTP/1.1 2") == 1
     assert click(url).status_code == 200
 
 
@@ -149,10 +149,10 @@ def test_a_body_that_drips_is_cut_off_at_the_deadline() -> None:
 
         dripping = threading.Thread(target=drip)
         dripping.start()
-        answer = read_all(opened)
+        response = read_all(opened)
         over.set()
         dripping.join()
-        assert answer.startswith(b"HTTP/1.1 408")
+        assert response.startswith(b"HTTP/1.1 408")
         put(url)
 
 

@@ -47,23 +47,23 @@ def segment(url: str, prompt: Any, digest: str = DIGEST) -> requests.Response:
 
 
 def code_of(response: requests.Response) -> tuple[int, str]:
-    told = response.json()
-    assert set(told) == {"error", "detail", "request_id"}
-    assert told["request_id"] == response.headers[wire.REQUEST_ID_HEADER]
+    body = response.json()
+    assert set(body) == {"error", "detail", "request_id"}
+    assert body["request_id"] == response.headers[wire.REQUEST_ID_HEADER]
     assert "Traceback" not in response.text
     assert 'File "' not in response.text
-    return response.status_code, told["error"]
+    return response.status_code, body["error"]
 
 
 def test_health_and_readiness(url: str) -> None:
-    told = requests.get(f"{url}/health", timeout=20).json()
-    assert (told["status"], told["model_loaded"], told["service"], told["version"]) == (
+    body = requests.get(f"{url}/health", timeout=20).json()
+    assert (body["status"], body["model_loaded"], body["service"], body["version"]) == (
         "healthy",
         True,
         "sam2_segmentation",
         __version__,
     )
-    assert told["model"] == wire.encode_identity(FAKE_IDENTITY)
+    assert body["model"] == wire.encode_identity(FAKE_IDENTITY)
     assert requests.get(f"{url}/ready", timeout=20).json() == {"ready": True}
 
 
@@ -72,8 +72,8 @@ def test_an_image_is_sent_once_and_clicked_often(url: str) -> None:
     assert sent.status_code == 200
     assert sent.json() == {"sha256": DIGEST, "kind": "png", "height": 96, "width": 120}
     for x in (40, 60):
-        answer = segment(url, {"points": [[x, 48]]})
-        prediction = wire.decode_prediction(answer.json(), image_sha256=DIGEST, shape_hw=(96, 120))
+        response = segment(url, {"points": [[x, 48]]})
+        prediction = wire.decode_prediction(response.json(), image_sha256=DIGEST, shape_hw=(96, 120))
         expected = FakeSegmenter().predict(IMAGE, Prompt.point(x, 48))
         np.testing.assert_array_equal(prediction.masks, expected.masks)
 
@@ -90,13 +90,13 @@ def test_a_dicom_image_is_windowed_as_asked(url: str, tmp_path: Path) -> None:
 
 
 def test_image_and_prompt_in_one_request(url: str) -> None:
-    answer = requests.post(
+    response = requests.post(
         f"{url}/v1/segment",
         files={"file": ("a.png", PNG), "prompt": (None, '{"points": [[40, 48]]}')},
         timeout=20,
     )
-    assert answer.status_code == 200
-    assert answer.json()["image"] == DIGEST
+    assert response.status_code == 200
+    assert response.json()["image"] == DIGEST
     assert segment(url, {"points": [[1, 1]]}).status_code == 200
 
 
@@ -154,9 +154,9 @@ def test_images_that_are_refused(
 )
 def test_prompts_that_are_refused(url: str, prompt: Any) -> None:
     put(url)
-    answer = segment(url, prompt)
-    assert code_of(answer) == (422, "prompt_invalid")
-    assert "Müller" not in answer.json()["detail"] or "structure" in answer.json()["detail"]
+    response = segment(url, prompt)
+    assert code_of(response) == (422, "prompt_invalid")
+    assert "Müller" not in response.json()["detail"] or "structure" in response.json()["detail"]
     assert segment(url, {"points": [[1, 1]]}).status_code == 200
 
 
@@ -184,7 +184,7 @@ def test_unknown_paths_and_methods(url: str) -> None:
 
 
 def test_the_originals_form(url: str) -> None:
-    answer = requests.post(
+    response = requests.post(
         f"{url}/api/segmentation/sam2",
         files={"file": ("slice.png", PNG, "image/png")},
         data={
@@ -196,10 +196,10 @@ def test_the_originals_form(url: str) -> None:
         timeout=20,
     ).json()
     expected = FakeSegmenter().predict(IMAGE, Prompt.point(40, 48))
-    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer.pop("mask_data")))))
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(response.pop("mask_data")))))
     np.testing.assert_array_equal(mask, expected.mask.astype(np.uint8) * 255)
     rows, columns = np.nonzero(expected.mask)
-    assert answer == {
+    assert response == {
         "confidence_score": expected.confidence_score,
         "processing_time_ms": 1.0,
         "cached": False,
@@ -217,7 +217,7 @@ def test_the_originals_form(url: str) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "data:image/png;base64,"])
 def test_the_originals_json(url: str, prefix: str) -> None:
-    answer = requests.post(
+    response = requests.post(
         f"{url}/api/segmentation/sam2",
         json={
             "image_data": prefix + base64.b64encode(PNG).decode(),
@@ -226,8 +226,8 @@ def test_the_originals_json(url: str, prefix: str) -> None:
         },
         timeout=20,
     )
-    assert answer.status_code == 200
-    assert answer.json()["patient_id"] is None
+    assert response.status_code == 200
+    assert response.json()["patient_id"] is None
 
 
 @pytest.mark.parametrize(
@@ -240,12 +240,13 @@ def test_the_originals_json(url: str, prefix: str) -> None:
         ({"click_points": "here"}, (422, "prompt_invalid")),
         ({"click_points": '[{"x": NaN, "y": 1}]'}, (422, "prompt_invalid")),
         ({"click_points": '[{"x": 1e12, "y": 1}]'}, (422, "prompt_invalid")),
+        ({"click_points": '[{"x": 1e300, "y": 1}]'}, (422, "prompt_invalid")),
         ({"patient_id": "x" * 300}, (422, "prompt_invalid")),
     ],
 )
 def test_the_originals_form_refused(url: str, form: dict[str, str], code: tuple[int, str]) -> None:
-    answer = requests.post(f"{url}/api/segmentation/sam2", files={"file": PNG}, data=form, timeout=20)
-    assert code_of(answer) == code
+    response = requests.post(f"{url}/api/segmentation/sam2", files={"file": PNG}, data=form, timeout=20)
+    assert code_of(response) == code
 
 
 def test_forms_that_are_none(url: str) -> None:
@@ -266,10 +267,10 @@ def test_forms_that_are_none(url: str) -> None:
 
 
 def test_the_originals_health(url: str) -> None:
-    told = requests.get(f"{url}/api/segmentation/sam2/health", timeout=20).json()
-    assert told["enabled"]
-    assert told["available"]
-    assert set(told["cache_stats"]) == {"images", "image_bytes", "predictions", "cached_predictions"}
+    body = requests.get(f"{url}/api/segmentation/sam2/health", timeout=20).json()
+    assert body["enabled"]
+    assert body["available"]
+    assert set(body["cache_stats"]) == {"images", "image_bytes", "predictions", "cached_predictions"}
 
 
 def test_metrics_name_the_model_and_count(url: str) -> None:
@@ -294,17 +295,17 @@ def test_metrics_name_the_model_and_count(url: str) -> None:
         (MemoryError(), (500, "internal_error")),
     ],
 )
-def test_a_segmenter_that_fails_is_answered_for(
+def test_a_segmenter_that_fails_is_handled(
     error: Exception, expected: tuple[int, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     segmenter = FakeSegmenter()
     with serving(segmenter) as url:
         put(url)
         segmenter.error = error
-        answer = segment(url, {"points": [[1, 1]]})
-        assert code_of(answer) == expected
-        assert "Erika" not in answer.text
-        assert ("Retry-After" in answer.headers) == (expected[0] == 503)
+        response = segment(url, {"points": [[1, 1]]})
+        assert code_of(response) == expected
+        assert "Erika" not in response.text
+        assert ("Retry-After" in response.headers) == (expected[0] == 503)
         segmenter.error = None
         assert segment(url, {"points": [[1, 1]]}).status_code == 200
 
@@ -314,15 +315,15 @@ def test_a_segmenter_that_fails_is_answered_for(
 )
 def test_without_a_model_it_lives_and_says_why(error: Exception) -> None:
     with serving(FakeSegmenter(error=error), wait=False) as url:
-        told = requests.get(f"{url}/health", timeout=20)
-        assert told.status_code == 200
-        assert not told.json()["model_loaded"]
-        assert "secret" not in told.text
-        for answer in (requests.get(f"{url}/ready", timeout=20), put(url)):
-            status, code = code_of(answer)
+        body = requests.get(f"{url}/health", timeout=20)
+        assert body.status_code == 200
+        assert not body.json()["model_loaded"]
+        assert "secret" not in body.text
+        for response in (requests.get(f"{url}/ready", timeout=20), put(url)):
+            status, code = code_of(response)
             assert status == 503
             assert code in ("model_loading", "model_unavailable")
-            assert int(answer.headers["Retry-After"]) > 0
+            assert int(response.headers["Retry-After"]) > 0
 
 
 def test_the_key_is_asked_for_where_images_are(url: str) -> None:
@@ -331,25 +332,25 @@ def test_the_key_is_asked_for_where_images_are(url: str) -> None:
             assert requests.get(guarded + path, timeout=20).status_code == 200
         assert code_of(put(guarded)) == (401, "key_invalid")
         for key in ("", "k" * 15, "K" * 16, "schlüssel".encode().decode("latin-1")):
-            answer = requests.get(
+            response = requests.get(
                 f"{guarded}/api/segmentation/sam2/health", headers={wire.API_KEY_HEADER: key}, timeout=20
             )
-            assert code_of(answer) == (401, "key_invalid")
-        answer = requests.get(
+            assert code_of(response) == (401, "key_invalid")
+        response = requests.get(
             f"{guarded}/api/segmentation/sam2/health", headers={wire.API_KEY_HEADER: "k" * 16}, timeout=20
         )
-        assert answer.status_code == 200
+        assert response.status_code == 200
 
 
 def test_another_protocol_is_refused(url: str) -> None:
-    answer = requests.get(f"{url}/health", headers={wire.PROTOCOL_HEADER: "0"}, timeout=20)
-    assert code_of(answer) == (409, wire.PROTOCOL_MISMATCH)
+    response = requests.get(f"{url}/health", headers={wire.PROTOCOL_HEADER: "0"}, timeout=20)
+    assert code_of(response) == (409, wire.PROTOCOL_MISMATCH)
 
 
 def test_a_request_id_is_taken_only_where_it_can_name_nobody(url: str) -> None:
     for given, is_taken in [("a" * 32, True), ("Erika Mustermann", False)]:
-        answer = requests.get(f"{url}/health", headers={wire.REQUEST_ID_HEADER: given}, timeout=20)
-        assert (answer.headers[wire.REQUEST_ID_HEADER] == given) is is_taken
+        response = requests.get(f"{url}/health", headers={wire.REQUEST_ID_HEADER: given}, timeout=20)
+        assert (response.headers[wire.REQUEST_ID_HEADER] == given) is is_taken
 
 
 def test_logs_hold_nothing_of_patients(url: str, caplog: pytest.LogCaptureFixture) -> None:

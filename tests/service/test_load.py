@@ -113,19 +113,19 @@ def test_the_queue_is_bounded_and_says_when_to_come_back() -> None:
         assert int(turned_away.headers["Retry-After"]) >= 1
         assert requests.get(f"{url}/health", timeout=20).status_code == 200
         segmenter.open.set()
-        assert [answer.result().status_code for answer in waiting] == [200] * 3
+        assert [response.result().status_code for response in waiting] == [200] * 3
         assert click(url).status_code == 200
 
 
-def test_a_large_upload_is_turned_away_with_an_answer() -> None:
+def test_a_large_upload_is_turned_away_with_a_response() -> None:
     segmenter = Gated()
     settings = service_settings(max_concurrency=1, queue_length=0)
     with serving(segmenter, settings) as url, ThreadPoolExecutor(1) as pool:
         put(url)
         running = pool.submit(click, url)
         assert segmenter.entered.acquire(timeout=WAIT_S)
-        answer = requests.put(f"{url}/v1/images/{'0' * 64}", data=bytes(900_000), timeout=20)
-        assert answer.status_code == 429
+        response = requests.put(f"{url}/v1/images/{'0' * 64}", data=bytes(900_000), timeout=20)
+        assert response.status_code == 429
         segmenter.open.set()
         assert running.result().status_code == 200
 
@@ -135,8 +135,8 @@ def test_past_the_deadline_it_says_so_and_goes_on() -> None:
     settings = service_settings(max_concurrency=1, request_timeout=0.3)
     with serving(segmenter, settings) as url, ThreadPoolExecutor(2) as pool:
         put(url)
-        answers = [pool.submit(click, url, x) for x in (40, 41)]
-        assert [a.result().status_code for a in answers] == [504, 504]
+        responses = [pool.submit(click, url, x) for x in (40, 41)]
+        assert [a.result().status_code for a in responses] == [504, 504]
         assert len(segmenter.asked) == 1, "what waited past its deadline must not be started"
         assert gauge(url, "ctai_running") == 1
         segmenter.open.set()
@@ -164,21 +164,21 @@ def test_work_of_a_client_that_hung_up_is_never_started() -> None:
 
 def test_a_gigabyte_is_refused_unread() -> None:
     with serving(FakeSegmenter()) as url:
-        answer = read_all(raw(url, head(f"/v1/images/{DIGEST}", Content_Length=10**9)))
-        assert answer.startswith(b"HTTP/1.1 413")
-        assert b"connection: close" in answer.lower()
-        assert b'"too_large"' in answer
+        response = read_all(raw(url, head(f"/v1/images/{DIGEST}", Content_Length=10**9)))
+        assert response.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in response.lower()
+        assert b'"too_large"' in response
 
 
 def test_a_body_without_a_length_is_cut_off_at_the_limit() -> None:
     with serving(FakeSegmenter(), service_settings(max_body_mb=0.1)) as url:
         endless = (bytes(65536) for _ in range(1000))
         try:
-            answer = requests.put(f"{url}/v1/images/{DIGEST}", data=endless, timeout=20)
+            response = requests.put(f"{url}/v1/images/{DIGEST}", data=endless, timeout=20)
         except requests.ConnectionError:
             pass  # cut off while sending is as good
         else:
-            assert answer.status_code == 413
+            assert response.status_code == 413
         assert requests.get(f"{url}/ready", timeout=20).status_code == 200
 
 
@@ -202,8 +202,8 @@ def test_what_is_no_http_is_refused(sent: bytes, status: bytes) -> None:
 
 def test_a_body_shorter_than_declared_costs_a_deadline_at_most() -> None:
     with serving(FakeSegmenter(), service_settings(request_timeout=0.3)) as url:
-        answer = read_all(raw(url, head(f"/v1/images/{DIGEST}", Content_Length=len(PNG)) + PNG[:50]))
-        assert answer.startswith(b"HTTP/1.1 408")
+        response = read_all(raw(url, head(f"/v1/images/{DIGEST}", Content_Length=len(PNG)) + PNG[:50]))
+        assert response.startswith(b"HTTP/1.1 408")
         broken = raw(url, head(f"/v1/images/{DIGEST}", Content_Length=len(PNG)) + PNG[:50])
         broken.close()
         put(url)
@@ -234,11 +234,11 @@ def test_two_hundred_clients_get_their_own_masks() -> None:
                 return remote.predict(*question)
 
         with ThreadPoolExecutor(200) as pool:
-            answers = list(pool.map(ask, questions))
+            responses = list(pool.map(ask, questions))
         assert gauge(url, "ctai_queue_waiting") == 0
     here = FakeSegmenter()
-    for (image, prompt), answer in zip(questions, answers, strict=True):
-        np.testing.assert_array_equal(answer.masks, here.predict(image, prompt).masks)
+    for (image, prompt), response in zip(questions, responses, strict=True):
+        np.testing.assert_array_equal(response.masks, here.predict(image, prompt).masks)
 
 
 def test_a_full_disk_costs_the_cache_and_nothing_else(
@@ -250,12 +250,12 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
     with serving(CachedSegmenter(FakeSegmenter(), tmp_path / "cache")) as url:
         put(url)
         monkeypatch.setattr("ctai_sam2.models.cache_store.PredictionStore.dump_item", full)
-        answers = [click(url, x) for x in (40, 40, 41)]
-        assert [answer.status_code for answer in answers] == [200] * 3
-        assert answers[1].json()["cached"]
+        responses = [click(url, x) for x in (40, 40, 41)]
+        assert [response.status_code for response in responses] == [200] * 3
+        assert responses[1].json()["cached"]
 
 
-def test_hits_and_misses_of_the_answer_cache_are_told(tmp_path: Path) -> None:
+def test_hits_and_misses_of_the_prediction_cache_are_counted(tmp_path: Path) -> None:
     for is_kept in (False, True):
         with serving(CachedSegmenter(FakeSegmenter(), tmp_path)) as url, RemoteSegmenter(url) as remote:
             assert remote.predict(IMAGE, Prompt.point(40, 48)).cached is is_kept
@@ -322,11 +322,11 @@ def is_ready(process: subprocess.Popen[str], url: str) -> bool:
     try:
         # Not /ready: its refusals are logged, and fill the pipe that nobody empties yet.
         return bool(requests.get(f"{url}/health", timeout=5).json()["model_loaded"])
-    except requests.RequestException:  # it may import for seconds without answering
+    except requests.RequestException:  # it may import for seconds without responding
         return False
 
 
-def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None:
+def test_a_real_process_starts_responds_and_ends_in_order(tmp_path: Path) -> None:
     port = free_port()
     process = start(SAM2_PORT=str(port), SAM2_CACHE_DIR=str(tmp_path))
     url = f"http://127.0.0.1:{port}"
@@ -342,13 +342,13 @@ def test_a_real_process_starts_answers_and_ends_in_order(tmp_path: Path) -> None
             process.send_signal(signal.SIGTERM)
             for one in asked:
                 assert one.result(WAIT_S).backend == "remote"
-        _, told = process.communicate(timeout=WAIT_S)
+        _, output = process.communicate(timeout=WAIT_S)
     finally:
         end(process)
     assert process.returncode == 0
-    lines = [json.loads(line) for line in told.splitlines()]
+    lines = [json.loads(line) for line in output.splitlines()]
     assert any(line["event"] == "stopped" for line in lines)
-    assert {line["route"] for line in lines if line["event"] == "answered"} >= {"/v1/segment"}
+    assert {line["route"] for line in lines if line["event"] == "responded"} >= {"/v1/segment"}
 
 
 def test_work_goes_on_without_a_killed_process_and_returns_to_the_next(tmp_path: Path) -> None:
@@ -361,34 +361,34 @@ def test_work_goes_on_without_a_killed_process_and_returns_to_the_next(tmp_path:
     try:
         wait_for(lambda: is_ready(first, url))
         with open_segmenter("auto", settings) as segmenter:
-            answers = [segmenter.predict(IMAGE, Prompt.point(40, 48))]
+            responses = [segmenter.predict(IMAGE, Prompt.point(40, 48))]
             end(first)
-            answers.append(segmenter.predict(IMAGE, Prompt.point(41, 48)))
+            responses.append(segmenter.predict(IMAGE, Prompt.point(41, 48)))
             second = start(**environment)
             wait_for(lambda: is_ready(second, url))
-            answers.append(segmenter.predict(IMAGE, Prompt.point(42, 48)))
+            responses.append(segmenter.predict(IMAGE, Prompt.point(42, 48)))
             with RemoteSegmenter(url) as remote:
                 np.testing.assert_array_equal(
-                    remote.predict(IMAGE, Prompt.point(41, 48)).masks, answers[1].masks
+                    remote.predict(IMAGE, Prompt.point(41, 48)).masks, responses[1].masks
                 )
     finally:
         for process in (first, second):
             if process is not None:
                 end(process)
-    assert [answer.backend for answer in answers] == ["remote", "local", "remote"]
+    assert [response.backend for response in responses] == ["remote", "local", "remote"]
 
 
 def test_it_does_not_listen_to_others_without_a_key() -> None:
     process = start(SAM2_HOST="0.0.0.0", SAM2_PORT="0")
-    _, told = process.communicate(timeout=WAIT_S)
+    _, output = process.communicate(timeout=WAIT_S)
     assert process.returncode == 2
-    assert "SAM2_API_KEY" in told
+    assert "SAM2_API_KEY" in output
 
 
 def test_a_taken_port_is_told_in_a_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         process = start(SAM2_PORT=str(taken.getsockname()[1]), SAM2_CACHE_DIR=str(tmp_path))
-        _, told = process.communicate(timeout=WAIT_S)
+        _, output = process.communicate(timeout=WAIT_S)
     assert process.returncode == 2
-    assert "SAM2_PORT" in told
-    assert "Traceback" not in told
+    assert "SAM2_PORT" in output
+    assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""Whatever the OpenAPI document allows or forbids: the service answers as documented, and lives."""
+"""Whatever the OpenAPI document allows or forbids: the service responds as documented, and lives."""
 
 from __future__ import annotations
 

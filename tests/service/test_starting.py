@@ -80,14 +80,14 @@ def test_a_log_line_is_json_of_known_fields_and_no_message_of_an_error() -> None
     record.request_id = "a" * 32
     record.patient = "Erika Mustermann"
     line = JsonFormatter().format(record)
-    told = json.loads(line)
-    assert (told["event"], told["error"], told["request_id"]) == ("unforeseen", "ValueError", "a" * 32)
-    assert told["where"].startswith(__name__)
+    entry = json.loads(line)
+    assert (entry["event"], entry["error"], entry["request_id"]) == ("unforeseen", "ValueError", "a" * 32)
+    assert entry["where"].startswith(__name__)
     assert "Erika" not in line
 
 
 class FailingBatches(FakeSegmenter):
-    """Fails to embed in batches as it is told."""
+    """Fails to embed in batches on request."""
 
     failure: Exception | None = None
 
@@ -102,20 +102,20 @@ class FailingBatches(FakeSegmenter):
 def test_a_batch_that_fails_is_told_to_all_and_the_next_goes_on(failure: Exception, status: int) -> None:
     segmenter = FailingBatches()
     files = [wire.encode_image(make_image((32, 32), seed)) for seed in range(4)]
-    answers: list[int] = []
+    statuses: list[int] = []
 
     def send(data: bytes) -> None:
         url_of_it = f"{url}/v1/images/{wire.digest_of(data)}"
-        answers.append(requests.put(url_of_it, data=data, timeout=30).status_code)
+        statuses.append(requests.put(url_of_it, data=data, timeout=30).status_code)
 
     def send_all() -> list[int]:
-        answers.clear()
+        statuses.clear()
         threads = [threading.Thread(target=send, args=(data,)) for data in files]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return answers
+        return statuses
 
     with serving(segmenter, service_settings(batch_size=3)) as url:
         segmenter.failure = failure

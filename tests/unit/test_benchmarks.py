@@ -18,7 +18,7 @@ from benchmarks.reporting import Ratio, median_of_pairs, report
         ("higher", 3.0, False),
     ],
 )
-def test_a_regression_is_told_whichever_way_is_better(better: str, value: float, is_worse: bool) -> None:
+def test_a_regression_is_reported_whichever_way_is_better(better: str, value: float, is_worse: bool) -> None:
     stored = {"a": Ratio(1.0, better)}  # type: ignore[arg-type]
     lines, regressions = compare({"a": Ratio(value, better), "new": Ratio(9.0, "lower")}, stored, 1.4)  # type: ignore[arg-type]
     assert (regressions == ["a"]) is is_worse
@@ -30,9 +30,9 @@ def test_report_and_stored_file_are_read_back(tmp_path: Path, capsys: pytest.Cap
     ratios = {"slow, to fast": Ratio(0.5, "lower", 0.4), "many, to one": Ratio(2.0, "higher", 1.7)}
     report({"thing": {"ms": 1.25}}, ratios, tmp_path / "new" / "report.json")
     assert read_ratios(tmp_path / "new" / "report.json") == ratios
-    told = capsys.readouterr().out
-    assert "MISSED" in told
-    assert "target ≥ 1.7 met" in told
+    printed = capsys.readouterr().out
+    assert "MISSED" in printed
+    assert "target ≥ 1.7 met" in printed
     assert read_ratios(tmp_path / "missing.json") == {}
 
 

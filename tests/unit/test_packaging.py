@@ -1,4 +1,4 @@
-"""What is promised about installing: one list of packages, told twice, and files that exist."""
+"""What is promised about installing: one list of packages, in two places, and files that exist."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def find_axial_anatomy(ct_slice: CTSlice) -> AxialAnatomy:
     Raises
     ------
     AnatomyNotFound
-        If body, vertebral body or muscle wall is not visible; a missing psoas is told in the result.
+        If body, vertebral body or muscle wall is not visible; a missing psoas is reported in the result.
     """
     grid = Grid.of(ct_slice)
     body = grid.mask_to_grid(body_of(ct_slice))

@@ -24,7 +24,7 @@ def find_fat(
 ) -> dict[Fat, Mask]:
     """Divide a slice's fat into subcutaneous, visceral and intermuscular.
 
-    No model is asked: subcutaneous is fat between skin and fascia, visceral fat inside the cavity,
+    No model is used: subcutaneous is fat between skin and fascia, visceral fat inside the cavity,
     intermuscular fat between fascia and cavity no further than 4 mm from muscle.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Where to point for the psoas: beside the vertebral body, before its transverse processes."""
+"""Where to point for the psoas: next to the vertebral body, before its transverse processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def find_psoas(hu: NDArray[np.float32], trunk: Trunk, side: Side) -> Mask:
     Raises
     ------
     AnatomyNotFound
-        If there is no muscle beside the vertebral body.
+        If there is no muscle next to the vertebral body.
     """
     away, back = _radii_from_vertebra(hu.shape, trunk, side)
     window = (away > 0.8) & (away < 3.7) & (back > -1.2) & (back < _BACK_LIMIT[0] - _BACK_LIMIT[1] * away)
@@ -65,7 +65,7 @@ def find_psoas(hu: NDArray[np.float32], trunk: Trunk, side: Side) -> Mask:
     thickness = float(depth[row, column])
     if thickness < _LEAST_THICKNESS_MM:
         raise AnatomyNotFound(
-            f"no {side} psoas is visible beside the vertebral body",
+            f"no {side} psoas is visible next to the vertebral body",
             hint="It begins at L1/L2: choose a lower slice, or click on the muscle yourself.",
         )
     opened = disc_open(muscle, _NECK * thickness)

@@ -65,7 +65,7 @@ def find_trunk(hu: NDArray[np.float32], body: Mask, vertebra: VertebralBody) -> 
     Raises
     ------
     AnatomyNotFound
-        If no muscle wall can be told from the fat beneath the skin.
+        If no muscle wall can be distinguished from the fat beneath the skin.
     """
     fascia = _find_fascia(hu, body, vertebra)
     if fascia.sum() < _LEAST_FASCIA_PART * body.sum():
@@ -132,10 +132,10 @@ def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody,
     at = np.stack([y, x])
     inside = ndimage.map_coordinates(fascia.astype(np.float32), at, order=1, mode="constant") >= 0.5
     inside &= np.cumprod(inside, axis=1).astype(bool) | _reaches_outwards(inside)
-    worth = ndimage.map_coordinates(_wall_worth(hu, vertebra, muscle_hu), at, order=1, mode="constant")
-    worth = np.where(inside, worth, 0.0)
+    score = ndimage.map_coordinates(_wall_score(hu, vertebra, muscle_hu), at, order=1, mode="constant")
+    score = np.where(inside, score, 0.0)
     # Value of placing the outline at a distance: everything from there out to the fascia is called wall.
-    value = np.cumsum(worth[:, ::-1], axis=1)[:, ::-1] * _STEP_MM
+    value = np.cumsum(score[:, ::-1], axis=1)[:, ::-1] * _STEP_MM
     outermost = inside.shape[1] - 1 - np.argmax(inside[:, ::-1], axis=1)
     thickness = (outermost[:, None] - np.arange(steps)[None, :]) * _STEP_MM
     usual, slack = _usual_thickness(angles)
@@ -161,23 +161,23 @@ def _reaches_outwards(inside: Mask) -> Mask:
     return reaching
 
 
-def _wall_worth(hu: NDArray[np.float32], vertebra: VertebralBody, muscle_hu: float) -> NDArray[np.float32]:
+def _wall_score(hu: NDArray[np.float32], vertebra: VertebralBody, muscle_hu: float) -> NDArray[np.float32]:
     """How well a pixel fits outside the cavity: muscle and bone do, fat, gas and brighter organs do not."""
-    worth = np.interp(
+    score = np.interp(
         hu,
         [-200, -60, -30, 0, 10, muscle_hu + 25, muscle_hu + 45, muscle_hu + 70],
         [-1.5, -1.5, -0.8, 0.2, 1, 1, -0.3, -1],
     )
-    worth = np.where(hu < -250, -3.0, worth)
-    worth = np.where(hu > 260, 0.3, worth)
-    worth = np.where(_connected_to(vertebra.bone, vertebra), 1.0, worth)
+    score = np.where(hu < -250, -3.0, score)
+    score = np.where(hu > 260, 0.3, score)
+    score = np.where(_connected_to(vertebra.bone, vertebra), 1.0, score)
     y, x = np.mgrid[: hu.shape[0], : hu.shape[1]]
     before = y < vertebra.centre_xy[1] - 1.15 * vertebra.radius_mm - _PREVERTEBRAL_MM
     # The great vessels lie here, and without contrast they look like muscle.
     vessels = before & (np.abs(x - vertebra.centre_xy[0]) < 2.5 * vertebra.radius_mm)
-    worth = np.where(vessels, np.minimum(worth, -1.0), worth)
+    score = np.where(vessels, np.minimum(score, -1.0), score)
     spine = ndimage.distance_transform_edt(~vertebra.mask) <= 2
-    return np.where(spine, 3.0, worth).astype(np.float32)
+    return np.where(spine, 3.0, score).astype(np.float32)
 
 
 def _connected_to(bone: Mask, vertebra: VertebralBody) -> Mask:

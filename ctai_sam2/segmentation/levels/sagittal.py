@@ -71,7 +71,7 @@ class SliceSpine:
 
 def read_slice_spine(
     ct_slice: CTSlice,
-    beside: Sequence[CTSlice] = (),
+    parallel_slices: Sequence[CTSlice] = (),
     *,
     decode: DecodeParameters | None = None,
     network: LevelNetwork | None = None,
@@ -82,7 +82,7 @@ def read_slice_spine(
     ----------
     ct_slice : CTSlice
         Sagittal, superior up, anterior on the left.
-    beside : sequence of CTSlice, optional
+    parallel_slices : sequence of CTSlice, optional
         Parallel slices of the same shape, whose evidence is pooled.
     decode : DecodeParameters, optional
         Others than the default constants.
@@ -96,11 +96,13 @@ def read_slice_spine(
     InputError
         If a parallel slice has another shape.
     """
-    if any(other.shape_hw != ct_slice.shape_hw for other in beside):
-        raise InputError("slices beside each other have one shape", received=[o.shape_hw for o in beside])
+    if any(other.shape_hw != ct_slice.shape_hw for other in parallel_slices):
+        raise InputError(
+            "parallel slices must have one shape", received=[o.shape_hw for o in parallel_slices]
+        )
     decode = DecodeParameters() if decode is None else decode
     image = LevelImage.of(ct_slice)
-    images = [image.hu, *(LevelImage.of(other).hu for other in beside)]
+    images = [image.hu, *(LevelImage.of(other).hu for other in parallel_slices)]
     evidence = pool_planes(read_levels(images, network))
     chain = find_chain(evidence, decode)
     if len(chain) < 2:
@@ -134,7 +136,7 @@ def find_l3(
     *,
     l3_xy: Sequence[float] | None = None,
     expected_row: float | None = None,
-    beside: Sequence[CTSlice] = (),
+    parallel_slices: Sequence[CTSlice] = (),
     window: Window = SOFT_TISSUE,
 ) -> L3Result:
     """Find the vertebral bodies of a sagittal slice, say which is L3 and how likely that is, and segment it.
@@ -153,7 +155,7 @@ def find_l3(
         A click in L3, (column, row).
     expected_row : float, optional
         Row near which L3's center should be, from elsewhere.
-    beside : sequence of CTSlice, optional
+    parallel_slices : sequence of CTSlice, optional
         Parallel sagittal slices of the same shape, whose evidence is pooled.
     window : Window
         Window of the image that the segmenter sees.
@@ -165,11 +167,11 @@ def find_l3(
     InputError
         If the click lies outside the slice.
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     if l3_xy is not None:
         return _l3_by_click(ct_slice, segmenter, l3_xy, window)
-    spine = read_slice_spine(ct_slice, beside)
+    spine = read_slice_spine(ct_slice, parallel_slices)
     chances = spine.named.l3_probability
     if expected_row is not None:
         off_mm = (spine.centres_xy[:, 1] - expected_row) * ct_slice.spacing_mm[0]
@@ -203,7 +205,7 @@ def choose_l3(
     Raises
     ------
     Unavailable
-        If the segmenter cannot answer.
+        If the segmenter is not available.
     """
     chances = spine.named.l3_probability if chances is None else chances
     best = int(np.argmax(chances))
@@ -271,8 +273,8 @@ def _level_warnings(chances: NDArray[np.float64], best: int, chosen: int | None)
     chance = float(chances[best])
     if chosen is None:
         return (
-            f"L3 cannot be told from its neighbours: the likeliest body has a probability of {chance:.2f}; "
-            "choose among the proposals, click on L3 or give the axial slice",
+            f"L3 cannot be distinguished from its neighbours: the likeliest body has a probability of "
+            f"{chance:.2f}; choose among the proposals, click on L3 or give the axial slice",
         )
     if chance >= COUNTED_FROM:
         return ()
@@ -339,7 +341,7 @@ def _l3_by_click(
         ct_slice=ct_slice,
         candidates=candidates,
         chosen=chosen,
-        certainty="told",
+        certainty="user",
         l3=result,
         warnings=result.warnings,
     )

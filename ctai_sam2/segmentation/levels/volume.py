@@ -250,7 +250,7 @@ def pool_planes(evidence: Sequence[LevelEvidence]) -> LevelEvidence:
     tissue = np.mean([each.tissue for each in evidence], axis=0)
     weight = np.stack([each.spine for each in evidence]) + 0.02
     level = sum(each.level * w for each, w in zip(evidence, weight, strict=True)) / weight.sum(axis=0)
-    # A plane beside a bent spine sees no body: the better half of the planes says where bodies are.
+    # A plane next to a bent spine sees no body: the better half of the planes says where bodies are.
     centre = np.sort(np.stack([each.centre for each in evidence]), axis=0)[len(evidence) // 2 :].mean(axis=0)
     return LevelEvidence(
         tissue=tissue.astype(np.float32), centre=centre.astype(np.float32), level=level.astype(np.float32)
@@ -302,10 +302,10 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
     return np.interp(np.arange(depth), np.arange(len(centre)) * steps[0], centre)
 
 
-def _best_path(worth: NDArray[np.float64], p: VolumeParameters) -> NDArray[np.intp]:
+def _best_path(score: NDArray[np.float64], p: VolumeParameters) -> NDArray[np.intp]:
     """Column per row with the highest sum, moving little from row to row."""
-    height, width = worth.shape
-    best, came = worth[0].copy(), np.zeros((height, width), dtype=np.intp)
+    height, width = score.shape
+    best, came = score[0].copy(), np.zeros((height, width), dtype=np.intp)
     shifts = np.arange(-p.steepest, p.steepest + 1)
     for row in range(1, height):
         options = np.full((len(shifts), width), -np.inf)
@@ -315,7 +315,7 @@ def _best_path(worth: NDArray[np.float64], p: VolumeParameters) -> NDArray[np.in
             options[number, target] = best[source] - p.bend_cost * abs(shift)
         choice = options.argmax(axis=0)
         came[row] = np.arange(width) + shifts[choice]
-        best = worth[row] + options.max(axis=0)
+        best = score[row] + options.max(axis=0)
     path = np.empty(height, dtype=np.intp)
     path[-1] = int(best.argmax())
     for row in range(height - 1, 0, -1):

@@ -319,7 +319,10 @@ class _Engine:
         above = min((i for i in plausible if i > run[-1]), default=None)
         upwards = {} if below is None else self._walk(structure, below, run, found)
         downwards = {} if above is None else self._walk(structure, above, tuple(reversed(run)), found)
-        for index in run:
+        settled = set(plausible)
+        ends = [i for i in (below, above) if i is not None]
+        # From the plausible ends inwards, so that each slice is judged by neighbours that are settled.
+        for index in sorted(run, key=lambda i: min((self._distance(i, end) for end in ends), default=0.0)):
             candidates = [ways[index] for ways in (upwards, downwards) if index in ways]
             if not candidates:
                 continue
@@ -333,7 +336,8 @@ class _Engine:
                     self._spacing[0] * self._spacing[1] / 100
                 )
             propagated = _slice_mask(mask, "propagated", confidence=confidence, spread_cm2=spread)
-            found[index] = self._better(structure, index, found.get(index), propagated, found)
+            found[index] = self._better(structure, index, found.get(index), propagated, found, settled)
+            settled.add(index)
 
     def _better(
         self,
@@ -342,11 +346,12 @@ class _Engine:
         automatic: SliceMask | None,
         propagated: SliceMask,
         found: Mapping[int, SliceMask],
+        settled: set[int],
     ) -> SliceMask:
         if automatic is None:
             return propagated
         shape = self.volume.shape_zyx[1:]
-        order = sorted(i for i in found if i != index)
+        order = sorted(i for i in settled if i != index and i in found)
         near = [
             max((i for i in order if i < index), default=None),
             min((i for i in order if i > index), default=None),
@@ -498,7 +503,9 @@ def _range_of(
         )
     low, high = min(one.lower_mm for one in within), max(one.upper_mm for one in within)
     positions = np.asarray(volume.slice_positions_mm)
-    return [int(i) for i in np.flatnonzero((positions >= low) & (positions <= high))]
+    # A slice stands for half a step on each side: those that reach into the range cover its ends.
+    half = np.asarray(volume.slice_extents_mm) / 2
+    return [int(i) for i in np.flatnonzero((positions + half >= low) & (positions - half <= high))]
 
 
 def _every(volume: CTVolume, span: Sequence[int], every_mm: float | None, kept: set[int]) -> list[int]:

@@ -99,8 +99,8 @@ def judge_slice(
         overlaps = []
         for distance_mm, other in neighbours.items():
             steps = max(distance_mm / limits.step_mm, 0.5)
-            # Dissimilarity grows with distance; brought to the step the limits are for.
-            overlaps.append(1.0 - min((1.0 - dice(mask, other)) / steps, 1.0))
+            # Overlap shrinks with distance; brought to the step that the limits are for.
+            overlaps.append(dice(mask, other) ** (1.0 / steps))
         overlap = max(overlaps)
         if overlap < limits.amber_dice:
             gate: Gate = "red" if overlap < limits.red_dice else "amber"

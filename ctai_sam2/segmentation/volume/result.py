@@ -168,7 +168,12 @@ class VolumeResult:
         for structure in self.structure_slices:
             profile = self._profile(structure)
             rows.append(self._sum_up(structure, "all", profile, None))
-            rows += [self._sum_up(structure, level.name, profile, level) for level in self.levels]
+            at = profile[:, 0]
+            rows += [
+                self._sum_up(structure, level.name, profile, level)
+                for level in self.levels
+                if level.lower_mm <= at[-1] and level.upper_mm >= at[0]
+            ]
         return pd.DataFrame(rows)
 
     def _limits(self, structure: str) -> tuple[float, float] | None:

@@ -1,4 +1,4 @@
-"""Drawn spines and phantoms kept on disk, so that training draws none twice."""
+"""Drawn spines and phantoms cached on disk, so that training draws none twice."""
 
 from __future__ import annotations
 

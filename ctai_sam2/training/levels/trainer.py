@@ -117,7 +117,7 @@ class LevelTrainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's state lies."""
+        """Path of the run's state."""
         return self.folder / "checkpoint.pt"
 
     def resume(self) -> None:
@@ -218,12 +218,12 @@ def level_losses(maps: LevelMaps, dense: Tensor, centre: Tensor, level: Tensor) 
     )
     known = level < len(LEVEL_CLASSES)
     target = level.long().where(known, -100)
-    told = torch.nn.functional.cross_entropy(maps.level, target, ignore_index=-100, reduction="sum")
+    named = torch.nn.functional.cross_entropy(maps.level, target, ignore_index=-100, reduction="sum")
     right = ((maps.level.argmax(1) == target) & known).sum() / known.sum().clamp(min=1)
     return {
         "tissue": tissue,
         "centre": _centre_loss(maps.centre[:, 0], centre, dense != UNKNOWN),
-        "level": told / known.sum().clamp(min=1),
+        "level": named / known.sum().clamp(min=1),
         "right": right,
     }
 

@@ -55,8 +55,8 @@ def test_a_study_becomes_masks_a_picture_and_a_table(study: Path, tmp_path: Path
     out = tmp_path / "results"
     code, text, _ = run("segment", study, "--out", out, "--height-m", "1.75", "--json")
     assert code == 0
-    answer = json.loads(text)
-    row = answer["measurements"]
+    document = json.loads(text)
+    row = document["measurements"]
     assert row["model"] == "sam2-ct-nano"
     assert row["smi_cm2_m2"] == pytest.approx(row["sma_cm2"] / 1.75**2)
     assert row["combo_area_mm2"] > row["psoas_area_mm2"] > 0
@@ -90,19 +90,19 @@ def test_one_structure_with_a_click(study: Path, tmp_path: Path) -> None:
         click,
         "--json",
     )
-    answer = json.loads(text)
+    document = json.loads(text)
     assert code == 0
-    assert answer["structure"] == "psoas_left"
-    assert 1 < answer["area_cm2"] < 40
-    assert Path(answer["files"]["mask"]).is_file()
+    assert document["structure"] == "psoas_left"
+    assert 1 < document["area_cm2"] < 40
+    assert Path(document["files"]["mask"]).is_file()
 
 
 def test_slices_about_the_middle_are_compared(study: Path, tmp_path: Path) -> None:
     code, text, _ = run("sensitivity", study, "--axial-index", 28, "-k", 1, "-o", "rows.csv", "--json")
-    answer = json.loads(text)
+    document = json.loads(text)
     assert code == 0
-    assert answer["axial_index"] == 28
-    rows = answer["rows"]
+    assert document["axial_index"] == 28
+    rows = document["rows"]
     assert [(row["structure"], row["axial_index"]) for row in rows] == [
         (structure, index) for structure in ("psoas", "muscle") for index in (27, 28, 29)
     ]
@@ -128,9 +128,9 @@ def write_phantom_case(folder: Path) -> Path:
 def test_a_model_is_scored_on_cases(tmp_path: Path) -> None:
     cases = write_phantom_case(tmp_path / "cases")
     code, text, _ = run("evaluate", cases, "--no-untrained", "-s", "psoas_left", "--out", "scored", "--json")
-    answer = json.loads(text)
+    document = json.loads(text)
     assert code == 0
-    dice = {(row["method"], row["prompt"]): row["dice"] for row in answer["summary"]}
+    dice = {(row["method"], row["prompt"]): row["dice"] for row in document["summary"]}
     assert dice["model", "click_1"] > 0.7
     assert dice["model", "button"] > 0.7
     assert ("region_growing", "click_1") in dice
@@ -254,7 +254,7 @@ def test_doctor_names_the_failing_layer(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "words"),
     [
         (["--height-m", "175"], 2, "Give it in metres"),
         (["--out", "/proc/none"], 5, "nothing can be written"),
@@ -263,7 +263,7 @@ def test_doctor_names_the_failing_layer(
     ],
 )
 def test_what_cannot_end_well_is_refused_before_the_work(
-    arguments: list[str], code: int, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the study was read")
@@ -271,4 +271,4 @@ def test_what_cannot_end_well_is_refused_before_the_work(
     monkeypatch.setattr("ctai_sam2.io.read_study", refuse)
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
     found, _, error = run("segment", str(tmp_path), *arguments, *out)
-    assert (found, told in error) == (code, True), error
+    assert (found, words in error) == (code, True), error

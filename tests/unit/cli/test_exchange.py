@@ -55,8 +55,8 @@ def test_results_go_out_and_come_back(tmp_path: Path, made: Any, file: str, opti
     order = [files["muscle"], files["psoas_left"]]
     code, text, error = run("export", study, *order, "--out", tmp_path / file, *options, "--json")
     assert code == 0, error
-    answer = json.loads(text)
-    assert answer["masks"][1] == {
+    document = json.loads(text)
+    assert document["masks"][1] == {
         "structure": "psoas_left",
         "voxels": 9,
         "volume_cm3": pytest.approx(9 * 0.75 * 0.8 * 2.5 / 1000),
@@ -175,7 +175,7 @@ def test_readers_are_compared(tmp_path: Path) -> None:
         assert word in text
     assert (tmp_path / "out" / "bland_altman.png").is_file()
     code, text, _ = run("agreement", *tables, "--names", "A,B", "--out", tmp_path / "out", "--json")
-    answer = json.loads(text)
-    assert (code, answer["first"], answer["measures"][0]["n"]) == (0, "A", 6)
+    document = json.loads(text)
+    assert (code, document["first"], document["measures"][0]["n"]) == (0, "A", 6)
     assert run("agreement", *tables, "--names", "A", "--out", tmp_path / "out")[0] == 2
     assert run("agreement", tables[0], tmp_path / "no.csv", "--out", tmp_path / "out")[0] == 2

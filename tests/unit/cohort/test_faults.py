@@ -31,7 +31,7 @@ def run(cases: Any, out: Path, **more: Any) -> Any:
 
 
 class Flaky(FakeSegmenter):
-    """Answers once and is then gone."""
+    """Predicts once and is then unavailable."""
 
     def predict(self, image_hw: Any, prompt: Prompt, **more: Any) -> Any:
         if int(prompt.points_xy[0, 0] * 10) % 10 == 5:

@@ -104,7 +104,7 @@ def test_another_definition_is_measured_without_the_model_as_if_it_had_been_aske
     assert set(read_table(tmp_path / "out")["definitions"]) == {WIDE.identifier}
 
 
-def test_damaged_answers_are_asked_for_again(tmp_path: Path) -> None:
+def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
     table = (tmp_path / "out" / "table.csv").read_bytes()

@@ -1,4 +1,4 @@
-"""Commands, undo and redo: what changes, what is told, what comes back."""
+"""Commands, undo and redo: what changes, which notifications follow, what comes back."""
 
 from __future__ import annotations
 

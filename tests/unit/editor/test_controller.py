@@ -1,4 +1,4 @@
-"""Gestures, keys and what observers are told."""
+"""Gestures, keys and what observers receive."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_window_drag_presets_brush_and_zoom_keys() -> None:
     assert controller.document.view.viewport == controller.document.view.viewport.fitted()
 
 
-def test_a_locked_label_is_told_and_kept() -> None:
+def test_a_locked_label_is_received_and_kept() -> None:
     controller = make_controller()
     controller.do("toggle_lock")
     drag(controller, (3, 3), (9, 3))
@@ -283,24 +283,24 @@ def test_scrolling_and_copying_from_the_neighbour() -> None:
     assert controller.message.key == "status.refused"
 
 
-def test_observers_are_told_and_a_broken_one_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_observers_are_received_and_a_broken_one_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     controller = make_controller()
-    told: list[Change] = []
+    received: list[Change] = []
 
     def broken(change: Change) -> None:
         raise RuntimeError("cannot draw")
 
     controller.subscribe(broken)
-    stop = controller.subscribe(told.append)
+    stop = controller.subscribe(received.append)
     with caplog.at_level(logging.CRITICAL):
         drag(controller, (3, 3), (9, 3))
-    [change] = [each for each in told if "mask" in each.aspects]
+    [change] = [each for each in received if "mask" in each.aspects]
     assert change.label == "muscle"
     assert change.dirty_box == (0, 0, 13, 7)
     stop()
-    told.clear()
+    received.clear()
     controller.undo()
-    assert told == []
+    assert received == []
 
 
 class BrokenRecord:
@@ -320,7 +320,7 @@ class BrokenRecord:
         self.events = [{"type": "snapshot", "state": snapshot}]
 
 
-def test_a_record_that_cannot_save_is_told_and_tried_again() -> None:
+def test_a_record_that_cannot_save_is_received_and_tried_again() -> None:
     record = BrokenRecord()
     controller = make_controller(record=record)
     record.broken = True

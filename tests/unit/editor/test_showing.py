@@ -81,13 +81,13 @@ def test_overlay_shows_masks_visible_labels_and_outlines_only() -> None:
     assert not render_overlay(document)[0].any()
 
 
-@pytest.mark.parametrize("beside", [(4, 4, 4, 8), (10, 4, 10, 8), (5, 3, 9, 3), (5, 9, 9, 9)])
-def test_a_dirty_box_repaints_the_outline_of_its_neighbours(beside: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize("adjacent", [(4, 4, 4, 8), (10, 4, 10, 8), (5, 3, 9, 3), (5, 9, 9, 9)])
+def test_a_dirty_box_repaints_the_outline_of_its_neighbours(adjacent: tuple[int, int, int, int]) -> None:
     document = with_block()
     document.adjust(outline_only=True)
     canvas = render_overlay(document)[0]
-    change = apply(document, do.FillRectangle(label="muscle", box_xyxy=beside))[0]
-    assert change.dirty_box == beside
+    change = apply(document, do.FillRectangle(label="muscle", box_xyxy=adjacent))[0]
+    assert change.dirty_box == adjacent
     rgba, x0, y0 = render_overlay(document, change.dirty_box)
     canvas[y0 : y0 + rgba.shape[0], x0 : x0 + rgba.shape[1]] = rgba
     assert np.array_equal(canvas, render_overlay(document)[0])

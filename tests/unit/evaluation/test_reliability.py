@@ -7,22 +7,22 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation import fit_calibration, tabulate_reliability
 
 
-def answers(count: int = 6000) -> tuple[np.ndarray, np.ndarray]:
+def predictions(count: int = 6000) -> tuple[np.ndarray, np.ndarray]:
     """Draw a model that is right in 2 p - 1 of the cases in which it says p: too sure of itself."""
     rng = np.random.default_rng(1)
-    told = rng.uniform(0.55, 0.99, count)
-    return told, np.where(rng.uniform(size=count) < 2 * told - 1, 0.9, 0.6)
+    confidences = rng.uniform(0.55, 0.99, count)
+    return confidences, np.where(rng.uniform(size=count) < 2 * confidences - 1, 0.9, 0.6)
 
 
 def test_a_fitted_calibration_makes_confidence_mean_what_it_says() -> None:
-    told, dices = answers()
-    before = tabulate_reliability(told, dices)
-    after = tabulate_reliability(fit_calibration(told, dices).apply(told), dices)
+    confidences, dices = predictions()
+    before = tabulate_reliability(confidences, dices)
+    after = tabulate_reliability(fit_calibration(confidences, dices).apply(confidences), dices)
     assert max(abs(one.right - one.confidence) for one in before) > 0.15
     assert max(abs(one.right - one.confidence) for one in after if one.n > 200) < 0.08
 
 
-def test_bins_hold_every_answer_once() -> None:
+def test_bins_hold_every_prediction_once() -> None:
     bins = tabulate_reliability([0.0, 0.3, 0.5, 0.9, 1.0], [0.9, 0.9, 0.1, 0.9, 0.85])
     assert sum(one.n for one in bins) == 5
     assert bins[-1].n == 2
@@ -30,13 +30,13 @@ def test_bins_hold_every_answer_once() -> None:
 
 
 def test_weights_decide_whom_to_believe() -> None:
-    told = np.full(200, 0.7)
+    confidences = np.full(200, 0.7)
     dices = np.repeat([0.9, 0.5], 100)
     weights = np.repeat([9.0, 1.0], 100)
-    assert fit_calibration(told, dices, weights=weights).apply(0.7) == pytest.approx(0.9, abs=0.05)
+    assert fit_calibration(confidences, dices, weights=weights).apply(0.7) == pytest.approx(0.9, abs=0.05)
 
 
-def test_too_few_answers_are_refused() -> None:
+def test_too_few_predictions_are_refused() -> None:
     with pytest.raises(InputError, match="too few"):
         fit_calibration([0.5] * 20, [0.9] * 20)
     with pytest.raises(InputError, match="pair"):

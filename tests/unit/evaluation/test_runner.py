@@ -21,7 +21,7 @@ SHAPE = (96, 96)
 
 
 class Knower(FakeSegmenter):
-    """Answers with the disc, shrunk by as many pixels as clicks are missing."""
+    """Predicts the disc, shrunk by as many pixels as clicks are missing."""
 
     def __init__(self, needed: int = 1) -> None:
         super().__init__()
@@ -68,17 +68,17 @@ PLAN = Plan(structures=("liver",), baselines=False)
 def test_clicks_are_counted_until_the_dice_is_reached(tmp_path: Path) -> None:
     case = read_case_npz(write_case(tmp_path, "a"))
     model = Knower(needed=3)
-    answers = click_repeatedly(Desk(ct=case.slice, segmenter=model), "liver", case.masks["liver"])
-    dices = {answer.prompt: dice(answer.mask, case.masks["liver"]) for answer in answers}
+    results = click_repeatedly(Desk(ct=case.slice, segmenter=model), "liver", case.masks["liver"])
+    dices = {result.prompt: dice(result.mask, case.masks["liver"]) for result in results}
     assert dices["click_1"] < 0.85 <= dices["click_3"]
-    assert {answer.noc_90 for answer in answers} == {3}
+    assert {result.noc_90 for result in results} == {3}
     assert [len(prompt.points_xy) for prompt in model.prompts][:3] == [1, 2, 3]
 
 
 def test_a_dice_never_reached_is_more_than_ten_clicks(tmp_path: Path) -> None:
     case = read_case_npz(write_case(tmp_path, "a"))
-    answers = click_repeatedly(Desk(ct=case.slice, segmenter=Knower(needed=99)), "liver", case.masks["liver"])
-    assert {answer.noc_85 for answer in answers} == {11}
+    results = click_repeatedly(Desk(ct=case.slice, segmenter=Knower(needed=99)), "liver", case.masks["liver"])
+    assert {result.noc_85 for result in results} == {11}
 
 
 def test_what_a_user_gets_is_named_and_cleaned_and_bare_is_not(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_files_that_cannot_be_scored_are_told_of_and_the_rest_goes_on(tmp_path: 
     assert sorted(text.split(":")[0] for text in result.skipped) == ["broken.npz", "other"]
 
 
-def test_a_fold_answers_for_its_patient_and_counts_as_unseen(tmp_path: Path) -> None:
+def test_a_fold_scores_its_patient_and_counts_as_unseen(tmp_path: Path) -> None:
     write_case(tmp_path, "anna_1")
     write_case(tmp_path, "berta_1")
     fold = Knower(needed=99)
@@ -142,7 +142,7 @@ class Moody(Knower):
         self.left -= 1
         if self.left < 0 and (self.times is None or self.times > 0):
             self.times = None if self.times is None else self.times - 1
-            raise ServiceUnreachable("the service does not answer")
+            raise ServiceUnreachable("the service does not respond")
         return super().predict(image_hw, prompt, window=window)
 
 
@@ -151,8 +151,8 @@ def test_a_case_with_an_outage_is_skipped_and_never_scored(tmp_path: Path) -> No
         write_case(tmp_path, name)
     untroubled = evaluate_model(Knower(), cases=tmp_path, plan=PLAN)
     evaluation = evaluate_model(Moody(after=2, times=1), cases=tmp_path, plan=PLAN)
-    assert [text for text in evaluation.skipped if "does not answer" in text] == [
-        "a.npz: the service does not answer"
+    assert [text for text in evaluation.skipped if "does not respond" in text] == [
+        "a.npz: the service does not respond"
     ]
     assert {row.case for row in evaluation.rows} == {"b"}
     assert [row.dice for row in evaluation.rows] == [row.dice for row in untroubled.rows if row.case == "b"]

@@ -14,7 +14,7 @@ def test_two_patients_under_one_series_are_never_one_volume(tmp_path: Path) -> N
     two_stacks(
         lambda part: {"PatientID": f"P{part}", "PatientSex": "FM"[part], "PatientSize": ("1.6", "1.9")[part]}
     )(tmp_path)
-    with pytest.raises(InputError, match="told apart by patient"):
+    with pytest.raises(InputError, match="distinguished by patient"):
         read_study(tmp_path)
     infos = list_series(tmp_path)
     assert {info.sex for info in infos} == {"F", "M"}

@@ -25,6 +25,17 @@ def test_order_comes_from_positions_not_from_names_or_numbers(tmp_path: Path) ->
     np.testing.assert_array_equal(read_study(tmp_path / "s").hu_zyx, volume.hu_zyx)
 
 
+def test_uids_that_end_in_zeros_stay_as_they_are(tmp_path: Path) -> None:
+    for count, uid in enumerate(("2.25.7", "2.25.70", "2.25.700"), start=3):
+        for path in write_series(tmp_path / uid, make_volume((count, 4, 4))):
+            edit(path, SeriesInstanceUID=uid)
+    assert {info.uid: info.image_count for info in list_series(tmp_path)} == {
+        "2.25.7": 3,
+        "2.25.70": 4,
+        "2.25.700": 5,
+    }
+
+
 def test_folders_are_searched_through_all_levels(tmp_path: Path) -> None:
     paths = write_series(tmp_path / "s")
     (tmp_path / "s" / "a" / "b").mkdir(parents=True)

@@ -57,9 +57,9 @@ def test_jpeg_is_read_with_a_warning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"window": None}, "not told: window"),
-        ({"spacing_mm": None}, "not told: spacing_mm"),
-        ({"window": None, "spacing_mm": None}, "not told: window and spacing_mm"),
+        ({"window": None}, "not specified: window"),
+        ({"spacing_mm": None}, "not specified: spacing_mm"),
+        ({"window": None, "spacing_mm": None}, "not specified: window and spacing_mm"),
     ],
 )
 def test_window_and_spacing_are_needed(tmp_path: Path, options: dict[str, Any], words: str) -> None:

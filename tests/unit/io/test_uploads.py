@@ -159,9 +159,7 @@ def samples() -> list[bytes]:
     changes=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), max_size=8),
     cut=st.none() | st.integers(0, 10_000),
 )
-def test_damage_is_answered_with_one_of_our_errors(
-    which: int, changes: list[tuple[int, int]], cut: int | None
-) -> None:
+def test_damage_raises_one_of_our_errors(which: int, changes: list[tuple[int, int]], cut: int | None) -> None:
     damaged = bytearray(samples()[which])
     for at, value in changes:
         damaged[at % len(damaged)] = value

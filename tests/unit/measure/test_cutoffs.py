@@ -57,7 +57,7 @@ def test_what_is_not_known_is_not_guessed(
     assert c.flag_low_smi(value, sex, bmi, cutoffs=table) is expected
 
 
-def test_a_table_without_the_quantity_gives_no_answer() -> None:
+def test_a_table_without_the_quantity_gives_no_verdict() -> None:
     assert c.flag_low_smd(10.0, "M", 24, cutoffs="prado-2008") is None
 
 

@@ -53,7 +53,7 @@ def age(folder: Path, hours: float) -> None:
         path.write_text(json.dumps(metadata))
 
 
-def test_the_second_answer_is_kept_and_says_so(tmp_path: Path) -> None:
+def test_the_second_prediction_is_cached_and_says_so(tmp_path: Path) -> None:
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path) as segmenter:
         first = segmenter.predict(make_image(), POINT)
@@ -63,7 +63,7 @@ def test_the_second_answer_is_kept_and_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("window", [None, Window(level=50, width=300)])
-def test_answers_outlive_the_process(tmp_path: Path, window: Window | None) -> None:
+def test_predictions_outlive_the_process(tmp_path: Path, window: Window | None) -> None:
     with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
         first = segmenter.predict(make_image(), POINT, window=window)
     later = FakeSegmenter()
@@ -91,7 +91,7 @@ def test_answers_outlive_the_process(tmp_path: Path, window: Window | None) -> N
         (make_image(), POINT, None, replace(FAKE_IDENTITY, code_version="9")),
     ],
 )
-def test_what_the_answer_depends_on_is_in_the_key(
+def test_what_the_prediction_depends_on_is_in_the_key(
     image: np.ndarray, prompt: Prompt, window: Window | None, identity: ModelIdentity
 ) -> None:
     assert make_key(make_image(), POINT, None, FAKE_IDENTITY) != make_key(image, prompt, window, identity)
@@ -110,7 +110,7 @@ def test_what_it_does_not_depend_on_is_not(image: np.ndarray, identity: ModelIde
     assert make_key(make_image(), POINT, None, FAKE_IDENTITY) == make_key(image, POINT, None, identity)
 
 
-def test_answers_expire_in_memory_and_on_disk(tmp_path: Path) -> None:
+def test_predictions_expire_in_memory_and_on_disk(tmp_path: Path) -> None:
     now = time.time()
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path, expires_hours=24, clock=lambda: now) as segmenter:
@@ -168,7 +168,7 @@ def test_the_disk_is_bounded(tmp_path: Path) -> None:
     ],
     ids=["empty", "truncated", "garbage", "altered"],
 )
-def test_a_corrupt_answer_warns_and_is_computed_again(
+def test_a_corrupt_prediction_warns_and_is_computed_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, spoil: Callable[[bytes], bytes]
 ) -> None:
     with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
@@ -329,7 +329,7 @@ def test_a_folder_that_cannot_be_made_costs_only_the_disk_cache(tmp_path: Path) 
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path / "file" / "cache") as segmenter:
         assert segmenter.health().available
-        assert "not kept on disk" in segmenter.health().detail
+        assert "not stored on disk" in segmenter.health().detail
         assert not segmenter.predict(make_image(), POINT).cached
         assert segmenter.predict(make_image(), POINT).cached
     assert inner.calls == 1
@@ -391,7 +391,7 @@ def test_errors_of_the_inner_segmenter_pass_and_nothing_is_kept(tmp_path: Path) 
         ) -> Prediction:
             if self.calls == 0:
                 self.calls = 1
-                raise ServiceTimeout("no answer")
+                raise ServiceTimeout("no response")
             return super().predict(image_hw, prompt, window=window)
 
     with CachedSegmenter(Moody(), tmp_path) as segmenter:
@@ -400,7 +400,7 @@ def test_errors_of_the_inner_segmenter_pass_and_nothing_is_kept(tmp_path: Path) 
         assert not segmenter.predict(make_image(), POINT).cached
 
 
-def test_an_answer_of_another_model_than_announced_is_not_kept(tmp_path: Path) -> None:
+def test_a_prediction_of_another_model_than_announced_is_not_cached(tmp_path: Path) -> None:
     class Switching(FakeSegmenter):
         @property
         def identity(self) -> ModelIdentity:
@@ -476,8 +476,8 @@ def test_processes_may_share_a_folder(tmp_path: Path) -> None:
     fresh: Segmenter = FakeSegmenter()
     with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
         for seed in range(12):
-            answer = segmenter.predict(make_image(seed=seed), POINT)
-            np.testing.assert_array_equal(answer.masks, fresh.predict(make_image(seed=seed), POINT).masks)
+            prediction = segmenter.predict(make_image(seed=seed), POINT)
+            np.testing.assert_array_equal(prediction.masks, fresh.predict(make_image(seed=seed), POINT).masks)
 
 
 @pytest.mark.parametrize("options", [{"expires_hours": 0}, {"max_bytes": 0}, {"memory_items": 0}])
@@ -486,7 +486,7 @@ def test_numbers_out_of_range_are_refused(options: dict[str, int]) -> None:
         CachedSegmenter(FakeSegmenter(), **options)  # type: ignore[arg-type]
 
 
-def test_embedding_many_is_handed_on_to_whoever_can(tmp_path: Path) -> None:
+def test_embedding_many_is_passed_on_to_segmenters_that_can(tmp_path: Path) -> None:
     class Many(FakeSegmenter):
         many = 0
 

@@ -111,7 +111,7 @@ def test_left_and_right_psoas_are_told_by_the_spine_not_by_the_image() -> None:
     assert not (division.mask("psoas_left") & division.mask("psoas_right")).any()
 
 
-def test_a_name_alone_is_answered_by_the_head_and_a_click_by_the_decoder(weights: dict[str, Path]) -> None:
+def test_a_name_alone_is_segmented_by_the_head_and_a_click_by_the_decoder(weights: dict[str, Path]) -> None:
     with open_weights(weights["plain"]) as plain, open_weights(weights["dense"]) as dense:
         assert set(DENSE_STRUCTURES) <= set(dense.identity.structures)
         assert "sat" not in plain.identity.structures

@@ -25,7 +25,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT; `cuts` are the numbers of bytes after which the next answers are cut off."""
+    """Serves CONTENT; `cuts` are the numbers of bytes after which the next responses are cut off."""
 
     daemon_threads = True
 
@@ -230,7 +230,7 @@ def test_a_busy_server_is_asked_again(server: Server, store: ModelStore, status:
 
 def test_a_silent_server_times_out(server: Server, store: ModelStore) -> None:
     server.is_silent = True
-    with pytest.raises(WeightsMissing, match="did not answer in time"):
+    with pytest.raises(WeightsMissing, match="did not respond in time"):
         fetch(store, timeout_s=(5.0, 0.05), attempts=1)
     assert leftovers(store) == []
 

@@ -16,7 +16,7 @@ def make_settings(tmp_path: Path, **values: object) -> Settings:
     return Settings(_env_file=None, cache_dir=tmp_path / "cache", device="cpu", **values)
 
 
-def test_auto_caches_and_says_who_answered(tmp_path: Path) -> None:
+def test_auto_caches_and_names_the_backend(tmp_path: Path) -> None:
     own = save_random_checkpoint(tmp_path / "own.pt", "sam2_ct_nano")
     settings = make_settings(tmp_path, model_path=own)
     for is_kept in (False, True):

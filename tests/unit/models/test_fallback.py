@@ -31,7 +31,7 @@ class Clock:
         return self.now
 
 
-def test_the_first_available_answers_and_is_named() -> None:
+def test_the_first_available_is_used_and_named() -> None:
     first, second = FakeSegmenter(), FakeSegmenter()
     with FallbackSegmenter({"one": first, "two": second}) as segmenter:
         assert segmenter.predict(make_image(), POINT).backend == "one"
@@ -71,22 +71,22 @@ def test_a_bad_request_never_reaches_a_backend() -> None:
 def test_with_nothing_available_every_reason_is_told() -> None:
     backends = {
         "local": FakeSegmenter(error=WeightsMissing("no weights")),
-        "remote": FakeSegmenter(error=ServiceTimeout("no answer in 30 s")),
+        "remote": FakeSegmenter(error=ServiceTimeout("no response in 30 s")),
     }
     with FallbackSegmenter(backends) as segmenter:
-        with pytest.raises(Unavailable, match=r"local: no weights.*remote: no answer in 30 s"):
+        with pytest.raises(Unavailable, match=r"local: no weights.*remote: no response in 30 s"):
             segmenter.predict(make_image(), POINT)
         with pytest.raises(Unavailable, match="no weights"):
             _ = segmenter.identity
         health = segmenter.health()
     assert not health.available
     assert "local: no weights" in health.detail
-    assert "remote: no answer in 30 s" in health.detail
+    assert "remote: no response in 30 s" in health.detail
 
 
 def test_a_backend_that_keeps_failing_is_left_alone_until_it_has_cooled_down() -> None:
     clock = Clock()
-    first = FakeSegmenter(error=ServiceTimeout("no answer"))
+    first = FakeSegmenter(error=ServiceTimeout("no response"))
     with FallbackSegmenter(
         {"one": first, "two": FakeSegmenter()}, threshold=2, cool_down_s=30, clock=clock
     ) as segmenter:
@@ -96,7 +96,7 @@ def test_a_backend_that_keeps_failing_is_left_alone_until_it_has_cooled_down() -
         first.error = None
         clock.now += 29
         assert segmenter.predict(make_image(), POINT).backend == "two"
-        assert "no answer" in segmenter.health().detail
+        assert "no response" in segmenter.health().detail
         clock.now += 2
         assert segmenter.predict(make_image(), POINT).backend == "one"
         assert segmenter.health().backend == "one"
@@ -104,7 +104,7 @@ def test_a_backend_that_keeps_failing_is_left_alone_until_it_has_cooled_down() -
 
 def test_a_failed_trial_opens_the_breaker_again() -> None:
     clock = Clock()
-    first = FakeSegmenter(error=ServiceTimeout("no answer"))
+    first = FakeSegmenter(error=ServiceTimeout("no response"))
     backends = {"one": first, "two": FakeSegmenter()}
     with FallbackSegmenter(backends, threshold=3, cool_down_s=30, clock=clock) as segmenter:
         for _ in range(3):
@@ -115,7 +115,7 @@ def test_a_failed_trial_opens_the_breaker_again() -> None:
     assert first.calls == 4
 
 
-def test_an_open_breaker_still_gives_its_reason_when_nothing_answers() -> None:
+def test_an_open_breaker_still_gives_its_reason_when_none_is_available() -> None:
     backend = FakeSegmenter(error=ServiceBusy("queue is full"))
     with FallbackSegmenter({"remote": backend}, threshold=1, clock=Clock()) as segmenter:
         for _ in range(2):

@@ -59,14 +59,14 @@ def ask_upstream(predictor: Any, prompt: Prompt) -> tuple[np.ndarray, np.ndarray
             signs, (side, side), mode="bilinear", align_corners=False, antialias=True
         )[0].numpy()
     has_points = len(prompt.points_xy) > 0
-    answer: tuple[np.ndarray, np.ndarray, np.ndarray] = predictor.predict(
+    candidates: tuple[np.ndarray, np.ndarray, np.ndarray] = predictor.predict(
         point_coords=np.array(prompt.points_xy) if has_points else None,
         point_labels=np.array(prompt.labels) if has_points else None,
         box=None if prompt.box_xyxy is None else np.array(prompt.box_xyxy),
         mask_input=mask_input,
         multimask_output=True,
     )
-    return answer
+    return candidates
 
 
 class Pair:
@@ -97,7 +97,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
 @pytest.mark.parametrize("name", PROMPTS)
 @pytest.mark.parametrize("network", ["tiny at 1024", "nano"])
-def test_answers_are_those_of_upstream(
+def test_masks_are_those_of_upstream(
     pairs: Callable[[str], Pair], network: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair, prompt = pairs(network), PROMPTS[name]
@@ -351,7 +351,7 @@ def test_a_file_of_ones_own_is_built_as_the_architecture_named(tmp_path: Path) -
         assert segmenter.identity.name == "own"
 
 
-def test_slices_embedded_together_give_the_answers_of_slices_alone(tmp_path: Path) -> None:
+def test_slices_embedded_together_give_the_masks_of_slices_alone(tmp_path: Path) -> None:
     checkpoint = save_random_checkpoint(tmp_path / "random.pt", "sam2_ct_nano", image_size=NANO_SIZE)
     images = [make_image(shape, seed) for seed, shape in enumerate([(300, 400), (64, 64), (90, 70)])]
 

@@ -21,7 +21,7 @@ def upstream() -> TwoWayTransformer:
 
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("tokens", [1, 5, HEAD_WIDTH, HEAD_WIDTH + 1, 20])
-def test_same_answer_as_upstream(upstream: TwoWayTransformer, batch: int, tokens: int) -> None:
+def test_same_result_as_upstream(upstream: TwoWayTransformer, batch: int, tokens: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     image, places = (torch.randn(batch, 64, 6, 9, generator=generator, dtype=torch.float64) for _ in range(2))
     points = torch.randn(batch, tokens, 64, generator=generator, dtype=torch.float64)

@@ -153,7 +153,7 @@ def test_any_prompt_is_read_or_refused(body: Any) -> None:
         ),
     )
 )
-def test_any_answer_is_read_or_refused(body: Any) -> None:
+def test_any_response_is_read_or_refused(body: Any) -> None:
     try:
         found = wire.decode_prediction(body, image_sha256="0" * 64, shape_hw=(8, 8))
     except InputError:

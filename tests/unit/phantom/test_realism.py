@@ -1,4 +1,4 @@
-"""Measures of realism on images whose answer is known."""
+"""Measures of realism on images whose values are known."""
 
 from __future__ import annotations
 

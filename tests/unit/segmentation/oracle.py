@@ -1,4 +1,4 @@
-"""A segmenter that knows the truth: of several masks it answers the one the prompt points at best."""
+"""A segmenter that knows the truth: of several masks it returns the one the prompt points at best."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDENTITY = ModelIdentity(
 
 
 class Oracle:
-    """Answers with the known mask whose box fits best and that holds the positive points."""
+    """Returns the known mask whose box fits best and that holds the positive points."""
 
     identity = IDENTITY
 

@@ -113,7 +113,7 @@ def test_what_only_the_division_calls_muscle_is_left_out_but_for_a_lost_wall() -
     assert (muscle & gland).sum() < 0.1 * gland.sum()
 
 
-def test_a_reader_s_prompt_is_answered_as_before() -> None:
+def test_a_reader_s_prompt_is_segmented_as_before() -> None:
     classes, _, _ = draw()
     divider = Divider(classes)
     session = AxialSession.open(slice_of(classes), divider)

@@ -108,7 +108,7 @@ class Dying(FakeSegmenter):
 
     def predict(self, image_hw, prompt, *, window=None):  # type: ignore[no-untyped-def]
         if self.calls >= self.after:
-            raise ServiceUnreachable("the service does not answer")
+            raise ServiceUnreachable("the service does not respond")
         return super().predict(image_hw, prompt, window=window)
 
 

@@ -62,7 +62,7 @@ def test_a_click_tells_the_level() -> None:
     click = (float(columns.mean()), float(rows.mean()))
     oracle = Oracle(frame_sagittal(ct_slice, at_xy=click), [masks[n] for n in ("L1", "L2", "L3", "L4", "L5")])
     result = find_l3(ct_slice, oracle, l3_xy=click)
-    assert result.certainty == "told"
+    assert result.certainty == "user"
     assert dice(result.l3.mask, masks["L3"]) > 0.9
 
 
@@ -88,7 +88,7 @@ def test_middle_of_l3_goes_by_positions() -> None:
 
 
 class Blob:
-    """Answers with the box, whatever the image: enough to go from sagittal to axial."""
+    """Returns the box, whatever the image: enough to go from sagittal to axial."""
 
     identity = IDENTITY
 
@@ -117,7 +117,7 @@ def test_a_study_goes_from_click_to_axial_slice() -> None:
     assert {"muscle", "sat", "vat"} <= set(given.masks)
     rows, columns = np.nonzero(np.isin(phantom.labels_zyx[::-1, :, column], l3_labels()))
     clicked = segment_study(volume, Blob(), l3_xy=(columns.mean(), rows.mean()))
-    assert clicked.sagittal.certainty == "told"
+    assert clicked.sagittal.certainty == "user"
     assert abs(clicked.axial_index - index) <= 1
     with pytest.raises(InputError):
         segment_study(volume, Blob(), axial_index=999)

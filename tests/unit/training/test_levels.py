@@ -124,7 +124,7 @@ def test_patients_are_told_apart(case: str, patient: str) -> None:
     assert patient_of(case) == patient
 
 
-def test_losses_fall_to_nothing_for_a_perfect_answer(known) -> None:
+def test_losses_fall_to_nothing_for_a_perfect_prediction(known) -> None:
     sample = make_sample(known, np.random.default_rng(0))
     dense, level = torch.from_numpy(sample.dense)[None], torch.from_numpy(sample.level)[None]
     centre = torch.from_numpy(sample.centre)[None]

@@ -29,7 +29,7 @@ def prompted(bank: list[LabelledImage], seed: int = 0, objects: int = 24) -> Ste
 def test_names_fit_their_targets_even_in_mirrored_images(bank: list[LabelledImage]) -> None:
     names = structure_names(SMOKE.model)
     data = prompted(bank[:1])
-    alone = beside = mirrored = 0
+    alone = placed = mirrored = 0
     for step in range(25):
         batch = data[step]
         left_of = {}
@@ -40,13 +40,13 @@ def test_names_fit_their_targets_even_in_mirrored_images(bank: list[LabelledImag
                 assert (labels != PAD).any() or rough
                 continue
             alone += int((labels == PAD).all() and not rough)
-            beside += int((labels != PAD).any())
+            placed += int((labels != PAD).any())
             left_of.setdefault(names[name], []).append(float(np.nonzero(target)[1].mean()))
         # The patient's left is on the right of the image, whatever the picture showed before.
         if {"psoas_left", "psoas_right"} <= set(left_of):
             assert min(left_of["psoas_left"]) > max(left_of["psoas_right"])
             mirrored += 1
-    assert min(alone, beside, mirrored) > 3
+    assert min(alone, placed, mirrored) > 3
 
 
 def test_a_structure_is_named_on_the_plane_it_is_whole_on(bank: list[LabelledImage]) -> None:

@@ -55,11 +55,11 @@ def test_a_resumed_run_ends_at_the_same_weights(tmp_path: Path, bank: list[Label
     assert card["sha256"] == hashlib.sha256((tmp_path / "out.safetensors").read_bytes()).hexdigest()
     assert json.loads((tmp_path / "out.json").read_text()) == json.loads(json.dumps(card))
     with LocalSegmenter(tmp_path / "out.safetensors", config="sam2_ct_nano", image_size=64) as segmenter:
-        answer = segmenter.predict(np.zeros((80, 90), np.uint8), Prompt.point(40, 40))
+        prediction = segmenter.predict(np.zeros((80, 90), np.uint8), Prompt.point(40, 40))
         named = segmenter.predict(np.zeros((80, 90), np.uint8), Prompt(structure="psoas_left"))
         with pytest.raises(InputError, match="by name"):
             segmenter.predict(np.zeros((80, 90), np.uint8), Prompt(structure="spleen"))
-    assert answer.masks.shape[1:] == named.masks.shape[1:] == (80, 90)
+    assert prediction.masks.shape[1:] == named.masks.shape[1:] == (80, 90)
 
 
 def test_a_left_out_patient_costs_the_last_phase_only(tmp_path: Path, bank: list[LabelledImage]) -> None:
@@ -164,7 +164,7 @@ def test_the_dense_head_was_added_beside_the_prompted_model_of_version_2() -> No
     for name, tensor in sorted(state.items()):
         if not name.startswith(DENSE_PREFIX):
             digest.update(name.encode() + tensor.numpy().tobytes())
-    # What answers clicks is, bit for bit, what answered them before there was a dense head.
+    # What segments from clicks is, bit for bit, what did so before there was a dense head.
     assert digest.hexdigest() == "1c142e27dc8f3c19ecf13612b0d832bcf1073054ce492dddfb62ed199237c802"
     head = [tensor for name, tensor in state.items() if name.startswith(DENSE_PREFIX)]
     assert 0 < sum(tensor.numel() for tensor in head) <= 1_300_000

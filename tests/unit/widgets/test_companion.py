@@ -71,7 +71,7 @@ def test_a_whole_gesture_does_what_its_single_events_do(
     assert len(single.document.history.done) == len(whole.document.history.done)
 
 
-def test_a_gesture_of_the_page_is_one_message_and_one_small_answer(recorder: Recorder) -> None:
+def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Recorder) -> None:
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
     editor._events.companion._handle_custom_msg({"event": "draws"}, [])
     editor.do("tool.brush")

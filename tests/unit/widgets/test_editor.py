@@ -199,7 +199,7 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_but_itself(
     assert editor._canvas._dirty is None
 
 
-def test_an_answer_that_comes_after_closing_is_dropped(opened: Callable[..., Any]) -> None:
+def test_a_result_that_comes_after_closing_is_dropped(opened: Callable[..., Any]) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
     class Slow(FakeSegmenter):
@@ -262,17 +262,17 @@ def test_a_failing_segmenter_keeps_everything_and_offers_retry(opened: Callable[
     kept = editor.masks["psoas_left"].copy()
     editor.do("tool.click")
     drag(editor, (30, 20))
-    segmenter.error = Unavailable("the service does not answer")
+    segmenter.error = Unavailable("the service does not respond")
     button(editor, "Run (1 points)").click()
     button(editor, "Continue").click()
     editor.controller.inference.wait(30)
-    assert "the service does not answer" in shown(editor)
+    assert "the service does not respond" in shown(editor)
     assert np.array_equal(editor.masks["psoas_left"], kept)
     retry = next(b for b in controls(editor.widget, "Button") if b.description == "Retry")
     assert retry.layout.display is None
     segmenter.error = None
     retry.click()
-    editor.controller.answer(True)
+    editor.controller.resolve_confirmation(True)
     editor.controller.inference.wait(30)
     assert not np.array_equal(editor.masks["psoas_left"], kept)
     assert paint(editor) > 0
@@ -500,16 +500,16 @@ def test_polygons_go_out_exactly(opened: Callable[..., Any]) -> None:
     assert np.array_equal(polygons_to_mask(polygons, (40, 60)), editor.masks["psoas_left"])
 
 
-def test_watchers_are_told_of_masks_and_not_of_looks(opened: Callable[..., Any]) -> None:
-    editor, told = opened(), []
-    stop = editor.on_change(told.append)
+def test_watchers_are_received_of_masks_and_not_of_looks(opened: Callable[..., Any]) -> None:
+    editor, received = opened(), []
+    stop = editor.on_change(received.append)
     editor.do("zoom_in")
-    assert told == []
+    assert received == []
     paint(editor)
-    assert len(told) == 1
+    assert len(received) == 1
     stop()
     editor.do("undo")
-    assert len(told) == 1
+    assert len(received) == 1
 
 
 def test_several_editors_share_a_process(opened: Callable[..., Any]) -> None:

@@ -102,10 +102,10 @@ def test_an_emptied_structure_is_signed_only_when_that_is_meant(results: Path) -
     assert editor.controller.confirmation is not None
     assert "Left psoas" in editor.controller.confirmation.message.text("en")
     assert not isinstance(read_table(results).set_index("case_id").loc[first]["reviewed_by"], str)
-    editor.controller.answer(False)
+    editor.controller.resolve_confirmation(False)
     assert editor.name == first
     editor.accept()
-    editor.controller.answer(True)
+    editor.controller.resolve_confirmation(True)
     assert editor.name != first
     row = read_table(results).set_index("case_id").loc[first]
     assert (row["reviewed_by"], row["corrected_structures"]) == ("AB", "psoas_left")

@@ -28,7 +28,7 @@ from tests.unit.segmentation.oracle import IDENTITY, dice
 
 
 class Box:
-    """Any segmenter: it knows nothing of vertebrae and answers with the box."""
+    """Any segmenter: it knows nothing of vertebrae and returns the box."""
 
     identity = IDENTITY
 
@@ -175,7 +175,7 @@ def test_no_spine_is_an_error() -> None:
 def test_slices_beside_have_the_same_shape(phantom) -> None:
     other = CTSlice(hu=np.zeros((20, 20)), spacing_mm=(1.4, 1.4), plane="sagittal")
     with pytest.raises(InputError, match="one shape"):
-        find_l3(phantom[0], Box(), beside=[other])
+        find_l3(phantom[0], Box(), parallel_slices=[other])
 
 
 def test_levels_have_names_on_both_sides_of_l3() -> None:

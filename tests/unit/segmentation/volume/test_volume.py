@@ -209,5 +209,28 @@ def test_an_outage_is_raised() -> None:
     anchor = VolumeAnchor(structure="muscle", axial_index=1, mask=disc(45, 30, 10))
     with pytest.raises(ServiceUnreachable):
         correct_volume(
-            result, [anchor], FakeSegmenter(error=ServiceUnreachable("the service does not answer"))
+            result, [anchor], FakeSegmenter(error=ServiceUnreachable("the service does not respond"))
         )
+
+
+def test_a_run_at_the_end_is_settled_from_the_plausible_slice_outwards() -> None:
+    volume = volume_of([float(4 * i) for i in range(7)])
+    masks = [disc(70, 50, 4)] * 4 + [disc(30, 30, 10)] * 3
+    automatic = result_of(volume, masks, confidence=0.9).structure_slices["muscle"]
+    worker = engine._Engine(
+        volume=volume,
+        segmenter=FakeSegmenter(),
+        window=engine.SOFT_TISSUE,
+        definitions=engine.DEFAULT_DEFINITIONS,
+        parameters=engine.EngineParameters(),
+    )
+    found = dict(automatic)
+    worker._propagate_into("muscle", (0, 1, 2, 3), found, [4, 5, 6])
+    assert [found[i].source for i in range(4)] == ["propagated"] * 4
+    assert dice(found[0].full(SHAPE), disc(30, 30, 10)) > 0.6
+
+
+def test_the_range_covers_the_ends_of_its_levels() -> None:
+    volume = volume_of([float(4 * i) for i in range(10)])
+    level = LevelRange(name="L3", lower_mm=9.0, upper_mm=23.5)
+    assert engine._range_of(volume, [level], ("L3", "L3"), None) == [2, 3, 4, 5, 6]
