@@ -2,8 +2,8 @@
 
 The service runs in a process of its own with the real model. Hostile are a picture whose comment inflates to
 256 MB, a progressive JPEG of hundreds of scans, a DICOM header alone that declares 65535 x 65535 pixels, a
-picture that is cut off, and JSON of half a million values. Each JPEG is decoded until its worker is killed, so
-200 hostile requests take minutes on a busy machine.
+picture that is cut off, and JSON of half a million values. Each JPEG is decoded until its worker is killed,
+so 200 hostile requests take minutes on a busy machine.
 Times are given as ratios to the same request of the same run without hostile clients.
 """
 
