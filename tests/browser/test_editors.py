@@ -485,41 +485,49 @@ _NUMBERS = "() => document.querySelector('.ctai-sam2-rows').textContent"
 
 @pytest.mark.parametrize("own_thread", [True, False])
 def test_a_running_cell_does_not_stop_the_brush(
-    opened: Callable[..., Notebook], lab: Lab, own_thread: bool
+    opened: Callable[..., Notebook], lab: Lab, own_thread: bool, request: pytest.FixtureRequest
 ) -> None:
     # JupyterLab sends gestures to a thread of their own in kernels that have one; in others they queue.
+    if not own_thread:
+        settings = lab.folder.parent / "home" / "settings" / "@jupyterlab" / "apputils-extension"
+        one_thread = settings / "kernels-settings.jupyterlab-settings"
+        one_thread.write_text('{"commsOverSubshells": "disabled"}', encoding="utf-8")
+        request.addfinalizer(one_thread.unlink)
     notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor")
     page = notebook.page
-    if not own_thread:
-        page.evaluate(f"() => {{ {_KERNEL}.commsOverSubshells = 'disabled'; }}")
-    elif not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
+    if own_thread and not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
         pytest.skip("this kernel has one thread")
     notebook.press("Brush")
     notebook.until("editor.document.view.tool == 'brush'")
-    places = [notebook.place(*point) for point in ((200, 200), (230, 210), (240, 230))]
-    before = notebook.settled_pixels()
-    numbers = page.evaluate(_NUMBERS)
-    # Busy until this test says so, however slowly the page is drawn.
-    go_on = f"go-on-{own_thread}"
-    page.evaluate(
-        f"(code) => {{ {_KERNEL}.requestExecute({{ code }}).done"
-        ".then(() => { window.cellEnded = true; }); }",
-        "import pathlib, time\nuntil = time.monotonic() + 240\n"
-        f"while not pathlib.Path({go_on!r}).exists() and time.monotonic() < until: time.sleep(0.05)",
-    )
-    page.mouse.move(*places[0].page)
-    page.mouse.down()
-    for place in places[1:]:
-        page.mouse.move(*place.page)
-    page.mouse.up()
-    if own_thread:
-        page.wait_for_function(f"(before) => ({_NUMBERS})() !== before", arg=numbers)
-    else:
-        page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
-        assert page.evaluate(_NUMBERS) == numbers
-    assert not page.evaluate("() => window.cellEnded === true")
-    assert not np.array_equal(notebook.pixels(), before)
-    (lab.folder / go_on).touch()
-    notebook.until("area('psoas_left') > 0")
-    page.locator(".ctai-sam2-waiting").wait_for(state="hidden")
-    require_full_redraw_looks_the_same(notebook)
+    # A page that was loaded anew has seen none of the gestures before.
+    for turn in ("first", "reloaded"):
+        if turn == "reloaded":
+            notebook.reload()
+        down = 40 * (turn == "reloaded")
+        places = [notebook.place(x, y + down) for x, y in ((200, 200), (230, 210), (240, 230))]
+        before, numbers = notebook.settled_pixels(), page.evaluate(_NUMBERS)
+        area = notebook.ask("area('psoas_left')")
+        # Busy until this test says so, however slowly the page is drawn.
+        go_on = f"go-on-{own_thread}-{turn}"
+        page.evaluate(
+            f"(code) => {{ window.cellEnded = false; {_KERNEL}.requestExecute({{ code }}).done"
+            ".then(() => { window.cellEnded = true; }); }",
+            "import pathlib, time\nuntil = time.monotonic() + 240\n"
+            f"while not pathlib.Path({go_on!r}).exists() and time.monotonic() < until: time.sleep(0.05)",
+        )
+        page.mouse.move(*places[0].page)
+        page.mouse.down()
+        for place in places[1:]:
+            page.mouse.move(*place.page)
+        page.mouse.up()
+        if own_thread:
+            page.wait_for_function(f"(before) => ({_NUMBERS})() !== before", arg=numbers)
+        else:
+            page.locator(".ctai-sam2-waiting", has_text="Waiting for Python").wait_for()
+            assert page.evaluate(_NUMBERS) == numbers
+        assert not page.evaluate("() => window.cellEnded")
+        assert not np.array_equal(notebook.pixels(), before)
+        (lab.folder / go_on).touch()
+        notebook.until(f"area('psoas_left') > {area}")
+        page.locator(".ctai-sam2-waiting").wait_for(state="hidden")
+        require_full_redraw_looks_the_same(notebook)
