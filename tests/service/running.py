@@ -47,7 +47,10 @@ class LoopThread:
         self.run(self.loop.shutdown_default_executor())
         self.loop.call_soon_threadsafe(self._end.set)
         self._thread.join(WAIT_S)
-        self.loop.run_until_complete(_cancel_others())
+        # Not in this thread: a browser test before may have left a loop of its own running in it.
+        last = threading.Thread(target=self.loop.run_until_complete, args=(_cancel_others(),))
+        last.start()
+        last.join(WAIT_S)
         self.loop.close()
 
 

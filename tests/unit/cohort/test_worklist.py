@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -68,7 +69,7 @@ def test_a_correction_is_measured_with_who_when_and_what(cohort: Path) -> None:
     assert (row["reviewed_by"], row["review_note"]) == ("AB", "drawn anew")
     assert row["corrected_structures"] == "psoas_left"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", row["reviewed_at"])
-    assert after.drop("P000").equals(before.drop("P000"))
+    pd.testing.assert_frame_equal(after.drop("P000"), before.drop("P000"), check_dtype=False)
     np.testing.assert_array_equal(worklist.load("P000").masks["psoas_left"], mask)
 
 
