@@ -183,6 +183,7 @@ def unlike_hounsfield(hu: NDArray[Any]) -> str | None:
 
     Examples
     --------
+    >>> import numpy as np
     >>> unlike_hounsfield(np.array([0, 128, 255]))
     'values from 0 to 255 do not look like Hounsfield units: HU limits will not fit'
     >>> unlike_hounsfield(np.array([7, 7]))
