@@ -190,7 +190,7 @@ def measurement_error(ratings_subject_by_rater: ArrayLike, *, relative: bool = T
     Examples
     --------
     >>> found = measurement_error([[100.0, 102.0], [50.0, 52.0]])
-    >>> round(found.tem, 3), round(found.sem, 3), round(float(found.repeatability), 2)
+    >>> round(found.tem, 3), round(found.sem, 3), round(found.repeatability, 2)
     (1.414, 0.0, 3.92)
     """
     ratings = _table(ratings_subject_by_rater)
@@ -202,7 +202,7 @@ def measurement_error(ratings_subject_by_rater: ArrayLike, *, relative: bool = T
         tem=tem,
         tem_percent=100 * tem / float(ratings.mean()) if relative and (ratings > 0).all() else None,
         sem=sem,
-        repeatability=float(stats.norm.ppf(0.975)) * np.sqrt(2) * tem,
+        repeatability=float(stats.norm.ppf(0.975) * np.sqrt(2) * tem),
     )
 
 
