@@ -50,7 +50,7 @@ PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfi
 test: $(DEV)  ## run all tests: make test [JOBS=2]
 	$(PYTEST)
 
-test-fast: $(DEV)  ## the tests that need neither a model, a browser, a service nor real data; under a minute
+test-fast: $(DEV)  ## the tests of the rooms without models, browser and service
 	$(PYTEST) -q $(FAST_TESTS)
 
 coverage: $(DEV)  ## run all tests and report the lines they miss

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import label_components, mask_to_box_xyxy
 from ctai_sam2.image.simulated_clicks import find_centre
 from ctai_sam2.types import Mask, Prompt
@@ -31,7 +32,15 @@ def prompt_from_neighbour(
         (row, column) spacing.
     margin_mm : float
         How far the box is larger than the mask on each side.
+
+    Raises
+    ------
+    InputError
+        If the mask is empty.
     """
+    box = mask_to_box_xyxy(mask)
+    if box is None:
+        raise InputError("an empty mask gives no prompt for the next slice")
     labels, count = label_components(mask)
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
@@ -42,8 +51,6 @@ def prompt_from_neighbour(
         rows, columns = ndimage.find_objects(labels, max_label=piece)[piece - 1]
         x, y = find_centre(labels[rows, columns] == piece)
         points.append((x + columns.start, y + rows.start))
-    box = mask_to_box_xyxy(mask)
-    assert box is not None  # the mask is not empty
     pad_y, pad_x = margin_mm / spacing_mm[0], margin_mm / spacing_mm[1]
     height, width = mask.shape
     return Prompt(

@@ -234,3 +234,8 @@ def test_the_range_covers_the_ends_of_its_levels() -> None:
     volume = volume_of([float(4 * i) for i in range(10)])
     level = LevelRange(name="L3", lower_mm=9.0, upper_mm=23.5)
     assert engine._range_of(volume, [level], ("L3", "L3"), None) == [2, 3, 4, 5, 6]
+
+
+def test_an_empty_neighbour_gives_no_prompt() -> None:
+    with pytest.raises(InputError):
+        prompt_from_neighbour(np.zeros(SHAPE, bool), "muscle", SPACING, margin_mm=1.0)
