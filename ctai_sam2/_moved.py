@@ -11,12 +11,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 MOVED = {
+    "ctai_sam2.cohort.scanning": "ctai_sam2.cohort.scan",
     "ctai_sam2.core.agreement": "ctai_sam2.measure.overlap",
     "ctai_sam2.core.columns": "ctai_sam2.measure.columns",
     "ctai_sam2.core.cutoffs": "ctai_sam2.measure.cutoffs",
     "ctai_sam2.core.definitions": "ctai_sam2.measure.definitions",
     "ctai_sam2.core.metrics": "ctai_sam2.measure.body_composition",
     "ctai_sam2.core.phantom": "ctai_sam2.phantom",
+    "ctai_sam2.io.terms": "ctai_sam2.io.structure_terms",
     "ctai_sam2.oneclick": "ctai_sam2.segmentation",
     "ctai_sam2.outputs": "ctai_sam2.study_outputs",
     "ctai_sam2.records": "ctai_sam2.journal",

@@ -87,6 +87,10 @@ class AnatomyNotFound(InputError):
     """The slice does not show the anatomy one click needs to start from."""
 
 
+class OtherRegion(AnatomyNotFound):
+    """The slice shows another part of the body than the abdomen."""
+
+
 class ManifestError(InputError):
     """A cohort's list of cases has rows that cannot be used; names every one of them."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask, split_label
 from ctai_sam2.image.fingerprint import fingerprint
+from ctai_sam2.image.plausibility import require_measurable_slice, require_region
 from ctai_sam2.io import (
     read_slice,
     read_study,
@@ -326,6 +327,7 @@ def measure_files(
     series_uid: str | None = None,
     height_m: float | None = None,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    any_region: bool = False,
 ) -> TableRow:
     """Measure masks from files, drawn or corrected elsewhere, on a slice.
 
@@ -344,9 +346,13 @@ def measure_files(
         Body height in metres.
     definitions : TissueDefinitions
         HU ranges and density rule.
+    any_region : bool
+        Measure even where the slice shows something other than an abdomen.
 
     Raises
     ------
+    OtherRegion
+        If the slice shows something other than an abdomen.
     InputError
         If a mask cannot be read, has another shape than the slice, was cut to narrower HU limits than the
         definitions', or a name is unknown.
@@ -366,8 +372,10 @@ def measure_files(
         ct = read_slice(path)
     else:
         ct = read_study(path, series_uid=series_uid).axial(axial_index)
+    require_measurable_slice(ct)
+    region = require_region(ct, prompted=True, any_region=any_region)
     loaded: dict[str, Mask] = {}
-    notes = list(ct.warnings)
+    notes = [*ct.warnings, *region]
     for name, file in masks.items():
         mask_path, label = split_label(file)
         found = read_structure_mask(
@@ -395,6 +403,7 @@ def measure_files(
             middle_slice=axial_index,
         )
     )
+    row["l3_certainty"] = row["level_chosen_by"] = "user"
     row["warnings"] = " | ".join(notes) or None
     return row
 

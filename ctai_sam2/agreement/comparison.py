@@ -19,7 +19,7 @@ part makes up for the other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -285,6 +285,18 @@ def compare_readers(
             "not every row says which slice was measured: the effects of slice and contour "
             "cannot be separated there"
         )
+    cautions += _masks_left_out(names[0], [a[case] for case in cases])
+    cautions += _masks_left_out(names[1], [b[case] for case in cases])
+    apart = [
+        f"{name} of {case[:40]}"
+        for case in cases
+        for name, drawn in a[case].masks.items()
+        if name in b[case].masks
+        and _same_slice(a[case], b[case])
+        and not drawn.lies_with(b[case].masks[name])
+    ]
+    if apart:
+        cautions.append(f"{len(apart)} masks lie on different grids and were not compared: {_some(apart)}")
     if len(cases) < 15:
         cautions.append(f"with {len(cases)} cases the intervals are wide; quote them with the values")
     return ReaderComparison(
@@ -355,9 +367,7 @@ def _by_case(
         if reading.case in result:
             raise InputError("a case occurs twice", received=reading.case[:64])
         drawn = (masks or {}).get(reading.case, reading.masks)
-        result[reading.case] = Reading(
-            case=reading.case, values=reading.values, slice_index=reading.slice_index, masks=drawn
-        )
+        result[reading.case] = replace(reading, masks=drawn)
     return result
 
 
@@ -398,6 +408,15 @@ def _same_slice(a: Reading, b: Reading) -> bool | None:
     if a.slice_index is None or b.slice_index is None:
         return None
     return a.slice_index == b.slice_index
+
+
+def _masks_left_out(who: str, readings: Sequence[Reading]) -> list[str]:
+    said = [f"{reason} ({reading.case[:40]})" for reading in readings for reason in reading.left_out]
+    return [f"{who}: {len(said)} files of masks were not compared: {_some(said)}"] if said else []
+
+
+def _some(items: Sequence[str]) -> str:
+    return ", ".join(items[:3]) + (f" and {len(items) - 3} more" if len(items) > 3 else "")
 
 
 def _overlaps(a: Reading, b: Reading) -> list[Overlap]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
 from ctai_sam2.io.label_volumes import read_label_block
 from ctai_sam2.io.safe_text import read_table
@@ -106,12 +107,15 @@ class Reading:
         The axial slice the reader chose.
     masks : mapping of str to DrawnMask
         Outlines on that slice, by structure.
+    left_out : tuple of str
+        Files of masks that are not compared, and why.
     """
 
     case: str
     values: Mapping[str, float]
     slice_index: int | None = None
     masks: Mapping[str, DrawnMask] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
 
 def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
@@ -132,7 +136,7 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     path = Path(path)
     if (path / COHORT_TABLE).is_file():
         readings = readings_of_rows(_read_rows(path / COHORT_TABLE), COHORT_TABLE)
-        return [replace(one, masks=_cohort_masks(path / "masks" / f"{one.case}.nii.gz")) for one in readings]
+        return [_with_cohort_masks(one, path / "masks" / f"{one.case}.nii.gz") for one in readings]
     if path.is_dir():
         readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
         if not readings:
@@ -227,44 +231,48 @@ def _read_case(folder: Path) -> Reading:
         raise InputError(
             "a case's measurements.csv holds one row", received=f"{len(rows)} in {folder.name[:64]}"
         )
-    masks = {}
+    masks, left_out = {}, []
     for path in sorted((folder / "masks").glob("*.nii.gz")):
         found = _read_drawn(path)
-        if found is not None:
-            labels, spacing_mm, grid = found
-            masks[path.name.split(".")[0]] = DrawnMask(mask=labels > 0, spacing_mm=spacing_mm, grid=grid)
-    return _reading(folder.name, rows[0], masks)
+        if isinstance(found, str):
+            left_out.append(found)
+            continue
+        labels, spacing_mm, grid = found
+        mask = as_single_mask(labels, what=path.name)
+        masks[path.name.removesuffix(".nii.gz")] = DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
+    return replace(_reading(folder.name, rows[0], masks), left_out=tuple(left_out))
 
 
-def _cohort_masks(path: Path) -> dict[str, DrawnMask]:
-    """Masks of a cohort's case; none where it has none, or its slice has no place in the patient."""
+def _with_cohort_masks(reading: Reading, path: Path) -> Reading:
+    """Add the masks of a cohort's case, or why they are left out; a failed case has none."""
     if not path.is_file():
-        return {}
+        return reading
     found = _read_drawn(path)
-    if found is None:
-        return {}
+    if isinstance(found, str):
+        return replace(reading, left_out=(found,))
     labels, spacing_mm, grid = found
     masks = {
         name: np.asarray(np.isin(labels, values), dtype=np.bool_)
         for name, values in _COHORT_STRUCTURES.items()
     }
-    return {
+    drawn = {
         name: DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
         for name, mask in masks.items()
         if mask.any()
     }
+    return replace(reading, masks=drawn)
 
 
-def _read_drawn(path: Path) -> tuple[NDArray[np.uint8], tuple[float, float], Grid] | None:
-    """Labels of one slice with its spacing and place; None where it is no slice, or states no orientation."""
+def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | str:
+    """Labels of one slice with its spacing and place, or why they cannot be compared."""
     try:
         labels, grid = read_label_block(path)
     except InputError as error:
         if "states no orientation" in error.problem:
-            return None
+            return f"{path.name} states no orientation"
         raise
     if 1 not in labels.shape:
-        return None
+        return f"{path.name} holds more than one slice"
     thin = labels.shape.index(1)
     steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
     rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)

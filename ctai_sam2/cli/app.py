@@ -60,6 +60,10 @@ Slices = Annotated[
     int, typer.Option("--slices", help="1, 3 or 5: also print the median areas of that many slices.")
 ]
 
+AnyRegion = Annotated[
+    bool, typer.Option("--any-region", help="Go on where the slice shows something other than an abdomen.")
+]
+
 SHOWN = (
     "structure",
     "area_cm2",
@@ -147,6 +151,7 @@ def segment(
         float | None,
         typer.Option("--every-mm", help="With --levels: segment at this distance, interpolate between."),
     ] = None,
+    any_region: AnyRegion = False,
     as_json: AsJson = False,
 ) -> None:
     """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
@@ -178,7 +183,9 @@ def segment(
             raise InputError(
                 "points and boxes need a structure", hint="Add --structure, for example psoas_left."
             )
-        _segment_and_report(path, out, model, series, axial_index, height_m, definitions, as_json, slices)
+        _segment_and_report(
+            path, out, model, series, axial_index, height_m, definitions, as_json, slices, any_region
+        )
         return
 
     from ctai_sam2.io import read_slice, read_study
@@ -219,6 +226,7 @@ def segment(
             prompt=prompt,
             definitions=limits,
             confidence_threshold=Settings().confidence_threshold,
+            any_region=any_region,
         )
     claim_folder(out, ct)
     files = write_structure(ct, result, out, definitions=limits)
@@ -245,6 +253,7 @@ def measure(
     height_m: Height = None,
     definitions: Definitions = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the row to this CSV.")] = None,
+    any_region: AnyRegion = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure areas and HU under masks drawn or corrected elsewhere."""
@@ -257,6 +266,7 @@ def measure(
         series_uid=series,
         height_m=height_m,
         definitions=_definitions(definitions),
+        any_region=any_region,
     )
     if out is not None:
         write_rows(out, [row])
@@ -281,6 +291,7 @@ def sensitivity(
     model: Model = None,
     series: Series = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the rows to this CSV.")] = None,
+    any_region: AnyRegion = False,
     as_json: AsJson = False,
 ) -> None:
     """Report how areas and HU change on the slices above and below mid-L3."""
@@ -298,6 +309,7 @@ def sensitivity(
             segmenter,
             k=k,
             structures=cast("list[Structure]", structure or ["psoas", "muscle"]),
+            any_region=any_region,
         )
     rows = [asdict(row) for row in found]
     if out is not None:
@@ -341,6 +353,7 @@ def _segment_and_report(
     definitions: str | None,
     as_json: bool,
     slices: int,
+    any_region: bool = False,
 ) -> None:
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
@@ -367,6 +380,7 @@ def _segment_and_report(
             definitions=limits,
             confidence_threshold=Settings().confidence_threshold,
             slices=slices,
+            any_region=any_region,
         )
     row = measure_study(result, height_m=height_m, definitions=limits)
     files = write_study(result, row, out, definitions=limits)

@@ -230,7 +230,7 @@ def review(
 
 def _notes_on(done: CohortRun) -> list[str]:
     """Sentences on all that the table leaves out or that is not as in the last run."""
-    notes = []
+    notes = list(done.cautions)
     if done.is_partial:
         notes.append(
             f"the table is partial: {done.incomplete} cases incomplete, {done.not_done} not done; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import logging
 import math
 import os
 import re
@@ -16,8 +17,10 @@ import numpy as np
 
 from ctai_sam2.errors import CtaiError, InputError, ManifestError
 from ctai_sam2.io import write_table_csv
-from ctai_sam2.io.safe_text import from_cell, is_device_name
+from ctai_sam2.io.safe_text import from_cell, is_device_name, separator_of
 from ctai_sam2.types import Prompt
+
+_log = logging.getLogger(__name__)
 
 PROMPTED: tuple[str, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
 """Structures that a row may hold a prompt for, in the column ``prompt_<structure>``."""
@@ -130,8 +133,8 @@ def read_manifest(path: str | os.PathLike[str]) -> list[Case]:
     Parameters
     ----------
     path : path-like
-        ``.csv`` (UTF-8; separated by commas, or semicolons as some spreadsheets write) or ``.parquet``.
-        Paths in it are relative to its folder.
+        ``.csv`` (UTF-8; separated by commas, or by semicolons or tabs as some spreadsheets write) or
+        ``.parquet``. Paths in it are relative to its folder.
 
     Returns
     -------
@@ -172,7 +175,7 @@ def check_rows(
     ----------
     rows : iterable of mapping
         By column; cells may be text or numbers, empty ones None, NaN or "". Rows without any cell are
-        left out.
+        left out, and their number is logged.
     base : path-like
         What relative paths are relative to.
     columns : sequence of str, optional
@@ -191,9 +194,11 @@ def check_rows(
     # Columns whose prompts, heights and so on are read; the rest is the user's own.
     own = [str(name).strip() for name in header if str(name).strip() not in ("", *COLUMNS)]
     readers: list[_RowReader] = []
+    blank = 0
     for number, row in enumerate(listed, start=2):
         cells = {str(name).strip(): _as_text(value) for name, value in row.items() if name is not None}
         if not any(cells.values()):
+            blank += 1
             continue
         reader = _RowReader(number, cells, own, _raw_path(row))
         readers.append(reader)
@@ -205,6 +210,8 @@ def check_rows(
             reader.note("case_id", f"is that of row {first} too")
         if case is not None and not reader.problems:
             cases.append(case)
+    if blank:
+        _log.warning("blank rows of the manifest were left out: %d", blank)
     _note_ambiguous(readers)
     problems += [problem for reader in readers for problem in reader.problems]
     if not problems and not cases:
@@ -227,7 +234,9 @@ def write_manifest(path: str | os.PathLike[str], cases: Sequence[Case]) -> Path:
         If it cannot be written.
     """
     target = Path(path)
-    return write_table_csv(target, [_to_row(case, target.parent.resolve()) for case in cases], COLUMNS)
+    own = dict.fromkeys(name for case in cases for name in case.extra)
+    rows = [_to_row(case, target.parent.resolve()) for case in cases]
+    return write_table_csv(target, rows, (*COLUMNS, *own))
 
 
 def parse_prompt(text: str, structure: str | None = None) -> Prompt:
@@ -472,7 +481,7 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
         first = file.readline()
         file.seek(0)
         # Rows too long keep their further cells under the key None.
-        reader = csv.DictReader(file, delimiter=";" if first.count(";") > first.count(",") else ",")
+        reader = csv.DictReader(file, delimiter=separator_of(first))
         rows: list[dict[Any, Any]] = []
         for row in reader:
             # The reader leaves blank lines out; a person counts them.
@@ -530,4 +539,5 @@ def _to_row(case: Case, folder: Path) -> dict[str, Any]:
         "weight_kg": case.weight_kg,
     }
     row.update({f"prompt_{name}": format_prompt(prompt) for name, prompt in case.prompts.items()})
+    row.update(case.extra)
     return row

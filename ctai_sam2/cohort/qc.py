@@ -18,6 +18,7 @@ MEANINGS: Mapping[str, str] = {
     "failed": "The case has no numbers.",
     "implausible": "A muscle area, index or density that no adult has: left out of the statistics.",
     "duplicate": "The same images, or the same slice, are in the cohort more than once.",
+    "same_patient": "Another case is of the same patient, by the header of the images.",
     "missing": "A structure that was wanted was not found.",
     "low_confidence": "The model is not sure of a mask.",
     "level": "The level may be wrong: L3 was not counted from a clear sacrum, or is elsewhere.",
@@ -98,6 +99,7 @@ def find_flags(
     confidence_threshold: float,
     sexes: Sequence[str | None],
     limits: QcLimits | None = None,
+    same_patient: Mapping[str, Sequence[str]] | None = None,
 ) -> list[dict[str, str]]:
     """Flag records, one by one and against each other.
 
@@ -111,6 +113,8 @@ def find_flags(
         Of the cases.
     limits : QcLimits, optional
         Where numbers become flags.
+    same_patient : mapping of str to sequence of str, optional
+        By case the others of the same patient; see `find_same_patients`.
 
     Returns
     -------
@@ -120,8 +124,9 @@ def find_flags(
     limits = limits or QcLimits()
     outlying = _find_outliers(records, sexes, limits)
     twins = _find_duplicates(records)
+    patients = same_patient or {}
     return [
-        _flags_of(record, far, same, confidence_threshold, limits)
+        _flags_of(record, far, same, patients, confidence_threshold, limits)
         for record, far, same in zip(records, outlying, twins, strict=True)
     ]
 
@@ -130,6 +135,7 @@ def _flags_of(
     record: CaseRecord | None,
     outlying: Sequence[str],
     same: Sequence[str],
+    patients: Mapping[str, Sequence[str]],
     confidence_threshold: float,
     limits: QcLimits,
 ) -> dict[str, str]:
@@ -150,6 +156,9 @@ def _flags_of(
         flags[IMPLAUSIBLE] = f"{', '.join(strange)}: look at the masks, the spacing and the HU"
     if same:
         flags["duplicate"] = f"the same images as {', '.join(same)}"
+    others = [name for name in patients.get(record.case_id, ()) if name not in same]
+    if others:
+        flags["same_patient"] = f"another scan of the patient of {', '.join(others)}"
     if quality.missing:
         flags["missing"] = f"not found: {', '.join(quality.missing)}"
     confidence = quality.smallest_confidence

@@ -104,6 +104,7 @@ def render_report(store: CohortStore) -> str:
         "set_aside": [],
         "not_in_manifest": [],
         "replaced": [],
+        "cautions": [],
     }
     summary |= read_summary(store)
     table = read_table(store.folder)

@@ -16,6 +16,7 @@ from typing import Any, cast
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import read_note
 from ctai_sam2.cohort.manifest import Case, read_manifest
+from ctai_sam2.cohort.patients import find_same_patients
 from ctai_sam2.cohort.store import PREDICTIONS_FOLDER, CohortStore, key_of, names_in, stamp_of
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, own_columns, write_results
@@ -56,6 +57,8 @@ class CohortRun:
         Damaged files that were moved aside and made again.
     not_in_manifest : tuple of str
         Cases of an earlier manifest whose results are in the folder and not in the table.
+    cautions : tuple of str
+        What could not be checked across the cases.
     seconds : float
         Time it took.
     peak_memory_mb : float
@@ -76,6 +79,7 @@ class CohortRun:
     replaced: int = 0
     set_aside: tuple[str, ...] = ()
     not_in_manifest: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
 
     @property
     def is_partial(self) -> bool:
@@ -168,6 +172,8 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
         store.prepare()
         token = config.model_token()
         planned = plan_tasks(cases, store, config, token)
+        current = {} if planned.tasks else current_summary(store, planned.key)
+        same_patient, caution = ({}, None) if current else find_same_patients(cases)
 
         def write(key: str) -> tuple[CohortFiles, dict[str, Any]]:
             return write_results(
@@ -177,7 +183,11 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
                 key=key,
                 case_keys=planned.case_keys,
                 model_token=token,
-                notes={"replaced": sorted(tally.replaced)},
+                notes={
+                    "replaced": sorted(tally.replaced),
+                    "same_patient": same_patient,
+                    "cautions": [caution] if caution else [],
+                },
             )
 
         if planned.tasks:
@@ -193,9 +203,8 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
                 raise
         if tally.stopper is not None and isinstance(tally.stopper, StorageError):
             raise tally.stopper
-        summary = {} if planned.tasks else current_summary(store, planned.key)
-        if summary:
-            files = CohortFiles.of(store)
+        if current:
+            files, summary = CohortFiles.of(store), current
         else:
             files, summary = write(planned.key if not tally.undone else "")
     if tally.stopper is not None:
@@ -213,6 +222,7 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
         replaced=len(tally.replaced),
         set_aside=tuple(summary.get("set_aside", ())),
         not_in_manifest=tuple(summary.get("not_in_manifest", ())),
+        cautions=tuple(summary.get("cautions", ())),
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_mb,
     )

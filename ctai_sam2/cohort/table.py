@@ -211,6 +211,7 @@ def write_results(
         confidence_threshold=config.settings.confidence_threshold,
         sexes=sexes,
         limits=limits,
+        same_patient=(notes or {}).get("same_patient"),
     )
     own = own_columns(cases)
     rows = [

@@ -34,6 +34,7 @@ from ctai_sam2.errors import (
     CtaiError,
     DamagedFile,
     InputError,
+    OtherRegion,
     StorageError,
     Unavailable,
 )
@@ -510,6 +511,10 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
 
     Of an unforeseen error only its type and where in this package it came up are given.
     """
+    if isinstance(error, OtherRegion):
+        # What a single call may do nevertheless, a cohort does not.
+        hint = "Choose a slice at L3 (mid_l3_index), or leave the case out."
+        error = OtherRegion(error.problem, received=error.received, hint=hint)
     if isinstance(error, CtaiError):
         return type(error).__name__, without_names(str(error), case)
     if isinstance(error, MemoryError):

@@ -250,7 +250,11 @@ class Worklist:
                 key="",
                 case_keys=self._case_keys,
                 model_token=self._token,
-                notes={"replaced": self._summary.get("replaced", [])},
+                notes={
+                    "replaced": self._summary.get("replaced", []),
+                    "same_patient": self._summary.get("same_patient", {}),
+                    "cautions": self._summary.get("cautions", []),
+                },
             )
         finally:
             os.close(lock)
@@ -270,6 +274,7 @@ class Worklist:
             records,
             confidence_threshold=self._config.settings.confidence_threshold,
             sexes=[sex_of(c, r) for c, r in zip(self._cases.values(), records, strict=True)],
+            same_patient=self._summary.get("same_patient"),
         )
         items = {}
         for case_id, found in zip(self._cases, flags, strict=True):

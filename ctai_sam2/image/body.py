@@ -88,6 +88,30 @@ def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
     return _without_arms(_filled_to_edges(_largest((near & tissue) | core)), sampling)
 
 
+def separate_areas(hu: NDArray[Any], spacing_mm: Sequence[float]) -> list[float]:
+    """Areas in mm² of the thick things that lie apart on a slice, without their outer 4 mm, largest first.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (H, W)
+        Hounsfield units.
+    spacing_mm : sequence of 2 floats
+        (row spacing, column spacing).
+
+    Examples
+    --------
+    >>> hu = np.full((60, 60), -1000)
+    >>> hu[10:50, 5:25] = hu[20:40, 35:50] = 40
+    >>> separate_areas(hu, (3.0, 3.0))
+    [6156.0, 2106.0]
+    """
+    sampling = (float(spacing_mm[0]), float(spacing_mm[1]))
+    core = ndimage.distance_transform_edt(np.asarray(hu) > TISSUE_HU, sampling=sampling) > _SHELL_MM
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(core))
+    sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
+    return [float(size) * sampling[0] * sampling[1] for size in sizes]
+
+
 def _without_arms(body: Mask, sampling: tuple[float, float]) -> Mask:
     """Cut off what hangs on the trunk by a contact narrower than twice `_ARM_CONTACT_MM`."""
     deep = ndimage.distance_transform_edt(body, sampling=sampling) > _ARM_CONTACT_MM

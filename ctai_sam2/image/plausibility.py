@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import AnatomyNotFound, GeometryError, InputError
+from ctai_sam2.errors import GeometryError, InputError, OtherRegion
 from ctai_sam2.types import CTSlice, CTVolume
 
 
@@ -40,6 +40,12 @@ class PlausibilityLimits:
     enclosed_share : float
         Share of the trunk that bone may enclose, itself included: 0.02 to 0.1 at L3,
         up to 0.45 in a child's rib cage, 0.7 and more within a skull.
+    bone_mm2 : float
+        Least bone on a slice of a trunk; a vertebra alone has 1000, an infant's 150, a water phantom none.
+    second_body : float
+        Size of a second body, by that of the first, from which on the two are legs; an arm has 0.15.
+    judged_field_mm : float
+        A smaller field of view shows no whole trunk to judge the region by.
     """
 
     spacing_mm: tuple[float, float] = (0.2, 10.0)
@@ -50,6 +56,9 @@ class PlausibilityLimits:
     body_cm2: tuple[float, float] = (60.0, 2600.0)
     lung_share: float = 0.3
     enclosed_share: float = 0.6
+    bone_mm2: float = 30.0
+    second_body: float = 0.5
+    judged_field_mm: float = 150.0
 
 
 LIMITS = PlausibilityLimits()
@@ -59,6 +68,8 @@ MAX_VOXELS = 2**31
 
 _BYTES_PER_VOXEL = 5
 """At the widest point of reading: what was decoded, and the same in canonical order."""
+
+_OVERRIDE = "any_region=True (--any-region) goes on without this check"
 
 _LUNG_HU = (-1000.0, -400.0)
 _BONE_HU = 250.0
@@ -273,34 +284,77 @@ def require_abdomen(ct_slice: CTSlice) -> None:
     Raises
     ------
     AnatomyNotFound
-        If there is no body, it is larger or smaller than any trunk, or it is filled with lung or with bone.
+        If there is no body on it.
+    OtherRegion
+        If the body is larger or smaller than any trunk, is filled with lung or with bone, has no bone, or
+        is one of two.
     """
     from scipy import ndimage
 
-    from ctai_sam2.image.body import body_of
+    from ctai_sam2.image.body import body_of, separate_areas
 
     body = body_of(ct_slice)
     area_cm2 = float(body.sum()) * ct_slice.pixel_area_mm2 / 100
     low, high = LIMITS.body_cm2
     if not low <= area_cm2 <= high:
-        raise AnatomyNotFound(
+        raise OtherRegion(
             "the body on the slice has the size of no trunk",
             received=f"{area_cm2:.0f} cm²",
-            hint="Check the pixel spacing, and that the slice shows an abdomen.",
+            hint=f"Check the pixel spacing, and that the slice shows an abdomen; {_OVERRIDE}.",
         )
     inside = ct_slice.hu[body]
     lung = float(((inside > _LUNG_HU[0]) & (inside < _LUNG_HU[1])).mean())
     if lung > LIMITS.lung_share:
-        raise AnatomyNotFound(
-            "the slice shows a chest, no abdomen",
-            received=f"{100 * lung:.0f} % of the body is lung",
-            hint="Choose a slice at L3.",
-        )
-    skull = ndimage.binary_fill_holes(ndimage.binary_closing(body & (ct_slice.hu > _BONE_HU), iterations=2))
+        raise _other_region("a chest", f"{100 * lung:.0f} % of the body is lung")
+    bone = body & (ct_slice.hu > _BONE_HU)
+    if float(bone.sum()) * ct_slice.pixel_area_mm2 < LIMITS.bone_mm2:
+        raise _other_region("a body without bone", f"{float(bone.sum()) * ct_slice.pixel_area_mm2:.0f} mm²")
+    skull = ndimage.binary_fill_holes(ndimage.binary_closing(bone, iterations=2))
     enclosed = float(skull.sum()) / float(body.sum())
     if enclosed > LIMITS.enclosed_share:
-        raise AnatomyNotFound(
-            "the slice shows a head or a limb, no abdomen",
-            received=f"{100 * enclosed:.0f} % of the body lies within bone",
-            hint="Choose a slice at L3.",
-        )
+        raise _other_region("a head or a limb", f"{100 * enclosed:.0f} % of the body lies within bone")
+    areas = separate_areas(ct_slice.hu, ct_slice.spacing_mm)
+    if len(areas) > 1 and areas[1] > LIMITS.second_body * areas[0]:
+        raise _other_region("two legs", f"two bodies of {areas[0] / 100:.0f} and {areas[1] / 100:.0f} cm²")
+
+
+def require_region(ct_slice: CTSlice, *, prompted: bool = False, any_region: bool = False) -> list[str]:
+    """Refuse what is no abdomen, and say where that could not be told or was not to be.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        Axial.
+    prompted : bool
+        Whether the user drew or clicked on the slice; it may then be cropped to less than a trunk.
+    any_region : bool
+        Go on whatever the slice shows.
+
+    Returns
+    -------
+    list of str
+        That the region was not checked, on request or because the field of view is too small.
+
+    Raises
+    ------
+    AnatomyNotFound
+        As `require_abdomen`.
+    """
+    if any_region:
+        return ["whether the slice shows an abdomen was not checked, as requested"]
+    height_mm, width_mm = (n * s for n, s in zip(ct_slice.shape_hw, ct_slice.spacing_mm, strict=True))
+    if prompted and min(height_mm, width_mm) < LIMITS.judged_field_mm:
+        return [
+            f"a field of view of {width_mm:.0f} x {height_mm:.0f} mm shows no whole trunk: "
+            "whether it is an abdomen was not checked"
+        ]
+    require_abdomen(ct_slice)
+    return []
+
+
+def _other_region(what: str, received: str) -> OtherRegion:
+    return OtherRegion(
+        f"the slice shows {what}, no abdomen",
+        received=received,
+        hint=f"Choose a slice at L3; {_OVERRIDE}.",
+    )

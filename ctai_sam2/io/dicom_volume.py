@@ -19,6 +19,7 @@ from ctai_sam2.geometry import (
     tilt_deg,
 )
 from ctai_sam2.image.plausibility import (
+    LIMITS,
     implausible_values,
     require_memory,
     require_plausible_grid,
@@ -35,6 +36,8 @@ _NEAR_SHARE = 0.25
 
 _FEWEST_ALTERNATING = 5
 _SAME_STEP = 0.05
+_TOUCHING_SHARE = 0.9
+"""Slices nearer to each other than this share of their thickness overlap."""
 
 
 def read_series(series: Series, *, cautions: Sequence[str] = ()) -> CTVolume:
@@ -161,7 +164,16 @@ def _refuse_interleaved(frames: Sequence[FrameHeader]) -> None:
     if len(frames) < 3:
         return
     steps = np.diff(projections(frames))
-    near = np.flatnonzero(steps < _NEAR_SHARE * np.percentile(steps, 75))
+    # A distance that no protocol has is a gap, and says nothing of how the images follow each other.
+    usual = steps[steps <= LIMITS.step_mm[1]]
+    if usual.size < 2:
+        return
+    is_near = steps < _NEAR_SHARE * np.percentile(usual, 75)
+    thickness_mm = frames[0].acquisition.slice_thickness_mm
+    if thickness_mm is not None:
+        # Slices that touch are neighbours in one stack, however far the next of them is.
+        is_near &= steps < _TOUCHING_SHARE * thickness_mm
+    near = np.flatnonzero(is_near & ~_is_even_but_for_a_gap(steps, is_near, thickness_mm))
     if near.size == 0 and steps.size >= _FEWEST_ALTERNATING:
         even, odd = steps[::2], steps[1::2]
         if all(np.ptp(part) <= _SAME_STEP * part.mean() for part in (even, odd)) and abs(
@@ -175,6 +187,17 @@ def _refuse_interleaved(frames: Sequence[FrameHeader]) -> None:
             received=f"steps of {steps.min():.3g} to {steps.max():.3g} mm, {first} and {second}",
             hint="The folder mixes phases or reconstructions: keep one of them.",
         )
+
+
+def _is_even_but_for_a_gap(
+    steps: NDArray[np.float64], is_near: NDArray[np.bool_], thickness_mm: float | None
+) -> bool:
+    """Tell whether images follow each other evenly, three at least, and only one distance is larger."""
+    near = steps[is_near]
+    if near.size < 2 or np.count_nonzero(~is_near) != 1 or np.ptp(near) > _SAME_STEP * near.mean():
+        return False
+    in_a_row = bool((is_near[1:] & is_near[:-1]).any())
+    return in_a_row and (thickness_mm is None or bool(near.mean() >= _NEAR_SHARE * thickness_mm))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

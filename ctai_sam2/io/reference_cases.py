@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.label_values import as_single_mask
+from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.dicom_pixels import AIR_HU
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
@@ -54,7 +56,10 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
     Raises
     ------
     InputError
-        If the file is missing or damaged, lacks image or spacing, or a mask has another shape.
+        If the file is missing or damaged, lacks image or spacing, holds what is no image, or a mask has
+        another shape or values that are no mask.
+    GeometryError
+        If no CT has this spacing.
     """
     path = Path(path)
     try:
@@ -71,21 +76,18 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
     if missing:
         raise InputError(f"{path.name} lacks {' and '.join(missing)}", received=", ".join(sorted(arrays)))
     meta = _meta_of(path, arrays.get("meta"))
-    image = CTSlice(
-        hu=np.maximum(arrays["image"], AIR_HU),
-        spacing_mm=tuple(float(v) for v in np.ravel(arrays["spacing"])),  # type: ignore[arg-type]
-        plane=_plane_of(meta, path),
-    )
+    image = _image_of(path, arrays["image"], arrays["spacing"], _plane_of(meta, path))
     masks: dict[str, NDArray[np.bool_]] = {}
     for name in sorted(arrays):
         if name.startswith(_MASK_PREFIX):
-            mask = arrays[name] != 0
-            if mask.shape != image.shape_hw:
+            if arrays[name].shape != image.shape_hw:
                 raise InputError(
                     f"{name} in {path.name} has another shape than the image",
-                    received=f"{mask.shape} for {image.shape_hw}",
+                    received=f"{arrays[name].shape} for {image.shape_hw}",
                 )
-            masks[name.removeprefix(_MASK_PREFIX)] = mask
+            masks[name.removeprefix(_MASK_PREFIX)] = as_single_mask(
+                arrays[name], what=f"{name} in {path.name}"
+            )
     stated = meta.get("ref_quality")
     quality = {
         str(name).removeprefix(_MASK_PREFIX): str(value)
@@ -100,6 +102,27 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
     )
 
 
+def _image_of(path: Path, values: NDArray[Any], spacing: NDArray[Any], plane: Plane) -> CTSlice:
+    if values.dtype.kind not in "iuf":
+        raise InputError(f"the image in {path.name} holds no numbers", received=str(values.dtype)[:40])
+    if values.dtype.kind == "u":
+        values = values.astype(np.int32 if values.dtype.itemsize < 4 else np.float64)
+    try:
+        spacing_mm = np.asarray(spacing, dtype=np.float64).ravel().tolist()
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"the spacing in {path.name} is no pair of numbers", received=str(spacing.dtype)[:40]
+        ) from error
+    image = CTSlice(
+        hu=np.maximum(values, AIR_HU),
+        spacing_mm=tuple(spacing_mm),
+        plane=plane,
+        warnings=tuple(implausible_values(values)) if np.isfinite(values).all() else (),
+    )
+    require_plausible_spacing(image.spacing_mm, image.shape_hw, axial=plane == "axial")
+    return image
+
+
 def _meta_of(path: Path, value: NDArray[Any] | None) -> dict[str, Any]:
     if value is None:
         return {}
@@ -111,8 +134,12 @@ def _meta_of(path: Path, value: NDArray[Any] | None) -> dict[str, Any]:
 
 
 def _plane_of(meta: Mapping[str, Any], path: Path) -> Plane:
-    stated = str(meta.get("plane", ""))
+    stated = str(meta.get("plane") or "").strip().lower()
     for plane in PLANES:
         if stated == plane:
             return plane
+    if stated:
+        raise InputError(
+            f"the notes in {path.name} state an unknown plane", hint=f"One of {', '.join(PLANES)}."
+        )
     return "sagittal" if "_sag" in path.stem else "axial"

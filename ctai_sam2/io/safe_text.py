@@ -125,6 +125,17 @@ def safe_stem(name: str, taken: Collection[str] = ()) -> str:
     return result
 
 
+def separator_of(header: str) -> str:
+    r"""Return what separates the cells of a table, by its first line: comma, semicolon or tab.
+
+    Examples
+    --------
+    >>> separator_of("case_id;path"), separator_of("path\tsex")
+    (';', '\t')
+    """
+    return max(",;\t", key=header.count)
+
+
 def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, str]], str]:
     """Read a CSV table: separated by commas, semicolons or tabs, with or without a byte order mark.
 
@@ -151,8 +162,7 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, 
         raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error
     except OSError as error:
         raise InputError(f"{path.name} cannot be opened", hint="Check its permissions.") from error
-    first = text.split("\n", 1)[0]
-    separator = max(",;\t", key=first.count)
+    separator = separator_of(text.split("\n", 1)[0])
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))
     except csv.Error as error:

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.plausibility import require_measurable_slice, require_region
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
@@ -390,6 +391,7 @@ def segment_axial(
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    any_region: bool = False,
 ) -> AxialResult:
     """Segment psoas, muscle and vertebra with the model and fat by rule, all on one framed image.
 
@@ -411,16 +413,23 @@ def segment_axial(
         `MUSCLE_STRATEGY` when omitted.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
+    any_region : bool
+        Go on where the slice shows something other than an abdomen.
 
     Raises
     ------
     AnatomyNotFound
         If none of the structures is found. One that is missing among others is a warning.
+    OtherRegion
+        If the slice shows something other than an abdomen.
     InputError
         If a prompt does not fit the slice.
     Unavailable
         If the segmenter is not available.
     """
+    require_axial(ct_slice)
+    require_measurable_slice(ct_slice)
+    notes = require_region(ct_slice, prompted=bool(prompts), any_region=any_region)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -452,7 +461,7 @@ def segment_axial(
     return AxialResult(
         ct_slice=ct_slice,
         structures=found,
-        warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
+        warnings=tuple(dict.fromkeys([*notes, *missing.values(), *doubts])),
         missing=missing,
     )
 

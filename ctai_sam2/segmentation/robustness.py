@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.plausibility import require_measurable_volume, require_region
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -197,6 +198,7 @@ def slice_sensitivity(
     structures: Sequence[Structure] = ("psoas", "muscle"),
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    any_region: bool = False,
 ) -> tuple[SliceSensitivityRow, ...]:
     """Segment the slices about mid-L3 and report how area and density change from one to the next.
 
@@ -214,6 +216,8 @@ def slice_sensitivity(
         Of `ctai_sam2.measure.body_composition.MASK_NAMES`.
     window, definitions
         As in `segment_structure`.
+    any_region : bool
+        Go on where the middle slice shows something other than an abdomen.
 
     Returns
     -------
@@ -240,6 +244,8 @@ def slice_sensitivity(
         raise InputError(
             "no such structure to measure", received=unknown, hint=f"One of {', '.join(MASK_NAMES)}."
         )
+    require_measurable_volume(volume)
+    require_region(volume.axial(axial_index), any_region=any_region)
     indices = range(max(axial_index - k, 0), min(axial_index + k, depth - 1) + 1)
     found: dict[tuple[Structure, int], tuple[float, float | None] | str] = {}
     for index in indices:

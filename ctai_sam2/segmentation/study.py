@@ -8,7 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.plausibility import require_abdomen, require_measurable_slice, require_measurable_volume
+from ctai_sam2.image.plausibility import (
+    require_measurable_slice,
+    require_measurable_volume,
+    require_region,
+)
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.axial import (
@@ -57,6 +61,7 @@ def segment_structure(
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
+    any_region: bool = False,
 ) -> StructureResult:
     """Segment one structure of a slice, with a prompt made from anatomy or the user's own.
 
@@ -80,6 +85,8 @@ def segment_structure(
         How ``muscle`` is requested from the model.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
+    any_region : bool
+        Go on where an axial slice shows something other than an abdomen.
 
     Returns
     -------
@@ -90,6 +97,8 @@ def segment_structure(
     ------
     AnatomyNotFound
         If there is no prompt and the anatomy to make one from is not visible.
+    OtherRegion
+        If the slice shows something other than an abdomen.
     InputError
         If the structure is unknown, the plane does not fit, or the prompt leaves the slice.
     Unavailable
@@ -108,6 +117,7 @@ def segment_structure(
         return replace(found.l3, warnings=found.warnings)
     require_axial(ct_slice)
     require_measurable_slice(ct_slice)
+    notes = require_region(ct_slice, prompted=prompt is not None, any_region=any_region)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -115,7 +125,8 @@ def segment_structure(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    return session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
+    result = session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
+    return replace(result, warnings=(*result.warnings, *notes)) if notes else result
 
 
 def segment_study(
@@ -132,6 +143,7 @@ def segment_study(
     muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
     slices: int = 1,
+    any_region: bool = False,
 ) -> StudyResult:
     """Find L3 on the sagittal view, go to its middle, and segment everything on that axial slice.
 
@@ -156,11 +168,15 @@ def segment_study(
     slices : {1, 3, 5}
         Of how many slices around the middle one the medians of the areas are taken. The slices above and
         below are looked at in any case, to warn of a jump, where the model divides whole slices.
+    any_region : bool
+        Go on where the axial slice shows something other than an abdomen.
 
     Raises
     ------
     AnatomyNotFound
         If L3 is neither given nor found, or the axial slice shows none of the structures.
+    OtherRegion
+        If the axial slice shows something other than an abdomen.
     InputError
         If an index or the click lies outside the volume.
     Unavailable
@@ -197,8 +213,6 @@ def segment_study(
     if axial_index is None:
         axial_index = mid_l3_axial_index(volume, _require_l3(volume, sagittal).mask)
     ct_slice = volume.axial(axial_index)
-    require_measurable_slice(ct_slice)
-    require_abdomen(ct_slice)
     axial = segment_axial(
         ct_slice,
         segmenter,
@@ -208,6 +222,7 @@ def segment_study(
         definitions=definitions,
         muscle_strategy=muscle_strategy,
         confidence_threshold=confidence_threshold,
+        any_region=any_region,
     )
     axial, medians = _compare_with_neighbours(
         volume, axial_index, axial, segmenter, slices=slices, window=window, definitions=definitions

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given
@@ -203,3 +204,28 @@ def test_folders_of_cases_are_read(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00case")
     with pytest.raises(InputError, match=r"no CSV|without a case|no row"):
         read_readings(tmp_path / "b.csv")
+
+
+def test_masks_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
+    volume = make_volume((9, 30, 30), (5.0, 0.5, 2.0))
+    ct = volume.axial(4)
+    for reader in ("anna", "bert"):
+        for number, row in enumerate(table(FIRST[:3])):
+            folder = tmp_path / reader / f"case{number}"
+            write_table_csv(folder / "measurements.csv", [{k: v for k, v in row.items() if k != "case_id"}])
+            write_mask_nifti(folder / "masks" / "muscle.nii.gz", ct.hu > 0, ct)
+    lost = tmp_path / "anna" / "case1" / "masks" / "muscle.nii.gz"
+    image = nibabel.load(lost)
+    bare = nibabel.Nifti1Image(np.asarray(image.dataobj), None)
+    bare.header["qform_code"] = bare.header["sform_code"] = 0
+    nibabel.save(bare, lost)
+    stack = np.zeros((30, 30, 4), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(stack, np.diag([2.0, 0.5, 5.0, 1.0])), lost.with_name("psoas.nii.gz"))
+    found = compare_readers(
+        read_readings(tmp_path / "anna"), read_readings(tmp_path / "bert"), names=("anna", "bert")
+    )
+    [said] = [text for text in found.cautions if "not compared" in text]
+    assert said.startswith("anna: 2 files of masks")
+    assert "muscle.nii.gz states no orientation (case1)" in said
+    assert "psoas.nii.gz holds more than one slice" in said
+    assert {overlap.case for overlap in found.overlaps} == {"case0", "case2"}

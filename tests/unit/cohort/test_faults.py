@@ -100,7 +100,7 @@ def test_the_gap_of_a_level_is_a_distance_of_slice_positions() -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "find_l3_in_volume", lambda *args, **more: Found())
     # The drawing below is of air alone: only where its slices are is looked at here.
-    for check in ("require_measurable_volume", "require_measurable_slice", "require_abdomen"):
+    for check in ("require_measurable_volume", "require_measurable_slice"):
         patch.setattr(module, check, lambda *_: None)
     patch.setattr(module, "_compare_with_neighbours", lambda volume, index, axial, *_, **more: (axial, ()))
     patch.setattr(module, "segment_axial", lambda ct_slice, *args, **more: _Axial(ct_slice))

@@ -255,3 +255,12 @@ def test_a_folder_without_studies_is_an_error(tmp_path: Path) -> None:
         scan_cases(tmp_path)
     with pytest.raises(InputError, match="cannot be opened"):
         scan_cases(tmp_path / "none")
+
+
+def test_own_columns_and_blank_rows(study: Path, caplog: pytest.LogCaptureFixture) -> None:
+    text = 'case_id\tpath\tage\tward\nP1\ta.nii.gz\t63\t"A ""1"""\n\t\t\t\n\t \t\t\nP2\ta.nii.gz\t\tNA\n'
+    cases = read_manifest(write(study, text))
+    assert [dict(case.extra) for case in cases] == [{"age": "63", "ward": 'A "1"'}, {"age": "", "ward": "NA"}]
+    assert "blank rows of the manifest were left out: 2" in caplog.text
+    back = read_manifest(write_manifest(study / "again.csv", cases))
+    assert [case.extra for case in back] == [case.extra for case in cases]

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctai_sam2.errors import AnatomyNotFound, GeometryError, InputError
+from ctai_sam2.errors import AnatomyNotFound, GeometryError, InputError, OtherRegion
 from ctai_sam2.image import plausibility
 from ctai_sam2.image.plausibility import (
     require_abdomen,
@@ -14,6 +14,7 @@ from ctai_sam2.image.plausibility import (
     require_memory,
     require_plausible_grid,
     require_plausible_spacing,
+    require_region,
     unlike_hounsfield,
 )
 from ctai_sam2.phantom import make_axial_slice, random_parameters
@@ -137,6 +138,32 @@ def test_a_chest_a_head_and_sizes_of_nobody() -> None:
         require_abdomen(CTSlice(hu=disc(400, 190), spacing_mm=(2, 2)))
     with pytest.raises(AnatomyNotFound):
         require_abdomen(CTSlice(hu=disc(100, 40), spacing_mm=(1, 1)))
+
+
+def test_legs_and_a_water_phantom_are_no_abdomen() -> None:
+    y, x = np.mgrid[:300, :400].astype(float)
+    legs = np.full((300, 400), -1000, np.int16)
+    for centre in (110, 290):
+        r = np.hypot(x - centre, y - 150)
+        legs[r < 80], legs[r < 70], legs[r < 14] = -100, 50, 700
+    with pytest.raises(OtherRegion, match="two legs") as refused:
+        require_abdomen(CTSlice(hu=legs, spacing_mm=(1, 1)))
+    assert "--any-region" in str(refused.value)
+    arm = legs.copy()
+    arm[(x > 200) & (np.hypot(x - 290, y - 150) > 30)] = -1000
+    require_abdomen(CTSlice(hu=arm, spacing_mm=(1, 1)))
+    with pytest.raises(OtherRegion, match="a body without bone"):
+        require_abdomen(CTSlice(hu=disc(300, 120, inside=0), spacing_mm=(1, 1)))
+
+
+def test_a_cropped_slice_is_not_judged_and_says_so() -> None:
+    cropped = CTSlice(hu=disc(100, 40), spacing_mm=(1, 1))
+    assert "100 x 100 mm" in require_region(cropped, prompted=True)[0]
+    assert "as requested" in require_region(cropped, any_region=True)[0]
+    with pytest.raises(OtherRegion, match="size of no trunk"):
+        require_region(cropped)
+    with pytest.raises(OtherRegion, match="without bone"):
+        require_region(CTSlice(hu=disc(300, 120), spacing_mm=(1, 1)))
 
 
 def test_limits_are_in_one_place() -> None:

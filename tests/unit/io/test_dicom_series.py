@@ -345,3 +345,25 @@ def _damage(path: Path, kind: str) -> None:
     elif kind == "unknown syntax":
         content = path.read_bytes().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0")
         path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [(0, 5, 10, 40), (0, 5, 10, 60), (0, 10, 100, 110), (0, 5, 35, 40), (0, 1, 50), (0, 5, 10, 15, 100, 105)],
+)
+def test_a_stack_with_one_large_gap_is_one_stack(tmp_path: Path, positions: tuple[float, ...]) -> None:
+    paths = write_series(tmp_path / "s", make_volume((len(positions), 4, 4)))
+    for path, z in zip(paths, positions, strict=True):
+        edit(path, ImagePositionPatient=[0.0, 0.0, z], SliceThickness=5)
+    volume = read_study(tmp_path / "s")
+    assert np.asarray(volume.slice_positions_mm).tolist() == pytest.approx(list(positions))
+    assert any("1 gap in the stack" in text for text in volume.warnings)
+
+
+@pytest.mark.parametrize("positions", [(0, 0.5, 5, 5.5, 10, 10.5), (0, 5, 10, 10.1, 15), (0, 0.1, 10, 10.1)])
+def test_stacks_within_each_other_are_no_gap(tmp_path: Path, positions: tuple[float, ...]) -> None:
+    paths = write_series(tmp_path / "s", make_volume((len(positions), 4, 4)))
+    for path, z in zip(paths, positions, strict=True):
+        edit(path, ImagePositionPatient=[0.0, 0.0, z], SliceThickness=5)
+    with pytest.raises(GeometryError, match="two stacks lie within each other"):
+        read_study(tmp_path / "s")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.io import read_case_npz
 
 
@@ -48,6 +48,15 @@ def test_plane_without_notes(tmp_path: Path) -> None:
         ({"mask_L3": np.zeros((3, 3), bool)}, "another shape"),
         ({"meta": "{broken"}, "not JSON"),
         ({"image": np.array([object()])}, "not a readable case"),
+        ({"image": np.full((2, 3), "40")}, "holds no numbers"),
+        ({"image": np.ones((2, 3), bool)}, "holds no numbers"),
+        ({"spacing": np.array(["a", "b"])}, "no pair of numbers"),
+        ({"meta": json.dumps({"plane": "transversal"})}, "unknown plane"),
+        ({"mask_L3": np.full((2, 3), 0.7)}, "mask_L3 in a.npz holds fractions"),
+        ({"mask_L3": np.full((2, 3), np.nan)}, "not finite"),
+        ({"mask_L3": -np.eye(2, 3, dtype=np.int8)}, "negative"),
+        ({"mask_L3": np.arange(6).reshape(2, 3)}, "several labels"),
+        ({"mask_L3": np.full((2, 3), "x")}, "holds no numbers"),
     ],
 )
 def test_wrong_content(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
@@ -65,3 +74,28 @@ def test_damaged_or_missing(tmp_path: Path) -> None:
         read_case_npz(tmp_path / "array.npy")
     with pytest.raises(InputError, match="there is no file"):
         read_case_npz(tmp_path / "b.npz")
+
+
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i2", "i8", "f4"])
+def test_images_of_any_number_type(tmp_path: Path, dtype: str) -> None:
+    values = np.array([[0, 40, 50], [60, 70, 80]], dtype)
+    assert read_case_npz(save(tmp_path / "a.npz", image=values)).slice.hu.tolist() == values.tolist()
+
+
+def test_values_of_masks_and_planes_as_others_write_them(tmp_path: Path) -> None:
+    drawn = np.eye(2, 3, dtype=bool)
+    for mask in (drawn * np.uint8(255), drawn * 0.9999999998, drawn.astype(np.float32)):
+        case = read_case_npz(save(tmp_path / "a.npz", mask_L3=mask, meta=json.dumps({"plane": "Axial "})))
+        assert case.masks["L3"].tolist() == drawn.tolist()
+        assert case.slice.plane == "axial"
+
+
+@pytest.mark.parametrize("spacing", [(0.0008, 0.0008), (800.0, 800.0)])
+def test_spacing_in_another_unit(tmp_path: Path, spacing: tuple[float, float]) -> None:
+    with pytest.raises(GeometryError, match="no CT has this pixel spacing"):
+        read_case_npz(save(tmp_path / "a.npz", spacing=np.array(spacing)))
+
+
+def test_values_that_are_no_hu_are_warned_of(tmp_path: Path) -> None:
+    case = read_case_npz(save(tmp_path / "a.npz", image=np.array([[0, 128, 255]] * 2, np.uint8)))
+    assert "do not look like Hounsfield units" in case.slice.warnings[0]
