@@ -478,6 +478,11 @@ def _listed(problems: Sequence[Problem]) -> str:
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict[Any, Any]]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
+        if "\0" in file.read():
+            raise InputError(
+                f"{path.name} holds zero bytes, so it is no text", hint="Save it as CSV in UTF-8."
+            )
+        file.seek(0)
         first = file.readline()
         file.seek(0)
         # Rows too long keep their further cells under the key None.

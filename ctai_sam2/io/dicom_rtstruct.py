@@ -208,7 +208,7 @@ def read_rtstruct(
     try:
         names = _structure_names(dataset, notes)
         referenced = _referenced_series(dataset)
-        outlines = _outlines_by_number(dataset, names, notes)
+        outlines, only_open = _outlines_by_number(dataset, names, notes)
     except CtaiError:
         raise
     except Exception as error:  # malformed sequences and numbers surface only when they are looked at
@@ -229,6 +229,9 @@ def read_rtstruct(
     touched = False
     problems: list[CtaiError] = []
     for number, name in names.items():
+        if number in only_open:
+            problems.append(DicomError(f"{name} of {path.name} has points and open lines only"))
+            continue
         structure = _Structure(name, target, path.name)
         for outline in outlines.get(number, ()):
             structure.add(outline)
@@ -377,9 +380,11 @@ class _Outline:
 
 def _outlines_by_number(
     dataset: Any, names: Mapping[int, str], notes: list[str]
-) -> dict[int, list[_Outline]]:
+) -> tuple[dict[int, list[_Outline]], set[int]]:
+    """Return the closed outlines by structure, and the structures with points and open lines only."""
     outlines: dict[int, list[_Outline]] = {}
-    undeclared = open_lines = 0
+    undeclared = 0
+    open_lines: dict[int, int] = {}
     for item in value_of(dataset, "ROIContourSequence") or []:
         number = int(item.ReferencedROINumber)
         contours = value_of(item, "ContourSequence") or []
@@ -390,16 +395,18 @@ def _outlines_by_number(
             kind = str(value_of(contour, "ContourGeometricType") or "")
             # Points and open lines mark places; they enclose nothing.
             if kind and not kind.startswith("CLOSED"):
-                open_lines += 1
+                open_lines[number] = open_lines.get(number, 0) + 1
                 continue
             outlines.setdefault(number, []).append(
                 _Outline(ring_mm=_ring_of(contour), is_xor=kind.endswith("XOR"))
             )
     if undeclared:
         notes.append(f"{_count(undeclared, 'outline')} of undeclared structures left out")
-    if open_lines:
-        notes.append(f"{_count(open_lines, 'point or open line', 'points or open lines')} left out")
-    return outlines
+    for number, count in open_lines.items():
+        notes.append(
+            f"{names[number]}: {_count(count, 'point or open line', 'points or open lines')} left out"
+        )
+    return outlines, set(open_lines) - set(outlines)
 
 
 def _ring_of(contour: Any) -> NDArray[np.float64] | None:

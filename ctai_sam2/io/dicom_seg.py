@@ -47,6 +47,7 @@ SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 """Segmentation Storage and Label Map Segmentation Storage."""
 
 _SERIES_NUMBER = 900
+_KINDS = ("BINARY", "FRACTIONAL", "LABELMAP")
 
 
 def write_seg(
@@ -227,8 +228,11 @@ def read_seg(
     dataset = read_derived(path, SEG_CLASSES, "a DICOM SEG")
     notes: list[str] = []
     try:
+        _require_consistent(path, dataset)
         names = _segment_names(dataset, notes)
         referenced = _referenced_series(dataset)
+    except CtaiError:
+        raise
     except Exception as error:  # malformed sequences surface only when they are looked at
         raise damaged(path, f"its segments cannot be parsed ({type(error).__name__})") from error
     if source is not None:
@@ -281,6 +285,20 @@ def read_seg(
         {name: mask_from_canonical(mask, of) for name, mask in result.items() if name not in gone},
         warnings=notes,
     )
+
+
+def _require_consistent(path: Path, dataset: Any) -> None:
+    """Refuse a SEG of an unknown kind, or whose number of frames is not that of the frames it describes."""
+    kind = str(value_of(dataset, "SegmentationType") or "BINARY").upper()
+    if kind not in _KINDS:
+        raise DicomError(
+            f"{path.name} is a segmentation of an unknown kind",
+            hint=f"Export it as one of {', '.join(_KINDS)}.",
+        )
+    stated = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
+    described = value_of(dataset, "PerFrameFunctionalGroupsSequence")
+    if described is not None and len(described) != stated:
+        raise damaged(path, f"it states {stated} frames and describes {len(described)}")
 
 
 def _images_and_pixels(
@@ -392,6 +410,8 @@ class _Frames:
             mask = np.asarray(pixels >= self._half)
             self._fractions += int(((pixels > 0) & (pixels < 2 * self._half)).any())
             return affine, mask
+        if pixels.size and not np.isin(pixels, (0, pixels.max())).all():
+            raise DicomError(f"a binary frame of {self._path.name} holds several values")
         return affine, np.asarray(pixels > 0)
 
     def notes(self) -> list[str]:

@@ -115,7 +115,7 @@ def _image_of(path: Path, values: NDArray[Any], spacing: NDArray[Any], plane: Pl
         ) from error
     image = CTSlice(
         hu=np.maximum(values, AIR_HU),
-        spacing_mm=tuple(spacing_mm),
+        spacing_mm=tuple(spacing_mm),  # type: ignore[arg-type]
         plane=plane,
         warnings=tuple(implausible_values(values)) if np.isfinite(values).all() else (),
     )

@@ -11,6 +11,8 @@ import copy
 import gzip
 import io
 import json
+import resource
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +20,20 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pytest
 from nibabel.nifti1 import Nifti1Extension
 from PIL import Image, PngImagePlugin
 
+from ctai_sam2.errors import CtaiError
+from ctai_sam2.exchange import import_masks
 from ctai_sam2.types import CTSlice, CTVolume
 
 SHAPE_ZYX = (5, 14, 11)
 SPACING_XYZ = (0.8, 0.7, 2.5)
 ORIGIN_LPS = (-30.0, 12.0, -400.0)
 Z = 2
+_MOST_SECONDS = 10.0
+_MOST_BYTES = 2 * 1024**3
 
 AFFINE_LPS = np.diag([*SPACING_XYZ, 1.0])
 AFFINE_LPS[:3, 3] = ORIGIN_LPS
@@ -47,6 +54,28 @@ class MaskCase:
     on_slice: bool = False
     said: str | None = None
     options: Mapping[str, Any] | None = None
+
+
+def assert_right_or_refused(case: MaskCase, folder: Path) -> None:
+    """Read a case: the masks are those expected and the note is there, or it is refused in time and room."""
+    path = case.write(folder)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    started = time.process_time()
+    of = the_slice() if case.on_slice else volume()
+    if case.expected is None:
+        with pytest.raises(CtaiError) as refused:
+            import_masks(path, of, **(case.options or {}))
+        assert case.said is None or case.said in str(refused.value)
+    else:
+        found = import_masks(path, of, **(case.options or {}))
+        assert list(found) == list(case.expected)
+        for name, mask in case.expected.items():
+            np.testing.assert_array_equal(found[name], mask, err_msg=name)
+        if case.said is not None:
+            assert any(case.said in note for note in found.warnings), found.warnings
+    assert time.process_time() - started < _MOST_SECONDS
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert (after.ru_maxrss - before.ru_maxrss) * 1024 < _MOST_BYTES
 
 
 def volume() -> CTVolume:
