@@ -34,7 +34,7 @@ def find_same_patients(cases: Sequence[Case]) -> tuple[dict[str, list[str]], str
     dict of str to list of str
         By case the others of the same patient, where there are any.
     str or None
-        Why that could not be told, if every case states the same identifier.
+        Why that is not known, if every case states the same identifier.
     """
     by_identifier: dict[str, list[tuple[str, str, str]]] = {}
     for case in cases:

@@ -319,7 +319,7 @@ def require_abdomen(ct_slice: CTSlice) -> None:
 
 
 def require_region(ct_slice: CTSlice, *, prompted: bool = False, any_region: bool = False) -> list[str]:
-    """Refuse what is no abdomen, and say where that could not be told or was not to be.
+    """Refuse what is no abdomen, and say where that was not checked.
 
     Parameters
     ----------
