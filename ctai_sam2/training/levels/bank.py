@@ -15,7 +15,8 @@ from tqdm import tqdm
 from ctai_sam2.errors import InputError
 from ctai_sam2.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
-from ctai_sam2.training.levels.drawn import NO_LEVEL, DrawnSpine, draw_spine
+from ctai_sam2.training.levels.canvas import NO_LEVEL
+from ctai_sam2.training.levels.drawn import DrawnSpine, draw_spine
 from ctai_sam2.training.levels.known import KnownImage, from_drawn, level_index
 from ctai_sam2.training.processes import map_in_processes
 
