@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
-from ctai_sam2.training.levels.canvas import Floats, SpineCanvas, Tissue
+from ctai_sam2.training.levels.canvas import SpineCanvas, Tissue
 
 
 @dataclass(frozen=True, eq=False)
 class Trunk:
     """Where the painted trunk has its front wall (column of each row) and its diaphragm (row)."""
 
-    wall_at: Floats
+    wall_at: NDArray[np.floating]
     diaphragm: float
 
 
