@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.label_values import as_labels, soft_edge_problem
-from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE
-from ctai_sam2.io.library_messages import quiet
+from ctai_sam2.io.pictures import open_picture
 from ctai_sam2.types import Mask
 
 MASK_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -111,43 +110,19 @@ def read_label_picture(path: str | os.PathLike[str], *, has_names: bool = False)
 
 def _shown_values(path: Path) -> tuple[NDArray[Any], int, tuple[str, ...], str | None]:
     """Values of the pixels as shown, the value of white, notes, and the header's description."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
+    with open_picture(path) as image:
         with path.open("rb") as file:
             head = file.read(_COLOR_TYPE_AT + 1)
-            file.seek(0)
-            with quiet("PIL"), Image.open(file, formats=("PNG", "JPEG")) as image:
-                if max(image.size) > MAX_IMAGE_SIDE:
-                    raise InputError(
-                        f"{path.name} is larger than a CT slice can be",
-                        received=f"{image.size[0]} x {image.size[1]} pixels",
-                    )
-                if getattr(image, "n_frames", 1) > 1:
-                    raise InputError(
-                        f"{path.name} holds several pictures", hint="Save the mask as one plain PNG."
-                    )
-                image.load()
-                turned = image.getexif().get(0x0112, 1) not in (0, 1)
-                shown = ImageOps.exif_transpose(image) if turned else image
-                values, white, notes = _values_of(path, shown, head)
-                stated = image.info.get("Description")
-                description = stated if isinstance(stated, str) else None
-    except InputError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path.name} is larger than a CT slice can be") from error
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except PermissionError as error:
-        raise InputError(
-            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
-        ) from error
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise InputError(
-            f"{path.name} is not a readable PNG or JPEG picture ({type(error).__name__})",
-            hint="It may be truncated, or something else under this name.",
-        ) from error
+        if getattr(image, "n_frames", 1) > 1:
+            raise InputError(f"{path.name} holds several pictures", hint="Save the mask as one plain PNG.")
+        image.load()
+        turned = image.getexif().get(0x0112, 1) not in (0, 1)
+        shown = ImageOps.exif_transpose(image) if turned else image
+        values, white, notes = _values_of(path, shown, head)
+        stated = image.info.get("Description")
+        description = stated if isinstance(stated, str) else None
     if turned:
         notes = (*notes, f"{path.name} was turned as its orientation tag says")
     return values, white, notes, description

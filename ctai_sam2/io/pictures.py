@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,39 @@ def read_grey_values(
     InputError
         If the picture is missing, damaged, coloured or too large.
     """
+    with open_picture(path, max_pixels=max_pixels) as image:
+        array = _array_of(image)
+    if array.ndim == 3:
+        if array.shape[2] in (2, 4):  # an alpha channel says nothing of HU
+            array = array[..., :-1]
+        if not (array == array[..., :1]).all():
+            raise InputError(
+                f"{path.name} is coloured",
+                hint="Grey values can be turned into HU, colours cannot: export without overlays.",
+            )
+        array = array[..., 0]
+    largest = 65535 if array.dtype == np.uint16 else 255
+    return array, largest
+
+
+@contextmanager
+def open_picture(
+    path: Path | MemoryFile, *, max_pixels: int = MAX_IMAGE_SIDE * MAX_IMAGE_SIDE
+) -> Iterator[Any]:
+    """Open a PNG or JPEG picture of a size that a CT slice can have, and check it; yields the Pillow image.
+
+    Parameters
+    ----------
+    path : Path or MemoryFile
+        The picture.
+    max_pixels : int
+        Pixels above which it is refused by its header, before anything is decoded.
+
+    Raises
+    ------
+    InputError
+        If the picture is missing, damaged or too large, also where that shows while it is used.
+    """
     from PIL import Image
 
     try:
@@ -123,10 +157,12 @@ def read_grey_values(
                     f"{path.name} is larger than a CT slice can be",
                     received=f"{image.size[0]} x {image.size[1]} pixels",
                 )
-            array = _array_of(image)
             if image.format == "PNG":
+                place = file.tell()
                 file.seek(0)
                 _require_whole_png(path.name, file.read())
+                file.seek(place)
+            yield image
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -142,17 +178,6 @@ def read_grey_values(
             f"{path.name} is not a readable PNG or JPEG picture ({type(error).__name__})",
             hint="It may be truncated, or something else under this name.",
         ) from error
-    if array.ndim == 3:
-        if array.shape[2] in (2, 4):  # an alpha channel says nothing of HU
-            array = array[..., :-1]
-        if not (array == array[..., :1]).all():
-            raise InputError(
-                f"{path.name} is coloured",
-                hint="Grey values can be turned into HU, colours cannot: export without overlays.",
-            )
-        array = array[..., 0]
-    largest = 65535 if array.dtype == np.uint16 else 255
-    return array, largest
 
 
 def _require_whole_png(name: str, data: bytes) -> None:

@@ -110,3 +110,17 @@ def test_masks_that_cannot_be_written(tmp_path: Path, write: Any, array: Any, na
     with pytest.raises(InputError, match=words):
         write(tmp_path / name, array)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_in_a_picture_is_found(tmp_path: Path) -> None:
+    y, x = np.mgrid[:64, :64]
+    inside = np.hypot(x - 30, y - 33) < 20
+    Image.fromarray(inside.astype(np.uint8) * np.uint8(255)).save(tmp_path / "m.png")
+    whole = (tmp_path / "m.png").read_bytes()
+    assert read_mask_png(tmp_path / "m.png").tolist() == inside.tolist()
+    for bit in range(8 * 33, 8 * len(whole), 5):
+        data = bytearray(whole)
+        data[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "b.png").write_bytes(bytes(data))
+        with pytest.raises(InputError):
+            read_mask_png(tmp_path / "b.png")
