@@ -371,8 +371,12 @@ def _fill_ring(ring_xy: NDArray[np.float64], shape_hw: tuple[int, ...]) -> tuple
     lengths = last_row - first_row
     edge = np.repeat(np.arange(lengths.size), lengths)
     row = first_row[edge] + np.arange(edge.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    slope = (lower[edge, 0] - upper[edge, 0]) / (lower[edge, 1] - upper[edge, 1])
-    x = upper[edge, 0] + slope * (row - upper[edge, 1])
+    (x0, y0), (x1, y1) = upper[edge].T, lower[edge].T
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = x0 + (x1 - x0) / (y1 - y0) * (row - y0)
+        # Of an edge that rises by next to nothing, or runs very far, the slope is beyond all numbers.
+        share = (row - y0) / (y1 - y0)
+        x = np.where(np.isfinite(x), x, (1 - share) * x0 + share * x1)
     column = np.clip(np.ceil(x), 0, width).astype(np.int64)
     crossings = np.bincount((row - top) * (width + 1) + column, minlength=(bottom - top) * (width + 1))
     parity = np.cumsum(crossings.reshape(bottom - top, width + 1), axis=1) % 2

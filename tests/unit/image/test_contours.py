@@ -183,3 +183,22 @@ def test_shapes_must_be_two_positive_whole_numbers(shape: Any) -> None:
 def test_tolerances_must_be_finite_and_not_negative(tolerance: float) -> None:
     with pytest.raises(InputError):
         mask_to_polygons(drawn("#"), tolerance_px=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("corners", "expected"),
+    [
+        # The upper edge rises by the smallest number there is: the centres of its row lie above it.
+        ([[1, 1], [4, 1 + 2**-52], [4, 3], [1, 3]], (slice(2, 3), slice(1, 4))),
+        ([[1, 0], [4, 5e-324], [4, 3], [1, 3]], (slice(1, 3), slice(1, 4))),
+        ([[-1e308, 0.5], [1e308, 0.6], [1e308, 2.5], [-1e308, 2.5]], (slice(1, 3), slice(0, 6))),
+        ([[1, -1e308], [4, -1e308], [4, 1e308], [1, 1e308]], (slice(0, 5), slice(1, 4))),
+    ],
+)
+def test_edges_whose_slope_is_beyond_all_numbers(
+    corners: list[list[float]], expected: tuple[slice, slice]
+) -> None:
+    right = np.zeros((5, 6), bool)
+    right[expected] = True
+    filled = polygons_to_mask([Polygon(exterior_xy=np.array(corners))], (5, 6))
+    assert filled.tolist() == right.tolist()
