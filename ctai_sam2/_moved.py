@@ -18,6 +18,7 @@ MOVED = {
     "ctai_sam2.core.definitions": "ctai_sam2.measure.definitions",
     "ctai_sam2.core.metrics": "ctai_sam2.measure.body_composition",
     "ctai_sam2.core.phantom": "ctai_sam2.phantom",
+    "ctai_sam2.io.dicom_grouping": "ctai_sam2.io.dicom_groups",
     "ctai_sam2.io.terms": "ctai_sam2.io.structure_terms",
     "ctai_sam2.oneclick": "ctai_sam2.segmentation",
     "ctai_sam2.outputs": "ctai_sam2.study_outputs",

@@ -6,6 +6,7 @@ refusal names what was received.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,9 @@ class PlausibilityLimits:
     enclosed_share : float
         Share of the trunk that bone may enclose, itself included: 0.02 to 0.1 at L3,
         up to 0.45 in a child's rib cage, 0.7 and more within a skull.
-    bone_mm2 : float
-        Least bone on a slice of a trunk; a vertebra alone has 1000, an infant's 150, a water phantom none.
+    fat_share : float
+        Smallest share of fat in a trunk, 5 mm and more below its surface; lean adults have 0.05, a water
+        phantom none.
     second_body : float
         Size of a second body, by that of the first, from which on the two are legs; an arm has 0.15.
     judged_field_mm : float
@@ -56,7 +58,7 @@ class PlausibilityLimits:
     body_cm2: tuple[float, float] = (60.0, 2600.0)
     lung_share: float = 0.3
     enclosed_share: float = 0.6
-    bone_mm2: float = 30.0
+    fat_share: float = 0.005
     second_body: float = 0.5
     judged_field_mm: float = 150.0
 
@@ -73,6 +75,7 @@ _OVERRIDE = "any_region=True (--any-region) goes on without this check"
 
 _LUNG_HU = (-1000.0, -400.0)
 _BONE_HU = 250.0
+_SURFACE_MM = 5.0
 _FAT_HU = -50.0
 _PADDING_HU = -1024.0
 
@@ -286,7 +289,7 @@ def require_abdomen(ct_slice: CTSlice) -> None:
     AnatomyNotFound
         If there is no body on it.
     OtherRegion
-        If the body is larger or smaller than any trunk, is filled with lung or with bone, has no bone, or
+        If the body is larger or smaller than any trunk, is filled with lung or with bone, has no fat, or
         is one of two.
     """
     from scipy import ndimage
@@ -306,9 +309,13 @@ def require_abdomen(ct_slice: CTSlice) -> None:
     lung = float(((inside > _LUNG_HU[0]) & (inside < _LUNG_HU[1])).mean())
     if lung > LIMITS.lung_share:
         raise _other_region("a chest", f"{100 * lung:.0f} % of the body is lung")
+    # At the surface fat, skin and air share pixels.
+    margin = max(1, math.ceil(_SURFACE_MM / min(ct_slice.spacing_mm)))
+    deep = ct_slice.hu[ndimage.binary_erosion(body, iterations=margin, border_value=1)]
+    fat = float(((deep > _LUNG_HU[1]) & (deep < _FAT_HU)).sum()) / max(deep.size, 1)
+    if fat < LIMITS.fat_share:
+        raise _other_region("a body without fat", f"{100 * fat:.1f} % of it")
     bone = body & (ct_slice.hu > _BONE_HU)
-    if float(bone.sum()) * ct_slice.pixel_area_mm2 < LIMITS.bone_mm2:
-        raise _other_region("a body without bone", f"{float(bone.sum()) * ct_slice.pixel_area_mm2:.0f} mm²")
     skull = ndimage.binary_fill_holes(ndimage.binary_closing(bone, iterations=2))
     enclosed = float(skull.sum()) / float(body.sum())
     if enclosed > LIMITS.enclosed_share:

@@ -41,7 +41,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises
     ------
     StorageError
-        If a folder cannot be made or the file cannot be written, flushed or moved. The old file is kept.
+        If a folder cannot be made or the file cannot be written, flushed or moved. The old file stays.
     """
     target = Path(path)
     temporary: str | None = None

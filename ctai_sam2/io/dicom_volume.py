@@ -25,7 +25,7 @@ from ctai_sam2.image.plausibility import (
     require_plausible_grid,
     require_plausible_spacing,
 )
-from ctai_sam2.io.dicom_grouping import SAME_PLACE_MM, normal_of, projections
+from ctai_sam2.io.dicom_groups import SAME_PLACE_MM, normal_of, projections
 from ctai_sam2.io.dicom_headers import FileSource, FrameHeader
 from ctai_sam2.io.dicom_pixels import read_hu_frames
 from ctai_sam2.io.dicom_series import NAMES_SHOWN, Series, cause_of, skipped_warning

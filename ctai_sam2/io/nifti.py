@@ -88,7 +88,7 @@ def write_mask_nifti(
     path : path-like
         Ending in ``.nii`` or ``.nii.gz``.
     mask : array_like of bool, shape (H, W) or (D, H, W)
-        On the pixels of the slice, or the voxels of the volume. Integer labels up to 255 are kept.
+        On the pixels of the slice, or the voxels of the volume. Integer labels up to 255 stay as they are.
     of : CTSlice or CTVolume
         What it was drawn on. A slice becomes a volume of one slice, as thick as the slice says.
     names : mapping of int to str, optional

@@ -18,7 +18,7 @@ from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start
 from ctai_sam2.io.library_messages import quiet
-from ctai_sam2.io.stored_volume import StoredVolume
+from ctai_sam2.io.stored_volume import StoredVolume, require_invertible
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".img", ".img.gz")
 """Endings of NIfTI volumes and of NIfTI or Analyze pairs of header and image."""
@@ -264,8 +264,7 @@ def _affine_lps(name: str, header: Any, image_class: Any) -> tuple[NDArray[np.fl
         warnings += found
     else:
         affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise GeometryError(f"{name} gives a singular affine", hint="Convert the images again.")
+    require_invertible(affine, name)
     if not is_placed:
         warnings.append("the header states no orientation: left and right are assumed, check them")
     if (

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import bunzip2, gunzip
-from ctai_sam2.io.stored_volume import StoredVolume, to_ct_volume
+from ctai_sam2.io.stored_volume import StoredVolume, require_invertible, to_ct_volume
 from ctai_sam2.types import CTVolume
 
 NRRD_SUFFIXES = (".nrrd", ".nhdr")
@@ -147,8 +147,7 @@ def load_nrrd(path: Path) -> NrrdContent:
     affine = np.eye(4)
     affine[:3, :3] = np.array([directions[axis] for axis in spatial], dtype=np.float64).T
     affine[:3, 3] = origin
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise GeometryError(f"{name} gives a singular affine", hint="Convert the images again.")
+    require_invertible(affine, name)
     data_name = fields.get("data file") or fields.get("datafile")
     body = raw[at:] if data_name is None else _read(_data_path(path, data_name))
     body, warnings = _decoded(name, body, fields, math.prod(sizes) * dtype.itemsize)

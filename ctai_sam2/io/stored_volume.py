@@ -46,6 +46,25 @@ class StoredVolume:
     description: str | None = None
 
 
+def require_invertible(affine: NDArray[np.float64], name: str) -> None:
+    """Refuse a header's affine that maps a volume onto a plane or less.
+
+    Parameters
+    ----------
+    affine : ndarray, shape (4, 4)
+        Maps (x, y, z, 1) to mm.
+    name : str
+        How the message calls the file.
+
+    Raises
+    ------
+    GeometryError
+        If it is singular, not finite or not 4 x 4.
+    """
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise GeometryError(f"{name} gives a singular affine", hint="Convert the images again.")
+
+
 def to_ct_volume(name: str, content: StoredVolume, *, unit_hint: str | None = None) -> CTVolume:
     """Turn stored values to HU and to canonical order.
 

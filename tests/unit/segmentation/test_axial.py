@@ -214,7 +214,7 @@ def test_anatomy_that_is_not_there_is_told() -> None:
     water = np.full((200, 200), -1000)
     water[40:160, 20:180] = 30
     ct_slice = CTSlice(hu=water, spacing_mm=(2.0, 2.0))
-    with pytest.raises(AnatomyNotFound, match="without bone"):
+    with pytest.raises(AnatomyNotFound, match="without fat"):
         segment_axial(ct_slice, Oracle(frame_slice(ct_slice), [water > 0]))
 
 
