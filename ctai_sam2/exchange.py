@@ -197,7 +197,8 @@ def import_masks(
         ours = known_by_other_name(name)
         if ours is not None and ours not in result:
             notes.append(f"{name} is what this package calls {ours} (names=, --rename {name}={ours})")
-    return ImportedMasks(result, warnings=[*notes, *side_notes(result, of)], description=found.description)
+    notes += [*side_notes(result, of), *inverted_notes(result)]
+    return ImportedMasks(result, warnings=notes, description=found.description)
 
 
 def read_structure_mask(
@@ -266,7 +267,8 @@ def read_structure_mask(
                 hint="Choose the slice it was drawn on.",
             )
     # The name it gets here says on which side it should be.
-    notes = [note for note in notes if note not in side_notes(found, of)]
+    checked = [*side_notes(found, of), *inverted_notes(found)]
+    notes = [note for note in notes if note not in checked]
     notes += [*side_notes({structure: mask}, of), *inverted_notes({structure: mask})]
     return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
 

@@ -31,6 +31,9 @@ from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.structure_terms import Authorship, checked_label, structure_of, unique_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
+_ROUNDING_PX = 1.0
+"""Corners less than this beyond the image's edge are on it."""
+
 
 def write_coco(
     path: str | os.PathLike[str],
@@ -226,6 +229,11 @@ class _LeftOut:
     def __init__(self) -> None:
         self.structures: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._cut: dict[str, int] = {}
+
+    def add_cut(self, structure: str) -> None:
+        """Count a polygon that was cut off at the image's edge."""
+        self._cut[structure] = self._cut.get(structure, 0) + 1
 
     def add(self, reason: str, structure: str | None = None) -> None:
         """Count one more."""
@@ -235,8 +243,12 @@ class _LeftOut:
             self.structures.add(structure)
 
     def notes(self) -> list[str]:
-        """Say how many of what were left out."""
-        return [f"{count} {reason} left out" for reason, count in self._counts.items()]
+        """Say how many of what were left out or cut."""
+        notes = [f"{count} {reason} left out" for reason, count in self._counts.items()]
+        return notes + [
+            f"{name}: {count} polygons reach beyond the image and were cut at its edge"
+            for name, count in self._cut.items()
+        ]
 
 
 def _categories(entries: list[Any], notes: list[str]) -> dict[int, str]:
@@ -306,8 +318,14 @@ def _decode(
             polygon = _polygon_of(ring)
             if polygon is None:
                 left_out.add("damaged polygons", name)
-            else:
-                polygons.append(polygon)
+                continue
+            beyond = _reach_beyond(polygon, shape_hw)
+            if beyond == "all":
+                left_out.add("polygons outside of the image", name)
+                continue
+            if beyond == "part":
+                left_out.add_cut(name)
+            polygons.append(polygon)
         return polygons_to_mask(polygons, shape_hw) if polygons else None
     try:
         size = [int(side) for side in segmentation["size"]]
@@ -321,6 +339,15 @@ def _decode(
     except (CtaiError, KeyError, TypeError, ValueError, IndexError, OverflowError):
         left_out.add("damaged run lengths", name)
         return None
+
+
+def _reach_beyond(polygon: Polygon, shape_hw: tuple[int, int]) -> Literal["all", "part"] | None:
+    """Tell whether a polygon lies outside of the image, in part or all of it; rounding does not count."""
+    low, high = polygon.exterior_xy.min(axis=0), polygon.exterior_xy.max(axis=0)
+    edge = np.array([shape_hw[1], shape_hw[0]]) - 0.5
+    if (high <= -0.5).any() or (low >= edge).any():
+        return "all"
+    return "part" if (low < -0.5 - _ROUNDING_PX).any() or (high > edge + _ROUNDING_PX).any() else None
 
 
 def _polygon_of(ring: Any) -> Polygon | None:

@@ -413,6 +413,9 @@ def _frame_header(
     if rescale_type.strip().upper() in {"US", "HU_MOD"}:
         cautions.append(f"the rescale type is {rescale_type.strip().upper()}, taken for Hounsfield units")
     acquisition = _acquisition(dataset, frame)
+    if acquisition.patient_height_m is None and number_of(value_of(dataset, "PatientSize")):
+        # The number itself is the patient's.
+        cautions.append("the height in the header is none in metres and was left out")
     return FrameHeader(
         **common,
         frame=frame,

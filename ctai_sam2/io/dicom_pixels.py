@@ -82,7 +82,7 @@ def read_hu_frames(path: FileSource, frames: Sequence[int]) -> DecodedFile:
     try:
         with quiet("pydicom") as caught:
             cautions = _mend_transfer_syntax(dataset)
-            _require_enough_bytes(path, dataset)
+            cautions += _check_length(path, dataset)
             cells = _pixel_cells(path, dataset, cautions)
             arrays = _decode(dataset, frames)
             if caught:
@@ -119,14 +119,17 @@ def _mend_transfer_syntax(dataset: Any) -> list[str]:
     return ["the file names no transfer syntax; it was taken as uncompressed"]
 
 
-def _require_enough_bytes(path: FileSource, dataset: Any) -> None:
+def _check_length(path: FileSource, dataset: Any) -> list[str]:
+    """Refuse pixel data that are too short for their size, and say where they hold further rows."""
     # Before anything is allocated: a damaged header may declare gigabytes.
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return
+        return []
     count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
     expected = dataset.Rows * dataset.Columns * count * int(dataset.BitsAllocated) // 8
     if len(dataset.PixelData) < expected:
         raise damaged(path, f"truncated pixel data, {len(dataset.PixelData)} of {expected} bytes are there")
+    rows = 8 * (len(dataset.PixelData) - expected) // (dataset.Columns * int(dataset.BitsAllocated))
+    return [f"the file holds {rows} rows of pixels more than it states; they were left out"] if rows else []
 
 
 @dataclass(frozen=True, kw_only=True)

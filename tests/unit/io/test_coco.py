@@ -134,3 +134,33 @@ def test_broken_files_give_a_typed_error(tmp_path: Path, text: str, message: str
     (tmp_path / "a.json").write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_coco(tmp_path / "a.json", VOLUME.axial(2))
+
+
+@pytest.mark.parametrize(
+    ("corners", "left", "said"),
+    [
+        ([0, 0, 9, 0, 9, 12, 0, 12], 108, None),
+        ([-0.4, -0.4, 9.4, -0.4, 9.4, 12.4, -0.4, 12.4], 108, None),
+        ([6, 9, 30, 9, 30, 30, 6, 30], 9, "muscle: 1 polygons reach beyond the image"),
+        ([20, 20, 30, 20, 30, 30, 20, 30], 6, "1 polygons outside of the image of muscle left out"),
+    ],
+)
+def test_polygons_beyond_the_image_are_said(
+    tmp_path: Path, corners: list[float], left: int, said: str | None
+) -> None:
+    inside = [[1, 1, 4, 1, 4, 3, 1, 3]]
+    annotation = {"image_id": 1, "category_id": 1}
+    content = {
+        "images": [{"id": 1, "width": 9, "height": 12, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "muscle"}],
+        "annotations": [
+            {"id": 1, **annotation, "segmentation": inside if left < 9 else [corners]},
+            {"id": 2, **annotation, "segmentation": [corners]},
+        ],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    found = read_coco(tmp_path / "a.json", CTSlice(hu=np.zeros((12, 9), np.int16), spacing_mm=(1, 1)))
+    assert int(found["muscle"].sum()) == left
+    notes = [text for text in found.warnings if "overlapping" not in text]
+    assert bool(notes) == (said is not None)
+    assert said is None or notes[0].replace("2 polygons", "1 polygons").startswith(said)

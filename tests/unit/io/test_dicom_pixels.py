@@ -234,3 +234,23 @@ def test_malformed_and_implausible_facts_are_left_out(tmp_path: Path) -> None:
 def test_contrast_agent(tmp_path: Path, agent: str, expected: bool | None) -> None:
     image = read_slice(save(ct_dataset(ContrastBolusAgent=agent), tmp_path / "a.dcm"))
     assert image.acquisition.contrast is expected
+
+
+def test_rows_beyond_the_stated_size_are_said(tmp_path: Path) -> None:
+    whole = np.arange(24, dtype=np.int16).reshape(4, 6)
+    path = save(ct_dataset(whole, Rows=3), tmp_path / "a.dcm")
+    found = read_slice(path)
+    assert found.hu.tolist() == (whole[:3] - 1024).tolist()
+    assert "the file holds 1 rows of pixels more than it states; they were left out" in found.warnings
+
+
+@pytest.mark.parametrize(
+    ("stated", "metres"), [("1.75", 1.75), ("175", None), ("0.0175", None), ("0", None), ("", None)]
+)
+def test_a_height_that_is_none_in_metres_is_said(tmp_path: Path, stated: str, metres: float | None) -> None:
+    found = read_slice(save(ct_dataset(PatientSize=stated), tmp_path / "a.dcm"))
+    assert found.acquisition.patient_height_m == metres
+    said = [text for text in found.warnings if "height" in text]
+    assert said == (
+        ["the height in the header is none in metres and was left out"] if stated in ("175", "0.0175") else []
+    )
