@@ -26,7 +26,14 @@ from ctai_sam2.io import (
 from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.measure.contrast import (
+    PhaseEstimate,
+    acquisition_cautions,
+    describe_as_unenhanced,
+    estimate_phase,
+)
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.measure.quality import QUALITY_COLORS, body_circumference_cm, map_quality
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
@@ -47,6 +54,9 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "window",
     "kvp",
     "contrast",
+    "phase_header",
+    "phase_image",
+    "scanner",
     "slice_thickness_mm",
     "kernel",
     "l3_certainty",
@@ -69,6 +79,8 @@ class StudyFiles:
         Picture of the axial slice with the masks.
     sagittal_overlay : Path, optional
         Picture of the sagittal slice with L3.
+    quality_map : Path, optional
+        Picture of the muscle by attenuation, with shares; None where no muscle was found.
     masks : tuple of Path
         PNG and NIfTI of every mask.
     """
@@ -76,6 +88,7 @@ class StudyFiles:
     measurements: Path
     overlay: Path
     sagittal_overlay: Path | None = None
+    quality_map: Path | None = None
     masks: tuple[Path, ...] = field(default=())
 
 
@@ -110,6 +123,7 @@ def measure_study(
     return measure_results(
         study.axial.ct_slice,
         _results_by_name(study),
+        groups=study.axial.muscle_groups,
         height_m=height_m,
         definitions=definitions,
         axial_index=study.axial_index,
@@ -125,6 +139,7 @@ def measure_results(
     results: Mapping[str, StructureResult],
     *,
     masks: Mapping[str, Mask] | None = None,
+    groups: Mapping[str, Mask] | None = None,
     height_m: float | None = None,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     axial_index: int | None = None,
@@ -143,6 +158,8 @@ def measure_results(
         By structure; ``l3`` gives its confidence only.
     masks : mapping of str to ndarray of bool, shape (H, W), optional
         Masks to measure instead of those of the results, as after a correction.
+    groups : mapping of str to ndarray of bool, shape (H, W), optional
+        See `AxialResult.muscle_groups`; only what is in the muscle mask, and in no psoas, is measured.
     height_m, definitions
         As in `measure_study`.
     axial_index : int, optional
@@ -170,7 +187,8 @@ def measure_results(
     row: TableRow = dict(
         measure_slice(
             ct.hu,
-            {name: mask for name, mask in measured.items() if name in _MEASURED},
+            {name: mask for name, mask in measured.items() if name in _MEASURED}
+            | _groups_within(measured, groups or {}),
             ct.spacing_mm,
             definitions=definitions,
             height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
@@ -178,6 +196,7 @@ def measure_results(
             middle_slice=axial_index,
         )
     )
+    row["circumference_cm"] = body_circumference_cm(ct)
     row.update(dict.fromkeys(PROVENANCE_COLUMNS))
     for name in _CONFIDENT:
         result = results.get(name)
@@ -192,11 +211,42 @@ def measure_results(
     acquisition = ct.acquisition
     row["kvp"], row["kernel"] = acquisition.kvp, acquisition.kernel
     row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
+    estimate = estimate_slice_phase(ct, measured)
+    row["phase_header"], row["scanner"] = acquisition.phase, acquisition.scanner
+    if estimate is not None:
+        row["phase_image"] = estimate.phase
+        row["aorta_hu"], row["cava_hu"] = estimate.aorta_hu, estimate.cava_hu
+    agreed = acquisition.phase if estimate is None or acquisition.phase else estimate.phase
+    if not any("the header" in text for text in acquisition_cautions(acquisition, estimate)):
+        row.update(describe_as_unenhanced(row, agreed))
     row["slice_thickness_mm"] = acquisition.slice_thickness_mm
     row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
     row["level_chosen_by"] = level_chosen_by
-    row["warnings"] = " | ".join(warnings) or None
+    cautions = [text for text in acquisition_cautions(acquisition, estimate) if text not in warnings]
+    row["warnings"] = " | ".join([*warnings, *cautions]) or None
     return row
+
+
+def estimate_slice_phase(ct: CTSlice, masks: Mapping[str, Mask]) -> PhaseEstimate | None:
+    """Estimate the contrast phase of an axial slice from its vessels; None without a vertebra."""
+    if "vertebra" not in masks:
+        return None
+    blocked = np.zeros(ct.shape_hw, np.bool_)
+    for name in ("muscle", "psoas_left", "psoas_right", "psoas"):
+        if name in masks:
+            blocked |= masks[name]
+    return estimate_phase(ct.hu, masks["vertebra"], blocked, ct.spacing_mm)
+
+
+def _groups_within(masks: Mapping[str, Mask], groups: Mapping[str, Mask]) -> dict[str, Mask]:
+    """Muscle groups as far as they lie in the muscle mask that counts, which a reader may have drawn."""
+    if "muscle" not in masks:
+        return {}
+    rest = masks["muscle"].copy()
+    for name in ("psoas_left", "psoas_right", "psoas"):
+        if name in masks:
+            rest &= ~masks[name]
+    return {name: mask & rest for name, mask in groups.items()}
 
 
 def summarise(study: StudyResult) -> list[TableRow]:
@@ -273,11 +323,62 @@ def write_study(
             {"l3": study.sagittal.l3.mask},
             title=f"L3 ({_certainty(study.sagittal)})",
         )
+    quality_map = None
+    if "muscle" in study.masks:
+        quality_map = write_quality_map(
+            folder / "muscle_quality.png", study.axial.ct_slice, study.masks, row, definitions=definitions
+        )
     return StudyFiles(
         measurements=write_rows(folder / "measurements.csv", [row]),
         overlay=overlay,
         sagittal_overlay=sagittal_overlay,
+        quality_map=quality_map,
         masks=tuple(masks),
+    )
+
+
+def write_quality_map(
+    path: str | Path,
+    ct: CTSlice,
+    masks: Mapping[str, Mask],
+    row: Mapping[str, Cell],
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> Path:
+    """Write a picture of the muscle by attenuation: normal, low, and fat within, each with its share.
+
+    Parameters
+    ----------
+    path : path-like
+        Ending in ``.png``.
+    ct : CTSlice
+        The slice.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        ``muscle``, ``imat`` and the psoas, where there are.
+    row : mapping
+        From `measure_results`, for the shares.
+    definitions : TissueDefinitions
+        HU ranges.
+
+    Raises
+    ------
+    InputError
+        If there is no muscle, or the name has another ending.
+    StorageError
+        If it cannot be written.
+    """
+    if "muscle" not in masks:
+        raise InputError("a map of muscle quality needs a mask of all muscle")
+    parts = [masks[name] for name in ("muscle", "psoas", "psoas_left", "psoas_right") if name in masks]
+    shown = map_quality(ct.hu, np.logical_or.reduce(parts), masks.get("imat"), definitions=definitions)
+    texts = {"nama": "normal (NAMA)", "lama": "low (LAMA)", "imat": "fat (IMAT)"}
+    labels = {
+        name: texts[name]
+        + (f" {share:.1f} %" if isinstance(share := row.get(f"{name}_percent"), int | float) else "")
+        for name in shown
+    }
+    return write_overlay_png(
+        path, ct, shown, title="Muscle by attenuation", labels=labels, colours=QUALITY_COLORS
     )
 
 

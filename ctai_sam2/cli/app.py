@@ -13,8 +13,10 @@ import typer
 from ctai_sam2 import __version__
 from ctai_sam2.cli import cohort, models
 from ctai_sam2.cli.agreement import agreement
+from ctai_sam2.cli.change import change
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
+from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
 from ctai_sam2.errors import InputError
@@ -35,15 +37,17 @@ app = typer.Typer(
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
         "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "
-        "data, 5 nothing could be written."
+        "data, 5 nothing could be written, 6 a replayed row came out otherwise."
     ),
 )
 app.add_typer(models.app, name="models")
 app.add_typer(cohort.app, name="cohort")
 app.command()(agreement)
+app.command()(change)
 app.command()(evaluate)
 app.command()(export)
 app.command("import")(import_)
+app.command()(replay)
 app.command()(serve)
 
 Definitions = Annotated[
@@ -109,6 +113,70 @@ def demo(
         make_demo_study(study)
         height_m = height_m or 1.75
     _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
+
+
+@app.command()
+@reporting_errors
+def report(
+    study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
+    out: Out = Path("ctai-output"),
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
+    ] = None,
+    series: Series = None,
+    height_m: Height = None,
+    sex: Annotated[str | None, typer.Option("--sex", help="M or F; that of the header if not given.")] = None,
+    age_years: Annotated[float | None, typer.Option("--age-years", help="Age at the scan.")] = None,
+    weight_kg: Annotated[float | None, typer.Option("--weight-kg", help="Body weight.")] = None,
+    cut_offs: Annotated[
+        list[str] | None,
+        typer.Option("--cut-offs", help="A table's name, or smi=name, smd=name; repeatable."),
+    ] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Reference values.")] = None,
+    language: Annotated[str, typer.Option("--language", help="Of the page: en or zh.")] = "en",
+    model: Model = None,
+    definitions: Definitions = None,
+    as_json: AsJson = False,
+) -> None:
+    """Segment a study and write a page about it: pictures, numbers, z-scores, warnings, provenance (HTML, PDF)."""
+    from ctai_sam2.io import read_study
+    from ctai_sam2.io.atomic import require_writable
+    from ctai_sam2.measure.body_composition import require_height
+    from ctai_sam2.measure.cutoffs import as_sex, parse_cutoff_choice
+    from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
+    from ctai_sam2.segmentation import segment_study
+    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
+    from ctai_sam2.study_report import describe_report, require_language, write_study_report
+
+    require_height(height_m)
+    as_sex(sex)
+    chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
+    compared = reference_table(reference or DEFAULT_REFERENCE)
+    wanted = require_language(language)
+    limits = _definitions(definitions)
+    require_writable(out)
+    volume = read_study(study, series_uid=series)
+    claim_folder(out, volume)
+    with _open_segmenter(model) as segmenter:
+        result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
+    row = measure_study(result, height_m=height_m, definitions=limits)
+    written = write_study(result, row, out, definitions=limits)
+    page = describe_report(
+        result,
+        row,
+        written,
+        sex=sex,
+        age_years=age_years,
+        weight_kg=weight_kg,
+        reference=compared.name,
+        **{f"{name}_cutoffs": table for name, table in chosen.items()},
+    )
+    files = write_study_report(page, out, language=wanted)
+    if as_json:
+        print_json({"measurements": row, "files": {**vars(written), **files}})
+        return
+    for path in files.values():
+        print_line(str(path))
 
 
 @app.command()

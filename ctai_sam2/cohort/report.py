@@ -16,7 +16,7 @@ from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_table_csv, write_text
-from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.cutoffs import cutoff_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +157,7 @@ def _table_one(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _describe_cutoffs(name: str) -> dict[str, Any]:
     """Name, source and values of a table of cut-offs."""
-    cutoffs = CUTOFF_TABLES[name]
+    cutoffs = cutoff_table(name)
     lines = []
     for line in cutoffs.cutoffs:
         sex = {"M": "men ", "F": "women "}.get(line.sex or "", "")
@@ -167,7 +167,7 @@ def _describe_cutoffs(name: str) -> dict[str, Any]:
         if math.isfinite(line.bmi_below):
             bmi += f", BMI below {line.bmi_below:g}"
         lines.append(f"{sex}{line.quantity} < {line.low_below:g}{bmi}")
-    return {"name": name, "source": cutoffs.source, "lines": lines}
+    return {"name": cutoffs.identifier, "source": f"{cutoffs.source}; {cutoffs.checked}", "lines": lines}
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -21,7 +21,8 @@ from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
 from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
-from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
+from ctai_sam2.measure.cutoffs import Quantity, cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
+from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
 from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
 
 if TYPE_CHECKING:
@@ -36,12 +37,23 @@ FIRST_COLUMNS: tuple[str, ...] = (
     "sex",
     "weight_kg",
     "bmi_kg_m2",
+    "age_years",
+)
+_COMPARED: tuple[tuple[str, Quantity], ...] = (
+    ("sma", "sma_cm2"),
+    ("smi", "smi_cm2_m2"),
+    ("smd", "smd_hu"),
+)
+REFERENCE_COLUMNS: tuple[str, ...] = (
+    *(f"{name}_{what}" for name, _ in _COMPARED for what in ("z", "percentile", "below_p5")),
+    "reference_values",
 )
 LAST_COLUMNS: tuple[str, ...] = (
     "low_smi",
     "smi_cutoffs",
     "low_smd",
     "smd_cutoffs",
+    *REFERENCE_COLUMNS,
     "area_cv_psoas_left",
     "area_cv_psoas_right",
     "area_cv_muscle",
@@ -76,6 +88,21 @@ COHORT_COLUMN_TABLE: tuple[Column, ...] = (
     Column("sex", "", "M or F, by the manifest, else by the images' header."),
     Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
     Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
+    Column("age_years", "years", "Age at the scan, by the manifest, else by the images' header."),
+    *(
+        Column(f"{name}_{what}", unit, text.format(name.upper()))
+        for name in ("sma", "smi", "smd")
+        for what, unit, text in (
+            (
+                "z",
+                "",
+                "Standard deviations of {} from the mean of the same sex and age.",
+            ),
+            ("percentile", "%", "Percentile of {}: of a normal distribution with that mean and SD."),
+            ("below_p5", "", "Whether {} is below the 5th percentile of the same sex and age."),
+        )
+    ),
+    Column("reference_values", "", "Which reference values, name@version; empty where none apply."),
     Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
     Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
     Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
@@ -87,6 +114,9 @@ COHORT_COLUMN_TABLE: tuple[Column, ...] = (
     Column("window", "HU", "Level and width of the window the model saw."),
     Column("kvp", "kV", "Peak tube voltage, by the header."),
     Column("contrast", "", "Whether a contrast agent is recorded in the header."),
+    Column("phase_header", "", "Contrast phase by the header's words, where they name one."),
+    Column("phase_image", "", "Contrast phase as aorta and cava look: unenhanced, arterial, portal_venous."),
+    Column("scanner", "", "Maker and model of the scanner, by the header."),
     Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
     Column("kernel", "", "Reconstruction kernel, by the header."),
     Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown."),
@@ -116,19 +146,21 @@ _TEXT = frozenset(
     {
         *("case_id", "status", "flags", "flag_details", "sex", "definitions"),
         *("model", "weights_sha256", "device", "code_version", "window", "contrast", "kernel"),
+        *("phase_header", "phase_image", "scanner", "contrast_source"),
         *(
             "l3_certainty",
             "level_chosen_by",
             "warnings",
             "smi_cutoffs",
             "smd_cutoffs",
+            "reference_values",
             "acquisition_warnings",
             "reviewed_by",
         ),
         *("reviewed_at", "review_note", "corrected_structures", "error_type", "error"),
     }
 )
-_YES_NO = frozenset({"flagged", "low_smi", "low_smd"})
+_YES_NO = frozenset({"flagged", "low_smi", "low_smd", "sma_below_p5", "smi_below_p5", "smd_below_p5"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,8 +397,9 @@ def _make_row(
 ) -> TableRow:
     row: TableRow = dict.fromkeys(TABLE_COLUMNS)
     header = None if record is None else record.acquisition
-    weight, height = case.weight_kg, case.height_m
+    weight, height, age = case.weight_kg, case.height_m, case.age_years
     if header is not None:
+        age = header.patient_age_years if age is None else age
         weight = header.patient_weight_kg if weight is None else weight
         height = header.patient_height_m if height is None else height
     bmi = None if weight is None or height is None else weight / height**2
@@ -381,6 +414,7 @@ def _make_row(
             "sex": sex,
             "weight_kg": weight,
             "bmi_kg_m2": bmi,
+            "age_years": age,
         }
     )
     row.update({column: case.extra.get(name) for name, column in own.items()})
@@ -390,9 +424,13 @@ def _make_row(
         return row
     row.update(record.row)
     usable_bmi = bmi if bmi is not None and 5 <= bmi <= 150 else None
-    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=config.smi_cutoffs)
-    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=config.smd_cutoffs)
-    row["smi_cutoffs"], row["smd_cutoffs"] = config.smi_cutoffs, config.smd_cutoffs
+    own_choice = parse_cutoff_choice(case.cut_offs) if case.cut_offs else {}
+    smi_table = cutoff_table(own_choice.get("smi", config.smi_cutoffs))
+    smd_table = cutoff_table(own_choice.get("smd", config.smd_cutoffs))
+    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=smi_table)
+    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=smd_table)
+    row["smi_cutoffs"], row["smd_cutoffs"] = smi_table.identifier, smd_table.identifier
+    row.update(compare_row(row, sex=sex, age_years=age, reference=config.reference))
     for name, value in record.quality.area_cv.items():
         row[f"area_cv_{name}"] = value
     row["level_gap_mm"], row["body_at_edge_mm"] = record.quality.level_gap_mm, record.quality.edge_mm
@@ -403,6 +441,30 @@ def _make_row(
         row["review_note"] = review.what or None
         row["corrected_structures"] = None if review.stale else " ".join(review.structures) or None
     return row
+
+
+def compare_row(
+    row: Mapping[str, Any], *, sex: str | None, age_years: float | None, reference: str
+) -> TableRow:
+    """Compare SMA, SMI and SMD of a row with people of the same sex and age; cells are None where none apply.
+
+    Raises
+    ------
+    InputError
+        If there are no such reference values.
+    """
+    # Where nobody knows the level, values of L3 are no reference.
+    level = "L3" if row["l3_certainty"] in ("user", "counted", "estimated") else None
+    cells: TableRow = dict.fromkeys(REFERENCE_COLUMNS)
+    for name, column in _COMPARED:
+        found = compare_with_reference(
+            column, _float(row[column]), sex=sex, age_years=age_years, level=level, table=reference
+        )
+        if found is not None:
+            cells[f"{name}_z"], cells[f"{name}_percentile"] = found.z, found.percentile
+            cells[f"{name}_below_p5"] = found.is_below_p5
+            cells["reference_values"] = reference_table(reference).identifier
+    return cells
 
 
 def _summarize(
@@ -446,6 +508,7 @@ def _summarize(
             "robustness_trials": config.robustness_trials,
             "smi_cutoffs": config.smi_cutoffs,
             "smd_cutoffs": config.smd_cutoffs,
+            "reference": config.reference,
         },
         "numbers": numbers,
         "seconds_per_case": _mean(seconds),
@@ -460,6 +523,8 @@ def _remember(case: Case, case_keys: Mapping[str, str]) -> dict[str, Any]:
         "height_m": case.height_m,
         "weight_kg": case.weight_kg,
         "sex": case.sex,
+        "age_years": case.age_years,
+        "cut_offs": case.cut_offs,
         "prompts": {name: format_prompt(prompt) for name, prompt in case.prompts.items()},
         "extra": dict(case.extra),
     }

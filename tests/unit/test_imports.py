@@ -37,6 +37,8 @@ TIERS: dict[str, int] = {
     "mask_checks": 5,
     "study_outputs": 7,
     "volume_outputs": 7,
+    "study_change": 8,
+    "study_report": 8,
     "journal": 6,
     "evaluation": 6,
     "widgets": 8,

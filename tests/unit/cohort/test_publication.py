@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ctai_sam2.cohort import read_table, run_cohort, write_methods, write_report
+from ctai_sam2.cohort import CohortConfig, read_table, run_cohort, write_methods, write_report
 from ctai_sam2.cohort.descriptives import describe_cohort
-from ctai_sam2.cohort.table import TABLE_COLUMNS, data_dictionary
+from ctai_sam2.cohort.table import TABLE_COLUMNS, compare_row, data_dictionary
 from tests.unit.cohort.making import QUICK, make_cases
 
 
@@ -58,8 +59,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
     cases = make_cases(folder / "in", 4)
     (folder / "in" / "3.npz").write_bytes(b"broken")
-    run_cohort(cases, folder / "out", **QUICK)
+    cases = [
+        replace(case, age_years=47.0, cut_offs="derstine-2018" if case.case_id == "P001" else None)
+        for case in cases
+    ]
+    run_cohort(cases, folder / "out", config=CohortConfig(**QUICK, smi_cutoffs="korea-2021"))
     return folder / "out"
+
+
+def test_cut_offs_are_those_of_the_case_else_of_the_cohort(finished: Path) -> None:
+    table = read_table(finished).set_index("case_id")
+    assert table.loc["P001", "smi_cutoffs"] == table.loc["P001", "smd_cutoffs"] == "derstine-2018@1"
+    assert table.loc["P000", "smi_cutoffs"] == "korea-2021@1"
+    assert table.loc["P000", "smd_cutoffs"] == "martin-2013@1"
+    assert table.loc["P000", "age_years"] == 47.0
+
+
+def test_a_row_is_compared_with_its_sex_and_age() -> None:
+    row = {"sma_cm2": 101.0, "smi_cm2_m2": None, "smd_hu": 38.1, "l3_certainty": "user"}
+    cells = compare_row(row, sex="F", age_years=50, reference="framingham-2024")
+    assert cells["sma_z"] == pytest.approx(-1)
+    assert cells["sma_percentile"] == pytest.approx(15.8655, abs=1e-3)
+    assert (cells["smd_z"], cells["smi_z"], cells["sma_below_p5"]) == (0.0, None, False)
+    assert cells["reference_values"] == "framingham-2024@1"
+    unknown = compare_row({**row, "l3_certainty": "unknown"}, sex="F", age_years=50, reference="yoon-2021")
+    assert set(unknown.values()) == {None}
 
 
 def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
@@ -69,7 +93,7 @@ def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
     left_out = page[page.index('id="left-out"') :].split("</table>")[0]
     assert "P003" in left_out
     assert "P000" not in left_out
-    assert "prado-2008" in page
+    assert "korea-2021@1" in page
     with (finished / "table_one.csv").open(encoding="utf-8") as file:
         assert next(csv.reader(file))[:4] == ["measure", "unit", "group", "n"]
     with (finished / "data_dictionary.csv").open(encoding="utf-8") as file:

@@ -1,0 +1,156 @@
+"""Two dates: the slice that matches, the change, and what is flagged; on phantoms, with their true masks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.phantom import make_volume, masks_from_labels, reference_parameters
+from ctai_sam2.phantom.parameters import PhantomParameters
+from ctai_sam2.segmentation import AxialResult, StructureResult, StudyResult
+from ctai_sam2.segmentation.slice_match import match_slice
+from ctai_sam2.study_change import compare_studies, write_change
+from ctai_sam2.types import Acquisition, CTVolume
+
+SHAPE = (24, 130, 150)
+SPACING = (4.0, 2.6, 2.6)
+DRAWN = ("muscle", "psoas_left", "psoas_right", "sat", "vat")
+
+
+def study_of(
+    parameters: PhantomParameters,
+    *,
+    seed: int,
+    index: int | None = None,
+    acquisition: Acquisition | None = None,
+) -> StudyResult:
+    phantom = make_volume(
+        parameters, shape_zyx=SHAPE, spacing_zyx_mm=SPACING, rng=np.random.default_rng(seed)
+    )
+    volume = CTVolume(
+        hu_zyx=phantom.hu_zyx, affine=phantom.affine, acquisition=acquisition or Acquisition(kvp=120.0)
+    )
+    z_mm = phantom.affine[2, 3] + np.arange(SHAPE[0]) * SPACING[0]
+    at_l3 = int(np.argmin(np.abs(z_mm - phantom.levels_mm["L3"])))
+    chosen = at_l3 if index is None else at_l3 + index
+    truth = masks_from_labels(phantom.labels_zyx[chosen])
+    vertebra = truth["L3"] if truth["L3"].any() else truth["L2"] | truth["L4"]
+    drawn = {name: truth[name] for name in DRAWN} | {"vertebra": vertebra}
+    structures = {
+        name: StructureResult(
+            structure=name,  # type: ignore[arg-type]
+            mask=mask,
+            prediction=None,
+            prompts=(),
+            prompted_by="rule",
+            confidence=None,
+        )
+        for name, mask in drawn.items()
+    }
+    axial = AxialResult(ct_slice=volume.axial(chosen), structures=structures)  # type: ignore[arg-type]
+    return StudyResult(volume=volume, axial_index=chosen, axial=axial, level_chosen_by="user")
+
+
+@pytest.fixture(scope="module")
+def before() -> StudyResult:
+    return study_of(reference_parameters(), seed=1)
+
+
+def test_the_same_height_is_found_again(before: StudyResult) -> None:
+    for off in (-3, 2):
+        after = study_of(reference_parameters(), seed=2, index=off)
+        match = match_slice(
+            before.axial.ct_slice,
+            before.masks["vertebra"],
+            after.volume,
+            after.axial_index,
+            after.masks["vertebra"],
+        )
+        assert match.axial_index == before.axial_index
+        assert match.offset_mm == pytest.approx(-off * SPACING[0])
+        assert match.similarity > match.similarity_at_start
+
+
+def test_a_loss_of_muscle_is_measured_and_more_than_error(before: StudyResult) -> None:
+    thinner = dataclasses.replace(
+        reference_parameters(), wall_muscle_mm=reference_parameters().wall_muscle_mm * 0.7
+    )
+    after = study_of(thinner, seed=2)
+    change = compare_studies(before, after, height_m=1.7)
+    (sma,) = [one for one in change.measures if one.column == "sma_cm2"]
+    pixel = 2.6 * 2.6 / 100
+
+    def counted(study: StudyResult) -> float:
+        inside = study.axial.ct_slice.hu[study.masks["muscle"]]
+        return float(((inside >= -29) & (inside <= 150)).sum()) * pixel
+
+    assert sma.first == pytest.approx(counted(before))
+    assert sma.change == pytest.approx(counted(after) - counted(before))
+    assert sma.change_percent == pytest.approx(100 * (counted(after) / counted(before) - 1))
+    assert sma.least_change == pytest.approx(max(5.6, 0.018 * sma.first))
+    assert sma.exceeds is True
+    assert [one.exceeds for one in change.measures if one.column == "smd_hu"] == [None]
+
+
+def test_nothing_changed_is_no_change(before: StudyResult) -> None:
+    change = compare_studies(before, study_of(reference_parameters(), seed=2))
+    (sma,) = [one for one in change.measures if one.column == "sma_cm2"]
+    assert sma.exceeds is False
+    assert change.match is not None
+    assert not [flag for flag in change.flags if flag.startswith(("scanner", "tube", "level"))]
+
+
+def test_what_differs_is_flagged_and_another_voltage_needs_more(before: StudyResult) -> None:
+    other = Acquisition(kvp=80.0, scanner="Maker Two", slice_thickness_mm=8.0)
+    base = Acquisition(kvp=120.0, scanner="Maker One", slice_thickness_mm=5.0)
+    first = study_of(reference_parameters(), seed=1, acquisition=base)
+    change = compare_studies(first, study_of(reference_parameters(), seed=2, acquisition=other))
+    text = "\n".join(change.flags)
+    assert "scanner: Maker One then, Maker Two now" in text
+    assert "tube voltage: 120 then, 80 now" in text
+    assert "second study: slices of 8 mm" in text
+    (sma,) = [one for one in change.measures if one.column == "sma_cm2"]
+    assert sma.least_change == 19.9
+
+
+def test_another_phase_is_seen_in_the_image(before: StudyResult) -> None:
+    enhanced = dataclasses.replace(reference_parameters(), phase="portal_venous")
+    native = dataclasses.replace(reference_parameters(), phase="unenhanced")
+    change = compare_studies(study_of(native, seed=1), study_of(enhanced, seed=2))
+    assert "contrast phase: unenhanced then, portal_venous now" in change.flags
+
+
+def test_a_slice_elsewhere_is_flagged_without_a_segmenter(before: StudyResult) -> None:
+    change = compare_studies(before, study_of(reference_parameters(), seed=2, index=3))
+    assert any("12.0 mm from the one measured" in flag for flag in change.flags)
+
+
+def test_your_own_repeatability_counts(before: StudyResult) -> None:
+    after = study_of(reference_parameters(), seed=2)
+    change = compare_studies(before, after, least_changes={"smd_hu": 0.001})
+    (smd,) = [one for one in change.measures if one.column == "smd_hu"]
+    assert (smd.exceeds, smd.source) == (True, "given")
+    with pytest.raises(InputError, match="no such measure"):
+        compare_studies(before, after, least_changes={"sma": 1.0})
+
+
+def test_without_a_vertebra_nothing_is_matched(before: StudyResult) -> None:
+    empty = np.zeros(SHAPE[1:], bool)
+    with pytest.raises(AnatomyNotFound):
+        match_slice(before.axial.ct_slice, empty, before.volume, before.axial_index, empty)
+
+
+def test_table_and_picture_are_written(before: StudyResult, tmp_path: Path) -> None:
+    change = compare_studies(before, before)
+    files = write_change(change, tmp_path)
+    header, *lines = files.table.read_text("utf-8").splitlines()
+    assert header.split(",")[:5] == ["measure", "unit", "first", "second", "change"]
+    assert len(lines) == len(change.measures)
+    assert all(line.split(",")[4] in ("0.0", "0") for line in lines)
+    single = Image.open(tmp_path / "first.png")
+    assert Image.open(files.picture).size == (2 * single.width, single.height)
