@@ -1,4 +1,4 @@
-"""One page about one study: pictures, numbers against reference values, warnings, provenance; HTML and PDF."""
+"""One page about one study: pictures, numbers, reference values, warnings, provenance; HTML and PDF."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def describe_report(
         is_low = None
         if column in _COMPARED:
             found = compare_with_reference(
-                column,  # type: ignore[arg-type]
+                column,
                 value,
                 sex=sex,
                 age_years=age_years,

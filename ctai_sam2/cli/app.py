@@ -138,7 +138,7 @@ def report(
     definitions: Definitions = None,
     as_json: AsJson = False,
 ) -> None:
-    """Segment a study and write a page about it: pictures, numbers, z-scores, warnings, provenance (HTML, PDF)."""
+    """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.body_composition import require_height

@@ -384,7 +384,8 @@ def read_table(folder: str | Path) -> pd.DataFrame:
     # Words such as NA are text here; only empty cells are missing.
     frame: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
     for name in frame.columns.intersection([*_TEXT]):
-        frame[name] = frame[name].map(from_cell, na_action="ignore")
+        # Where every cell of a column is empty, a map loses its type.
+        frame[name] = frame[name].map(from_cell, na_action="ignore").astype("string")
     return frame
 
 

@@ -37,15 +37,26 @@ class VesselParameters:
         Greatest distance of its centre in front of the vertebra.
     side_mm : float
         Greatest distance of its centre from the vertebra's middle.
+    aorta_at_mm, cava_at_mm : (float, float)
+        Where their centres are expected: down from the vertebra's front, and left of its middle.
+    even_percentile, even_factor, even_hu : float
+        A disc is even where HU in it spread no more than ``even_factor`` times this percentile of the discs
+        around, and ``even_hu``.
     unenhanced_below_hu : float
         Blood without contrast is 30 to 60 HU.
     arterial_gap_hu : float
-        Aorta above cava by more than this is an arterial phase.
+        Aorta above a cava without contrast by more than this is an arterial phase. Below the renal veins
+        the cava enhances late: a difference alone does not tell.
     """
 
     radius_mm: float = 5.0
     reach_mm: float = 26.0
     side_mm: float = 36.0
+    aorta_at_mm: tuple[float, float] = (-13.0, 8.0)
+    cava_at_mm: tuple[float, float] = (-12.0, -16.0)
+    even_percentile: float = 5.0
+    even_factor: float = 1.5
+    even_hu: float = 4.0
     unenhanced_below_hu: float = 85.0
     arterial_gap_hu: float = 80.0
 
@@ -107,21 +118,26 @@ def estimate_phase(
     mean, spread = _in_discs(hu, p.radius_mm, (row_mm, column_mm))
     blocked = grow(vertebra | excluded, p.radius_mm * 0.6, (row_mm, column_mm))
     fits = near & ~blocked & (mean > 15) & (mean < 700)
-    # The aorta lies in front or on the left, the cava on the right.
-    aorta = _most_even(spread, fits & (across >= -8.0))
+    if not fits.any():
+        return None
+    noise = float(np.percentile(spread[fits], p.even_percentile))
+    even = fits & (spread <= p.even_factor * noise + p.even_hu)
+    aorta = _nearest(down, across, even & (across >= -8.0), p.aorta_at_mm)
     if aorta is None:
         return None
     apart = np.hypot(
         (np.arange(height)[:, None] - aorta[0]) * row_mm, (np.arange(width)[None, :] - aorta[1]) * column_mm
     )
     is_right_of_it = across <= (aorta[1] - middle) * column_mm - 2 * p.radius_mm
-    cava = _most_even(spread, fits & (across <= 6.0) & is_right_of_it & (apart >= 2.2 * p.radius_mm))
+    cava = _nearest(
+        down, across, even & (across <= 6.0) & is_right_of_it & (apart >= 2.2 * p.radius_mm), p.cava_at_mm
+    )
     if cava is None:
         return None
     aorta_hu, cava_hu = float(mean[aorta]), float(mean[cava])
     if max(aorta_hu, cava_hu) < p.unenhanced_below_hu:
         phase = "unenhanced"
-    elif aorta_hu - cava_hu > p.arterial_gap_hu:
+    elif cava_hu < p.unenhanced_below_hu and aorta_hu - cava_hu > p.arterial_gap_hu:
         phase = "arterial"
     else:
         phase = "portal_venous"
@@ -142,11 +158,14 @@ def _in_discs(
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
-def _most_even(spread: NDArray[np.float64], place: Mask) -> tuple[int, int] | None:
+def _nearest(
+    down: NDArray[Any], across: NDArray[Any], place: Mask, at_mm: tuple[float, float]
+) -> tuple[int, int] | None:
+    """Return the pixel of a place that is nearest to where a vessel is expected; None where it is empty."""
     if not place.any():
         return None
-    index = int(np.argmin(np.where(place, spread, np.inf)))
-    row, column = np.unravel_index(index, spread.shape)
+    distance = np.where(place, np.hypot(down - at_mm[0], across - at_mm[1]), np.inf)
+    row, column = np.unravel_index(int(np.argmin(distance)), distance.shape)
     return int(row), int(column)
 
 
@@ -170,7 +189,7 @@ class ContrastShift:
 
 CONTRAST_SOURCE: Final = "akamatsu-2026@1"
 """Akamatsu et al., Cureus 18 (2026), doi:10.7759/cureus.102643: 203 dynamic CTs at L3, checked against the
-abstract. Their two arterial phases differ too much (SMD +2.1 and +5.8 HU) for one named arterial and no more."""
+abstract. Their two arterial phases differ too much (SMD +2.1 and +5.8 HU) for one named arterial alone."""
 
 CONTRAST_SHIFTS: Mapping[str, ContrastShift] = MappingProxyType(
     {

@@ -141,4 +141,5 @@ def _similarity(template: NDArray[np.float64], wide: NDArray[np.float64]) -> flo
     """Best correlation of a template with a wider picture, over all places in it."""
     from skimage.feature import match_template
 
-    return float(match_template(wide, template).max())
+    found = match_template(wide, template)  # type: ignore[no-untyped-call]
+    return float(found.max())

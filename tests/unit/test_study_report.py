@@ -36,7 +36,7 @@ def test_numbers_are_those_of_the_row(made: tuple[StudyResult, TableRow, StudyRe
     shown = {one.column: one for one in report.numbers}
     inside = study.axial.ct_slice.hu[study.masks["muscle"]]
     inside = inside[(inside >= -29) & (inside <= 150)].astype(float)
-    sma = inside.size * 2.6 * 2.6 / 100
+    sma = inside.size * 3.0 * 3.0 / 100
     assert shown["sma_cm2"].value == f"{sma:.1f}"
     assert shown["smi_cm2_m2"].value == f"{sma / 2.56:.1f}"
     assert shown["nama_percent"].value == f"{100 * np.mean(inside >= 30):.1f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,10 @@ import pytest
 
 from ctai_sam2.cohort import CohortConfig, read_table, run_cohort, write_methods, write_report
 from ctai_sam2.cohort.descriptives import describe_cohort
+from ctai_sam2.cohort.references import CITED_TABLES, bibtex_of, reference_keys
 from ctai_sam2.cohort.table import TABLE_COLUMNS, compare_row, data_dictionary
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.reference_values import REFERENCE_TABLES
 from tests.unit.cohort.making import QUICK, make_cases
 
 
@@ -101,6 +105,24 @@ def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
     assert names == list(read_table(finished).columns)
 
 
+def test_table_one_opens_in_a_word_processor_and_the_pdf_has_its_pages(finished: Path) -> None:
+    write_report(finished)
+    page = (finished / "table_one.html").read_text("utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    assert re.findall(r"<th>(.*?)</th>", rows[0]) == ["Measure", "all", "men", "women"]
+    with (finished / "table_one.csv").open(encoding="utf-8") as file:
+        groups = [row for row in csv.DictReader(file) if row["measure"] == "Age"]
+    (age,) = [row for row in rows if "<td>Age, years</td>" in row]
+    assert f"(n = {groups[0]['n']})" in age
+    assert "47.0 ± 0.0" in age
+    pdf = (finished / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    # Table one, distributions, those left out, and the methods.
+    assert int(re.findall(rb"/Count (\d+)", pdf)[-1]) == 4
+    write_report(finished)
+    assert (finished / "report.pdf").read_bytes() == pdf
+
+
 def test_the_methods_say_what_was_run(finished: Path) -> None:
     files = write_methods(finished)
     text, references = files.markdown.read_text("utf-8"), files.bibtex.read_text("utf-8")
@@ -109,5 +131,26 @@ def test_the_methods_say_what_was_run(finished: Path) -> None:
     assert "1 could not be measured" in text
     assert "muscle -29 to 150 HU" in text
     assert str(read_table(finished)["weights_sha256"].iloc[0])[:12] in text
-    for key in re.findall(r"\[@(\w+)\]", text):
-        assert f"{{{key}," in references
+    cited = set(re.findall(r"\[@(\w+)\]", text))
+    entries = references.strip().split("\n\n")
+    assert {re.match(r"@\w+{(\w+),", entry)[1] for entry in entries} == cited  # type: ignore[index]
+    assert all(re.search(r"^  title = \{.{20,}\}", entry, re.MULTILINE) for entry in entries)
+
+
+def test_every_table_that_a_cohort_can_name_has_a_work_with_a_title() -> None:
+    for table in (*CUTOFF_TABLES, *REFERENCE_TABLES):
+        if CUTOFF_TABLES.get(table) is None or CUTOFF_TABLES[table].covers("smi_cm2_m2"):
+            assert "title = {" in bibtex_of(CITED_TABLES[table], version="1")
+    assert all(bibtex_of(key, version="1").count("{") >= 3 for key in reference_keys())
+
+
+def test_a_cohort_without_any_flag_has_a_report(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows([{**row, "flags": "", "flag_details": "", "flagged": "False"} for row in rows])
+    assert str(read_table(folder)["flags"].dtype).startswith("str")
+    assert "P000" in write_report(folder).read_text("utf-8")

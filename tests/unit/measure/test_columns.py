@@ -21,7 +21,8 @@ def test_the_added_columns() -> None:
         *("sma_cm2", "smi_cm2_m2", "smd_hu", "smd_roi_hu", "psoas_asymmetry", "psoas_roi_hu", "pmi_cm2_m2"),
         *("adipose_cm2", "ffm_kg", "fm_kg", "height_m", "slices", "slice_gaps", "definitions"),
         *("nama_area_mm2", "lama_area_mm2", "nama_percent", "lama_percent", "imat_percent"),
-        *("smg", "vat_sat_ratio", "circumference_cm"),
+        *("smg", "vat_sat_ratio", "circumference_cm", "aorta_hu", "cava_hu", "contrast_source"),
+        *("sma_as_unenhanced_cm2", "smd_as_unenhanced_hu", "sat_as_unenhanced_cm2", "vat_as_unenhanced_cm2"),
         *(
             f"{group}_{side}_{fact}"
             for group in ("quadratus", "paraspinal", "wall")
