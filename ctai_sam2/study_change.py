@@ -17,7 +17,7 @@ from ctai_sam2.measure.contrast import acquisition_cautions
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation import segment_study
 from ctai_sam2.segmentation.slice_match import SliceMatch, match_slice
-from ctai_sam2.study_outputs import TableRow, estimate_slice_phase, measure_study
+from ctai_sam2.study_row import TableRow, estimate_slice_phase, measure_study
 from ctai_sam2.types import Acquisition
 
 if TYPE_CHECKING:

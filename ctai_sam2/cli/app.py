@@ -19,6 +19,7 @@ from ctai_sam2.cli.exchange import export, import_
 from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
+from ctai_sam2.cli.study_report import report
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ app.command()(evaluate)
 app.command()(export)
 app.command("import")(import_)
 app.command()(replay)
+app.command()(report)
 app.command()(serve)
 
 Definitions = Annotated[
@@ -113,70 +115,6 @@ def demo(
         make_demo_study(study)
         height_m = height_m or 1.75
     _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
-
-
-@app.command()
-@reporting_errors
-def report(
-    study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
-    out: Out = Path("ctai-output"),
-    axial_index: Annotated[
-        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
-    ] = None,
-    series: Series = None,
-    height_m: Height = None,
-    sex: Annotated[str | None, typer.Option("--sex", help="M or F; that of the header if not given.")] = None,
-    age_years: Annotated[float | None, typer.Option("--age-years", help="Age at the scan.")] = None,
-    weight_kg: Annotated[float | None, typer.Option("--weight-kg", help="Body weight.")] = None,
-    cut_offs: Annotated[
-        list[str] | None,
-        typer.Option("--cut-offs", help="A table's name, or smi=name, smd=name; repeatable."),
-    ] = None,
-    reference: Annotated[str | None, typer.Option("--reference", help="Reference values.")] = None,
-    language: Annotated[str, typer.Option("--language", help="Of the page: en or zh.")] = "en",
-    model: Model = None,
-    definitions: Definitions = None,
-    as_json: AsJson = False,
-) -> None:
-    """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
-    from ctai_sam2.io import read_study
-    from ctai_sam2.io.atomic import require_writable
-    from ctai_sam2.measure.body_composition import require_height
-    from ctai_sam2.measure.cutoffs import as_sex, parse_cutoff_choice
-    from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
-    from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
-    from ctai_sam2.study_report import describe_report, require_language, write_study_report
-
-    require_height(height_m)
-    as_sex(sex)
-    chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
-    compared = reference_table(reference or DEFAULT_REFERENCE)
-    wanted = require_language(language)
-    limits = _definitions(definitions)
-    require_writable(out)
-    volume = read_study(study, series_uid=series)
-    claim_folder(out, volume)
-    with _open_segmenter(model) as segmenter:
-        result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
-    row = measure_study(result, height_m=height_m, definitions=limits)
-    written = write_study(result, row, out, definitions=limits)
-    page = describe_report(
-        result,
-        row,
-        written,
-        sex=sex,
-        age_years=age_years,
-        weight_kg=weight_kg,
-        reference=compared.name,
-        **{f"{name}_cutoffs": table for name, table in chosen.items()},
-    )
-    files = write_study_report(page, out, language=wanted)
-    if as_json:
-        print_json({"measurements": row, "files": {**vars(written), **files}})
-        return
-    for path in files.values():
-        print_line(str(path))
 
 
 @app.command()

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.case_record import CaseError, CaseRecord
+from ctai_sam2.cohort.columns import (
+    COMPARED,
+    REFERENCE_COLUMNS,
+    TEXT_COLUMNS,
+    YES_NO_COLUMNS,
+)
+from ctai_sam2.cohort.columns import TABLE_COLUMNS as TABLE_COLUMNS
+from ctai_sam2.cohort.columns import data_dictionary as data_dictionary
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
@@ -20,147 +28,12 @@ from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
 from ctai_sam2.io.safe_text import from_cell
-from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
-from ctai_sam2.measure.cutoffs import Quantity, cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
+from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
 from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
-from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
+from ctai_sam2.study_row import TableRow
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FIRST_COLUMNS: tuple[str, ...] = (
-    "case_id",
-    "status",
-    "flagged",
-    "flags",
-    "flag_details",
-    "sex",
-    "weight_kg",
-    "bmi_kg_m2",
-    "age_years",
-)
-_COMPARED: tuple[tuple[str, Quantity], ...] = (
-    ("sma", "sma_cm2"),
-    ("smi", "smi_cm2_m2"),
-    ("smd", "smd_hu"),
-)
-REFERENCE_COLUMNS: tuple[str, ...] = (
-    *(f"{name}_{what}" for name, _ in _COMPARED for what in ("z", "percentile", "below_p5")),
-    "reference_values",
-)
-LAST_COLUMNS: tuple[str, ...] = (
-    "low_smi",
-    "smi_cutoffs",
-    "low_smd",
-    "smd_cutoffs",
-    *REFERENCE_COLUMNS,
-    "area_cv_psoas_left",
-    "area_cv_psoas_right",
-    "area_cv_muscle",
-    "level_gap_mm",
-    "body_at_edge_mm",
-    "acquisition_warnings",
-    "reviewed_by",
-    "reviewed_at",
-    "review_note",
-    "corrected_structures",
-    "error_type",
-    "error",
-)
-MAIN_COLUMNS: tuple[str, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
-
-TABLE_COLUMNS: tuple[str, ...] = (
-    *FIRST_COLUMNS[:2],
-    *MAIN_COLUMNS,
-    *FIRST_COLUMNS[2:],
-    *(name for name in COLUMNS if name not in MAIN_COLUMNS),
-    *PROVENANCE_COLUMNS,
-    *LAST_COLUMNS,
-)
-"""Columns of the cohort's table in order: the case, the numbers a paper reports, and the rest."""
-
-COHORT_COLUMN_TABLE: tuple[Column, ...] = (
-    Column("case_id", "", "The case, a pseudonym."),
-    Column("status", "", "done, failed, incomplete (the segmenter failed in its middle) or not done."),
-    Column("flagged", "", "Whether a reader should look at the case."),
-    Column("flags", "", "Why, as words; see the documentation of flags."),
-    Column("flag_details", "", "Why, in sentences."),
-    Column("sex", "", "M or F, by the manifest, else by the images' header."),
-    Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
-    Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
-    Column("age_years", "years", "Age at the scan, by the manifest, else by the images' header."),
-    *(
-        Column(f"{name}_{what}", unit, text.format(name.upper()))
-        for name in ("sma", "smi", "smd")
-        for what, unit, text in (
-            (
-                "z",
-                "",
-                "Standard deviations of {} from the mean of the same sex and age.",
-            ),
-            ("percentile", "%", "Percentile of {}: of a normal distribution with that mean and SD."),
-            ("below_p5", "", "Whether {} is below the 5th percentile of the same sex and age."),
-        )
-    ),
-    Column("reference_values", "", "Which reference values, name@version; empty where none apply."),
-    Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
-    Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
-    Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
-    Column("confidence_muscle", "", "The model's confidence in the mask of all muscle, 0 to 1."),
-    Column("model", "", "Name of the model."),
-    Column("weights_sha256", "", "SHA-256 of the model's weights."),
-    Column("device", "", "Device it ran on."),
-    Column("code_version", "", "Version of ctai_sam2 that ran the model."),
-    Column("window", "HU", "Level and width of the window the model saw."),
-    Column("kvp", "kV", "Peak tube voltage, by the header."),
-    Column("contrast", "", "Whether a contrast agent is recorded in the header."),
-    Column("phase_header", "", "Contrast phase by the header's words, where they name one."),
-    Column("phase_image", "", "Contrast phase as aorta and cava look: unenhanced, arterial, portal_venous."),
-    Column("scanner", "", "Maker and model of the scanner, by the header."),
-    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
-    Column("kernel", "", "Reconstruction kernel, by the header."),
-    Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown."),
-    Column("level_chosen_by", "", "Who chose the level: user or software."),
-    Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
-    Column("warnings", "", "Reasons to look at the masks before trusting them."),
-    Column("low_smi", "", "Whether the SMI is below the cut-off for sex and BMI."),
-    Column("smi_cutoffs", "", "Which cut-offs."),
-    Column("low_smd", "", "Whether the SMD is below the cut-off for sex and BMI."),
-    Column("smd_cutoffs", "", "Which cut-offs."),
-    Column("area_cv_psoas_left", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("area_cv_psoas_right", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
-    Column("body_at_edge_mm", "mm", "Length over which the body touches the image's edge."),
-    Column("acquisition_warnings", "", "What the images give reason for caution by."),
-    Column("reviewed_by", "", "The last reader."),
-    Column("reviewed_at", "", "When, UTC."),
-    Column("review_note", "", "The reader's note."),
-    Column("corrected_structures", "", "Structures whose masks a reader drew."),
-    Column("error_type", "", "Why a case has no numbers: type of the error."),
-    Column("error", "", "Why a case has no numbers, in a sentence."),
-)
-"""Unit and meaning of the columns that a cohort's table has in addition to those of a single measurement."""
-
-_TEXT = frozenset(
-    {
-        *("case_id", "status", "flags", "flag_details", "sex", "definitions"),
-        *("model", "weights_sha256", "device", "code_version", "window", "contrast", "kernel"),
-        *("phase_header", "phase_image", "scanner", "contrast_source"),
-        *(
-            "l3_certainty",
-            "level_chosen_by",
-            "warnings",
-            "smi_cutoffs",
-            "smd_cutoffs",
-            "reference_values",
-            "acquisition_warnings",
-            "reviewed_by",
-        ),
-        *("reviewed_at", "review_note", "corrected_structures", "error_type", "error"),
-    }
-)
-_YES_NO = frozenset({"flagged", "low_smi", "low_smd", "sma_below_p5", "smi_below_p5", "smd_below_p5"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,22 +140,6 @@ def write_results(
     return CohortFiles.of(store), summary
 
 
-def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
-    """List the table's columns in order with unit and meaning; the user's own ones last.
-
-    Examples
-    --------
-    >>> data_dictionary()[2]["column"], data_dictionary()[2]["unit"]
-    ('sma_cm2', 'cm²')
-    """
-    described = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
-    rows = [
-        {"column": name, "unit": described[name].unit, "meaning": described[name].meaning}
-        for name in TABLE_COLUMNS
-    ]
-    return rows + [{"column": name, "unit": "", "meaning": "From the manifest, as it is."} for name in own]
-
-
 def current_record(store: CohortStore, case_id: str, case_keys: Mapping[str, str]) -> CaseRecord | None:
     """Read a case's record if its numbers are those wanted; None where it is not done, or made otherwise.
 
@@ -380,10 +237,10 @@ def read_table(folder: str | Path) -> pd.DataFrame:
             f"the folder {path.parent.name} holds no table of a cohort",
             hint="Give the folder that 'ctai-sam2 cohort run' wrote.",
         )
-    types = dict.fromkeys(_TEXT, "string") | dict.fromkeys(_YES_NO, "boolean")
+    types = dict.fromkeys(TEXT_COLUMNS, "string") | dict.fromkeys(YES_NO_COLUMNS, "boolean")
     # Words such as NA are text here; only empty cells are missing.
     frame: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
-    for name in frame.columns.intersection([*_TEXT]):
+    for name in frame.columns.intersection([*TEXT_COLUMNS]):
         # Where every cell of a column is empty, a map loses its type.
         frame[name] = frame[name].map(from_cell, na_action="ignore").astype("string")
     return frame
@@ -457,7 +314,7 @@ def compare_row(
     # Where nobody knows the level, values of L3 are no reference.
     level = "L3" if row["l3_certainty"] in ("user", "counted", "estimated") else None
     cells: TableRow = dict.fromkeys(REFERENCE_COLUMNS)
-    for name, column in _COMPARED:
+    for name, column in COMPARED:
         found = compare_with_reference(
             column, _float(row[column]), sex=sex, age_years=age_years, level=level, table=reference
         )
@@ -539,7 +396,7 @@ def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> 
         return
     arrays = {}
     for name in TABLE_COLUMNS:
-        kind = pa.string() if name in _TEXT else pa.bool_() if name in _YES_NO else pa.float64()
+        kind = pa.string() if name in TEXT_COLUMNS else pa.bool_() if name in YES_NO_COLUMNS else pa.float64()
         arrays[name] = pa.array([row[name] for row in rows], kind)
     for name in own:
         arrays[name] = pa.array([row.get(name) or None for row in rows], pa.string())

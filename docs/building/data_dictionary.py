@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-from ctai_sam2.cohort.table import COHORT_COLUMN_TABLE, TABLE_COLUMNS
+from ctai_sam2.cohort.columns import COHORT_COLUMN_TABLE, TABLE_COLUMNS
 from ctai_sam2.measure.columns import COLUMN_TABLE, Column
 from ctai_sam2.measure.cutoffs import describe_cutoff_tables
 from ctai_sam2.measure.reference_values import describe_reference_tables

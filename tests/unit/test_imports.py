@@ -35,6 +35,7 @@ TIERS: dict[str, int] = {
     "agreement": 6,
     "exchange": 6,
     "mask_checks": 5,
+    "study_row": 6,
     "study_outputs": 7,
     "volume_outputs": 7,
     "study_change": 8,

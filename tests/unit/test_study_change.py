@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import ctai_sam2.io
+import ctai_sam2.models
+import ctai_sam2.segmentation
+from ctai_sam2.cli.app import app
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.phantom import PhantomVolume, make_volume, masks_from_labels, reference_parameters
 from ctai_sam2.phantom.parameters import PhantomParameters
@@ -17,6 +23,7 @@ from ctai_sam2.segmentation import AxialResult, StructureResult, StudyResult
 from ctai_sam2.segmentation.slice_match import match_slice
 from ctai_sam2.study_change import compare_studies, write_change
 from ctai_sam2.types import Acquisition, CTVolume
+from tests.fakes import FakeSegmenter
 
 SHAPE = (16, 110, 130)
 SPACING = (4.0, 3.0, 3.0)
@@ -158,3 +165,51 @@ def test_table_and_picture_are_written(before: StudyResult, tmp_path: Path) -> N
     assert all(line.split(",")[4] in ("0.0", "0") for line in lines)
     with Image.open(tmp_path / "first.png") as single, Image.open(files.picture) as both:
         assert both.size == (2 * single.width, single.height)
+
+
+@pytest.fixture
+def two_dates(before: StudyResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the phantoms in place of what is read and segmented; the commands are as they are."""
+    studies = {"a": before, "b": study_of(reference_parameters(), seed=2)}
+    monkeypatch.setattr(ctai_sam2.io, "read_study", lambda path, **_: studies[Path(path).name].volume)
+    monkeypatch.setattr(ctai_sam2.models, "open_segmenter", lambda *_, **__: FakeSegmenter())
+    by_volume = {id(study.volume): study for study in studies.values()}
+    monkeypatch.setattr(
+        ctai_sam2.segmentation, "segment_study", lambda volume, *_, **__: by_volume[id(volume)]
+    )
+
+
+@pytest.mark.usefixtures("two_dates")
+def test_the_command_compares_two_dates(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["change", "a", "b", "--out", str(tmp_path), "--height-m", "1.7", "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["slices"] == [said["slices"][0]] * 2
+    assert {row["measure"] for row in said["measures"]} >= {"sma_cm2", "smi_cm2_m2", "smd_hu"}
+    assert Path(said["files"]["picture"]).is_file()
+
+
+@pytest.mark.usefixtures("two_dates")
+def test_the_command_writes_a_page_about_one_study(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["report", "a", "--out", str(tmp_path), "--sex", "F", "--age-years", "50", "--language", "zh"]
+    )
+    assert done.exit_code == 0, done.output
+    assert "framingham-2024@1" in (tmp_path / "report.html").read_text("utf-8")
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["change", "a", "b", "--axial-index", "41"],
+        ["report", "a", "--language", "fr"],
+        ["report", "a", "--cut-offs", "nobody"],
+        ["report", "a", "--reference", "nobody"],
+        ["report", "a", "--sex", "X"],
+    ],
+)
+def test_wrong_options_are_refused_before_the_work(wrong: list[str]) -> None:
+    assert CliRunner().invoke(app, wrong).exit_code == 2
