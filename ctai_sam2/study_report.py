@@ -381,7 +381,7 @@ def render_pdf(report: StudyReport) -> bytes:
     table.set_fontsize(8)
     table.scale(1, 1.15)
     lines = [
-        *report.as_unenhanced,
+        *(f"{texts['as_unenhanced']}: {text}" for text in report.as_unenhanced),
         f"{texts['reference']}: {report.reference or texts['no_reference']}",
         *(f"{texts['cutoffs']}: {text}" for text in report.cutoffs),
         "",
@@ -425,7 +425,7 @@ def _as_unenhanced(row: Mapping[str, Cell]) -> tuple[str, ...]:
         )
         if (value := _number(row.get(column))) is not None
     ]
-    return (f"{TEXTS['en']['as_unenhanced']}: {', '.join(parts)}; {row['contrast_source']}",)
+    return (f"{', '.join(parts)}; {row['contrast_source']}",)
 
 
 def _yes_no(value: bool | None, texts: Mapping[str, str]) -> str:
