@@ -27,7 +27,7 @@ from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.measure.quality import QUALITY_COLORS, map_quality
+from ctai_sam2.measure.quality import QUALITY_COLORS, body_circumference_cm, map_quality
 from ctai_sam2.study_row import PROVENANCE_COLUMNS as PROVENANCE_COLUMNS
 from ctai_sam2.study_row import Cell as Cell
 from ctai_sam2.study_row import TableRow as TableRow
@@ -55,6 +55,8 @@ class StudyFiles:
         Picture of the sagittal slice with L3.
     quality_map : Path, optional
         Picture of the muscle by attenuation, with shares; None where no muscle was found.
+    groups : Path, optional
+        Picture of the muscle groups of each side, with areas; None where the model does not divide the slice.
     masks : tuple of Path
         PNG and NIfTI of every mask.
     """
@@ -63,6 +65,7 @@ class StudyFiles:
     overlay: Path
     sagittal_overlay: Path | None = None
     quality_map: Path | None = None
+    groups: Path | None = None
     masks: tuple[Path, ...] = field(default=())
 
 
@@ -150,7 +153,21 @@ def write_study(
         overlay=overlay,
         sagittal_overlay=sagittal_overlay,
         quality_map=quality_map,
+        groups=_write_groups(study, folder / "muscle_groups.png") if study.axial.muscle_groups else None,
         masks=tuple(masks),
+    )
+
+
+def _write_groups(study: StudyResult, path: Path) -> Path:
+    ct = study.axial.ct_slice
+    psoas = {name: study.masks[name] for name in ("psoas_left", "psoas_right") if name in study.masks}
+    shown = {**psoas, **study.axial.muscle_groups}
+    return write_overlay_png(
+        path,
+        ct,
+        shown,
+        title="Muscle groups",
+        labels={name: _legend(ct, name, mask) for name, mask in shown.items()},
     )
 
 
@@ -313,6 +330,7 @@ def measure_files(
             middle_slice=axial_index,
         )
     )
+    row["circumference_cm"] = body_circumference_cm(ct)
     row["warnings"] = " | ".join(notes) or None
     return row
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,21 @@ def test_the_pdf_is_one_page_and_equal_for_equal_reports(
     written = write_study_report(report, tmp_path, language="zh")
     assert written["pdf"].read_bytes() == first
     assert "骨骼肌面积" in written["report"].read_text("utf-8")
+
+
+def test_muscle_groups_have_their_picture(
+    made: tuple[StudyResult, TableRow, StudyReport], tmp_path: Path
+) -> None:
+    study = made[0]
+    wall = study.masks["muscle"] & ~study.masks["psoas_left"] & ~study.masks["psoas_right"]
+    divided = replace(study, axial=replace(study.axial, muscle_groups={"wall_left": wall}))
+    row = measure_study(divided, height_m=1.6)
+    inside = study.axial.ct_slice.hu[wall]
+    inside = inside[(inside >= -29) & (inside <= 150)].astype(float)
+    assert row["wall_left_area_mm2"] == pytest.approx(inside.size * 9.0)
+    assert row["wall_left_hu_mean"] == pytest.approx(inside.mean())
+    assert row["wall_right_area_mm2"] is None
+    written = write_study(divided, row, tmp_path)
+    assert written.groups is not None
+    assert written.groups.is_file()
+    assert write_study(study, made[1], tmp_path).groups is None
