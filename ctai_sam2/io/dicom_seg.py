@@ -447,14 +447,21 @@ def _pixels_of(path: Path, dataset: Any, frame: int) -> NDArray[Any]:
 
 
 def _place_of(dataset: Any, frame: int) -> NDArray[np.float64]:
-    orientation = functional_value(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
-    position = functional_value(dataset, frame, "PlanePositionSequence", "ImagePositionPatient")
-    spacing = functional_value(dataset, frame, "PixelMeasuresSequence", "PixelSpacing")
+    orientation = _numbers_of(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient")
+    position = _numbers_of(dataset, frame, "PlanePositionSequence", "ImagePositionPatient")
+    spacing = _numbers_of(dataset, frame, "PixelMeasuresSequence", "PixelSpacing")
     if orientation is None or position is None or spacing is None:
         raise GeometryError(
             "a frame of the segmentation does not say where it lies",
             hint="Export it again; segmentations of slides or pictures cannot be placed on CT.",
         )
-    return affine_from_dicom(
-        [float(v) for v in orientation], [float(v) for v in position], [float(v) for v in spacing]
-    )
+    return affine_from_dicom(orientation, position, spacing)
+
+
+def _numbers_of(dataset: Any, frame: int, sequence: str, keyword: str) -> list[float] | None:
+    """Numbers that a frame states; None where it states none, or text that is no number."""
+    try:
+        with quiet("pydicom"):
+            return [float(value) for value in functional_value(dataset, frame, sequence, keyword)]
+    except (TypeError, ValueError):
+        return None

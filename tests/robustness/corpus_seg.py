@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 from pydicom import dcmwrite
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import (
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
@@ -292,17 +294,10 @@ def seg_cases() -> Iterator[MaskCase]:
         {"one": WHOLE["one"], "two": WHOLE["two"]},
         "three: 1 frame left out",
     )
-    for position in (["nan"] * 3, ["1", "2"]):
+    for position in ("nan\\nan\\nan", "1\\2", "a\\b\\c", "1,5\\2\\3", ""):
         yield _seg_case(
-            f"a frame at {position}",
-            lambda position=position: edited(
-                make_seg(frames()),
-                lambda d: setattr(
-                    d.PerFrameFunctionalGroupsSequence[-1].PlanePositionSequence[0],
-                    "ImagePositionPatient",
-                    position,
-                ),
-            ),
+            f"a frame at {position!r}",
+            lambda position=position: edited(make_seg(frames()), partial(_place_last, position)),
             {"one": WHOLE["one"], "two": WHOLE["two"]},
             "three: 1 frame left out",
         )
@@ -371,6 +366,14 @@ def seg_cases() -> Iterator[MaskCase]:
 def edited(dataset: Dataset, edit: Callable[[Dataset], Any]) -> Dataset:
     edit(dataset)
     return dataset
+
+
+def _place_last(position: str, dataset: Dataset) -> None:
+    """Put the last frame's position into the file as it stands."""
+    tag = Tag(0x00200032)
+    data = position.encode() + b" " * (len(position) % 2)
+    place = dataset.PerFrameFunctionalGroupsSequence[-1].PlanePositionSequence[0]
+    place[tag] = RawDataElement(tag, "DS", len(data), data, 0, True, True)
 
 
 def _seg_turned() -> Iterator[MaskCase]:
