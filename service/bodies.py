@@ -89,9 +89,7 @@ class ReadRequest(Request):
             parts: FormParts = await self._parser.parse(self._body, content_type)
         else:
             parts = parse_form(self._body, content_type)
-        return FormData(
-            (name, part if isinstance(part, str) else self._file_of(part)) for name, part in parts
-        )
+        return FormData([(name, one if isinstance(one, str) else self._file_of(one)) for name, one in parts])
 
     def _file_of(self, part: FilePart) -> UploadFile:
         content = self._body[part.content] if isinstance(part.content, slice) else part.content
@@ -102,6 +100,11 @@ class _MemoryParser(MultiPartParser):
     """Keeps uploads in memory, which the limit on the body bounds."""
 
     spool_max_size = 2**31
+
+    def close_files(self) -> None:
+        """Close the files of all parts, of those that were begun too."""
+        for file in self._files_to_close_on_error:
+            file.close()
 
 
 async def read_body(
@@ -184,14 +187,16 @@ def parse_form(body: bytes, content_type: str) -> FormParts:
             yield body[start : start + _PIECE_BYTES]
 
     headers = Headers({"content-type": content_type})
+    parser = _MemoryParser(headers, pieces(), max_files=1, max_fields=16)
     try:
-        form = _finish(_MemoryParser(headers, pieces(), max_files=1, max_fields=16).parse())
+        return [
+            (name, value if isinstance(value, str) else FilePart(value.file.read()))
+            for name, value in _finish(parser.parse()).multi_items()
+        ]
     except (MultiPartException, LookupError, ValueError) as error:
         raise _bad_form("the form is damaged, or has too many or too large parts") from error
-    return [
-        (name, value if isinstance(value, str) else FilePart(value.file.read()))
-        for name, value in form.multi_items()
-    ]
+    finally:
+        parser.close_files()
 
 
 def _finish(work: Coroutine[Any, Any, FormData]) -> FormData:

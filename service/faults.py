@@ -65,8 +65,14 @@ class Fault(HTTPException):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let a worker process raise it."""
-        values = {"status": self.status_code, "code": self.code, "detail": self.detail}
-        return partial(Fault, **values, retry_after_s=self.retry_after_s), ()
+        make = partial(
+            Fault,
+            status=self.status_code,
+            code=self.code,
+            detail=self.detail,
+            retry_after_s=self.retry_after_s,
+        )
+        return make, ()
 
 
 class ClientGone(Exception):

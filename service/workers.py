@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import struct
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -124,7 +125,7 @@ class DecodeWorkers:
             # Where the worker bounds its own processor time, a busy machine costs no image its decoding.
             with anyio.fail_after(self._settings.decode_timeout if resource is None else None):
                 return await to_process.run_sync(
-                    work, *arguments, *bounds, cancellable=True, limiter=self._processes
+                    partial(work, *arguments, *bounds), cancellable=True, limiter=self._processes
                 )
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from ctai_sam2.errors import DicomError, InputError
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
 from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
-from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
+from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, shown_kernel, valid_uid
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import Acquisition
 
@@ -437,7 +437,8 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
             acquisition.patient_sex or "",
             _text_of(acquisition.patient_height_m),
         ),
-        kernel=acquisition.kernel or "",
+        # Of a text that is no kernel's name only whether it is the same is known.
+        kernel=acquisition.kernel or digest_of(_kernel_of(dataset, frame)),
         kvp=_text_of(acquisition.kvp),
         acquisition=_text_of(
             functional_value(dataset, frame, content, "FrameAcquisitionNumber")
@@ -476,20 +477,22 @@ def _whole(value: Any) -> int | None:
     return int(number) if number is not None and number.is_integer() else None
 
 
+def _kernel_of(dataset: Any, frame: int) -> str | None:
+    found = functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel")
+    return one_line(" ".join(_texts(found)))
+
+
 def _acquisition(dataset: Any, frame: int) -> Acquisition:
     sex = str(value_of(dataset, "PatientSex") or "").strip().upper()
     height = number_of(value_of(dataset, "PatientSize"))
     weight = number_of(value_of(dataset, "PatientWeight"))
     thickness = number_of(functional_value(dataset, frame, "PixelMeasuresSequence", "SliceThickness"))
     kvp = number_of(functional_value(dataset, frame, "CTXRayDetailsSequence", "KVP"))
-    kernel = " ".join(
-        _texts(functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel"))
-    )
     return Acquisition(
         kvp=kvp if kvp and kvp > 0 else None,
         contrast=_contrast(dataset, frame),
         slice_thickness_mm=thickness if thickness and thickness > 0 else None,
-        kernel=one_line(kernel),
+        kernel=shown_kernel(_kernel_of(dataset, frame)),
         gantry_tilt_deg=number_of(
             functional_value(dataset, frame, "CTAcquisitionDetailsSequence", "GantryDetectorTilt")
         ),

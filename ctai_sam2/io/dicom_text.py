@@ -13,7 +13,12 @@ import re
 from typing import Any
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-_KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+/-]{0,23}")
+# As vendors write them: B30f, Br40d 3 (Siemens), FC18-H (Canon), B_SOFT_C (United), UB (Philips).
+_KERNEL_PART = re.compile(r"[A-Za-z]{1,4}\d{1,3}[a-z]{0,2}|[A-Z]{1,2}|\d{1,2}")
+_KERNEL_WORDS = """
+ABDOMEN BODY BONE BONEPLUS BRAIN CHEST CHST DETAIL EDGE HEAD LUNG MEDIUM PLUS SHARP SMOOTH SOFT STANDARD
+STND ULTRA
+"""
 
 # Digests are for comparing within one process and mean nothing outside of it.
 _SALT = os.urandom(16)
@@ -53,9 +58,19 @@ def valid_uid(value: Any) -> str:
 
 
 def shown_kernel(text: str | None) -> str | None:
-    """Give a kernel's name where it looks like one; it stands in lists of series."""
-    word = (text or "").strip()
-    return word if _KERNEL.fullmatch(word) else None
+    """Give a reconstruction kernel's name where it is one as vendors write them.
+
+    Examples
+    --------
+    >>> shown_kernel("Br40d 3"), shown_kernel("FC18-H"), shown_kernel("SOFT+"), shown_kernel("Doe Jane")
+    ('Br40d 3', 'FC18-H', 'SOFT+', None)
+    """
+    name = (text or "").strip()
+    parts = re.split(r"[ _./+-]+", name.rstrip("+"))
+    is_name = len(parts) <= 4 and all(
+        part.upper() in _KERNEL_WORDS.split() or _KERNEL_PART.fullmatch(part) for part in parts
+    )
+    return name if is_name else None
 
 
 def one_line(value: Any, limit: int = 64) -> str | None:
