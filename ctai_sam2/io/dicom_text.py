@@ -20,6 +20,19 @@ ABDOMEN BODY BONE BONEPLUS BRAIN CHEST CHST DETAIL EDGE HEAD LUNG MEDIUM PLUS SH
 STND ULTRA
 """
 
+_MAKERS = """
+CANON ELECTRON GE HITACHI HEALTHCARE HEALTHINEERS IMAGING MEDICAL NEUSOFT NMS PHILIPS SAMSUNG SIEMENS SYSTEMS
+TOSHIBA UIH UNITED
+"""
+_MODELS = """
+ACCESS ALPHA AQUILION ASTEION BIGBORE BIOGRAPH BRIGHTSPEED BRILLIANCE CARDIOGRAPHE CREATOR DEFINITION
+DISCOVERY DRIVE EDGE EMOTION EVO EXPERT FLASH FORCE FREEDOM FRONTIER GEMINI GO GO.ALL GO.NOW GO.OPEN
+GO.SIM GO.TOP GO.UP HISPEED ICT INCISIVE INGENUITY IQON LIGHTNING LIGHTSPEED MAXIMA MCT NAEOTOM NEUVIZ ONE
+OPEN OPTIMA PERSPECTIVE PRECISION PRIME PRIMA PRO PULSAR QXI RENDITION REVOLUTION RXL SCENARIA SCOPE
+SENSATION SERVE SOMATOM SPECTRAL SPIRIT START SUPRIA TRUE ULTRA UCT VCT VIDA VISION VOLUME X.CITE XTE
+"""
+_MODEL_PART = re.compile(r"(?=.*\d)[A-Za-z0-9]{1,6}|[A-Za-z]{1,2}")
+
 # Digests are for comparing within one process and mean nothing outside of it.
 _SALT = os.urandom(16)
 
@@ -71,6 +84,25 @@ def shown_kernel(text: str | None) -> str | None:
         part.upper() in _KERNEL_WORDS.split() or _KERNEL_PART.fullmatch(part) for part in parts
     )
     return name if is_name else None
+
+
+def shown_scanner(maker: str | None, model: str | None) -> str | None:
+    """Give maker and model of a scanner where both are known ones; None where a word is not.
+
+    Examples
+    --------
+    >>> shown_scanner("SIEMENS", "SOMATOM Definition AS+"), shown_scanner("GE MEDICAL SYSTEMS", "Doe^Jane")
+    ('SIEMENS SOMATOM Definition AS+', None)
+    """
+    makers, models = _MAKERS.split(), _MODELS.split()
+    of_maker, of_model = (
+        [word.strip("+.,()").upper() for word in re.split(r"[ _/-]+", text or "") if word]
+        for text in (maker, model)
+    )
+    is_known = all(word in makers for word in of_maker) and all(
+        word in models or word in makers or _MODEL_PART.fullmatch(word) for word in of_model
+    )
+    return " ".join(text.strip() for text in (maker, model) if text) if of_model and is_known else None
 
 
 def one_line(value: Any, limit: int = 64) -> str | None:
