@@ -95,7 +95,7 @@ def clicks_per_s(url: str, digest: str, count: int, *, clients: int, salt: int) 
 def next_to_hostile(
     url: str, digest: str, count: int, *, clients: int, bodies: list[bytes]
 ) -> tuple[float, float]:
-    """Return the rate of honest clicks next to a tenth as many hostile requests, to calm; and who succeeds."""
+    """Return the rate of clicks next to a tenth as many hostile requests, to calm; and how many succeed."""
     salt = 100_000 * clients
     calm, _ = clicks_per_s(url, digest, count, clients=clients, salt=salt)
     with ThreadPoolExecutor(max(1, clients // 10)) as attackers:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ctai_sam2.io.uploads import Upload, decode_upload
@@ -26,8 +28,8 @@ def prepare() -> None:
 
 def decode_within(data: bytes, max_pixels: int, max_bytes: int, timeout_s: float) -> Upload:
     """Decode an image; this process may take so much more memory and processor time, and is killed beyond."""
-    _bound(max_bytes, timeout_s)
-    return decode_upload(data, max_pixels=max_pixels)
+    with _bounded(max_bytes, timeout_s):
+        return decode_upload(data, max_pixels=max_pixels)
 
 
 def parse_within(body: bytes, content_type: str | None, max_bytes: int, timeout_s: float) -> Any:
@@ -37,19 +39,17 @@ def parse_within(body: bytes, content_type: str | None, max_bytes: int, timeout_
     """
     from .bodies import FilePart, parse_form, parse_json
 
-    _bound(max_bytes, timeout_s)
-    if content_type is not None:
-        return [
-            (name, part if isinstance(part, str) else FilePart(_slice_of(body, part.content)))
-            for name, part in parse_form(body, content_type)
-        ]
-    value = parse_json(body)
-    if not isinstance(value, dict):
-        return value
-    return {
-        name: _slice_of(body, one.encode(), one) if isinstance(one, str) else one
-        for name, one in value.items()
-    }
+    with _bounded(max_bytes, timeout_s):
+        if content_type is not None:
+            return [
+                (name, part if isinstance(part, str) else FilePart(_slice_of(body, part.content)))
+                for name, part in parse_form(body, content_type)
+            ]
+        value = parse_json(body)
+        if not isinstance(value, dict):
+            return value
+        texts = {name: one for name, one in value.items() if isinstance(one, str)}
+        return {**value, **{name: _slice_of(body, one.encode(), one) for name, one in texts.items()}}
 
 
 def _slice_of(body: bytes, content: bytes, otherwise: Any = None) -> Any:
@@ -59,7 +59,8 @@ def _slice_of(body: bytes, content: bytes, otherwise: Any = None) -> Any:
     return slice(start, start + len(content))
 
 
-def _bound(max_bytes: int, timeout_s: float) -> None:
+@contextmanager
+def _bounded(max_bytes: int, timeout_s: float) -> Iterator[None]:
     if resource is not None:
         used_s = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
         resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used_s + timeout_s), resource.RLIM_INFINITY))
@@ -67,3 +68,9 @@ def _bound(max_bytes: int, timeout_s: float) -> None:
         with open("/proc/self/statm", encoding="ascii") as file:
             used_bytes = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used_bytes + max_bytes, resource.RLIM_INFINITY))
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:  # what is written in Rust panics without memory, and that cannot be sent
+        raise MemoryError(type(error).__name__) from None

@@ -73,7 +73,8 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
             raise InputError(f"{name} in {path.name} holds no numbers")
     meta = _meta_of(path, arrays.get("meta"))
     image = CTSlice(
-        hu=np.maximum(arrays["image"], AIR_HU),
+        # Values of 8 bits are widened: they could not say air.
+        hu=np.maximum(arrays["image"].astype(np.result_type(arrays["image"].dtype, np.int16)), AIR_HU),
         spacing_mm=tuple(float(v) for v in np.ravel(arrays["spacing"])),  # type: ignore[arg-type]
         plane=_plane_of(meta, path),
     )
