@@ -355,10 +355,9 @@ class AxialSession(FramedSlice):
     def _clean(
         self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
     ) -> Mask:
-        tissue = "muscle" if structure.startswith("psoas") else structure
         if structure == "vertebra":
             mask = with_cortex(mask, self.ct_slice.hu, self.ct_slice.spacing_mm)
-        limits = getattr(self.definitions, tissue, None)
+        limits = self.definitions.limits_of(structure)
         forbidden = None
         if prompt is None and isinstance(self.anatomy, AxialAnatomy) and structure != "vertebra":
             forbidden = self._forbidden(self.anatomy, structure)

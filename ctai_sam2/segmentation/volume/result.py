@@ -176,16 +176,16 @@ class VolumeResult:
             ]
         return pd.DataFrame(rows)
 
-    def _limits(self, structure: str) -> tuple[float, float] | None:
-        limits = getattr(self.definitions, "muscle" if structure.startswith("psoas") else structure, None)
-        return None if limits is None else (limits.low_hu, limits.high_hu)
-
     def _measure(self, structure: str, index: int, one: SliceMask) -> tuple[float, float]:
         """Area in cm² and mean HU of a slice within the structure's limits."""
         y, x = one.corner_yx
         hu = self.volume.hu_zyx[index, y : y + one.crop.shape[0], x : x + one.crop.shape[1]]
-        limits = self._limits(structure)
-        mask = one.crop if limits is None or not one.crop.size else limit_to_hu(one.crop, hu, *limits)
+        limits = self.definitions.limits_of(structure)
+        mask = (
+            one.crop
+            if limits is None or not one.crop.size
+            else limit_to_hu(one.crop, hu, limits.low_hu, limits.high_hu)
+        )
         _, row_mm, column_mm = self.volume.spacing_zyx_mm
         area = float(mask.sum()) * row_mm * column_mm / 100
         return area, float(hu[mask].mean()) if mask.any() else float("nan")
