@@ -161,12 +161,16 @@ class AxialSession(FramedSlice):
                 found.update({name: one for name, one in fat.items() if name in structures})
             except AnatomyNotFound as error:
                 missing["fat"] = str(error)
+        groups: dict[str, Mask] = {}
+        if "muscle" in found and found["muscle"].prompted_by == "name" and self.judged is not None:
+            groups = self.judged.groups_within(found["muscle"].mask)
         doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
         return AxialResult(
             ct_slice=self.ct_slice,
             structures=found,
             warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
             missing=missing,
+            muscle_groups=groups,
         )
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def spread_slices(
         raise InputError("the distance between decoded slices must be more than 0 mm", received=every_mm)
     positions = np.asarray(volume.slice_positions_mm)
     chosen = [span[0]]
-    for index, following in zip(span[1:], [*span[2:], None], strict=True):
+    for index, following in zip_longest(span[1:], span[2:]):
         if (
             following is None
             or index in kept

@@ -37,7 +37,7 @@ def test_a_case_has_its_tables_and_masks_and_an_earlier_one_is_not_left(
     monkeypatch.setattr(volumes, "segment_volume", lambda *args, **options: result_of(volume))
     assert volumes.write_levels(store, config, "P1", volume, FakeSegmenter) == ("odd",)
     folder = tmp_path / "volumes" / "P1"
-    rows = list(csv.DictReader((folder / "levels.csv").open()))
+    rows = list(csv.DictReader((folder / "levels.csv").read_text().splitlines()))
     assert float(rows[0]["volume_cm3"]) == pytest.approx(0.06)
     assert (folder / "masks" / "muscle.nii.gz").is_file()
 
@@ -46,14 +46,14 @@ def test_a_case_has_its_tables_and_masks_and_an_earlier_one_is_not_left(
 
     monkeypatch.setattr(volumes, "segment_volume", missing)
     (said,) = volumes.write_levels(store, config, "P1", volume, FakeSegmenter)
-    assert said == "levels L1-L4: no spine is visible"
+    assert said == "levels L1-L4: no spine is visible."
     assert not (folder / "levels.csv").exists()
 
 
 def test_a_single_slice_says_that_it_has_no_range(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     out = tmp_path / "out"
-    done = run_cohort(cases, out, levels=("L1", "L4"), **QUICK)
+    done = run_cohort(cases, out, config=CohortConfig(**QUICK, levels=("L1", "L4")))
     assert (done.inferred, done.failed) == (1, 0)
     assert "levels L1-L4: a single slice" in read_table(out)["warnings"][0]
     assert (out / "levels.csv").read_text().strip() == "case_id"

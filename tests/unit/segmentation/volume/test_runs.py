@@ -147,7 +147,7 @@ def test_what_was_kept_for_other_pixels_or_limits_is_not_used(tmp_path: Path) ->
     kept = SliceFolder(tmp_path)
     run(volume_of([3.0 * i for i in range(5)]), kept=kept, every_mm=None)
     for options in (
-        {"volume": volume_of([1 + 3.0 * i for i in range(5)])},
+        {"volume": volume_of([20 + 3.0 * i for i in range(5)])},
         {"definitions": DEFAULT_DEFINITIONS.__class__(name="other", version="1", source="test")},
     ):
         segmenter = FakeSegmenter()
