@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -35,6 +36,8 @@ from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
 
 _SESSIONS = 32
+_PASSES = 2
+"""A run longer than a mask may be propagated is gone on with from what came out plausible, once."""
 _MOST_AT_ONCE = 4
 """Slices worked on at the same time: memory grows with each."""
 _SAME_DICE = 0.97
@@ -87,6 +90,7 @@ class Engine:
     _sessions: LRUCache[int, AxialSession] = field(
         default_factory=lambda: LRUCache(_SESSIONS), init=False, repr=False
     )
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def segment_automatically(
         self,
@@ -160,10 +164,15 @@ class Engine:
     ) -> dict[int, SliceMask]:
         """Judge slices, replace runs that are not green by propagation, fill what is left."""
         found = self._judged(structure, automatic)
-        plausible = [i for i in sorted(found) if found[i].gate == "green"]
-        unsettled = set(decoded) - set(plausible)
-        for run in runs_of([i for i in automatic_span(span, automatic) if i in unsettled]):
-            self._propagate_into(structure, run, found, plausible)
+        within = set(automatic_span(span, automatic)) & set(decoded)
+        for _ in range(_PASSES):
+            plausible = [i for i in sorted(found) if found[i].gate == "green"]
+            unsettled = sorted(within - set(plausible))
+            if not unsettled or not plausible:
+                break
+            for run in runs_of(unsettled):
+                self._propagate_into(structure, run, found, plausible)
+            found = self._judged(structure, found)
         self._fill(structure, span, found)
         return self._judged(structure, found)
 
@@ -200,12 +209,14 @@ class Engine:
 
     def _session(self, index: int) -> AxialSession:
         """Frame a slice to be prompted from its neighbours, once for both sides and directions."""
-        session = self._sessions.get(index)
+        with self._lock:
+            session = self._sessions.get(index)
         if session is None:
             session = AxialSession.open(
                 self.volume.axial(index), self.segmenter, window=self.window, definitions=self.definitions
             )
-            self._sessions[index] = session
+            with self._lock:
+                self._sessions[index] = session
         return session
 
     def _distance(self, first: int, second: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final
 
@@ -126,7 +127,12 @@ def segment_volume(
         )
         for name in wanted:
             automatic[name] |= more[name]
-    masks = {name: engine.complete(name, span, {*decoded, *refined}, automatic[name]) for name in wanted}
+    # Structures walk the same slices at about the same time, which are then embedded once for all.
+    with ThreadPoolExecutor(len(wanted), thread_name_prefix="structures") as pool:
+        completed = pool.map(
+            lambda name: engine.complete(name, span, {*decoded, *refined}, automatic[name]), wanted
+        )
+        masks = dict(zip(wanted, completed, strict=True))
     return VolumeResult(
         volume=volume,
         indices=tuple(span),
