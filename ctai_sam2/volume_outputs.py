@@ -18,6 +18,7 @@ from ctai_sam2.image.masks import mask_to_rle, rle_to_mask
 from ctai_sam2.io import write_bytes, write_mask_nifti, write_table_csv
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, VolumeResult
 from ctai_sam2.structures import Structure
+from ctai_sam2.types import ModelIdentity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +57,7 @@ def write_volume_result(
     folder: str | Path,
     *,
     source: SourceImages | None = None,
+    model: ModelIdentity | None = None,
     dicom: Sequence[DicomFormat] = (),
 ) -> VolumeFiles:
     """Write masks (NIfTI, on the volume's own grid) and both tables; each file is replaced in one step.
@@ -68,21 +70,23 @@ def write_volume_result(
         Made if missing.
     source : SourceImages, optional
         The study's images, from `find_source_images`; needed for DICOM.
+    model : ModelIdentity, optional
+        Which model made the masks, for DICOM.
     dicom : sequence of {"seg", "rtstruct"}
         DICOM objects to write with all slices.
 
     Raises
     ------
     InputError
-        If DICOM is wanted without the images that it refers to.
+        If DICOM is wanted without the images that it refers to, or without the model.
     DicomError, GeometryError
         If the images do not allow it.
     StorageError
         If something cannot be written.
     """
     folder = Path(folder)
-    if dicom and source is None:
-        raise InputError("a DICOM object refers to the study's images, and these were not given")
+    if dicom and (source is None or model is None):
+        raise InputError("a DICOM object needs the study's images to refer to, and the model's identity")
     masks = [
         write_mask_nifti(folder / "masks" / f"{name}.nii.gz", stack, result.volume)
         for name, stack in result.masks.items()
@@ -91,7 +95,12 @@ def write_volume_result(
     if source is not None:
         from ctai_sam2.io.dicom_rtstruct import write_rtstruct
         from ctai_sam2.io.dicom_seg import write_seg
+        from ctai_sam2.io.structure_terms import Authorship
 
+        corrected = any(
+            one.source == "anchor" for found in result.structure_slices.values() for one in found.values()
+        )
+        authorship = Authorship(made_by="semiautomatic" if corrected else "automatic", model=model)
         for kind in dicom:
             write = write_seg if kind == "seg" else write_rtstruct
             written.append(
@@ -100,6 +109,7 @@ def write_volume_result(
                     dict(result.masks),
                     result.volume,
                     source,
+                    authorship=authorship,
                     description="Body composition, volume",
                 )
             )

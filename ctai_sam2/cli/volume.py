@@ -89,7 +89,13 @@ def segment_levels(
             definitions=definitions,
             progress=show,
         )
-    files = write_volume_result(result, out, source=source, dicom=tuple(dicom))  # type: ignore[arg-type]
+    files = write_volume_result(
+        result,
+        out,
+        source=source,
+        model=segmenter.identity if dicom else None,
+        dicom=tuple(dicom),  # type: ignore[arg-type]
+    )
     rows = [dict(row) for _, row in result.summary.iterrows()]
     if as_json:
         print_json(

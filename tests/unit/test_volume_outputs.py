@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import read_study
@@ -14,6 +15,7 @@ from ctai_sam2.io.dicom_seg import read_seg
 from ctai_sam2.io.source_images import find_source_images
 from ctai_sam2.segmentation.volume import SliceMask, VolumeResult
 from ctai_sam2.volume_outputs import write_volume_result
+from tests.fakes import FAKE_IDENTITY
 from tests.unit.io.making import make_volume, write_series
 
 
@@ -30,9 +32,14 @@ def test_all_slices_come_back_from_every_format(tmp_path: Path) -> None:
     }
     result = VolumeResult(volume=volume, indices=(1, 2, 3, 4), levels=(), structure_slices=slices)  # type: ignore[arg-type]
     files = write_volume_result(
-        result, tmp_path / "out", source=find_source_images(tmp_path / "s"), dicom=("seg", "rtstruct")
+        result,
+        tmp_path / "out",
+        source=find_source_images(tmp_path / "s"),
+        model=FAKE_IDENTITY,
+        dicom=("seg", "rtstruct"),
     )
     seg, rtstruct = files.dicom
+    assert dcmread(seg).SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
     for read in (read_seg(seg, volume), read_rtstruct(rtstruct, volume)):
         for name in slices:
             np.testing.assert_array_equal(read[name], result.masks[name])
