@@ -517,7 +517,16 @@ def content_of(image: CTVolume | CTSlice) -> str:
     positions = None
     if isinstance(image, CTVolume):
         positions = np.asarray(image.slice_positions_mm).round(6).tolist()
-    return key_of([fingerprint(image), affine, positions, asdict(image.acquisition), list(image.warnings)])
+    facts = {
+        name: value
+        for name, value in asdict(image.acquisition).items()
+        if value is not None or name not in _ADDED_FACTS
+    }
+    return key_of([fingerprint(image), affine, positions, facts, list(image.warnings)])
+
+
+_ADDED_FACTS = frozenset({"patient_age_years", "phase", "scanner"})
+"""Facts that earlier versions did not read: where they are absent, the digest is that of those versions."""
 
 
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:
