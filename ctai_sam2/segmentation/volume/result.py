@@ -240,7 +240,8 @@ class VolumeResult:
         at = profile[:, 0]
         low, high = (at[0], at[-1]) if level is None else (level.lower_mm, level.upper_mm)
         # A slice stands for half a step on each side, also at the ends of what was segmented.
-        half = float(np.median(np.diff(np.asarray(self.volume.slice_positions_mm)))) / 2
+        steps = np.diff(np.asarray(self.volume.slice_positions_mm))
+        half = float(np.median(steps) if steps.size else self.volume.spacing_zyx_mm[0]) / 2
         covered = max(0.0, min(high, at[-1] + half) - max(low, at[0] - half)) / max(high - low, 1e-9)
         inside = (at >= low) & (at <= high)
         whole = covered > 0.999 or level is None
