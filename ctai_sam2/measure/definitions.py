@@ -137,6 +137,17 @@ class TissueDefinitions:
             )
         object.__setattr__(self, "fixed_density_g_cm3", density)
 
+    def limits_of(self, structure: str) -> HuRange | None:
+        """Return the range that a structure is cut to; None for one that is not, such as a vertebra.
+
+        Examples
+        --------
+        >>> DEFAULT_DEFINITIONS.limits_of("psoas_left") == DEFAULT_DEFINITIONS.muscle
+        True
+        """
+        tissue = "muscle" if structure.startswith("psoas") else structure
+        return getattr(self, tissue) if tissue in _TISSUES else None
+
     @property
     def identifier(self) -> str:
         """``name@version#hash``, as written into each row."""
