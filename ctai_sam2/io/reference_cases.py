@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
+from ctai_sam2.io.array_archive import unpack_arrays
 from ctai_sam2.io.dicom_pixels import AIR_HU
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
@@ -62,19 +62,20 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
         If no CT has this spacing.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no file {path.name}", hint="Check the path.")
     try:
-        # A file opened here is closed here, also where its content is broken.
-        with path.open("rb") as file, zipfile.ZipFile(file):
-            file.seek(0)
-            content = np.load(file, allow_pickle=False)
-            arrays = {name: content[name] for name in content.files}
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except Exception as error:  # zip files can be broken in many ways
-        raise InputError(f"{path.name} is not a readable case file ({type(error).__name__})") from error
+        arrays, _ = unpack_arrays(path)
+    except DamagedFile as error:
+        kind = type(error.__cause__).__name__
+        raise InputError(f"{path.name} is not a readable case file ({kind})") from error
     missing = [name for name in ("image", "spacing") if name not in arrays]
     if missing:
         raise InputError(f"{path.name} lacks {' and '.join(missing)}", received=", ".join(sorted(arrays)))
+    for name, array in arrays.items():
+        is_read = name in ("image", "spacing") or name.startswith(_MASK_PREFIX)
+        if is_read and array.dtype.kind not in "iufb":
+            raise InputError(f"{name} in {path.name} holds no numbers")
     meta = _meta_of(path, arrays.get("meta"))
     image = _image_of(path, arrays["image"], arrays["spacing"], _plane_of(meta, path))
     masks: dict[str, NDArray[np.bool_]] = {}
@@ -103,19 +104,13 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
 
 
 def _image_of(path: Path, values: NDArray[Any], spacing: NDArray[Any], plane: Plane) -> CTSlice:
-    if values.dtype.kind not in "iuf":
-        raise InputError(f"the image in {path.name} holds no numbers", received=str(values.dtype)[:40])
-    if values.dtype.kind == "u":
-        values = values.astype(np.int32 if values.dtype.itemsize < 4 else np.float64)
-    try:
-        spacing_mm = np.asarray(spacing, dtype=np.float64).ravel().tolist()
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"the spacing in {path.name} is no pair of numbers", received=str(spacing.dtype)[:40]
-        ) from error
+    if values.dtype.kind == "b":
+        raise InputError(f"the image in {path.name} holds no numbers", received="bool")
+    # Values of 8 bits, and those without a sign, are widened: they could not say air.
+    hu = np.maximum(values.astype(np.result_type(values.dtype, np.int16)), AIR_HU)
     image = CTSlice(
-        hu=np.maximum(values, AIR_HU),
-        spacing_mm=tuple(spacing_mm),  # type: ignore[arg-type]
+        hu=hu,
+        spacing_mm=tuple(float(value) for value in np.ravel(spacing)),  # type: ignore[arg-type]
         plane=plane,
         warnings=tuple(implausible_values(values)) if np.isfinite(values).all() else (),
     )

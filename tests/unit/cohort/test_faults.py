@@ -100,16 +100,24 @@ def test_the_gap_of_a_level_is_a_distance_of_slice_positions() -> None:
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "find_l3_in_volume", lambda *args, **more: Found())
     # The drawing below is of air alone: only where its slices are is looked at here.
-    for check in ("require_measurable_volume", "require_measurable_slice"):
-        patch.setattr(module, check, lambda *_: None)
+    for check in ("require_measurable_volume", "require_measurable_slice", "require_region"):
+        patch.setattr(module, check, lambda *_, **more: [])
     patch.setattr(module, "_compare_with_neighbours", lambda volume, index, axial, *_, **more: (axial, ()))
-    patch.setattr(module, "segment_axial", lambda ct_slice, *args, **more: _Axial(ct_slice))
+    patch.setattr(module.AxialSession, "open", lambda ct_slice, *args, **more: _Session(ct_slice))
     try:
         study = segment_study(volume, Level(), axial_index=18)
     finally:
         patch.undo()
     assert study.l3_gap_mm == pytest.approx(25.0)
     assert study.level_certainty == "user"
+
+
+@dataclasses.dataclass
+class _Session:
+    ct_slice: Any
+
+    def segment_all(self, *args: Any, **more: Any) -> _Axial:
+        return _Axial(self.ct_slice)
 
 
 @dataclasses.dataclass

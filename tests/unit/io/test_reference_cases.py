@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_plane_without_notes(tmp_path: Path) -> None:
         ({"image": np.array([object()])}, "not a readable case"),
         ({"image": np.full((2, 3), "40")}, "holds no numbers"),
         ({"image": np.ones((2, 3), bool)}, "holds no numbers"),
-        ({"spacing": np.array(["a", "b"])}, "no pair of numbers"),
+        ({"spacing": np.array(["a", "b"])}, "holds no numbers"),
         ({"meta": json.dumps({"plane": "transversal"})}, "unknown plane"),
         ({"mask_L3": np.full((2, 3), 0.7)}, "mask_L3 in a.npz holds fractions"),
         ({"mask_L3": np.full((2, 3), np.nan)}, "not finite"),
@@ -99,3 +100,24 @@ def test_spacing_in_another_unit(tmp_path: Path, spacing: tuple[float, float]) -
 def test_values_that_are_no_hu_are_warned_of(tmp_path: Path) -> None:
     case = read_case_npz(save(tmp_path / "a.npz", image=np.array([[0, 128, 255]] * 2, np.uint8)))
     assert "do not look like Hounsfield units" in case.slice.warnings[0]
+
+
+def test_values_of_eight_bits_are_values(tmp_path: Path) -> None:
+    for dtype in (np.int8, np.uint8):
+        np.savez(tmp_path / "x.npz", image=np.full((9, 9), 100, dtype), spacing=np.ones(2))
+        assert (read_case_npz(tmp_path / "x.npz").slice.hu == 100).all()
+
+
+def test_text_in_place_of_pixels_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", image=np.full((9, 9), "a"), spacing=np.ones(2))
+    with pytest.raises(InputError, match="holds no numbers"):
+        read_case_npz(tmp_path / "x.npz")
+
+
+def test_a_header_of_an_array_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'shape': ((" + b" " * 20
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("image.npy", content)
+    with pytest.raises(InputError, match="not a readable case file"):
+        read_case_npz(tmp_path / "x.npz")
