@@ -292,6 +292,8 @@ def save_definitions(definitions: TissueDefinitions, path: str | os.PathLike[str
         ) as stream:
             temporary = Path(stream.name)
             stream.write(definitions.to_json() + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
         if temporary is not None:
