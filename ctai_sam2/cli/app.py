@@ -450,7 +450,8 @@ def _print_files(files: Any) -> None:
     for name, value in files.items():
         paths = value if isinstance(value, (list, tuple)) else [value]
         for path in paths:
-            print_line(f"  {name:<13} {path}")
+            if path is not None:
+                print_line(f"  {name:<13} {path}")
 
 
 def _open_segmenter(model: str | None) -> Segmenter:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import lzma
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
 import zlib
@@ -40,6 +42,19 @@ class _Manifest(BaseModel):
 
     format: str
     files: list[_ManifestEntry] = Field(max_length=1000)
+
+
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    KeyError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 def export_bundle(names: Iterable[str], store: ModelStore, target: str | Path) -> Path:
@@ -146,7 +161,7 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
                 os.replace(path, place)
                 if checkpoint.sha256 is None:
                     digest_record(place).write_text(f"{digest}  {place.name}\n", encoding="ascii")
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise WeightsError(
             f"{source.name} is damaged or no bundle of checkpoints", hint="Copy it again."
         ) from error

@@ -40,6 +40,7 @@ TIERS: dict[str, int] = {
     "volume_outputs": 7,
     "study_change": 8,
     "study_report": 8,
+    "study_replay": 8,
     "journal": 6,
     "evaluation": 6,
     "widgets": 8,

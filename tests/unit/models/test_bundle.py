@@ -182,3 +182,12 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_written(tmp_path: Path
 def test_no_bundle_at_all(tmp_path: Path, target: ModelStore) -> None:
     with pytest.raises(WeightsError, match="there is no bundle"):
         import_bundle(tmp_path / "gone.zip", target)
+
+
+def test_a_name_in_a_bundle_that_is_no_text_is_damage(tmp_path: Path, target: ModelStore) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("ü", b"")  # noted as UTF-8
+    data = (tmp_path / "x.zip").read_bytes().replace("ü".encode(), b"\xff\xff")
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(WeightsError, match="damaged"):
+        import_bundle(tmp_path / "x.zip", target)

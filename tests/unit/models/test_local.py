@@ -370,3 +370,10 @@ def test_slices_embedded_together_give_the_masks_of_slices_alone(tmp_path: Path)
         assert dict(together._embeddings) == kept, "embedded ahead, nothing is embedded again"
         with pytest.raises(InputError):
             together.embed_many([images[0], images[0][0]])
+
+
+def test_a_checkpoint_whose_pickle_is_cut_is_damaged(tmp_path: Path) -> None:
+    for name, content in (("x.pt", b"\x80\x02."), ("y.pt", b"\x80\x02}.")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError):
+            read_state_dict(tmp_path / name)
