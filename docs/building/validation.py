@@ -1,17 +1,20 @@
 """Write the tables of ``docs/validation.md`` from the scores of the embedded model.
 
-``python docs/building/validation.py`` prints them; they stand between the two markers of the page.
+``python docs/building/validation.py`` prints them; each stands between two markers of the page.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-2-scores.json"
+SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-4-scores.json"
+
+BREAKDOWN = SCORES.with_name("sam2-ct-nano-4-breakdown.csv")
 
 _GROUPS = {"unseen": "real, never seen", "phantom": "fresh phantoms"}
 _PROMPTS = {"button": "button", "click_1": "1 click", "click_3": "3 clicks", "box": "box"}
@@ -29,6 +32,15 @@ _COLUMNS = (
     "area bias %",
     "HU error",
 )
+_PEER_COLUMNS = ("structure", "n", "button", "box", "LiteMedSAM, box", "best classical method")
+_CLASSICAL = {
+    "region_growing": "region growing",
+    "random_walker": "random walker",
+    "grabcut": "GrabCut",
+    "hu_threshold": "HU threshold",
+}
+_PART_COLUMNS = ("by", "", "structure", "n", "Dice: median", "worst", "area bias %", "limits of agreement %")
+_PARTED = ("psoas", "muscle", "sat", "vat")
 
 
 def render(scores: Mapping[str, Any]) -> str:
@@ -55,9 +67,61 @@ def render(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def render_peers(scores: Mapping[str, Any]) -> str:
+    """Write how the model, LiteMedSAM and the best classical method do on the same real slices."""
+    found = {
+        (row["structure"], row["method"], row["prompt"]): row
+        for row in scores["summary"]
+        if row["group"] == "unseen"
+    }
+    lines = [f"| {' | '.join(_PEER_COLUMNS)} |", "|" + "---|" * len(_PEER_COLUMNS)]
+    for structure in dict.fromkeys(key[0] for key in found):
+        peer = found.get((structure, "lite_medsam", "box"))
+        if peer is None:
+            continue
+        classical = [
+            row for (name, method, _), row in found.items() if name == structure and method in _CLASSICAL
+        ]
+        best = max(classical, key=lambda row: row["dice"], default=None)
+        cells = [
+            structure,
+            str(peer["n"]),
+            _median_and_worst(found.get((structure, "model", "button"))),
+            _median_and_worst(found.get((structure, "model", "box"))),
+            _median_and_worst(peer),
+            "–" if best is None else f"{_median_and_worst(best)}, {_CLASSICAL[best['method']]}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def render_parts(rows: Sequence[Mapping[str, str]]) -> str:
+    """Write the scores without points by level, phase, slice thickness and body size."""
+    lines = [f"| {' | '.join(_PART_COLUMNS)} |", "|" + "---|" * len(_PART_COLUMNS)]
+    for row in rows:
+        if row["by"] == "patient" or row["structure"] not in _PARTED or row["group"] != "unseen":
+            continue
+        limits = "–"
+        if row["area_low_pct"]:
+            limits = f"{float(row['area_low_pct']):+.0f} to {float(row['area_high_pct']):+.0f}"
+        cells = [
+            row["by"], row["part"], row["structure"], row["n"], f"{float(row['dice']):.3f}",
+            f"{float(row['dice_min']):.3f}", f"{float(row['area_bias_pct']):+.1f}", limits,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _median_and_worst(row: Mapping[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['dice']:.2f} ({row['dice_min']:.2f})"
+
+
 def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(render(json.loads(SCORES.read_text(encoding="utf-8"))))
+    document = json.loads(SCORES.read_text(encoding="utf-8"))
+    with BREAKDOWN.open(encoding="utf-8", newline="") as stream:
+        parts = list(csv.DictReader(stream))
+    sys.stdout.write("\n".join([render(document), render_peers(document), render_parts(parts)]))
