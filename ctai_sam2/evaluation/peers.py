@@ -94,15 +94,12 @@ class LiteMedSam:
         import torch.nn.functional as F
 
         side = image_hw.shape[0]
-        grey = torch.tensor(image_hw, dtype=torch.float32)[None, None]
-        small = F.interpolate(grey, size=(_LITE_PX, _LITE_PX), mode="bilinear", antialias=True)
-        small = (small - small.min()) / (small.max() - small.min()).clamp(min=1e-8)
-        # Edges of pixels, not their centres, scale with the image.
-        x0, y0, x1, y1 = box_xyxy
-        box = np.array([[x0 - 0.5, y0 - 0.5, x1 + 0.5, y1 + 0.5]]) + 0.5
-        box = np.clip(box * _LITE_PX / side - 0.5, 0, _LITE_PX - 1)
+        grey = torch.tensor(image_hw, dtype=torch.float32)[None, None] / 255
+        # As its own package prepares images and boxes: without smoothing, corners scaled with the image.
+        small = F.interpolate(grey, size=(_LITE_PX, _LITE_PX), mode="bilinear", align_corners=False)
+        box = np.array([box_xyxy], np.float32) * (_LITE_PX / side)
         with torch.inference_mode():
-            logits = self._network(small.expand(-1, 3, -1, -1), box.astype(np.float32))
+            logits = self._network(small.expand(-1, 3, -1, -1), box)
             full = F.interpolate(logits, size=(side, side), mode="bilinear", align_corners=False)
         mask: Mask = (full[0, 0] > 0).numpy()
         return mask

@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-4-scores.json"
+SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-2-scores.json"
 
-BREAKDOWN = SCORES.with_name("sam2-ct-nano-4-breakdown.csv")
+PEER_SCORES = SCORES.with_name("sam2-ct-nano-4-peer-scores.json")
 
 _GROUPS = {"unseen": "real, never seen", "phantom": "fresh phantoms"}
 _PROMPTS = {"button": "button", "click_1": "1 click", "click_3": "3 clicks", "box": "box"}
@@ -39,8 +38,6 @@ _CLASSICAL = {
     "grabcut": "GrabCut",
     "hu_threshold": "HU threshold",
 }
-_PART_COLUMNS = ("by", "", "structure", "n", "Dice: median", "worst", "area bias %", "limits of agreement %")
-_PARTED = ("psoas", "muscle", "sat", "vat")
 
 
 def render(scores: Mapping[str, Any]) -> str:
@@ -95,23 +92,6 @@ def render_peers(scores: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def render_parts(rows: Sequence[Mapping[str, str]]) -> str:
-    """Write the scores without points by level, phase, slice thickness and body size."""
-    lines = [f"| {' | '.join(_PART_COLUMNS)} |", "|" + "---|" * len(_PART_COLUMNS)]
-    for row in rows:
-        if row["by"] == "patient" or row["structure"] not in _PARTED or row["group"] != "unseen":
-            continue
-        limits = "–"
-        if row["area_low_pct"]:
-            limits = f"{float(row['area_low_pct']):+.0f} to {float(row['area_high_pct']):+.0f}"
-        cells = [
-            row["by"], row["part"], row["structure"], row["n"], f"{float(row['dice']):.3f}",
-            f"{float(row['dice_min']):.3f}", f"{float(row['area_bias_pct']):+.1f}", limits,
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
 def _median_and_worst(row: Mapping[str, Any] | None) -> str:
     return "–" if row is None else f"{row['dice']:.2f} ({row['dice_min']:.2f})"
 
@@ -121,7 +101,5 @@ def _number(value: float | None, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    document = json.loads(SCORES.read_text(encoding="utf-8"))
-    with BREAKDOWN.open(encoding="utf-8", newline="") as stream:
-        parts = list(csv.DictReader(stream))
-    sys.stdout.write("\n".join([render(document), render_peers(document), render_parts(parts)]))
+    for write, path in ((render, SCORES), (render_peers, PEER_SCORES)):
+        sys.stdout.write(write(json.loads(path.read_text(encoding="utf-8"))) + "\n")

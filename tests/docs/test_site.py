@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import json
 import os
@@ -90,11 +89,9 @@ def test_the_api_page_names_the_whole_public_surface() -> None:
 
 def test_the_validation_tables_are_those_of_the_scores() -> None:
     building = load("validation")
-    scores = json.loads(building.SCORES.read_text(encoding="utf-8"))
-    with building.BREAKDOWN.open(encoding="utf-8", newline="") as stream:
-        parts = list(csv.DictReader(stream))
     page = (DOCS / "validation.md").read_text(encoding="utf-8")
-    for table in (building.render(scores), building.render_peers(scores), building.render_parts(parts)):
+    for write, path in ((building.render, building.SCORES), (building.render_peers, building.PEER_SCORES)):
+        table = write(json.loads(path.read_text(encoding="utf-8")))
         assert f"validation.py -->\n{table}<!-- end" in page, "run: python docs/building/validation.py"
 
 
