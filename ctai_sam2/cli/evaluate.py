@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,13 @@ def evaluate(
         bool, typer.Option("--all-unseen", help="No case was in training (embedded model: phantoms only).")
     ] = False,
     skip: Annotated[Words, typer.Option("--skip", help="WORD:STRUCTURE not to score; repeatable.")] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            "--notes",
+            help='JSON: {"WORD": {"phase": "arterial", "slice_mm": 3}} of cases with that word, for tables.',
+        ),
+    ] = None,
     structure: Annotated[
         Words,
         typer.Option("--structure", "-s", help="Score these masks instead of the usual; repeatable."),
@@ -57,6 +65,9 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="Score the network with random weights too.")
     ] = True,
+    peer: Annotated[
+        Words, typer.Option("--peer", help="Score another model from boxes: lite-medsam; repeatable.")
+    ] = None,
     bare: Annotated[
         bool, typer.Option("--bare", help="Score the network's own masks: no names, no clean-up.")
     ] = False,
@@ -77,6 +88,7 @@ def evaluate(
         open_untrained,
         write_evaluation,
     )
+    from ctai_sam2.evaluation.peers import open_peer
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.models.factory import open_store
     from ctai_sam2.settings import Settings
@@ -95,9 +107,11 @@ def evaluate(
         all_unseen=all_unseen,
         baselines=baselines,
         bare=bare,
+        notes=_read_notes(notes) if notes else {},
         **chosen,
     )
     require_writable(out)
+    peers = [open_peer(name) for name in dict.fromkeys(peer or ())]
     opening: dict[str, Any] = {
         "device": settings.device,
         "dtype": settings.dtype,
@@ -121,6 +135,7 @@ def evaluate(
                 for word, one in fold_sources.items()
             },
             untrained=stack.enter_context(open_untrained(source, **opening)) if untrained else None,
+            peers=peers,
             phantoms=phantoms,
             phantom_seed=phantom_seed,
             progress=show,
@@ -135,6 +150,20 @@ def evaluate(
     print_line("\nWritten:")
     for name, path in vars(files).items():
         print_line(f"  {name:<13} {path}")
+
+
+def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError("the notes on cases cannot be read", received=path.name) from error
+    if not isinstance(notes, dict) or not all(isinstance(one, dict) for one in notes.values()):
+        raise InputError(
+            "the notes on cases have another form",
+            received=path.name,
+            hint='Write {"WORD": {"phase": "arterial", "slice_mm": 3}}.',
+        )
+    return notes
 
 
 def _shown(summary: Sequence[SummaryRow]) -> list[dict[str, object]]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _COLOURS: Final = {
     "model": "#0072B2",
     "untrained": "#999999",
+    "lite_medsam": "#56B4E9",
     "region_growing": "#E69F00",
     "random_walker": "#009E73",
     "grabcut": "#CC79A7",
@@ -42,7 +43,8 @@ def name_method(method: str) -> str:
     >>> name_method("region_growing")
     'region growing'
     """
-    return {"grabcut": "GrabCut", "hu_threshold": "HU threshold"}.get(method, method.replace("_", " "))
+    names = {"grabcut": "GrabCut", "hu_threshold": "HU threshold", "lite_medsam": "LiteMedSAM"}
+    return names.get(method, method.replace("_", " "))
 
 
 def name_prompt(prompt: str) -> str:

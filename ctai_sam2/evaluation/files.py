@@ -38,7 +38,7 @@ class EvaluationFiles:
     summary_csv : Path
         Medians, area bias with limits of agreement, and how many confident numbers were good.
     breakdown_csv : Path
-        Predictions without points by patient and by level.
+        Predictions without points by patient, level, phase, slice thickness and body size.
     json : Path
         Both, with the models and the protocol.
     figure : Path
@@ -69,6 +69,7 @@ def describe(evaluation: Evaluation) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "skipped": list(evaluation.skipped),
         "not_run": dict(evaluation.not_run),
+        "peers": dict(evaluation.peers),
         "reliability": {
             name: [asdict(one) for one in tabulate_reliability(*pair_scores(scores))]
             for name, scores in _by_group(evaluation).items()
@@ -107,7 +108,7 @@ def write_evaluation(evaluation: Evaluation, folder: str | os.PathLike[str]) -> 
         summary_csv=write_table_csv(out / "summary.csv", [row.to_row() for row in summary], SUMMARY_COLUMNS),
         breakdown_csv=write_table_csv(
             out / "breakdown.csv",
-            [row.to_row() for by in ("patient", "level") for row in break_down(evaluation.rows, by)],
+            [row.to_row() for row in break_down(evaluation.rows)],
             BREAKDOWN_COLUMNS,
         ),
         json=write_json(out / "scores.json", {**document, "scores": rows}),

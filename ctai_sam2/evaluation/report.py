@@ -15,9 +15,10 @@ from scipy import ndimage
 
 from ctai_sam2._version import __version__
 from ctai_sam2.evaluation.figure import name_group, name_method, name_prompt
-from ctai_sam2.evaluation.runner import Evaluation, Example, Picture
+from ctai_sam2.evaluation.pictures import Example, Picture
+from ctai_sam2.evaluation.runner import Evaluation
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS, Score
-from ctai_sam2.evaluation.summary import SummaryRow, break_down
+from ctai_sam2.evaluation.summary import BreakdownRow, SummaryRow, break_down
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import Mask
 
@@ -25,6 +26,8 @@ _TILE_PX: Final = 190
 _REFERENCE_RGB: Final = (240, 228, 66)
 _PREDICTION_RGB: Final = (86, 180, 233)
 _AIDED: Final = ("region_growing", "random_walker", "grabcut", "hu_threshold", "filled_box")
+
+_PEERS: Final = ("lite_medsam",)
 
 _STYLE: Final = """
 body{font:14px/1.45 system-ui,sans-serif;margin:2em auto;max-width:1180px;padding:0 1em}
@@ -126,6 +129,7 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
     found: Mapping[tuple[str, str, str, str], SummaryRow] = {
         (row.group, row.structure, row.method, row.prompt): row for row in summary
     }
+    peers = [method for method in _PEERS if any(row.method == method for row in summary)]
     head = [
         *(name_prompt(prompt) for prompt in PROMPTS),
         "NoC@85",
@@ -135,6 +139,7 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
         "best classical, box or none",
         "untrained, box",
         "untrained, button",
+        *(f"{name_method(method)}, box" for method in peers),
     ]
     lines = []
     for group, pool in dict.fromkeys((row.group, row.structure) for row in summary):
@@ -150,6 +155,7 @@ def _render_overview(summary: Sequence[SummaryRow]) -> str:
         cells.append(_best([of(method, "click_1") for method in _AIDED]))
         cells.append(_best([of(method, prompt) for method in _AIDED for prompt in ("box", "button")]))
         cells += [_dice_cell(of("untrained", "box")), _dice_cell(of("untrained", "button"))]
+        cells += [_dice_cell(of(method, "box")) for method in peers]
         # Fat is not clicked; there the predictions without points are counted.
         counted = first or of("model", "button")
         count = "–" if counted is None else str(counted.n)
@@ -239,29 +245,28 @@ def _render_summary(summary: Sequence[SummaryRow]) -> str:
     return f"<div class='wide'><table><tr>{heads}</tr>{''.join(lines)}</table></div>"
 
 
-def _bias(row: SummaryRow) -> str:
+def _bias(row: SummaryRow | BreakdownRow) -> str:
     if row.area_low_pct is None or row.area_high_pct is None:
         return _number(row.area_bias_pct, 1)
     return f"{_number(row.area_bias_pct, 1)} ({row.area_low_pct:.0f} … {row.area_high_pct:.0f})"
 
 
 def _render_breakdown(scores: Sequence[Score]) -> str:
-    """Write how the model does without points, by patient and by level."""
-    rows = [row for by in ("patient", "level") for row in break_down(scores, by) if row.part]
+    """Write how the model does without points, by patient, level, phase, slice thickness and body size."""
+    rows = break_down(scores)
     if not rows:
         return ""
     lines = "".join(
         f"<tr><td>{escape(row.by)}</td><td class='t'>{escape(row.part)}</td>"
         f"<td class='t'>{escape(name_group(row.group))}</td><td class='t'>{escape(row.structure)}</td>"
-        f"<td>{row.n}</td><td>{row.dice:.3f}</td><td>{row.dice_min:.2f}</td>"
-        f"<td>{row.area_bias_pct:+.1f}</td></tr>"
+        f"<td>{row.n}</td><td>{row.dice:.3f}</td><td>{row.dice_min:.2f}</td><td>{_bias(row)}</td></tr>"
         for row in rows
     )
     return (
-        "<h2>By patient and by level</h2><p class='small'>One click without points. Area: median error with "
-        "its sign, in per cent.</p><div class='wide'><table><tr><th>by</th><th class='t'></th>"
-        "<th class='t'>slices</th><th class='t'>structure</th><th>n</th><th>Dice</th><th>worst</th>"
-        f"<th>area %</th></tr>{lines}</table></div>"
+        "<h2>Parts of the cases</h2><p class='small'>One click without points. Bias: median area error with "
+        "its sign, in per cent, and limits of agreement.</p><div class='wide'><table><tr><th>by</th>"
+        "<th class='t'></th><th class='t'>slices</th><th class='t'>structure</th><th>n</th><th>Dice</th>"
+        f"<th>worst</th><th>bias % (limits)</th></tr>{lines}</table></div>"
     )
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, InputError, SegmenterError
+from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError, SegmenterError
 from ctai_sam2.evaluation.baselines import grabcut_is_available, run_baselines
+from ctai_sam2.evaluation.peers import Peer, run_peer
+from ctai_sam2.evaluation.pictures import Example, cut_picture
 from ctai_sam2.evaluation.scores import (
     AXIAL_SCORED,
     FAT_SCORED,
@@ -35,66 +37,20 @@ from ctai_sam2.evaluation.sessions import (
     press_button,
 )
 from ctai_sam2.evaluation.summary import SummaryRow, summarise
+from ctai_sam2.image.body import body_of
 from ctai_sam2.image.framing import Frame
-from ctai_sam2.image.masks import mask_to_box_xyxy
-from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
+from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.io import ReferenceCase, read_case_npz
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.phantom import LEVEL_NAMES, make_axial_slice, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.prediction import frame_for
-from ctai_sam2.types import CTSlice, Mask, ModelIdentity, Progress
+from ctai_sam2.types import CTSlice, ModelIdentity, Progress
 
 _LOGGER = logging.getLogger(__name__)
 
 PHANTOM_SEED: Final = 90210
 _SHOWN: Final = ("click_1", "box", "button")
-_EXAMPLE_MARGIN_MM: Final = 15.0
 _MAX_EXAMPLES: Final = 24
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Picture:
-    """A part of a slice with reference and prediction, to look at.
-
-    Parameters
-    ----------
-    score : Score
-        Of the prediction.
-    grey_hw : ndarray of uint8, shape (H, W)
-        The part, in the soft-tissue window.
-    reference_hw, prediction_hw : ndarray of bool, shape (H, W)
-        The masks there.
-    spacing_mm : (float, float)
-        (row, column).
-    """
-
-    score: Score
-    grey_hw: NDArray[np.uint8]
-    reference_hw: Mask
-    prediction_hw: Mask
-    spacing_mm: tuple[float, float]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Example:
-    """The model's predictions from one click, a box and the button on one structure.
-
-    Parameters
-    ----------
-    case, structure : str
-        Which.
-    pictures : tuple of Picture
-        One for each of these predictions that exists.
-    """
-
-    case: str
-    structure: str
-    pictures: tuple[Picture, ...]
-
-    @property
-    def badness(self) -> float:
-        """One minus the median Dice of the predictions."""
-        return 1.0 - float(np.median([picture.score.dice for picture in self.pictures]))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,6 +73,8 @@ class Evaluation:
         Files and structures that were not scored, and why.
     not_run : mapping of str to str
         Methods that could not run, and why.
+    peers : mapping of str to str
+        Other models that were scored from boxes, by method: version and sha256 of the weights.
     """
 
     rows: tuple[Score, ...]
@@ -126,6 +84,7 @@ class Evaluation:
     examples: tuple[Example, ...] = ()
     skipped: tuple[str, ...] = ()
     not_run: Mapping[str, str] = field(default_factory=dict)
+    peers: Mapping[str, str] = field(default_factory=dict)
 
     def summarise(self) -> list[SummaryRow]:
         """Return medians by group, structure, method and prompt; see `ctai_sam2.evaluation.summarise`."""
@@ -147,6 +106,8 @@ class Plan:
         Words in the names of cases that no training saw.
     all_unseen : bool
         Whether no training saw any of the cases.
+    notes : mapping of str to mapping
+        By word in the case's name: what to add to its ``meta``, such as ``phase`` and ``slice_mm``.
     baselines : bool
         Whether classical methods run on the same slices.
     make_prompt : callable
@@ -165,18 +126,45 @@ class Plan:
     skip: tuple[tuple[str, str], ...] = ()
     unseen: tuple[str, ...] = ()
     all_unseen: bool = False
+    notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: bool = True
     make_prompt: MakesPrompt = plain_prompt
     bare: bool = False
 
     def __post_init__(self) -> None:
-        words = [*self.unseen, *(word for word, _ in self.skip), *(name for _, name in self.skip)]
+        words = [
+            *self.unseen,
+            *self.notes,
+            *(word for word, _ in self.skip),
+            *(name for _, name in self.skip),
+        ]
         if not all(words) or not all(self.structures):
             raise InputError("a word of cases or a structure's name is empty", hint="Every case would match.")
 
     def is_unseen(self, case: str) -> bool:
         """Whether no training saw a case."""
         return self.all_unseen or any(word in case for word in self.unseen)
+
+    def annotate(self, case: ReferenceCase) -> ReferenceCase:
+        """Add the plan's notes to those of a case.
+
+        Raises
+        ------
+        InputError
+            If the thickness of a slice is no length.
+        """
+        notes = {
+            key: value
+            for word, more in self.notes.items()
+            if word in case.name
+            for key, value in more.items()
+        }
+        meta = {**case.meta, **notes}
+        thickness = meta.get("slice_mm")
+        is_number = isinstance(thickness, int | float) and not isinstance(thickness, bool)
+        if thickness is not None and not (is_number and 0 < thickness < math.inf):
+            raise InputError("the thickness of a slice is no length in mm", received=thickness)
+        return replace(case, meta=MappingProxyType(meta)) if notes else case
 
     def skips(self, case: str, structure: str) -> bool:
         """Whether a reference is left out."""
@@ -190,6 +178,7 @@ def evaluate_model(
     plan: Plan | None = None,
     folds: Mapping[str, Segmenter] | None = None,
     untrained: Segmenter | None = None,
+    peers: Sequence[Peer] = (),
     phantoms: int = 0,
     phantom_seed: int = PHANTOM_SEED,
     progress: Progress | None = None,
@@ -210,6 +199,8 @@ def evaluate_model(
         their patient, and count as unseen.
     untrained : Segmenter, optional
         The same network without training, run on the same slices.
+    peers : sequence of Peer
+        Other models, from `ctai_sam2.evaluation.peers.open_peer`; they get the box of each structure.
     phantoms : int
         Fresh phantoms per plane.
     phantom_seed : int
@@ -265,13 +256,13 @@ def evaluate_model(
             progress(done, total, name)
         done += 1
         try:
-            case = read()
+            case = plan.annotate(read())
         except CtaiError as error:
             _LOGGER.warning("%s was not scored: %s", name, error)
             skipped.append(f"{name}: {error.problem}")
             continue
         try:
-            found, seen, left_out = _score_case(case, model, plan, group, untrained)
+            found, seen, left_out = _score_case(case, model, plan, group, untrained, peers)
         except SegmenterError as error:
             _LOGGER.warning("%s was not scored: %s", name, error)
             skipped.append(f"{name}: {error.problem}")
@@ -302,6 +293,7 @@ def evaluate_model(
         examples=tuple(examples),
         skipped=tuple(skipped),
         not_run=MappingProxyType(not_run),
+        peers=MappingProxyType({peer.method: f"{peer.version} {peer.weights_sha256}" for peer in peers}),
     )
 
 
@@ -312,6 +304,7 @@ def score_case(
     plan: Plan | None = None,
     group: Group = "unseen",
     untrained: Segmenter | None = None,
+    peers: Sequence[Peer] = (),
 ) -> tuple[Score, ...]:
     """Score every structure of one slice.
 
@@ -319,12 +312,12 @@ def score_case(
     ----------
     case : ReferenceCase
         The slice and its masks; empty masks and those outside the plan are not scored.
-    segmenter, plan, untrained
+    segmenter, plan, untrained, peers
         As in `evaluate_model`.
     group : {"unseen", "seen", "phantom"}
         What the model knows of the case.
     """
-    return tuple(_score_case(case, segmenter, plan or Plan(), group, untrained)[0])
+    return tuple(_score_case(case, segmenter, plan or Plan(), group, untrained, peers)[0])
 
 
 def make_phantom_cases(count: int, seed: int = PHANTOM_SEED) -> Iterator[Callable[[], ReferenceCase]]:
@@ -376,12 +369,17 @@ def _fold_of(case: str, folds: Mapping[str, Segmenter]) -> str | None:
 
 
 def _unmatched(paths: Sequence[Path], plan: Plan, folds: Iterable[str]) -> list[str]:
-    words = dict.fromkeys([*folds, *plan.unseen, *(word for word, _ in plan.skip)])
+    words = dict.fromkeys([*folds, *plan.unseen, *plan.notes, *(word for word, _ in plan.skip)])
     return [word for word in words if not any(word in path.stem for path in paths)]
 
 
 def _score_case(
-    case: ReferenceCase, segmenter: Segmenter, plan: Plan, group: Group, untrained: Segmenter | None
+    case: ReferenceCase,
+    segmenter: Segmenter,
+    plan: Plan,
+    group: Group,
+    untrained: Segmenter | None,
+    peers: Sequence[Peer],
 ) -> tuple[list[Score], list[Example], list[str]]:
     wanted = [
         name
@@ -398,6 +396,7 @@ def _score_case(
     embed_ms = _embed(segmenter, frame)
     naked = None if untrained is None else replace(desk, segmenter=untrained)
     naked_ms = None if untrained is None else _embed(untrained, frame)
+    body_cm2 = _body_cm2(ct)
     rows: list[Score] = []
     examples: list[Example] = []
 
@@ -425,6 +424,9 @@ def _score_case(
             error=result.error,
             patient=str(case.meta.get("patient", "")),
             level=str(case.meta.get("level", "")),
+            phase=str(case.meta.get("phase", "")),
+            slice_mm=case.meta.get("slice_mm"),
+            body_cm2=body_cm2,
         )
 
     model_name = segmenter.identity.name
@@ -441,7 +443,7 @@ def _score_case(
         scores = [score(structure, "model", result, model_name, embed_ms) for result in results]
         rows += scores
         pictures = tuple(
-            _picture(ct, reference, result.mask, found)
+            cut_picture(ct, reference, result.mask, found)
             for result, found in zip(results, scores, strict=True)
             if result.prompt in _SHOWN
         )
@@ -456,12 +458,24 @@ def _score_case(
             pressed = press_button(naked, structure)
             bare += [] if pressed is None else [pressed]
             rows += [score(structure, "untrained", result, "untrained", naked_ms) for result in bare]
+        for peer in peers:
+            result = run_peer(peer, ct, structure, reference, bare=plan.bare)
+            rows.append(score(structure, peer.method, result, peer.method, None))
         if plan.baselines and pointed:
             rows += [
                 score(structure, method, result, "", None)
                 for method, result in run_baselines(ct, structure, reference)
             ]
     return rows, examples, []
+
+
+def _body_cm2(ct: CTSlice) -> float | None:
+    if ct.plane != "axial":
+        return None
+    try:
+        return round(float(body_of(ct).sum()) * ct.pixel_area_mm2 / 100, 1)
+    except AnatomyNotFound:
+        return None
 
 
 def _embed(segmenter: Segmenter, frame: Frame) -> float | None:
@@ -474,20 +488,3 @@ def _embed(segmenter: Segmenter, frame: Frame) -> float | None:
         # The results will say why.
         return None
     return (time.perf_counter() - started) * 1000
-
-
-def _picture(ct: CTSlice, reference: Mask, prediction: Mask, score: Score) -> Picture:
-    # Far-off parts of a wrong prediction are cut, else the structure would be too small to see.
-    box = mask_to_box_xyxy(reference) or (0, 0, ct.shape_hw[1] - 1, ct.shape_hw[0] - 1)
-    down, across = (int(np.ceil(_EXAMPLE_MARGIN_MM / step)) for step in ct.spacing_mm)
-    part = (
-        slice(max(box[1] - down, 0), box[3] + down + 1),
-        slice(max(box[0] - across, 0), box[2] + across + 1),
-    )
-    return Picture(
-        score=score,
-        grey_hw=window_to_uint8(ct.hu[part]),
-        reference_hw=reference[part].copy(),
-        prediction_hw=prediction[part].copy(),
-        spacing_mm=ct.spacing_mm,
-    )

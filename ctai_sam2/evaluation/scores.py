@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -16,20 +16,20 @@ from ctai_sam2.types import CTSlice, Mask
 
 Group: TypeAlias = Literal["unseen", "seen", "phantom"]
 Method: TypeAlias = Literal[
-    "model", "untrained", "region_growing", "random_walker", "grabcut", "hu_threshold", "filled_box"
-]
-PromptName: TypeAlias = Literal["click_1", "click_3", "click_5", "box", "button"]
-
-GROUPS: Final[tuple[Group, ...]] = ("unseen", "seen", "phantom")
-METHODS: Final[tuple[Method, ...]] = (
     "model",
     "untrained",
+    "lite_medsam",
     "region_growing",
     "random_walker",
     "grabcut",
     "hu_threshold",
     "filled_box",
-)
+]
+PromptName: TypeAlias = Literal["click_1", "click_3", "click_5", "box", "button"]
+BrokenDownBy: TypeAlias = Literal["patient", "level", "phase", "slice thickness", "body size"]
+
+GROUPS: Final[tuple[Group, ...]] = ("unseen", "seen", "phantom")
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
 PROMPTS: Final[tuple[PromptName, ...]] = ("click_1", "click_3", "click_5", "box", "button")
 
 AXIAL_SCORED: Final = ("psoas_left", "psoas_right", "muscle", "vertebra")
@@ -43,6 +43,10 @@ GOOD_AREA_PCT: Final = 10.0
 
 FAILED_BELOW: Final = 0.5
 """A Dice below this is a failure: the prediction is something else than the structure."""
+
+SLICE_MM: Final = (2.0, 4.0, "mm")
+BODY_CM2: Final = (500.0, 750.0, "cm²")
+"""Borders between thin, medium and thick slices, and between small, medium and large bodies."""
 
 MAX_CLICKS: Final = 10
 """Simulated clicks end here; a number of clicks beyond it means that a Dice was not reached."""
@@ -91,8 +95,12 @@ class Score:
         For embedding the slice, once for all its predictions; None where the segmenter does not report it.
     error : str or None
         Why there was no prediction.
-    patient, level : str
+    patient, level, phase : str
         As the case states them; empty where it does not.
+    slice_mm : float or None
+        Thickness of the slice, where the case states it.
+    body_cm2 : float or None
+        Cross-section of the body on an axial slice, where it is visible.
 
     Raises
     ------
@@ -121,6 +129,9 @@ class Score:
     error: str | None = None
     patient: str = ""
     level: str = ""
+    phase: str = ""
+    slice_mm: float | None = None
+    body_cm2: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS or self.prompt not in PROMPTS or self.group not in GROUPS:
@@ -144,6 +155,21 @@ class Score:
     def pool(self) -> str:
         """The structures it is summarised with; see `pool_of`."""
         return pool_of(self.structure, self.plane)
+
+    def part(self, by: BrokenDownBy) -> str:
+        """Name the part of the cases that it belongs to; empty where that is not known.
+
+        Examples
+        --------
+        >>> _class_of(3.0, SLICE_MM), _class_of(5.0, SLICE_MM), _class_of(None, SLICE_MM)
+        ('2 to 4 mm', 'over 4 mm', '')
+        """
+        if by == "slice thickness":
+            return _class_of(self.slice_mm, SLICE_MM)
+        if by == "body size":
+            return _class_of(self.body_cm2, BODY_CM2)
+        named = {"patient": self.patient, "level": self.level, "phase": self.phase}
+        return named[by]
 
     def to_row(self) -> dict[str, Any]:
         """Return the score as one row of a table, by `SCORE_COLUMNS`."""
@@ -221,6 +247,16 @@ def _measure(ct: CTSlice, structure: str, mask: Mask) -> tuple[float, float | No
         area = area_mm2(mask, ct.spacing_mm)
         hu = float(ct.hu[mask].mean(dtype=np.float64)) if mask.any() else np.nan
     return area, None if np.isnan(hu) else hu
+
+
+def _class_of(value: float | None, borders: tuple[float, float, str]) -> str:
+    """Name the class of a number: below, between or above two borders."""
+    low, high, unit = borders
+    if value is None:
+        return ""
+    if value < low:
+        return f"under {low:g} {unit}"
+    return f"over {high:g} {unit}" if value > high else f"{low:g} to {high:g} {unit}"
 
 
 def _number(value: Any) -> float:

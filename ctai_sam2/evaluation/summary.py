@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import numpy as np
 
-from ctai_sam2.errors import InputError
-from ctai_sam2.evaluation.scores import GROUPS, MAX_CLICKS, METHODS, PROMPTS, Score
+from ctai_sam2.evaluation.scores import GROUPS, MAX_CLICKS, METHODS, PROMPTS, BrokenDownBy, Score
 
 TARGETS: Final[Mapping[tuple[str, str], float]] = MappingProxyType(
     {
@@ -111,12 +110,12 @@ class SummaryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class BreakdownRow:
-    """How the model does without points, for one patient or level.
+    """How the model does without points, on one part of the cases.
 
     Parameters
     ----------
     by, part : str
-        ``patient`` or ``level``, and which.
+        One of `BROKEN_DOWN_BY`, and which: ``level`` and ``L3``.
     group, structure : str
         As in `SummaryRow`.
     n : int
@@ -125,6 +124,8 @@ class BreakdownRow:
         Median and smallest.
     area_bias_pct : float
         Median of the area error with its sign.
+    area_low_pct, area_high_pct : float or None
+        Limits of agreement, as in `SummaryRow`.
     """
 
     by: str
@@ -135,11 +136,16 @@ class BreakdownRow:
     dice: float
     dice_min: float
     area_bias_pct: float
+    area_low_pct: float | None
+    area_high_pct: float | None
 
     def to_row(self) -> dict[str, Any]:
         """Return one row of a table, by `BREAKDOWN_COLUMNS`."""
         return asdict(self)
 
+
+BROKEN_DOWN_BY: Final[tuple[BrokenDownBy, ...]] = get_args(BrokenDownBy)
+"""What scores are broken down by."""
 
 BREAKDOWN_COLUMNS: Final = tuple(field.name for field in fields(BreakdownRow))
 
@@ -217,40 +223,38 @@ def _summarise_one(key: tuple[str, str, str, str], scores: list[Score]) -> Summa
     )
 
 
-def break_down(scores: Iterable[Score], by: str) -> list[BreakdownRow]:
-    """Summarise how the model does without points by patient or by level.
+def break_down(scores: Iterable[Score]) -> list[BreakdownRow]:
+    """Summarise how the model does without points by everything in `BROKEN_DOWN_BY`.
 
     Parameters
     ----------
     scores : iterable of Score
-        Any; only those of the model's button count.
-    by : {"patient", "level"}
-        Whether rows are patients or levels.
-
-    Raises
-    ------
-    InputError
-        If it is something else.
+        Any; only those of the model's button count, and only where the case says what part it belongs to.
     """
-    if by not in ("patient", "level"):
-        raise InputError("scores are broken down by patient or level", received=by)
-    parts: dict[tuple[str, str, str], list[Score]] = {}
+    parts: dict[tuple[int, str, str, str], list[Score]] = {}
     for score in scores:
         if score.method == "model" and score.prompt == "button":
-            parts.setdefault((score.group, score.pool, getattr(score, by)), []).append(score)
-    return [
-        BreakdownRow(
-            by=by,
-            part=part,
-            group=group,
-            structure=structure,
-            n=len(found),
-            dice=_rounded(np.median([score.dice for score in found])),
-            dice_min=_rounded(min(score.dice for score in found)),
-            area_bias_pct=_rounded(np.median([score.area_error_pct for score in found])),
+            for place, by in enumerate(BROKEN_DOWN_BY):
+                if part := score.part(by):
+                    parts.setdefault((place, score.group, score.pool, part), []).append(score)
+    rows = []
+    for (place, group, structure, part), found in sorted(parts.items(), key=lambda item: item[0]):
+        low, high = _limits_of_agreement([score.area_error_pct for score in found if score.error is None])
+        rows.append(
+            BreakdownRow(
+                by=BROKEN_DOWN_BY[place],
+                part=part,
+                group=group,
+                structure=structure,
+                n=len(found),
+                dice=_rounded(np.median([score.dice for score in found])),
+                dice_min=_rounded(min(score.dice for score in found)),
+                area_bias_pct=_rounded(np.median([score.area_error_pct for score in found])),
+                area_low_pct=low,
+                area_high_pct=high,
+            )
         )
-        for (group, structure, part), found in sorted(parts.items())
-    ]
+    return rows
 
 
 def _limits_of_agreement(errors: list[float]) -> tuple[float | None, float | None]:

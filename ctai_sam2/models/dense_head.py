@@ -49,6 +49,9 @@ DENSE_PREFIX: Final = "dense_head."
 DENSE_SIZE_PX: Final = 320
 """Side of the square the head sees."""
 
+DENSE_ZOOM: Final = 0.55
+"""Side of the square about the spine that the head sees a second time, as a part of the whole."""
+
 
 def dense_input(grey: Tensor) -> Tensor:
     """Fold a windowed slice to half its side and add where each pixel lies.
@@ -138,7 +141,7 @@ def fold_normalisation(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.device) -> Division:
-    """Classify every pixel of a windowed slice.
+    """Classify every pixel of a windowed slice, those about the spine from a closer view.
 
     Parameters
     ----------
@@ -150,14 +153,17 @@ def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.dev
         Where the head is.
     """
     grey = torch.tensor(image_hw, dtype=torch.float32, device=device)[None, None] / 255
-    size = (DENSE_SIZE_PX, DENSE_SIZE_PX)
-    if grey.shape[-2:] != size:
-        grey = F.interpolate(grey, size=size, mode="bilinear", align_corners=False, antialias=True)
     with torch.inference_mode():
-        chances = head(grey).float().softmax(dim=1)
-        full = F.interpolate(chances, size=image_hw.shape, mode="bilinear", align_corners=False)
+        full = _chances(head, grey)
+        middle = _spine_middle(full)
+        if middle is not None:
+            close = _chances(head, _cut(grey, middle, DENSE_ZOOM))
+            weight = _weight_of_close_view(close)
+            # Put back, the close view fills a part of the slice, and nothing beyond it.
+            placed = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
+            full = full * (1 - placed[:, -1:]) + placed[:, :-1]
         labels = full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
-        coarse = chances[0]
+        coarse = F.interpolate(full, size=(_SCORED_PX, _SCORED_PX), mode="area")[0]
         taken = F.one_hot(coarse.argmax(dim=0), len(DENSE_CLASSES)).permute(2, 0, 1).float()
         scores = {}
         for name, members in DENSE_STRUCTURES.items():
@@ -198,6 +204,57 @@ class Division:
 
 
 _EPSILON: Final = 1e-5
+_SCORED_PX: Final = DENSE_SIZE_PX // 2
+_FEATHER: Final = 1 / 16
+"""Width of the border over which the close view fades out, as a part of its side."""
+
+
+def _chances(head: nn.Module, grey: Tensor) -> Tensor:
+    """Return each class's probability (1, classes, H, W) at the size of the image (1, 1, H, W)."""
+    size = (DENSE_SIZE_PX, DENSE_SIZE_PX)
+    seen = grey
+    if grey.shape[-2:] != size:
+        seen = F.interpolate(grey, size=size, mode="bilinear", align_corners=False, antialias=True)
+    chances = head(seen).float().softmax(dim=1)
+    return F.interpolate(chances, size=grey.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def _spine_middle(full: Tensor) -> tuple[float, float] | None:
+    """Return the middle of vertebral body or disc, x and y from -1 to 1 between the image's edges."""
+    index = torch.tensor(
+        [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES["spine"]], device=full.device
+    )
+    rows, columns = torch.nonzero(torch.isin(full[0].argmax(dim=0), index), as_tuple=True)
+    if not len(columns):
+        return None
+    height, width = full.shape[-2:]
+    x = float(columns.min() + columns.max() + 1) / width - 1
+    return x, float(2 * rows.float().mean() + 1) / height - 1
+
+
+def _cut(image: Tensor, middle: tuple[float, float], share: float) -> Tensor:
+    """Enlarge the square about a point to the image's size; beyond the image is 0."""
+    return _sample(image, scale=share, offset=middle)
+
+
+def _place(image: Tensor, middle: tuple[float, float], share: float) -> Tensor:
+    """Undo `_cut`: put a square back at its place, with 0 around it."""
+    return _sample(image, scale=1 / share, offset=(-middle[0] / share, -middle[1] / share))
+
+
+def _sample(image: Tensor, *, scale: float, offset: tuple[float, float]) -> Tensor:
+    theta = torch.tensor([[[scale, 0.0, offset[0]], [0.0, scale, offset[1]]]], device=image.device)
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, align_corners=False, padding_mode="zeros")
+
+
+def _weight_of_close_view(close: Tensor) -> Tensor:
+    """Return 1 in the middle and less towards the border, where the close view lacks surroundings."""
+    ramps = []
+    for size in close.shape[-2:]:
+        axis = torch.arange(size, device=close.device)
+        ramps.append((torch.minimum(axis, axis.flip(0)) / (_FEATHER * size)).clamp(max=1))
+    return (ramps[0][:, None] * ramps[1][None, :])[None, None]
 
 
 def _block(inputs: int, outputs: int, normalised: bool) -> nn.Sequential:

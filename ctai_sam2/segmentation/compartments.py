@@ -27,7 +27,7 @@ GROUPS: Final = ("psoas", "quadratus", "paraspinal", "wall")
 COMPARTMENT_NAMES: Final = (*GROUPS, "between", "sat", "skin", "vat", "viscera", "spine", "bone")
 """What is requested of a model that knows compartments by name; the rest is outside of the patient."""
 
-_FATS: Final = ("sat", "vat", "between")
+_FATS_AROUND: Final = ("sat", "vat")
 _SKIN_MM = 1.5
 _HULL_MM = 8.0
 _BRIDGE_MM = 2.0
@@ -113,7 +113,7 @@ def divide_slice(
     index[unclaimed] = number["sat"]
     index[fat & (index == number["viscera"])] = number["vat"]
 
-    _settle_edges(index, in_limits, groups, [number[name] for name in _FATS])
+    _settle_edges(index, in_limits, groups, [number[name] for name in _FATS_AROUND])
     muscles = {name: index == number[name] for name in GROUPS}
     spine = index == number["spine"]
     left, right = _split(muscles["psoas"], spine, body)
@@ -272,7 +272,8 @@ def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], 
     """Let HU decide on the pixels where muscle and fat meet.
 
     A pixel shared by muscle (50 HU) and fat (-105 HU) is within the limits of muscle when more than half of
-    it is muscle; a network's border there is no better than half a pixel.
+    it is muscle; a network's border there is no better than half a pixel. That does not hold for the thin
+    layers between muscles: their pixels hold fascia, and muscle of both sides.
     """
     open_ = np.isin(index, fats) & in_limits
     for group in groups:

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
-from ctai_sam2.image.distances import depth_of, within_distance
+from ctai_sam2.image.distances import depth_of
 from ctai_sam2.image.masks import grow
 from ctai_sam2.segmentation.compartments import (
     COMPARTMENT_NAMES,
@@ -37,6 +37,9 @@ _DISC_SHARE = 0.5
 _CORTEX_REACH_MM = 3.0
 _LOST_WALL_MM2 = 500.0
 _LOST_WALL_DEPTH_MM = 10.0
+_MUSCLE_SLACK_MM = 1.6
+_PSOAS_SLACK_MM = 1.2
+_SAME_PSOAS = 0.5
 _MODEL_NAMES: dict[Structure, str] = {"imat": "between"}
 
 
@@ -219,30 +222,49 @@ class JudgedSlice:
     def muscle(self) -> Mask:
         """All skeletal muscle: what division and prompted decoder both see, and the psoas.
 
-        The decoder's border is a pixel coarse; what lies further from its mask is taken out, but for large
-        thin pieces of the wall, which it is known to lose.
+        The decoder's border is coarse; what lies further from its mask is taken out, but for large thin
+        pieces of the wall, which it is known to lose.
         """
         divided = self.divided
         muscle = divided.compartments.masks["muscle"].copy()
         second = divided.second_opinion
         if second is not None:
             muscle &= ~_unconfirmed(
-                muscle & ~within_distance(second.mask, 1.0),
+                muscle & ~grow(second.mask, _MUSCLE_SLACK_MM, divided.ct_slice.spacing_mm),
                 divided.compartments.masks["wall"],
                 divided.ct_slice.spacing_mm,
             )
-        for side in self.psoas.values():
-            if isinstance(side, StructureResult):
-                muscle |= side.mask
+        for side in self.agreed_psoas.values():
+            muscle |= side
         return muscle
 
     @cached_property
+    def agreed_psoas(self) -> dict[Structure, Mask]:
+        """Each psoas that was found: what division and prompted decoder both see, with some slack.
+
+        The division errs towards quadratus lumborum and kidney, the decoder towards fat and root. Where the
+        two are different things, the decoder was pointed at another muscle.
+        """
+        agreed = {}
+        for side, result in self.psoas.items():
+            if isinstance(result, StructureResult):
+                divided = self.divided.compartments.masks[side]
+                if not divided.any():
+                    agreed[side] = result.mask
+                elif _dice(result.mask, divided) < _SAME_PSOAS:
+                    agreed[side] = divided
+                else:
+                    agreed[side] = divided & grow(
+                        result.mask, _PSOAS_SLACK_MM, self.divided.ct_slice.spacing_mm
+                    )
+        return agreed
+
+    @cached_property
     def masks(self) -> dict[str, Mask]:
-        """The masks to use: psoas as prompted, muscle, and fat outside of it."""
+        """The masks to use: psoas, muscle, and fat outside of it."""
         empty = np.zeros_like(self.muscle)
         masks = dict(self.divided.compartments.masks)
-        for side, result in self.psoas.items():
-            masks[side] = result.mask if isinstance(result, StructureResult) else empty
+        masks |= {side: self.agreed_psoas.get(side, empty) for side in self.psoas}
         masks["muscle"] = self.muscle
         return masks | self._fat(self.muscle)
 
@@ -299,7 +321,7 @@ class JudgedSlice:
             found = self.psoas[structure]
             if isinstance(found, AnatomyNotFound):
                 raise found
-            result = found
+            result = replace(found, mask=self.agreed_psoas[structure])
         else:
             known_as = _MODEL_NAMES.get(structure, structure)
             result = StructureResult(

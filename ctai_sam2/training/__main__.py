@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     dense.add_argument(
         "--out", type=Path, required=True, help="folder of the run; resumed if it has a checkpoint"
     )
-    dense.add_argument("--schedule", default="phantoms", help="phantoms, real or smoke")
+    dense.add_argument("--schedule", default="phantoms", help="phantoms, close, real or smoke")
     dense.add_argument("--seed", type=int, default=0)
     dense.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
     dense.add_argument("--start-from", type=Path, help="checkpoint whose weights to begin with")
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     dense_export.add_argument("--base", type=Path, required=True, help="weights of the prompted model")
     dense_export.add_argument("--checkpoint", type=Path, required=True, help="of the dense head's run")
     dense_export.add_argument("--out", type=Path, required=True, help="*.safetensors")
-    dense_export.add_argument("--version", default="3")
+    dense_export.add_argument("--version", default="4")
     export = commands.add_parser("export", help="write EMA weights as fp16 safetensors")
     export.add_argument("--run", type=Path, required=True, help="folder of the run")
     export.add_argument(

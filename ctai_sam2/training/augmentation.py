@@ -24,7 +24,13 @@ _SHRINK: Final = 1.15
 
 
 def frame_at_random(
-    image: LabelledImage, *, size_px: int, rng: np.random.Generator, most_bend: float = 0.012
+    image: LabelledImage,
+    *,
+    size_px: int,
+    rng: np.random.Generator,
+    most_bend: float = 0.012,
+    zoom: float = 1.0,
+    about_xy: tuple[float, float] | None = None,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[Any], bool]:
     """Cut a random square: scale, shift, rotation, aspect, flip and a smooth warp.
 
@@ -38,6 +44,10 @@ def frame_at_random(
         Source of randomness.
     most_bend : float
         Greatest standard deviation of the smooth warp's knots, as a part of the image's side.
+    zoom : float
+        Side of the square as a part of its usual side.
+    about_xy : tuple of float, optional
+        Pixel of the image to shift the square's middle about, instead of the image's own middle.
 
     Returns
     -------
@@ -49,12 +59,12 @@ def frame_at_random(
         Whether left and right were exchanged.
     """
     side = image.hu.shape[0]
-    share = NOMINAL_SHARE * float(rng.uniform(0.86, 1.15))
+    share = zoom * NOMINAL_SHARE * float(rng.uniform(0.86, 1.15))
     aspect = float(np.exp(rng.normal(0, 0.04)))
     angle = float(np.deg2rad(np.clip(rng.normal(0, 5), -15, 15)))
     step = share * side / size_px
     flip = rng.uniform() < (0.5 if image.plane == "axial" else 0.25)
-    middle = side / 2 + rng.normal(0, 0.03, 2) * side
+    middle = (side / 2 if about_xy is None else np.asarray(about_xy) + 0.5) + rng.normal(0, 0.03, 2) * side
     offsets = ((np.arange(size_px, dtype=np.float32) + 0.5) - size_px / 2) * np.float32(step)
     x, y = np.meshgrid(offsets * np.float32(aspect), offsets / np.float32(aspect))
     if flip:

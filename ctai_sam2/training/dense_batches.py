@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ctai_sam2.models.dense_head import DENSE_CLASSES
+from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.training.augmentation import frame_at_random, vary_appearance
 from ctai_sam2.training.bank import LabelledImage, axial_square, read_case
-from ctai_sam2.training.dense_classes import allowed_classes, label_table
+from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
 from ctai_sam2.training.framing import resample_square
 
 _NOTHING: Final = np.zeros((0, 0), dtype=bool)
@@ -106,6 +106,29 @@ def _as_parts(masks: dict[str, npt.NDArray[np.bool_]]) -> dict[str, npt.NDArray[
     return parts
 
 
+def spine_xy(image: LabelledImage, *, partial: bool) -> tuple[float, float] | None:
+    """Return the middle of vertebral body or disc in pixels, or that between both psoas; None without them.
+
+    Parameters
+    ----------
+    image : LabelledImage
+        A phantom, or a real slice with the classes its masks leave possible.
+    partial : bool
+        Whether it is the latter.
+    """
+    if partial:
+        spine = image.codes == bits("vertebra", "disc")
+        where = spine if spine.any() else image.codes == bits("psoas")
+    else:
+        where = np.isin(
+            label_table()[image.codes], [DENSE_CLASSES.index(name) for name in ("vertebra", "disc")]
+        )
+    if not where.any():
+        return None
+    rows, columns = np.nonzero(where)
+    return float(columns.min() + columns.max()) / 2, float(rows.mean())
+
+
 def recolour(
     hu: npt.NDArray[np.float32], labels: npt.NDArray[np.uint8], *, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
@@ -181,6 +204,8 @@ class DenseBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         Share of real slices, where there are any.
     seed, first_step : int
         Batch ``n`` depends on ``(seed, n)`` only.
+    zoom_share : float
+        Share of images that are cut out about the spine, as `DENSE_ZOOM` says.
     """
 
     phantoms: Sequence[LabelledImage]
@@ -190,6 +215,7 @@ class DenseBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
     real_share: float
     seed: int
     first_step: int = 0
+    zoom_share: float = 0.0
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         cv2.setNumThreads(1)
@@ -220,7 +246,16 @@ class DenseBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             bank = self.real if use_real else self.phantoms
             image = bank[int(rng.integers(len(bank)))]
             bend = 0.035 if rng.uniform() < 0.3 else 0.014
-            hu, codes, _ = frame_at_random(image, size_px=self.size_px, rng=rng, most_bend=bend)
+            zoomed = self.zoom_share > 0 and rng.uniform() < self.zoom_share
+            about_xy = spine_xy(image, partial=use_real) if zoomed else None
+            hu, codes, _ = frame_at_random(
+                image,
+                size_px=self.size_px,
+                rng=rng,
+                most_bend=bend,
+                zoom=1.0 if about_xy is None else DENSE_ZOOM,
+                about_xy=about_xy,
+            )
             if not use_real and rng.uniform() < 0.7:
                 hu = recolour(hu, codes, rng=rng)
             greys.append(vary_appearance(hu, plane="axial", rng=rng) / np.float32(255))

@@ -38,6 +38,8 @@ class DensePhase:
         Ends of the cosine.
     real_share : float
         Share of real slices, where there are any.
+    zoom_share : float
+        Share of images cut out about the spine.
     """
 
     image_size: int
@@ -46,6 +48,7 @@ class DensePhase:
     learning_rate: float
     final_learning_rate: float
     real_share: float = 0.0
+    zoom_share: float = 0.0
     warmup_steps: int = 30
 
     def rate_at(self, step: int) -> float:
@@ -84,6 +87,14 @@ DENSE_SCHEDULES: Final = {
             ),
         )
     ),
+    "close": DenseSchedule(
+        phases=(
+            DensePhase(
+                image_size=320, steps=1600, images=4, learning_rate=1.6e-3, final_learning_rate=3e-5,
+                zoom_share=0.5, warmup_steps=20,
+            ),
+        )
+    ),
     "real": DenseSchedule(
         phases=(
             DensePhase(
@@ -103,7 +114,10 @@ DENSE_SCHEDULES: Final = {
         bank_size_px=64,
     ),
 }  # fmt: skip
-"""``phantoms`` from random weights, then ``real`` from those; ``smoke`` shows that the pipeline runs."""
+"""``phantoms`` from random weights, then ``close`` from those: half of the images cut out about the spine.
+
+``real`` goes on with slices of one's own; ``smoke`` shows that the pipeline runs.
+"""
 
 
 def dense_loss(
@@ -222,6 +236,7 @@ class DenseTrainer:
             size_px=phase.image_size,
             images=phase.images,
             real_share=phase.real_share,
+            zoom_share=phase.zoom_share,
             seed=self._seed,
             first_step=self.step,
         )

@@ -89,10 +89,10 @@ def test_the_api_page_names_the_whole_public_surface() -> None:
 
 def test_the_validation_tables_are_those_of_the_scores() -> None:
     building = load("validation")
-    table = building.render(json.loads(building.SCORES.read_text(encoding="utf-8")))
-    assert f"validation.py -->\n{table}<!-- end" in (DOCS / "validation.md").read_text(encoding="utf-8"), (
-        "run: python docs/building/validation.py"
-    )
+    page = (DOCS / "validation.md").read_text(encoding="utf-8")
+    for write, path in ((building.render, building.SCORES), (building.render_peers, building.PEER_SCORES)):
+        table = write(json.loads(path.read_text(encoding="utf-8")))
+        assert f"validation.py -->\n{table}<!-- end" in page, "run: python docs/building/validation.py"
 
 
 def test_every_dependency_has_its_licence_listed() -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError, ServiceUnreachable
-from ctai_sam2.evaluation import Plan, evaluate_model, score_case, write_evaluation
+from ctai_sam2.evaluation import Plan, Score, evaluate_model, score_case, write_evaluation
 from ctai_sam2.evaluation.baselines import grow_region
 from ctai_sam2.evaluation.figure import build_figure
 from ctai_sam2.evaluation.sessions import Desk, Pointing, click_repeatedly, plain_prompt
+from ctai_sam2.evaluation.summary import break_down
 from ctai_sam2.io import read_case_npz
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.types import CTSlice, Prediction, Prompt
@@ -206,3 +207,44 @@ def test_a_plain_prompt_holds_what_was_pointed_at() -> None:
     assert list(prompt.labels) == [1, 0]
     assert prompt.box_xyxy == (0, 0, 5, 6)
     assert prompt.structure is None
+
+
+def test_scores_are_broken_down_by_what_cases_and_notes_say(tmp_path: Path) -> None:
+    write_case(tmp_path, "anna_1", "muscle")
+    write_case(tmp_path, "berta_1", "muscle")
+    notes = {"anna": {"phase": "arterial", "slice_mm": 5}, "berta": {"level": "L3", "slice_mm": 1.5}}
+    plan = Plan(structures=("muscle",), baselines=False, notes=notes)
+    result = evaluate_model(Knower(), cases=tmp_path, plan=plan)
+    rows = {(row.by, row.part): row for row in break_down(result.rows)}
+    assert {key for key in rows if key[0] != "body size"} == {
+        ("phase", "arterial"),
+        ("level", "L3"),
+        ("slice thickness", "over 4 mm"),
+        ("slice thickness", "under 2 mm"),
+    }
+    # 96 x 96 pixels of 2 mm are a body of at most 369 cm².
+    assert {part for by, part in rows if by == "body size"} <= {"under 500 cm²"}
+
+
+def test_a_thickness_that_is_no_length_is_reported_and_the_rest_is_scored(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_case(tmp_path, name)
+    plan = Plan(structures=("liver",), baselines=False, notes={"a": {"slice_mm": -1}, "nobody": {}})
+    result = evaluate_model(Knower(), cases=tmp_path, plan=plan)
+    assert {row.case for row in result.rows} == {"b"}
+    assert any("thickness" in text for text in result.skipped)
+    assert "nobody: no case's name contains it" in result.skipped
+
+
+def test_limits_of_agreement_of_a_part_are_those_of_bland_and_altman() -> None:
+    common = {
+        "group": "unseen", "plane": "axial", "structure": "muscle", "quality": "", "method": "model",
+        "prompt": "button", "model": "m", "dice": 0.9, "hd95_mm": 1.0, "hu_error": 0.0,
+        "reference_area_mm2": 100.0, "level": "L3",
+    }  # fmt: skip
+    scores = [Score(case=str(error), area_error_pct=error, **common) for error in (-4.0, 0.0, 10.0)]
+    (row,) = break_down(scores)
+    assert (row.by, row.part, row.n, row.area_bias_pct) == ("level", "L3", 3, 0.0)
+    assert (row.area_low_pct, row.area_high_pct) == pytest.approx(
+        (2 - 1.96 * 52**0.5, 2 + 1.96 * 52**0.5), abs=1e-3
+    )

@@ -8,10 +8,12 @@ import torch
 from safetensors.torch import save_file
 
 from ctai_sam2.errors import InputError, WeightsError
+from ctai_sam2.measure.overlap import dice
 from ctai_sam2.models.dense_head import (
     DENSE_CLASSES,
     DENSE_PREFIX,
     DENSE_STRUCTURES,
+    DENSE_ZOOM,
     DenseUNet,
     Division,
     divide_image,
@@ -148,3 +150,45 @@ def test_a_name_alone_needs_no_embedding(weights: dict[str, Path], monkeypatch: 
 def test_a_cut_head_is_an_error_and_not_another_model(weights: dict[str, Path]) -> None:
     with open_weights(weights["cut"]) as cut, pytest.raises(WeightsError, match="do not fit"):
         cut.predict(picture(), Prompt(structure="sat"))
+
+
+class ByBrightness(torch.nn.Module):
+    """Says what a pixel is by its grey alone, at half the size, and remembers what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[torch.Tensor] = []
+
+    def forward(self, grey: torch.Tensor) -> torch.Tensor:
+        self.shown.append(grey)
+        grey = torch.nn.functional.avg_pool2d(grey, 2)
+        logits = torch.full((1, len(DENSE_CLASSES), *grey.shape[-2:]), -20.0)
+        for name, level in (("outside", 0.0), ("sat", 0.3), ("psoas", 0.6), ("vertebra", 0.9)):
+            logits[:, DENSE_CLASSES.index(name)] = -400 * (grey[:, 0] - level) ** 2
+        return logits
+
+
+def test_the_spines_surroundings_are_seen_closer_and_put_back_where_they_were() -> None:
+    image = np.zeros((640, 640), np.uint8)
+    y, x = np.indices(image.shape)
+    image[np.hypot(y - 330, x - 310) < 290] = round(0.3 * 255)
+    spine = np.hypot(y - 400, x - 350) < 40
+    # Stripes that the whole view cannot resolve, and a muscle far from the spine.
+    stripes = (np.abs(x - 420) < 24) & (np.abs(y - 400) < 60) & (x % 8 < 4)
+    far = np.hypot(y - 120, x - 250) < 25
+    image[stripes | far] = round(0.6 * 255)
+    image[spine] = round(0.9 * 255)
+    head = ByBrightness()
+    found = divide_image(head, image, torch.device("cpu")).mask("psoas")
+    whole, close = head.shown
+    assert float((whole > 0.8).float().mean()) == pytest.approx(spine.mean(), rel=0.1)
+    assert float((close > 0.8).float().mean()) == pytest.approx(spine.mean() / DENSE_ZOOM**2, rel=0.1)
+    near = np.abs(x - 420) < 30
+    assert dice(found & near, stripes) > 0.85
+    assert dice(found & (y < 200), far) > 0.9
+
+
+def test_without_a_spine_there_is_no_closer_view() -> None:
+    head = ByBrightness()
+    divide_image(head, np.full((64, 64), 77, np.uint8), torch.device("cpu"))
+    assert len(head.shown) == 1

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from ctai_sam2.image.body import body_mask
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
-from ctai_sam2.segmentation.compartments import Compartments, divide_slice, fat_within
+from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_STRUCTURES
+from ctai_sam2.phantom import Body, reference_parameters, render_hu
+from ctai_sam2.segmentation.compartments import (
+    COMPARTMENT_NAMES,
+    GROUPS,
+    Compartments,
+    divide_slice,
+    fat_within,
+)
 from ctai_sam2.segmentation.quality import (
     GATED_CONFIDENCE,
     cap_confidence,
@@ -15,6 +26,7 @@ from ctai_sam2.segmentation.quality import (
     find_jumps,
     warnings_of,
 )
+from ctai_sam2.training.dense_classes import label_table
 
 SPACING = (1.5, 1.5)
 HU = {"sat": -105, "skin": 10, "vat": -98, "viscera": 60, "spine": 250, "bone": 300, "between": -90}
@@ -94,6 +106,30 @@ def test_hu_decides_where_muscle_ends_towards_fat(shift: int) -> None:
     off = abs(int(classes["wall"].sum()) / int(drawn.sum()) - 1)
     assert off > 0.08
     assert abs(int(found.masks["wall"].sum()) / int(drawn.sum()) - 1) < off / 4
+
+
+@pytest.mark.parametrize(("spacing_mm", "muscle_hu"), [(0.8, 65.0), (1.6, 65.0), (1.6, 30.0)])
+def test_exact_compartments_give_the_exact_area_whatever_pixel_and_contrast(
+    spacing_mm: float, muscle_hu: float
+) -> None:
+    """Thin layers between muscles, partial volume and blur must not make muscle larger."""
+    parameters = dataclasses.replace(
+        reference_parameters(), muscle_hu=muscle_hu, imat_share=0.05, noise_hu=8.0, blur_mm=0.6
+    )
+    size = int(380 / spacing_mm)
+    x = ((np.arange(2 * size) + 0.5) / 2 - size / 2).astype(np.float32) * np.float32(spacing_mm)
+    fine = Body(parameters).label_at(x[None, :], x[:, None], 0.0)
+    spacing = (spacing_mm, spacing_mm)
+    rng = np.random.default_rng(0)
+    hu = render_hu(fine, parameters, spacing_mm=spacing, rng=rng, oversampling=(2, 2))
+    exact = label_table()[fine[1::2, 1::2]]
+    classes: Classes = {
+        name: np.isin(exact, [DENSE_CLASSES.index(part) for part in DENSE_STRUCTURES[name]])
+        for name in COMPARTMENT_NAMES
+    }
+    found = divide_slice(classes, hu, body_mask(hu, spacing), spacing, DEFAULT_DEFINITIONS)
+    muscle = np.any([classes[name] for name in GROUPS], axis=0)
+    assert found.masks["muscle"].sum() / muscle.sum() == pytest.approx(1.0, abs=0.02)
 
 
 def test_fat_that_no_compartment_claims_is_assigned_and_told_of() -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.segmentation import AxialSession, segment_axial
 from ctai_sam2.segmentation.compartments import COMPARTMENT_NAMES, GROUPS
+from ctai_sam2.segmentation.divided import JudgedSlice
 from ctai_sam2.segmentation.neighbours import measure_neighbours
 from ctai_sam2.types import CTSlice, CTVolume, Mask, ModelIdentity, Prediction, Prompt, Window
 from tests.unit.segmentation.oracle import IDENTITY, fit
@@ -124,6 +125,33 @@ def test_what_only_the_division_calls_muscle_is_left_out_but_for_a_lost_wall() -
     muscle = result.masks["muscle"]
     assert (muscle & lost).sum() > 0.95 * lost.sum()
     assert (muscle & gland).sum() < 0.1 * gland.sum()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_psoas_is_where_division_and_decoder_agree_or_the_division_where_they_do_not(
+    elsewhere: bool,
+) -> None:
+    classes, hu, _ = draw()
+    y, x = np.mgrid[:220, :260]
+    left = classes["psoas"] & (x > 130)
+    divider = Divider(classes)
+    # The division takes in a part of what lies behind, the decoder a part of the fat in front.
+    behind = (np.abs(x - 156) < 9) & (y >= 144) & (y < 152)
+    divider.classes["psoas"] = divider.classes["psoas"] | behind
+    for name in ("vat", "quadratus", "paraspinal", "muscle"):
+        divider.classes[name] = divider.classes[name] & ~behind
+    hu[behind] = 50
+    session = AxialSession.open(slice_of(classes, hu), divider)
+    assert session.divided is not None
+    seen = (np.hypot(x - 190, y - 120) < 9) if elsewhere else left
+    prompted = replace(session.divided.segment_prompted("psoas_left"), mask=seen)
+    judged = JudgedSlice(divided=session.divided, psoas={"psoas_left": prompted, "psoas_right": prompted})
+    found = judged.segment("psoas_left", 0.5)
+    # A pixel of slack is left where they agree.
+    extra = (found.mask & ~left).sum() / left.sum()
+    assert (found.mask & left).sum() == left.sum()
+    assert (extra > 0.25) if elsewhere else (extra < 0.06)
+    assert any("second_opinion" in text for text in found.warnings) == elsewhere
 
 
 def test_a_reader_s_prompt_is_segmented_as_before() -> None:

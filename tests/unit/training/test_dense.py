@@ -8,10 +8,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX
+from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.training.__main__ import main
-from ctai_sam2.training.dense_batches import DenseBatches, as_bank_image, read_partial_case, recolour
+from ctai_sam2.training.dense_batches import (
+    DenseBatches,
+    as_bank_image,
+    read_partial_case,
+    recolour,
+    spine_xy,
+)
 from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
 from ctai_sam2.training.dense_export import add_dense_head
 from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, KINDS, draw_hard_phantom, hard_parameters
@@ -177,3 +183,42 @@ def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
     left_out = leave_patients_out(evidence)
     assert left_out["numbers"] == 400
     assert not any(case.startswith("case0:") for case in left_out["sure_and_bad"])
+
+
+def test_a_zoomed_image_lies_about_the_spine(phantom: tuple[np.ndarray, np.ndarray]) -> None:
+    hu, labels = phantom
+    image = as_bank_image(hu, labels, "phantom")
+
+    def share_of_spine(zoom_share: float) -> float:
+        batches = DenseBatches(
+            phantoms=[image], real=[], size_px=64, images=6, real_share=0, seed=2, zoom_share=zoom_share
+        )
+        _, targets, _ = batches.batch(0)
+        spine = targets[:, [DENSE_CLASSES.index(name) for name in ("vertebra", "disc")]].sum(1).float()
+        assert (spine.flatten(1).sum(1) > 0).all()
+        return float(spine.mean())
+
+    ratio = share_of_spine(1.0) / share_of_spine(0.0)
+    assert 1 / DENSE_ZOOM**2 * 0.7 < ratio < 1 / DENSE_ZOOM**2 * 1.4
+
+
+def test_the_middle_of_the_spine_is_read_from_labels_and_from_partial_masks() -> None:
+    labels = np.zeros((20, 20), np.uint8)
+    labels[4:9, 10:15] = Label.BODY_TRABECULAR
+    hu = np.zeros((20, 20), np.int16)
+    assert spine_xy(as_bank_image(hu, labels, "phantom"), partial=False) == (12.0, 6.0)
+    assert spine_xy(as_bank_image(hu, np.zeros_like(labels), "phantom"), partial=False) is None
+    psoas = np.zeros((20, 20), bool)
+    psoas[10:14, [3, 17]] = True
+    partial = as_bank_image(hu, allowed_classes(hu, {"psoas_left": psoas}), "case")
+    assert spine_xy(partial, partial=True) == (10.0, 11.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_the_head_trains_on_cuda(tmp_path: Path) -> None:
+    command = ["dense", "--out", str(tmp_path), "--schedule", "smoke", "--device", "cuda", "--workers", "2"]
+    assert main(command) == 0
+    state = torch.load(tmp_path / "checkpoint.pt", map_location="cpu", weights_only=True)
+    assert state["step"] == 2
+    assert all(torch.isfinite(value).all() for value in state["mean"].values())
