@@ -14,6 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.interpolation import interpolate_masks
 from ctai_sam2.image.masks import grow
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -24,7 +25,7 @@ from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.gates import judge_slice
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult, crop_mask
-from ctai_sam2.segmentation.volume.shapes import interpolate_masks, prompt_from_neighbour
+from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress, Window
 
