@@ -325,7 +325,10 @@ class History:
         if place is None:
             return None
         edit = self.done.pop(place)
-        if not edit.joined and place < len(self.done) and self.done[place].joined:
+        if edit.joined and (place == 0 or self.done[place - 1].index != index):
+            # Taken out of a step on many slices: it is redone alone.
+            edit = replace(edit, joined=False)
+        elif not edit.joined and place < len(self.done) and self.done[place].joined:
             # What was joined to it is a step of its own now, not one with the step before.
             self.done[place] = replace(self.done[place], joined=False)
         self.undone.append(edit)

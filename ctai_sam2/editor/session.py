@@ -193,11 +193,15 @@ class EditingSession:
             if locked:
                 self.say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
                 return Change(index=document.index, refused=tuple(locked))
-            change = document.undo_on(document.index)
-            self.message = Message("status.undone", {"edit": Message(newest.name)})
-            self._write({"type": "undo", "index": document.index})
-            self._notify(with_aspects(change, "status"))
-            return change
+            name, index = Message(newest.name), document.index
+            while True:
+                change = document.undo_on(index)
+                self.message = Message("status.undone", {"edit": name})
+                self._write({"type": "undo", "index": index})
+                self._notify(with_aspects(change, "status"))
+                # A click and the mask that the model made of it are one step.
+                if not document.history.undone[-1].joined:
+                    return change
 
     def redo(self) -> Change:
         """Do the last undone step again."""

@@ -174,6 +174,7 @@ def test_tool_label_brush_window_and_zoom_stay_with_the_reader(opened: Callable[
 
 def test_colours_of_labels_stay_with_the_reader(opened: Callable[..., Any]) -> None:
     editor = opened()
+    outline(editor)
     [picker, *_] = controls(editor.widget, "ColorPicker")
     picker.value = "#123456"
     editor.step_case(1)
