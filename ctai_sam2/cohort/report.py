@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_rows, usable_rows
+from ctai_sam2.cohort.methods import describe_methods
 from ctai_sam2.cohort.qc import MEANINGS
+from ctai_sam2.cohort.report_pdf import render_cohort_pdf, render_table_one
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_table_csv, write_text
-from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.io import write_bytes, write_table_csv, write_text
+from ctai_sam2.measure.cutoffs import cutoff_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +36,8 @@ _CHARTS = (
     ("sma_cm2", "SMA", "cm²", 1.0),
     ("smi_cm2_m2", "SMI", "cm²/m²", 1.0),
     ("smd_hu", "SMD", "HU", 1.0),
+    ("lama_percent", "LAMA", "%", 1.0),
+    ("imat_percent", "IMAT of the compartment", "%", 1.0),
     ("psoas_area_mm2", "Psoas area", "cm²", 0.01),
     ("psoas_hu_mean", "Psoas density", "HU", 1.0),
     ("sat_area_mm2", "SAT", "cm²", 0.01),
@@ -45,10 +49,14 @@ _TABLE = (
     ("sma_cm2", "SMA", "cm²", "Skeletal muscle area", 1.0),
     ("smi_cm2_m2", "SMI", "cm²/m²", "Skeletal muscle index", 1.0),
     ("smd_hu", "SMD", "HU", "Skeletal muscle density", 1.0),
+    ("smi_z", "SMI z", "", "SMI against the reference values", 1.0),
+    ("smd_z", "SMD z", "", "SMD against the reference values", 1.0),
+    ("lama_percent", "LAMA", "%", "Muscle of low attenuation", 1.0),
+    ("imat_percent", "IMAT", "%", "Fat in the muscle compartment", 1.0),
     ("psoas_left_area_mm2", "psoas L", "cm²", "Area of the left psoas", 0.01),
     ("psoas_right_area_mm2", "psoas R", "cm²", "Area of the right psoas", 0.01),
     ("pmi_cm2_m2", "PMI", "cm²/m²", "Psoas muscle index", 1.0),
-    ("imat_area_mm2", "IMAT", "cm²", "Intermuscular fat", 0.01),
+    ("imat_area_mm2", "IMAT area", "cm²", "Intermuscular fat", 0.01),
     ("sat_area_mm2", "SAT", "cm²", "Subcutaneous fat", 0.01),
     ("vat_area_mm2", "VAT", "cm²", "Visceral fat", 0.01),
     ("confidence_muscle", "conf.", "", "Confidence in the muscle mask", 1.0),
@@ -57,7 +65,10 @@ _TABLE = (
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Write ``report.html``, which needs no other file and no network, and ``table_one.csv`` next to it.
+    """Write ``report.html``, which needs no other file and no network, and what goes with it.
+
+    ``report.pdf`` is for paper; ``table_one.csv`` and ``table_one.html`` are opened by spreadsheets and word
+    processors.
 
     Parameters
     ----------
@@ -78,9 +89,12 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     store = CohortStore(Path(folder))
     page = render_report(store)
-    write_table_csv(
-        store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))), GROUP_COLUMNS
-    )
+    summary, table = read_summary(store), read_table(store.folder)
+    groups = describe_cohort(table)
+    write_table_csv(store.folder / "table_one.csv", to_rows(groups), GROUP_COLUMNS)
+    write_text(store.folder / "table_one.html", render_table_one(groups))
+    methods, _ = describe_methods(summary, table)
+    write_bytes(store.folder / "report.pdf", render_cohort_pdf(summary, table, methods))
     return write_text(store.folder / "report.html", page)
 
 
@@ -157,7 +171,7 @@ def _table_one(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _describe_cutoffs(name: str) -> dict[str, Any]:
     """Name, source and values of a table of cut-offs."""
-    cutoffs = CUTOFF_TABLES[name]
+    cutoffs = cutoff_table(name)
     lines = []
     for line in cutoffs.cutoffs:
         sex = {"M": "men ", "F": "women "}.get(line.sex or "", "")
@@ -167,7 +181,7 @@ def _describe_cutoffs(name: str) -> dict[str, Any]:
         if math.isfinite(line.bmi_below):
             bmi += f", BMI below {line.bmi_below:g}"
         lines.append(f"{sex}{line.quantity} < {line.low_below:g}{bmi}")
-    return {"name": name, "source": cutoffs.source, "lines": lines}
+    return {"name": cutoffs.identifier, "source": f"{cutoffs.source}; {cutoffs.checked}", "lines": lines}
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -200,8 +214,8 @@ def _make_tile(store: CohortStore, row: Mapping[str, Any]) -> dict[str, Any]:
     known = set(_flag_names(row))
     numbers = [
         f"{name} {_shown(row[column], factor)} {unit}"
-        for column, name, unit, _, factor in _TABLE[:5]
-        if row[column] is not None
+        for column, name, unit, _, factor in (*_TABLE[:3], *_TABLE[7:9])
+        if row.get(column) is not None
     ]
     return {
         "case_id": row["case_id"],
@@ -228,7 +242,7 @@ def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
         _cell(row["sex"], "t"),
     ]
     for column, _, _, _, factor in _TABLE:
-        value = row[column]
+        value = row.get(column)
         known = value is not None and math.isfinite(value)
         cells.append({**_cell(value * factor if known else None, ""), "shown": _shown(value, factor)})
     cells += [_cell(row["l3_certainty"], "t"), _cell(row["reviewed_by"], "t")]
@@ -254,7 +268,7 @@ def _draw_chart(
     known = [
         (float(row[column]) * factor, bool(row["flagged"]))
         for row in rows
-        if row[column] is not None and math.isfinite(row[column])
+        if row.get(column) is not None and math.isfinite(row[column])
     ]
     if len(known) < 2:
         return None
