@@ -394,7 +394,7 @@ def test_both_planes_open_from_each_other_with_a_line(opened: Callable[..., Any]
 def require_alive_volume(editor: MaskEditor) -> None:
     assert text("view.closed", "en") not in shown(editor)
     steps = len(editor.document.history.done)
-    outline(editor, 20 + steps)
+    outline(editor, 20, "muscle")
     assert len(editor.document.history.done) == steps + 1
 
 

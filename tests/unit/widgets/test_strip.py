@@ -243,7 +243,7 @@ def test_the_number_of_the_image_is_shown_and_in_the_row(opened: Callable[..., A
     assert "image 38 of the series" in shown(editor)
     row = editor.measurements()
     assert (row["instance_number"], row["z_mm"]) == (38, 8.0)
-    assert "image" not in shown(opened(volume, name="without"))
+    assert "of the series" not in shown(opened(volume, name="without"))
 
 
 def test_a_single_slice_has_no_strip(opened: Callable[..., Any]) -> None:
