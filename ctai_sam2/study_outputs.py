@@ -160,8 +160,8 @@ def write_study(
 
 def _write_groups(study: StudyResult, path: Path) -> Path:
     ct = study.axial.ct_slice
-    psoas = {name: study.masks[name] for name in ("psoas_left", "psoas_right") if name in study.masks}
-    shown = {**psoas, **study.axial.muscle_groups}
+    shown: dict[str, Mask] = {n: study.masks[n] for n in ("psoas_left", "psoas_right") if n in study.masks}
+    shown.update(study.axial.muscle_groups)
     return write_overlay_png(
         path,
         ct,

@@ -8,13 +8,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import write_bytes, write_text
-from ctai_sam2.measure.cutoffs import Quantity, flag_low, require_cutoffs_for
+from ctai_sam2.measure.cutoffs import Quantity, as_sex, flag_low, require_cutoffs_for
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, compare_with_reference, reference_table
 from ctai_sam2.segmentation import StudyResult
 from ctai_sam2.study_outputs import Cell, StudyFiles
@@ -206,8 +207,9 @@ def describe_report(
     Raises
     ------
     InputError
-        If there are no such cut-offs or reference values.
+        If there are no such cut-offs or reference values, or nobody has such an age or weight.
     """
+    require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)
     header = study.axial.ct_slice.acquisition
     sex = sex or header.patient_sex
     age_years = header.patient_age_years if age_years is None else age_years
@@ -312,6 +314,32 @@ def write_study_report(
     }
 
 
+def require_person(*, sex: str | None, age_years: float | None, weight_kg: float | None) -> None:
+    """Check what is said of the patient.
+
+    Raises
+    ------
+    InputError
+        If the sex is none, or age or weight are those of nobody.
+    """
+    as_sex(sex)
+    for what, value, low, high in (("age in years", age_years, 0, 120), ("weight in kg", weight_kg, 2, 500)):
+        if value is not None and not low <= value <= high:
+            raise InputError(f"the {what} lies between {low} and {high}", received=value)
+
+
+def require_page_writer() -> None:
+    """Check that pages can be written here.
+
+    Raises
+    ------
+    InputError
+        If jinja2 is not installed.
+    """
+    if find_spec("jinja2") is None:
+        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].")
+
+
 def require_language(language: str) -> Language:
     """Return a language of the page.
 
@@ -334,10 +362,9 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
         If there is no such language, or jinja2 is not installed.
     """
     require_language(language)
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
+    require_page_writer()
+    from jinja2 import Environment, StrictUndefined
+
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

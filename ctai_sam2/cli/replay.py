@@ -21,9 +21,12 @@ CAME_OUT_OTHERWISE = 6
 def replay(
     row: Annotated[
         Path,
-        typer.Argument(help="A cohort's folder (all rows), its table.csv, or records/CASE.json (one row)."),
+        typer.Argument(help="A cohort's folder, table.csv or records/CASE.json; with --study a study's."),
     ],
     case: Annotated[list[str] | None, typer.Option("--case", help="Only these cases; repeatable.")] = None,
+    study: Annotated[
+        Path | None, typer.Option("--study", help="The images of a single study's row (DICOM or NIfTI).")
+    ] = None,
     manifest: Annotated[
         Path | None,
         typer.Option("--manifest", help="Read the studies too, and compare their pixels."),
@@ -46,6 +49,13 @@ def replay(
     from ctai_sam2.cohort.replay import open_cohort_segmenter, replay_cohort
     from ctai_sam2.measure.definitions import load_definitions
 
+    if study is not None:
+        if case or manifest or with_model:
+            raise InputError(
+                "a single study has no cases", hint="Leave --case, --manifest, --with-model out."
+            )
+        _replay_study(row, study, definitions, as_json)
+        return
     folder, named = _locate(row)
     case_ids = list(case or ()) or ([named] if named else None)
     opened = open_cohort_segmenter(folder) if with_model else nullcontext(None)
@@ -67,6 +77,28 @@ def replay(
         raise typer.Exit(CAME_OUT_OTHERWISE)
 
 
+def _replay_study(row: Path, study: Path, definitions: str | None, as_json: bool) -> None:
+    from ctai_sam2.measure.definitions import load_definitions
+    from ctai_sam2.study_replay import replay_study
+
+    found = replay_study(
+        row if row.is_dir() else row.parent,
+        study,
+        definitions=load_definitions(definitions) if definitions else None,
+    )
+    if as_json:
+        print_json({"cells": found.cells, "changes": found.changes, "differences": found.differences})
+    else:
+        for text in found.changes.values():
+            print_line(f"Changed: {text}")
+        for column, (stored, again) in found.differences.items():
+            print_line(f"  {column}: {stored} -> {again}")
+        same = found.cells - len(found.differences)
+        print_line(f"{same} of {found.cells} cells are identical, bit for bit.")
+    if not found.is_identical:
+        raise typer.Exit(CAME_OUT_OTHERWISE)
+
+
 def _locate(row: Path) -> tuple[Path, str | None]:
     """Folder of the cohort, and the case where one record was named."""
     if row.is_dir():
@@ -78,7 +110,7 @@ def _locate(row: Path) -> tuple[Path, str | None]:
     raise InputError(
         "a row is replayed from a cohort's results",
         received=row.name,
-        hint="Give the folder, its table.csv, or records/CASE.json.",
+        hint="Give the folder, its table.csv, or records/CASE.json; for a single study add --study.",
     )
 
 

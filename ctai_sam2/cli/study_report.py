@@ -42,17 +42,24 @@ def report(
     from ctai_sam2.io import read_study
     from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.body_composition import require_height
-    from ctai_sam2.measure.cutoffs import as_sex, parse_cutoff_choice
+    from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
     from ctai_sam2.models import open_segmenter
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
     from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
-    from ctai_sam2.study_report import describe_report, require_language, write_study_report
+    from ctai_sam2.study_report import (
+        describe_report,
+        require_language,
+        require_page_writer,
+        require_person,
+        write_study_report,
+    )
 
     require_height(height_m)
-    as_sex(sex)
+    require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)
+    require_page_writer()
     chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
     compared = reference_table(reference or DEFAULT_REFERENCE)
     wanted = require_language(language)

@@ -242,7 +242,7 @@ def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
         _cell(row["sex"], "t"),
     ]
     for column, _, _, _, factor in _TABLE:
-        value = row.get(column)
+        value: Any = row.get(column)
         known = value is not None and math.isfinite(value)
         cells.append({**_cell(value * factor if known else None, ""), "shown": _shown(value, factor)})
     cells += [_cell(row["l3_certainty"], "t"), _cell(row["reviewed_by"], "t")]

@@ -31,6 +31,7 @@ from ctai_sam2.cohort.predictions import (
 )
 from ctai_sam2.cohort.qc import quality_numbers
 from ctai_sam2.cohort.store import CohortStore, key_of
+from ctai_sam2.cohort.volumes import write_levels
 from ctai_sam2.errors import (
     AnatomyNotFound,
     CtaiError,
@@ -246,6 +247,13 @@ class CaseWorker:
             known = image
             stored, found = _timed(times, "segment", lambda: self._segment(known, task.case, replaying))
             self._draw_sagittal(task.case, stored, image)
+            case_id = task.case.case_id
+            about = _timed(
+                times,
+                "levels",
+                lambda: write_levels(self._store, self._config, case_id, known, self._live),
+            )
+            stored = replace(stored, level_warnings=(*stored.level_warnings, *about))
         else:
             ct_slice = stored.ct_slice
             found = _timed(times, "segment", lambda: self._segment_slice(ct_slice, task.case, replaying))

@@ -40,7 +40,7 @@ _ORIGINAL = (
 SIDED_GROUPS: tuple[str, ...] = tuple(
     f"{group}_{side}" for group in ("quadratus", "paraspinal", "wall") for side in ("left", "right")
 )
-"""Muscle groups besides the psoas, each side."""
+"""Muscle groups other than the psoas, each side."""
 
 _GROUP_NAMES = {
     "quadratus": "quadratus lumborum",

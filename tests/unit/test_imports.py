@@ -40,6 +40,7 @@ TIERS: dict[str, int] = {
     "volume_outputs": 7,
     "study_change": 8,
     "study_report": 8,
+    "study_replay": 8,
     "journal": 6,
     "evaluation": 6,
     "widgets": 8,
@@ -96,6 +97,7 @@ def test_only_few_modules_import_torch() -> None:
             "mask_decoder",
             "local",
             "sam2_network",
+            "slice_memory",
             "dense_head",
             "tensor_threads",
         )

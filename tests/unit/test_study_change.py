@@ -209,6 +209,8 @@ def test_the_command_writes_a_page_about_one_study(tmp_path: Path) -> None:
         ["report", "a", "--cut-offs", "nobody"],
         ["report", "a", "--reference", "nobody"],
         ["report", "a", "--sex", "X"],
+        ["report", "a", "--age-years", "-4"],
+        ["report", "a", "--weight-kg", "1000"],
     ],
 )
 def test_wrong_options_are_refused_before_the_work(wrong: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Prompts for the next slice, made from a neighbour's mask."""
+"""Shapes between slices: prompts made from a neighbour's mask, and interpolation by signed distances."""
 
 from __future__ import annotations
 
