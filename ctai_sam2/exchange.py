@@ -203,7 +203,7 @@ def import_masks(
 
 def read_structure_mask(
     path: str | os.PathLike[str],
-    of: CTSlice,
+    of: CTSlice | CTVolume,
     structure: str,
     *,
     label: str | None = None,
@@ -216,8 +216,8 @@ def read_structure_mask(
     ----------
     path : path-like
         A file with one mask, or with several of which one is called like the structure.
-    of : CTSlice
-        The slice it is for.
+    of : CTSlice or CTVolume
+        What it is for.
     structure : str
         What it is to be.
     label : str, optional
@@ -228,7 +228,7 @@ def read_structure_mask(
     Returns
     -------
     ImportedMasks
-        With one mask, ndarray of bool, shape (H, W), called like the structure; and notes.
+        With one mask, ndarray of bool, shape (H, W) or (D, H, W), called like the structure; and notes.
 
     Raises
     ------

@@ -214,6 +214,8 @@ class CTVolume:
         Facts from the header.
     warnings : tuple of str
         Gaps, tilt, obliquity and other reasons for caution.
+    instance_numbers : tuple of int or None
+        Number that each slice's file has in its series, from the lowest slice up; empty where there are none.
 
     Raises
     ------
@@ -228,6 +230,7 @@ class CTVolume:
     slice_positions_mm: NDArray[np.float64] | None = None
     acquisition: Acquisition = field(default_factory=Acquisition)
     warnings: tuple[str, ...] = ()
+    instance_numbers: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         _set(self, "hu_zyx", _checked_hu(self.hu_zyx, ndim=3))
@@ -245,6 +248,11 @@ class CTVolume:
             )
         positions.setflags(write=False)
         _set(self, "slice_positions_mm", positions)
+        if len(self.instance_numbers) not in (0, depth):
+            raise GeometryError(
+                "there is one instance number per slice, or none",
+                received=f"{len(self.instance_numbers)} numbers for {depth} slices",
+            )
         _set(self, "warnings", tuple(self.warnings))
 
     def __repr__(self) -> str:

@@ -28,7 +28,7 @@ from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_r
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
-from ctai_sam2.editor.inference import MaskSource
+from ctai_sam2.editor.inference_status import MaskSource
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.journal import Record, fingerprint
 from ctai_sam2.measure.definitions import TissueDefinitions

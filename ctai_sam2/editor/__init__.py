@@ -11,14 +11,17 @@ holds nothing that cannot be read from the controller again::
 from ctai_sam2.editor.actions import ACTIONS, Action
 from ctai_sam2.editor.changes import Box, Change
 from ctai_sam2.editor.commands import apply
-from ctai_sam2.editor.controller import Controller, KeepsEvents
-from ctai_sam2.editor.document import Document, View
+from ctai_sam2.editor.comparison import compare_labels, compare_stacks, take_over
+from ctai_sam2.editor.controller import Controller
+from ctai_sam2.editor.document import Document
 from ctai_sam2.editor.i18n import LANGUAGES, Message, text
-from ctai_sam2.editor.inference import Confirmation, InferenceStatus, MaskCandidates, MaskSource
+from ctai_sam2.editor.inference_status import Confirmation, InferenceStatus, MaskCandidates, MaskSource
 from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
-from ctai_sam2.editor.measurements import compare_labels, measure_document, measure_labels
+from ctai_sam2.editor.measurements import measure_document, measure_labels
 from ctai_sam2.editor.rendering import render_grey, render_overlay
+from ctai_sam2.editor.session import KeepsEvents
 from ctai_sam2.editor.tools import Preview
+from ctai_sam2.editor.view import View
 from ctai_sam2.editor.viewport import Viewport
 
 __all__ = [
@@ -44,9 +47,11 @@ __all__ = [
     "Viewport",
     "apply",
     "compare_labels",
+    "compare_stacks",
     "measure_document",
     "measure_labels",
     "render_grey",
     "render_overlay",
+    "take_over",
     "text",
 ]

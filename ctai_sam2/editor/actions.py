@@ -14,13 +14,17 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.editor import commands as do
-from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM, View
+from ctai_sam2.editor.comparison import take_over
+from ctai_sam2.editor.i18n import Message
+from ctai_sam2.editor.strip import absent_here, end_here, has_strip, interpolation, lock_here, next_red
+from ctai_sam2.editor.view import MAX_BRUSH_MM, MIN_BRUSH_MM, View
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import PRESETS
 from ctai_sam2.measure.definitions import HuRange
 
 if TYPE_CHECKING:
     from ctai_sam2.editor.controller import Controller
+    from ctai_sam2.editor.document import Document
 
 _ZOOM_STEP = 1.25
 _BRUSH_STEP = 1.25
@@ -116,9 +120,52 @@ def _copy(controller: Controller, by: int) -> object:
     return controller.apply(command)
 
 
+def _take_over(controller: Controller) -> None:
+    command = take_over(controller.document)
+    if command is None:
+        controller.say(Message("status.nothing_to_take"))
+    else:
+        controller.apply(command)
+
+
+def _decide(name: str, command: Callable[[Document, str], do.Command | do.Compound], *keys: str) -> Action:
+    """Make an action that decides about the active label on the slice of a volume in view."""
+
+    def perform(controller: Controller) -> object:
+        document = controller.document
+        return controller.apply(command(document, document.view.active)) if has_strip(document) else None
+
+    return _action(name, perform, *keys)
+
+
+def _toggle_differences(controller: Controller) -> None:
+    is_on = not controller.document.view.differences
+    controller.adjust(differences=is_on)
+    if is_on:
+        controller.say(Message("view.differences"))
+
+
+def _interpolate(controller: Controller) -> None:
+    document = controller.document
+    steps = interpolation(document, document.view.active) if has_strip(document) else []
+    count = controller.apply_all(steps)
+    key = "status.interpolated" if count else "status.nothing_to_interpolate"
+    controller.say(Message(key, {"count": count} if count else {}))
+
+
+def _next_red(controller: Controller) -> None:
+    document = controller.document
+    index = next_red(document, document.view.active) if has_strip(document) else None
+    if index is None:
+        label = Message(f"label.{document.view.active}")
+        controller.say(Message("status.no_red", {"label": label}))
+    else:
+        controller.go_to(index)
+
+
 def _key_of_tool(tool: str) -> str:
     keys = {"click": "c", "box": "x", "brush": "b", "eraser": "e", "polygon": "p", "lasso": "l"}
-    keys |= {"rectangle": "r", "flood": "f", "ruler": "m", "roi": "o", "pan": "h", "window": "w"}
+    keys |= {"rectangle": "r", "flood": "f", "take": "q", "ruler": "m", "roi": "o", "pan": "h", "window": "w"}
     return keys[tool]
 
 
@@ -131,7 +178,7 @@ _TOOLS = tuple(
     )
     for tool in (
         *("click", "box", "brush", "eraser", "polygon", "lasso"),
-        *("rectangle", "flood", "ruler", "roi", "pan", "window"),
+        *("rectangle", "flood", "take", "ruler", "roi", "pan", "window"),
     )
 )
 _WINDOWS = tuple(
@@ -156,6 +203,7 @@ ACTIONS: tuple[Action, ...] = (
     _calling("accept"),
     _calling("next_case", "shift+arrowright"),
     _calling("previous_case", "shift+arrowleft"),
+    _calling("open_partner", "shift+o"),
     _calling("help", "?"),
     _calling("panel", "d"),
     _action("step_back", lambda c: c.step_back(), "backspace"),
@@ -181,6 +229,18 @@ ACTIONS: tuple[Action, ...] = (
         ),
     ),
     _action("toggle_limit", _toggle_limit, "t"),
+    _action("take_over", _take_over, "shift+q"),
+    _action("toggle_differences", _toggle_differences, "shift+d"),
+    _calling("from_here_up", "shift+arrowup"),
+    _calling("from_here_down", "shift+arrowdown"),
+    _calling("from_here_both", "shift+b"),
+    _calling("segment_range"),
+    _decide("end_here", end_here, "shift+e"),
+    _decide("absent_here", absent_here, "shift+n"),
+    _decide("lock_here", lock_here, "shift+l"),
+    _action("interpolate", _interpolate, "shift+i"),
+    _action("next_red", _next_red, "shift+r"),
+    _action("undo_slice", lambda c: c.undo_slice(), "shift+z"),
     _action("copy_below", lambda c: _copy(c, -1), "shift+pagedown"),
     _action("copy_above", lambda c: _copy(c, 1), "shift+pageup"),
     _adjusting("zoom_in", lambda v: _zoom(v, _ZOOM_STEP), "+", "="),

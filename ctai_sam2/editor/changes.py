@@ -11,10 +11,21 @@ Box: TypeAlias = tuple[int, int, int, int]
 """(x0, y0, x1, y1) in pixels, all four inclusive."""
 
 Aspect: TypeAlias = Literal[
-    "mask", "prompts", "preview", "view", "labels", "slice", "history", "inference", "confirm", "status"
+    "mask",
+    "prompts",
+    "preview",
+    "view",
+    "labels",
+    "slice",
+    "history",
+    "inference",
+    "confirm",
+    "status",
+    "states",
 ]
 """What changed: pixels; points and boxes; what is under the pointer; zoom, window or tool; label list;
-the slice shown; what can be undone; the state of inference; a confirmation by the user; the status line."""
+the slice shown; what can be undone; the state of inference; a confirmation by the user; the status line;
+sources, gates and levels of a volume's slices."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ import numpy as np
 from ctai_sam2.editor.changes import Change
 from ctai_sam2.editor.history import Edit, Marks, MarksPatch, MaskPatch, PointMark
 from ctai_sam2.editor.shapes import box_to_mask, connected_region, stroke_to_mask
+from ctai_sam2.editor.slice_state import SliceState, StatePatch
 from ctai_sam2.errors import InputError
 from ctai_sam2.image import masks as pixels
 from ctai_sam2.image.contours import Polygon, polygons_to_mask
@@ -242,7 +244,7 @@ class SetMask(MaskCommand):
     ----------
     mask : ndarray of bool, shape (H, W)
         The new one; copied.
-    origin : {"ai", "copy", "import", "redrawn"}
+    origin : {"ai", "copy", "import", "redrawn", "reference", "interpolated"}
         Where it comes from, for the history.
 
     Raises
@@ -252,7 +254,7 @@ class SetMask(MaskCommand):
     """
 
     mask: Mask
-    origin: Literal["ai", "copy", "import", "redrawn"] = "import"
+    origin: Literal["ai", "copy", "import", "redrawn", "reference", "interpolated"] = "import"
 
     def __post_init__(self) -> None:
         mask = np.array(pixels.as_mask(self.mask))
@@ -320,6 +322,13 @@ class ClearPrompts(MarksCommand):
         return Marks()
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetState(Command):
+    """Say where a label's mask on a slice of a volume comes from, and how plausible it is."""
+
+    state: SliceState | None
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Compound:
     """Several commands as one undoable step, each on what the one before left.
@@ -378,6 +387,7 @@ def apply(
     ct_slice = document.slice if index == document.index else document.slice_at(index)
     masks: dict[str, Mask] = {}
     marks: dict[str, Marks] = {}
+    states: dict[str, SliceState | None] = {}
     refused: dict[str, None] = {}
     for step in steps:
         if document.require_label(step.label).locked:
@@ -389,6 +399,8 @@ def apply(
         if isinstance(step, MarksCommand):
             placed = marks.get(step.label, document.marks(step.label, index))
             marks[step.label] = step.place(placed, ct_slice)
+        if isinstance(step, SetState):
+            states[step.label] = step.state
     patches = [MaskPatch.between(name, document.mask(name, index), mask) for name, mask in masks.items()]
     edit = Edit(
         name=command.name,
@@ -399,6 +411,7 @@ def apply(
             for name, after in marks.items()
             if after != document.marks(name, index)
         ),
+        states=_state_patches(document, index, [patch.label for patch in patches if patch], states),
         joined=joined,
         made_by=made_by,
     )
@@ -421,6 +434,21 @@ def copied_mask(document: Document, label: str, index: int) -> SetMask:
     if not mask.any():
         raise InputError(f"nothing is outlined for {label} on that slice", received=index)
     return SetMask(label=label, mask=mask, origin="copy")
+
+
+def _state_patches(
+    document: Document, index: int, changed: Sequence[str], states: dict[str, SliceState | None]
+) -> tuple[StatePatch, ...]:
+    """Return the states that a step changes; a mask that a reader changes becomes an anchor."""
+    for label in changed:
+        before = document.recorded_state(label, index)
+        if before is not None and label not in states:
+            states[label] = SliceState(source="anchor", is_end=before.is_end)
+    return tuple(
+        StatePatch(label=label, before=document.recorded_state(label, index), after=after)
+        for label, after in states.items()
+        if after != document.recorded_state(label, index)
+    )
 
 
 def _joined(mask: Mask, drawn: Mask, erase: bool) -> Mask:

@@ -16,95 +16,22 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor.changes import Aspect, Box, Change
+from ctai_sam2.editor.comparison import References
 from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, MODEL_EDIT, Edit, History, Marks, MaskPatch
-from ctai_sam2.editor.i18n import LANGUAGES
 from ctai_sam2.editor.labels import Label, Profile
+from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.slice_state import SliceState
+from ctai_sam2.editor.view import View
 from ctai_sam2.editor.viewport import Viewport
 from ctai_sam2.errors import InputError, RecordError
 from ctai_sam2.geometry import edge_letters
 from ctai_sam2.image.contours import Polygon, mask_to_polygons
 from ctai_sam2.image.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
-from ctai_sam2.image.windowing import SOFT_TISSUE
-from ctai_sam2.measure.definitions import HuRange
-from ctai_sam2.types import CTSlice, CTVolume, Mask, Window
+from ctai_sam2.types import CTSlice, CTVolume, Mask
 
-MIN_BRUSH_MM, MAX_BRUSH_MM = 0.2, 100.0
 Author: TypeAlias = Literal["model", "reader"]
 """Who a mask is from: the model alone, or a person who drew or changed it."""
 _LETTERS = {"axial": ("R", "L", "A", "P"), "sagittal": ("A", "P", "S", "I"), "coronal": ("R", "L", "S", "I")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """How the document is looked at and which tool is active; nothing here is undone.
-
-    Parameters
-    ----------
-    viewport : Viewport
-        Zoom and pan.
-    window : Window
-        Grey window.
-    opacity : float
-        Of the overlay, 0 to 1.
-    outline_only : bool
-        Draw masks' outlines instead of filling them.
-    tool : str
-        Name of the tool in hand.
-    brush_radius_mm : float
-        Of brush and eraser.
-    positive : bool
-        Whether a plain click means "this" rather than "not this".
-    limit : HuRange or None
-        Only pixels in this range are ever added; None for all.
-    flood_tolerance_hu : float
-        Without a limit, a flood fill takes pixels this close to the one clicked.
-    flood_radius_mm : float or None
-        How far from the click a flood fill reaches; None for as far as it is connected.
-    smooth : bool
-        Whether grey pixels are interpolated on the screen; masks never are.
-    wheel_scrolls : bool
-        Whether the wheel alone scrolls a volume's slices, and Ctrl and the wheel zoom; else the other way
-        round, with Shift. Of a single slice the wheel always zooms.
-    active : str
-        The label being edited.
-    language : str
-        One of `strings.LANGUAGES`.
-
-    Raises
-    ------
-    InputError
-        If a number lies outside its range, or the language is unknown.
-    """
-
-    viewport: Viewport
-    active: str
-    tool: str
-    window: Window = SOFT_TISSUE
-    opacity: float = 0.4
-    outline_only: bool = False
-    brush_radius_mm: float = 4.0
-    positive: bool = True
-    limit: HuRange | None = None
-    flood_tolerance_hu: float = 30.0
-    flood_radius_mm: float | None = None
-    smooth: bool = True
-    wheel_scrolls: bool = True
-    language: str = "en"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.opacity <= 1:
-            raise InputError("opacity lies between 0 and 1", received=self.opacity)
-        if not MIN_BRUSH_MM <= self.brush_radius_mm <= MAX_BRUSH_MM:
-            raise InputError(
-                f"a brush's radius lies between {MIN_BRUSH_MM:g} and {MAX_BRUSH_MM:g} mm",
-                received=self.brush_radius_mm,
-            )
-        if not 0 <= self.flood_tolerance_hu <= 5000:
-            raise InputError("a tolerance lies between 0 and 5000 HU", received=self.flood_tolerance_hu)
-        if self.flood_radius_mm is not None and not 0 < self.flood_radius_mm <= 1000:
-            raise InputError("a fill's radius lies between 0 and 1000 mm", received=self.flood_radius_mm)
-        if self.language not in LANGUAGES:
-            raise InputError("no such language", received=self.language, hint=f"One of {LANGUAGES}.")
 
 
 @dataclass
@@ -115,6 +42,7 @@ class _Sheet:
     marks: dict[str, Marks] = field(default_factory=dict)
     revisions: dict[str, int] = field(default_factory=dict)
     opening: dict[str, Author] = field(default_factory=dict)
+    states: dict[str, SliceState] = field(default_factory=dict)
 
 
 class Document:
@@ -154,8 +82,11 @@ class Document:
         self.revision = 0
         """Grows with every change of masks or prompts."""
         self.labels: dict[str, Label] = {label.name: label for label in profile.labels}
-        self._references: dict[int, dict[str, Mask]] = {}
         self._sheets: dict[int, _Sheet] = {}
+        self.levels: tuple[LevelSpan, ...] = ()
+        """Vertebral levels along a volume, from the lowest up, where they are known."""
+        self.span: tuple[int, int] | None = None
+        """First and last slice of the range that counts; None for all."""
         self.index, self.slice = self._open(self._first_index() if index is None else index)
         viewport = Viewport(shape_hw=self.slice.shape_hw, spacing_mm=self.slice.spacing_mm).fitted()
         self.view = View(
@@ -167,6 +98,8 @@ class Document:
         )
         self._empty = np.zeros(self.shape_hw, dtype=np.bool_)
         self._empty.setflags(write=False)
+        self.reference_store = References(profile, self.shape_hw, self.slice_count)
+        """Another reader's masks of all slices."""
 
     @property
     def shape_hw(self) -> tuple[int, int]:
@@ -176,7 +109,7 @@ class Document:
     @property
     def references(self) -> Mapping[str, Mask]:
         """Another reader's masks of the slice in view, by label or group, to compare with; never edited."""
-        return self._references.get(self.index, {})
+        return self.reference_store.on(self.index)
 
     @property
     def slice_count(self) -> int:
@@ -195,6 +128,11 @@ class Document:
                 if any(mask.any() for mask in sheet.masks.values()) or any(sheet.marks.values())
             )
         )
+
+    @property
+    def touched(self) -> frozenset[int]:
+        """Slices that something was ever done on; all others are empty and undecided."""
+        return frozenset(self._sheets)
 
     def slice_at(self, index: int) -> CTSlice:
         """Return a slice by its index.
@@ -231,6 +169,35 @@ class Document:
         """Return a number that changes whenever the label's mask or prompts do, on one slice."""
         sheet = self._sheets.get(self.index if index is None else index)
         return 0 if sheet is None else sheet.revisions.get(label, 0)
+
+    def recorded_state(self, label: str, index: int | None = None) -> SliceState | None:
+        """State of a label on a slice of a volume as it was set; None where it was not."""
+        sheet = self._sheets.get(self.index if index is None else index)
+        return None if sheet is None else sheet.states.get(label)
+
+    def state(self, label: str, index: int | None = None) -> SliceState:
+        """State of a label on a slice; what a reader drew before any was set is an anchor."""
+        recorded = self.recorded_state(label, index)
+        if recorded is not None:
+            return recorded
+        return SliceState(source="anchor" if self.mask(label, index).any() else None)
+
+    def set_levels(self, levels: Iterable[LevelSpan], span: tuple[int, int] | None) -> Change:
+        """Set the vertebral levels along a volume and the first and last slice of the range that counts.
+
+        Raises
+        ------
+        InputError
+            If the range is outside the volume.
+        """
+        if span is not None and not 0 <= span[0] <= span[1] < self.slice_count:
+            raise InputError(
+                "the range is outside the volume",
+                received=span,
+                hint=f"Slices are 0 to {self.slice_count - 1}.",
+            )
+        self.levels, self.span = tuple(levels), span
+        return Change(aspects=frozenset({"states"}), index=self.index)
 
     def author_of(self, label: str, index: int | None = None) -> Author | None:
         """Who the mask on a slice is from; None where it is empty.
@@ -306,34 +273,13 @@ class Document:
         return self.labels[name]
 
     def set_references(self, masks: Mapping[str, ArrayLike | None]) -> Change:
-        """Show another reader's masks of the slice in view next to the labels; None takes one away.
-
-        A group's mask, such as ``psoas``, is compared with its labels together, and left out where masks of
-        those labels are given too. References stay with their slice.
-
-        Raises
-        ------
-        InputError
-            If there is no such label or group, or a mask is none of this slice; nothing is changed then.
-        """
-        found = dict(self.references)
-        for name, mask in masks.items():
-            labels = self.profile.labels_of(name)
-            found.pop(name, None)
-            if mask is None or (
-                name not in self.labels and any(masks.get(each) is not None for each in labels)
-            ):
-                continue
-            reference = np.array(as_mask(mask))
-            require_same_shape(reference, self._empty, "the reference and the slice")
-            reference.setflags(write=False)
-            found[name] = reference
-        self._references[self.index] = found
+        """Show another reader's masks next to the labels; see `References.put`."""
+        self.reference_store.put(masks, self.index)
         return Change(aspects=frozenset({"labels"}), index=self.index)
 
-    def mask_of(self, group: str) -> Mask:
-        """Masks of a group's labels on the slice in view together; of a label, its own."""
-        masks = [self.mask(label) for label in self.profile.labels_of(group)]
+    def mask_of(self, group: str, index: int | None = None) -> Mask:
+        """Masks of a group's labels on a slice together; of a label, its own."""
+        masks = [self.mask(label, index) for label in self.profile.labels_of(group)]
         return np.asarray(np.logical_or.reduce(masks), dtype=np.bool_)
 
     def adjust(self, **changes: Any) -> Change:
@@ -423,6 +369,11 @@ class Document:
         edit = self.history.take_back()
         return Change(index=self.index) if edit is None else self._show(edit, forward=False)
 
+    def undo_on(self, index: int) -> Change:
+        """Take the newest edit of one slice back; later ones on other slices stay."""
+        edit = self.history.take_back_on(index)
+        return Change(index=self.index) if edit is None else self._show(edit, forward=False)
+
     def redo(self) -> Change:
         """Do the last undone edit again; an empty change if there is none."""
         edit = self.history.take_again()
@@ -440,6 +391,7 @@ class Document:
                     "masks": [patch.to_json() for patch in patches if patch is not None],
                     "marks": {name: marks.to_json() for name, marks in sheet.marks.items() if marks},
                     "opening": dict(sheet.opening),
+                    "states": {name: state.to_json() for name, state in sheet.states.items()},
                 }
             )
         return {
@@ -447,6 +399,14 @@ class Document:
             "done": before,
             "undone": [edit.to_json() for edit in self.history.undone],
             "dropped": self.history.dropped,
+            "levels": self.levels_event(),
+        }
+
+    def levels_event(self) -> dict[str, Any]:
+        """Levels and range as plain values, for a record."""
+        return {
+            "levels": [level.to_json() for level in self.levels],
+            "span": None if self.span is None else list(self.span),
         }
 
     def restore(self, events: Iterable[Mapping[str, Any]]) -> Change:
@@ -456,7 +416,8 @@ class Document:
         ----------
         events : iterable of mapping
             ``{"type": "snapshot", "state": …}``, ``{"type": "edit", "edit": …, "dropped": n}``,
-            ``{"type": "undo"}`` and ``{"type": "redo"}``, in order.
+            ``{"type": "undo"}`` (of one slice with ``"index"``), ``{"type": "redo"}``,
+            ``{"type": "levels", …}`` and ``{"type": "batch", "events": […]}``, in order.
 
         Raises
         ------
@@ -483,12 +444,20 @@ class Document:
         if kind == "edit":
             self.commit(self._checked(Edit.from_json(event["edit"], self.shape_hw)), drop=event["dropped"])
         elif kind in ("undo", "redo"):
-            edit = self.history.take_back() if kind == "undo" else self.history.take_again()
+            if "index" in event:
+                edit = self.history.take_back_on(int(event["index"]))
+            else:
+                edit = self.history.take_back() if kind == "undo" else self.history.take_again()
             if edit is None:
                 raise ValueError(f"nothing to {kind}")
             self._perform(edit, forward=kind == "redo")
         elif kind == "snapshot":
             self._load(event["state"])
+        elif kind == "levels":
+            self._load_levels(event)
+        elif kind == "batch":
+            for each in event["events"]:
+                self._replay(each)
         else:
             raise ValueError("unknown event")
 
@@ -508,10 +477,20 @@ class Document:
             for name, author in sheet.get("opening", {}).items():
                 self.require_label(name)
                 opened.opening[name] = "model" if author == "model" else "reader"
+            for name, value in sheet.get("states", {}).items():
+                self.require_label(name)
+                opened.states[name] = SliceState.from_json(value)
         for stack, name in ((self.history.done, "done"), (self.history.undone, "undone")):
             stack[:] = [self._checked(Edit.from_json(value, self.shape_hw)) for value in state[name]]
         self.history.dropped = int(state["dropped"])
+        if "levels" in state:
+            self._load_levels(state["levels"])
         self.revision += 1
+
+    def _load_levels(self, value: Mapping[str, Any]) -> None:
+        span = value["span"]
+        levels = [LevelSpan.from_json(level) for level in value["levels"]]
+        self.set_levels(levels, None if span is None else (int(span[0]), int(span[1])))
 
     def _checked(self, edit: Edit) -> Edit:
         self.slice_at(edit.index)
@@ -527,12 +506,19 @@ class Document:
     def _perform(self, edit: Edit, *, forward: bool) -> Change:
         sheet = self._sheets.setdefault(edit.index, _Sheet())
         aspects: set[Aspect] = {"history"}
-        for patch in edit.masks:
-            sheet.masks[patch.label] = patch.apply(sheet.masks.get(patch.label, self._empty))
+        for flips in edit.masks:
+            sheet.masks[flips.label] = flips.apply(sheet.masks.get(flips.label, self._empty))
             aspects.add("mask")
         for marks in edit.marks:
             sheet.marks[marks.label] = marks.after if forward else marks.before
             aspects.add("prompts")
+        for patch in edit.states:
+            state = patch.after if forward else patch.before
+            if state is None:
+                sheet.states.pop(patch.label, None)
+            else:
+                sheet.states[patch.label] = state
+            aspects.add("states")
         self.revision += 1
         for label in edit.labels:
             sheet.revisions[label] = self.revision

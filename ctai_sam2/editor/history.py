@@ -11,12 +11,13 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from ctai_sam2.editor.changes import Box
+from ctai_sam2.editor.slice_state import StatePatch
 from ctai_sam2.errors import InputError, RecordError
 from ctai_sam2.image.masks import changed_box
 from ctai_sam2.types import Mask, Prompt
@@ -169,6 +170,8 @@ class Edit:
         One per label whose pixels changed.
     marks : tuple of MarksPatch
         One per label whose prompts changed.
+    states : tuple of StatePatch
+        One per label of a volume whose source or gate on the slice changed.
     joined : bool
         Whether it is undone and redone together with the edit before it: the model's mask with the click
         that asked for it.
@@ -180,6 +183,7 @@ class Edit:
     index: int
     masks: tuple[MaskPatch, ...] = ()
     marks: tuple[MarksPatch, ...] = ()
+    states: tuple[StatePatch, ...] = ()
     joined: bool = False
     made_by: str = ""
 
@@ -192,7 +196,13 @@ class Edit:
     @property
     def labels(self) -> frozenset[str]:
         """Labels it changed."""
-        return frozenset([*(patch.label for patch in self.masks), *(marks.label for marks in self.marks)])
+        return frozenset(
+            [
+                *(patch.label for patch in self.masks),
+                *(marks.label for marks in self.marks),
+                *(state.label for state in self.states),
+            ]
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, for a journal."""
@@ -202,6 +212,8 @@ class Edit:
             "masks": [patch.to_json() for patch in self.masks],
             "marks": [patch.to_json() for patch in self.marks],
         }
+        if self.states:
+            value["states"] = [patch.to_json() for patch in self.states]
         if self.joined:
             value["joined"] = True
         if self.made_by:
@@ -223,10 +235,11 @@ class Edit:
                 index=int(value["index"]),
                 masks=tuple(MaskPatch.from_json(patch, shape_hw) for patch in value["masks"]),
                 marks=tuple(MarksPatch.from_json(patch) for patch in value["marks"]),
+                states=tuple(StatePatch.from_json(patch) for patch in value.get("states", ())),
                 joined=bool(value.get("joined", False)),
                 made_by=str(value.get("made_by", "")),
             )
-        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, zlib.error) as error:
             raise RecordError("a recorded edit cannot be read", hint="The record is damaged.") from error
 
 
@@ -302,6 +315,24 @@ class History:
             return None
         self.undone.append(self.done.pop())
         return self.undone[-1]
+
+    def take_back_on(self, index: int) -> Edit | None:
+        """Move the newest edit of one slice to what can be redone, and return it; None where there is none.
+
+        Steps on other slices stay done: patches of different slices do not depend on each other.
+        """
+        place = next((n for n in reversed(range(len(self.done))) if self.done[n].index == index), None)
+        if place is None:
+            return None
+        edit = self.done.pop(place)
+        if edit.joined and (place == 0 or self.done[place - 1].index != index):
+            # Taken out of a step on many slices: it is redone alone.
+            edit = replace(edit, joined=False)
+        elif not edit.joined and place < len(self.done) and self.done[place].joined:
+            # What was joined to it is a step of its own now, not one with the step before.
+            self.done[place] = replace(self.done[place], joined=False)
+        self.undone.append(edit)
+        return edit
 
     def take_again(self) -> Edit | None:
         """Move the last undone edit back, and return it; None where there is none."""

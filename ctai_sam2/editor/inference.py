@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,149 +25,22 @@ from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.document import Document
 from ctai_sam2.editor.history import MODEL_EDIT, Edit, Marks
 from ctai_sam2.editor.i18n import Message
+from ctai_sam2.editor.inference_status import (
+    Confirmation,
+    InferenceStatus,
+    MaskCandidates,
+    MaskSource,
+    summarise,
+)
 from ctai_sam2.errors import CtaiError, InputError
-from ctai_sam2.image.masks import as_mask
-from ctai_sam2.types import CTSlice, Mask, Prompt
+from ctai_sam2.types import CTSlice, Mask, Progress, Prompt
 
 _log = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 
 
-class MaskSource(Protocol):
-    """Source of masks that the view passes to the editor: a segmenter behind one call."""
-
-    def __call__(self, ct_slice: CTSlice, label: str, prompt: Prompt | None, revision: int) -> Any:
-        """Segment a label on a slice.
-
-        Parameters
-        ----------
-        ct_slice : CTSlice
-            The slice at the time of the request.
-        label : str
-            A structure's name.
-        prompt : Prompt or None
-            Points, box and mask to refine; None for one click without any.
-        revision : int
-            Of the label; for the caller's own bookkeeping.
-
-        Returns
-        -------
-        object
-            A ``StructureResult``, a ``Prediction`` or an `MaskCandidates`.
-        """
-        ...
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class MaskCandidates:
-    """Candidate masks for one label.
-
-    Parameters
-    ----------
-    masks : tuple of ndarray of bool, shape (H, W)
-        Best first; at least one.
-    scores : tuple of float or None
-        Confidence in each, 0 to 1; None where it is not known.
-    processing_time_ms : float or None
-        Time of the model.
-    cached : bool
-        True where nothing was computed.
-    backend : str
-        Which backend made the masks; empty where it is not known.
-    warnings : tuple of str
-        Reasons to look twice.
-    model : str
-        Name of the model; empty where it is not known.
-    """
-
-    masks: tuple[Mask, ...]
-    scores: tuple[float | None, ...]
-    processing_time_ms: float | None = None
-    cached: bool = False
-    backend: str = ""
-    warnings: tuple[str, ...] = ()
-    model: str = ""
-
-    @classmethod
-    def of(cls, result: Any) -> MaskCandidates:
-        """Convert what a segmenter or one click returned.
-
-        The first candidate is a result's own, cleaned mask; the others are the model's as they are.
-
-        Raises
-        ------
-        InputError
-            If it has no mask.
-        """
-        if isinstance(result, cls):
-            return result
-        prediction = getattr(result, "prediction", None) if hasattr(result, "prediction") else result
-        mask = getattr(result, "mask", None)
-        if mask is None:
-            raise InputError("the segmenter returned no mask", received=type(result).__name__)
-        others = () if prediction is None else tuple(prediction.masks[1:])
-        scores = () if prediction is None else tuple(float(s) for s in prediction.scores[1:])
-        confidence = getattr(result, "confidence", None)
-        if confidence is None and prediction is not None:
-            confidence = prediction.confidence_score
-        return cls(
-            masks=tuple(as_mask(each) for each in (mask, *others)),
-            scores=(confidence, *scores),
-            processing_time_ms=getattr(prediction, "processing_time_ms", None),
-            cached=bool(getattr(prediction, "cached", False)),
-            backend=str(getattr(prediction, "backend", "")),
-            warnings=tuple(getattr(result, "warnings", ())),
-            model=str(getattr(getattr(prediction, "identity", None), "name", "")),
-        )
-
-
-State: TypeAlias = Literal["idle", "running", "failed", "disabled"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceStatus:
-    """Where inference stands, ready to be shown.
-
-    Parameters
-    ----------
-    state : {"idle", "running", "failed", "disabled"}
-        ``disabled`` carries its reason as the message, for the button's tooltip.
-    message : Message or None
-        Message for the user.
-    confidence : float or None
-        Of the last result's mask, 0 to 1; of several labels the lowest.
-    processing_time_ms : float or None
-        Of the last result; of several labels the sum.
-    elapsed_s : float or None
-        From request to result.
-    cached : bool
-        Whether the last result came from the cache.
-    backend : str
-        Which backend made it.
-    warnings : tuple of str
-        What to look at.
-    candidate, candidates : int
-        Which candidate is shown, from 1, of how many; 0 where there is none.
-    """
-
-    state: State = "idle"
-    message: Message | None = None
-    confidence: float | None = None
-    processing_time_ms: float | None = None
-    elapsed_s: float | None = None
-    cached: bool = False
-    backend: str = ""
-    warnings: tuple[str, ...] = ()
-    candidate: int = 0
-    candidates: int = 0
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Confirmation:
-    """Asks before something on slice ``index`` is replaced; closed by `Controller.resolve_confirmation`."""
-
-    message: Message
-    index: int
-    proceed: Callable[[], object]
+class _Superseded(Exception):
+    """Ends work whose result is no longer wanted."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,7 +102,7 @@ class Inference:
         self._executor: ThreadPoolExecutor | None = None
         self._run = 0
         self._future: Future[None] | None = None
-        self._last: _Request | None = None
+        self._again: Callable[[], bool] | None = None
         self._shown: dict[tuple[int, str], _Shown] = {}
         self.confirmation: Confirmation | None = None
         self.status = InferenceStatus()
@@ -287,10 +161,43 @@ class Inference:
     def retry(self) -> bool:
         """Repeat the last request with the current state; False where there was none."""
         with self._lock:
-            last = self._last
-            if last is None:
+            return self._again is not None and self._again()
+
+    def run_task(self, work: Callable[[Progress], _Found], take: Callable[[_Found], Message | None]) -> bool:
+        """Run other work in the background thread, with the same spinner, cancel, failure and retry.
+
+        Parameters
+        ----------
+        work : callable
+            Called there with a `Progress`, which ends it once it was cancelled.
+        take : callable
+            Called with the result under the lock, unless it was cancelled; returns what to say.
+
+        Returns
+        -------
+        bool
+            Whether it was started.
+        """
+
+        def taken(found: _Found) -> None:
+            self._set(InferenceStatus(message=take(found)))
+
+        with self._lock:
+            if self.status.state == "disabled":
+                self._notify("inference")
                 return False
-            return self.request(last.group, refine=last.refine, use_marks=last.use_marks)
+            self._again = partial(self.run_task, work, take)
+            run = self._run + 1
+
+            def progress(done: int, total: int, step: str) -> None:
+                with self._lock:
+                    if run != self._run:
+                        raise _Superseded
+                    values = {"done": done, "total": total}
+                    self._set(InferenceStatus(state="running", message=Message("ai.slices", values)))
+
+            self._spawn(lambda: work(progress), taken)
+            return True
 
     def cancel(self) -> bool:
         """Drop the run under way when it ends; whether there was one."""
@@ -374,25 +281,39 @@ class Inference:
             label = Message(f"label.{request.group}")
             self._set(replace(self.status, message=Message("status.locked", {"label": label})))
             return False
+        self._again = partial(self.request, request.group, refine=request.refine, use_marks=request.use_marks)
+        began = time.perf_counter()
+        self._spawn(
+            lambda: self._segment(jobs),
+            lambda results: self._take(jobs, results, time.perf_counter() - began, request.cause),
+        )
+        return True
+
+    def _segment(self, jobs: tuple[_Job, ...]) -> list[MaskCandidates]:
+        results: list[MaskCandidates] = []
+        if self._mask_source is None:
+            return results
+        for job in jobs:
+            found = self._mask_source(job.ct_slice, job.label, job.prompt, job.revision)
+            results.append(MaskCandidates.of(found))
+            if any(mask.shape != job.ct_slice.shape_hw for mask in results[-1].masks):
+                raise InputError("the segmenter's mask has another shape than the slice")
+        return results
+
+    def _spawn(self, work: Callable[[], _Found], take: Callable[[_Found], None]) -> None:
         self._run += 1
-        self._last = request
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ctai-sam2-editor")
         self._set(InferenceStatus(state="running", message=Message("ai.running")))
-        self._future = self._executor.submit(self._work, self._run, jobs, request.cause)
-        return True
+        self._future = self._executor.submit(self._work, self._run, work, take)
 
-    def _work(self, run: int, jobs: tuple[_Job, ...], cause: Edit | None) -> None:
-        began = time.perf_counter()
-        if self._mask_source is None or run != self._run:
+    def _work(self, run: int, work: Callable[[], _Found], take: Callable[[_Found], None]) -> None:
+        if run != self._run:
             return
         try:
-            results = []
-            for job in jobs:
-                found = self._mask_source(job.ct_slice, job.label, job.prompt, job.revision)
-                results.append(MaskCandidates.of(found))
-                if any(mask.shape != job.ct_slice.shape_hw for mask in results[-1].masks):
-                    raise InputError("the segmenter's mask has another shape than the slice")
+            found = work()
+        except _Superseded:
+            return
         except Exception as error:
             if not isinstance(error, CtaiError):
                 _log.exception("the request for a mask failed")
@@ -403,7 +324,7 @@ class Inference:
             return
         with self._lock:
             if run == self._run:
-                self._take(jobs, results, time.perf_counter() - began, cause)
+                take(found)
 
     def _take(
         self, jobs: tuple[_Job, ...], results: list[MaskCandidates], elapsed_s: float, cause: Edit | None
@@ -446,7 +367,7 @@ class Inference:
             candidate=1,
             candidates=max(len(result.masks) for result in results),
         )
-        self._set(replace(status, message=_summarise(status)))
+        self._set(replace(status, message=summarise(status)))
 
     def _is_stale(self, job: _Job, result: MaskCandidates) -> bool:
         """Whether the label was pointed at anew, or edited where it was or where the model puts it."""
@@ -478,12 +399,3 @@ class Inference:
         aspect: Aspect = "inference"
         self.status = status
         self._notify(aspect)
-
-
-def _summarise(status: InferenceStatus) -> Message:
-    values = {
-        "confidence": "–" if status.confidence is None else f"{status.confidence:.0%}",
-        "seconds": f"{status.elapsed_s or 0.0:.1f}",
-        "backend": status.backend or "–",
-    }
-    return Message("ai.done_cached" if status.cached else "ai.done", values)

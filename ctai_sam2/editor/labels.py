@@ -118,7 +118,7 @@ class Profile:
 
 _AXIAL_LABELS = ("psoas_left", "psoas_right", "muscle", "imat", "vat", "sat")
 _DRAWING = ("brush", "eraser", "polygon", "lasso", "rectangle", "flood")
-_LOOKING = ("ruler", "roi", "pan", "window")
+_LOOKING = ("take", "ruler", "roi", "pan", "window")
 
 L3 = Profile(
     name="l3",

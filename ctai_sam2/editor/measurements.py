@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ctai_sam2.editor.document import Document
+from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.shapes import pixel_of
 from ctai_sam2.image.masks import area_mm2
 from ctai_sam2.measure.body_composition import GROUP_MASK_NAMES, MASK_NAMES, Row, measure_slice
-from ctai_sam2.measure.overlap import dice
 
 _MEASURABLE = (*MASK_NAMES, *GROUP_MASK_NAMES)
 _TISSUE_OF = {"muscle": "combo"}
@@ -114,11 +115,6 @@ def measure_labels(document: Document) -> list[LabelNumbers]:
     return found
 
 
-def compare_labels(document: Document) -> dict[str, float]:
-    """Dice of every label that has a reference; 1 where both are empty."""
-    return {name: dice(document.mask_of(name), reference) for name, reference in document.references.items()}
-
-
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:
     """Measure the full row of `core.metrics.measure_slice` for the slice in view.
 
@@ -161,6 +157,29 @@ def measure_roi(document: Document, start: tuple[float, float], end: tuple[float
         inside = columns[None, :] ** 2 + rows[:, None] ** 2 <= 1.0
     area = int(np.count_nonzero(inside)) * document.slice.pixel_area_mm2
     return _numbers(document.slice.hu[inside], 2 * max(rx * column_mm, ry * row_mm), area)
+
+
+def describe_measurement(
+    document: Document, kind: str, points_xy: Sequence[tuple[float, float]]
+) -> Message | None:
+    """Put a ruler's (``ruler``) or a region's (``roi``) numbers into words; None for anything else drawn."""
+    if kind not in ("ruler", "roi"):
+        return None
+    start, end = points_xy
+    numbers = (measure_ruler if kind == "ruler" else measure_roi)(document, start, end)
+    values = {
+        "length": f"{numbers.length_mm:.1f}",
+        "area": f"{numbers.area_mm2:.0f}",
+        "mean": _rounded(numbers.mean_hu),
+        "sd": _rounded(numbers.sd_hu),
+        "low": _rounded(numbers.min_hu),
+        "high": _rounded(numbers.max_hu),
+    }
+    return Message(f"status.{kind}", values)
+
+
+def _rounded(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0f}"
 
 
 def _number(value: float | int | str | None) -> float:

@@ -7,12 +7,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.editor.changes import Box
+from ctai_sam2.editor.comparison import differences
 from ctai_sam2.editor.document import Document
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import Mask
 
 _CROSS = ndimage.generate_binary_structure(2, 1)
 _REFERENCE_RGB = (255, 255, 255)
+MINE_RGB, THEIRS_RGB = (213, 94, 0), (0, 158, 115)
+"""Pixels that only the reader's masks have, and those that only the reference has (Okabe and Ito 2008)."""
+_DIFFERENCE_ALPHA = 170
 
 
 def render_grey(document: Document) -> NDArray[np.uint8]:
@@ -32,7 +36,8 @@ def render_overlay(
     box_xyxy : Box, optional
         A change's dirty box; widened by a pixel, since an outline depends on neighbours.
     references : bool
-        Draw another reader's masks instead of those being edited: their outlines, in white.
+        Draw another reader's masks instead of those being edited: their outlines, in white, and what differs
+        where `View.differences` says so.
 
     Returns
     -------
@@ -52,6 +57,10 @@ def render_overlay(
     # Muscle, a later label, holds psoas: drawn first, it leaves the smaller ones in sight.
     if references:
         layers = [(mask, _REFERENCE_RGB) for mask in document.references.values()]
+        if view.differences:
+            box = (slice(y0, y1 + 1), slice(x0, x1 + 1))
+            for differs, rgb in zip(differences(document), (MINE_RGB, THEIRS_RGB), strict=True):
+                rgba[differs[box]] = (*rgb, _DIFFERENCE_ALPHA)
     else:
         shown = [label for label in reversed(document.labels.values()) if label.visible]
         layers = [(document.mask(label.name), label.rgb) for label in shown]

@@ -19,12 +19,14 @@ from ctai_sam2.editor.commands import (
     AddBox,
     AddPoint,
     Command,
+    Compound,
     FillPolygon,
     FillRectangle,
     FloodFill,
     Lasso,
     Paint,
 )
+from ctai_sam2.editor.comparison import take_over
 from ctai_sam2.editor.shapes import pixel_of
 from ctai_sam2.image.contours import Polygon
 from ctai_sam2.measure.definitions import HuRange
@@ -40,7 +42,7 @@ _THIN_PX = 0.75
 
 Points: TypeAlias = tuple[tuple[float, float], ...]
 Button: TypeAlias = Literal["left", "right", "middle"]
-Outcome: TypeAlias = Command | Change | None
+Outcome: TypeAlias = Command | Compound | Change | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +175,13 @@ class FloodTool(Tool):
             erase=at.opposite,
             radius_mm=document.view.flood_radius_mm,
         )
+
+
+class TakeTool(Tool):
+    """Take over the region of the difference to another reader's masks that is clicked."""
+
+    def press(self, at: Pointer, document: Document) -> Outcome:
+        return take_over(document, (at.x, at.y))
 
 
 class DragTool(Tool):
@@ -430,6 +439,7 @@ def make_tools() -> dict[str, Tool]:
         "lasso": LassoTool(),
         "rectangle": RectangleTool(),
         "flood": FloodTool(),
+        "take": TakeTool(),
         "ruler": MeasuringTool("ruler"),
         "roi": MeasuringTool("roi"),
         "pan": PanTool(),

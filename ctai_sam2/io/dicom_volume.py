@@ -278,7 +278,17 @@ def _stack(hu: NDArray[np.int16], frames: Sequence[FrameHeader], warnings: list[
         slice_positions_mm=place.slice_positions_mm,
         acquisition=frames[0].acquisition,
         warnings=tuple(dict.fromkeys(warnings)),
+        instance_numbers=_numbers_from_below(frames, place.stored),
     )
+
+
+def _numbers_from_below(frames: Sequence[FrameHeader], affine: NDArray[np.float64]) -> tuple[int | None, ...]:
+    """Return the instance numbers of axial images from the lowest slice up; empty for other planes."""
+    axes, signs = axis_correspondence(affine)
+    if axes.index(2) != 2 or all(frame.instance_number is None for frame in frames):
+        return ()
+    numbers = [frame.instance_number for frame in frames]
+    return tuple(numbers if signs[2] > 0 else reversed(numbers))
 
 
 def _median_step(origins: NDArray[np.float64], positions: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -317,16 +317,14 @@ class AnnotationJournal:
         self._take_lock()
         if self._file is not None and not self._is_same_file(self._file):
             self._close_file()
-        skip, start = 0, b""
-        if self._file is None:
-            tail = self._open_file()
+        skip, start, descriptor = 0, b"", self._file
+        if descriptor is None:
+            descriptor, tail = self._open_file()
             # A torn end is closed, so that it never becomes a line; the next line says how much to skip.
             start = b"#\n" if tail and not tail.endswith(b"\n") else b""
             skip = len(tail) + len(start)
         if not self._pending:
             return
-        descriptor = self._file
-        assert descriptor is not None
         content, count, check = start, self._count, self._check
         for event in self._waiting():
             line, check = encode_line(count, event, check, skip_bytes=skip)
@@ -339,8 +337,8 @@ class AnnotationJournal:
         self._count, self._check, self._size = count, check, self._size + len(content)
         self._pending.clear()
 
-    def _open_file(self) -> bytes:
-        """Open for appending, if the file is still the one known; return what follows its last line."""
+    def _open_file(self) -> tuple[int, bytes]:
+        """Open to append, if the file is still the known one; return it and what follows the last line."""
         is_new = not self.path.exists()
         lines, tail = self._trusted_lines()
         written = self._already_written(lines)
@@ -359,7 +357,7 @@ class AnnotationJournal:
             del self._pending[: written - headers]
             self._remember(lines)
         self._size = (lines[-1][2] if lines else 0) + len(tail)
-        return tail
+        return descriptor, tail
 
     def _require_in_place(self, content: bytes) -> None:
         """Read back what was written: with a second writer at work it may lie elsewhere, or not at all."""

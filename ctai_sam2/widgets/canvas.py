@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 from ipycanvas import Canvas, MultiCanvas
@@ -23,9 +24,13 @@ POSITIVE, NEGATIVE = "#009E73", "#D55E00"
 """Points that say "this" and "not this": green and red that people with any colour vision tell apart."""
 
 _HINT, _DARK, _LIGHT = "#56B4E9", "#000000", "#FFFFFF"
+_GUIDE = "#F0E442"
 _FONT = "13px sans-serif"
 _POINT_PX, _CORNER_PX = 6.0, 3.5
 _MARGIN_PX = 8.0
+
+Guide: TypeAlias = tuple[Literal["row", "column"], int]
+"""A row or column of the slice at which another editor's slice cuts it."""
 
 _ALL: Box = (0, 0, 1_000_000, 1_000_000)
 
@@ -64,12 +69,14 @@ class SliceCanvas:
         self._on_ready = on_ready
         self.page_draws = False
         """Whether the page itself draws the brush's ring and the gestures under way."""
+        self.guide: Guide | None = None
+        """Where another editor's slice lies; drawn as a line."""
         self._pointer_shown: object = None
         self._covered_right = 0
         self._dirty: Box | None = _ALL
         self._others_stale = True
         self._grey_shown: tuple[int, Window, bool] | None = None
-        self._look_shown: tuple[float, bool] | None = None
+        self._look_shown: tuple[float, bool, bool] | None = None
         self._transform: tuple[float, ...] = ()
         self._boxes: list[Box] = []
         self._boxes_of: tuple[int, int] | None = None
@@ -141,6 +148,8 @@ class SliceCanvas:
             self._dirty, self._others_stale = _ALL, True
         if "mask" in aspects and not change.boxes:
             self._dirty = _ALL
+        if "mask" in aspects and self.controller.document.view.differences:
+            self._others_stale = True
 
     def require_all(self) -> None:
         """Note that nothing on the page can be trusted."""
@@ -170,10 +179,10 @@ class SliceCanvas:
 
     def _paint_masks(self) -> None:
         document, view = self.controller.document, self.controller.document.view
-        look = (view.opacity, view.outline_only)
+        look = (view.opacity, view.outline_only, view.differences)
         transform = self._page_transform()
         if look != self._look_shown:
-            self._dirty = _ALL
+            self._dirty, self._others_stale = _ALL, True
         if self._dirty is None and not self._others_stale and transform == self._transform:
             return
         if self._dirty is not None:
@@ -201,6 +210,7 @@ class SliceCanvas:
         layer.font, layer.line_cap, layer.line_join = _FONT, "round", "round"
         self._draw_furniture(layer)
         self._draw_rectangles(layer)
+        self._draw_guide(layer)
         self._draw_marks(layer)
         self._draw_preview(layer, self.controller.preview)
         self._draw_banner(layer)
@@ -216,7 +226,7 @@ class SliceCanvas:
         return (
             *(document.index, view.viewport, view.active, view.language, tuple(document.labels.values())),
             *(marks, revisions if document.profile.name == "l3" else (), preview, status.state),
-            *(self.width, self.height, self.pixel_ratio),
+            *(self.width, self.height, self.pixel_ratio, self.guide),
         )
 
     def _draw_through(
@@ -274,6 +284,17 @@ class SliceCanvas:
             layer.stroke_line(left, y, right, y)
             layer.set_line_dash([])
             _write(layer, "mid-L3", min(max(left, 0) + 40, self.width - 40), y - 8)
+
+    def _draw_guide(self, layer: Canvas) -> None:
+        if self.guide is None:
+            return
+        viewport, (height, width) = self.controller.document.view.viewport, self.controller.document.shape_hw
+        kind, at = self.guide
+        ends = ((-0.5, at), (width - 0.5, at)) if kind == "row" else ((at, -0.5), (at, height - 0.5))
+        (x0, y0), (x1, y1) = (viewport.to_screen(*end) for end in ends)
+        for shade, line_width in ((_DARK, 2.5), (_GUIDE, 1.0)):
+            _pen(layer, shade, line_width)
+            layer.stroke_line(x0, y0, x1, y1)
 
     def _draw_marks(self, layer: Canvas) -> None:
         document = self.controller.document

@@ -56,13 +56,18 @@ class CaseBar:
         self._chooser.observe(lambda change: controls.guarded(lambda: choose(change["new"])), "value")
         self._steps = [controls.action("previous_case"), controls.action("next_case")]
         self._accept = controls.action("accept")
+        self._partner = controls.action("open_partner", is_icon=True)
         space = ipw.Box()
         space.add_class("ctai-sam2-space")
         self.widget = ipw.Box(
             [
                 *(self._title, self._steps[0], self._chooser, self._steps[1], self._count, space),
                 *(self._saved, controls.action("save"), self._accept),
-                *(controls.action("panel", is_icon=True), controls.action("help", is_icon=True)),
+                *(
+                    self._partner,
+                    controls.action("panel", is_icon=True),
+                    controls.action("help", is_icon=True),
+                ),
             ]
         )
         self.widget.add_class("ctai-sam2-head")
@@ -90,6 +95,7 @@ class CaseBar:
         for widget in (*self._steps, self._chooser, self._count):
             set_shown(widget, several)
         self._steps[0].disabled, self._steps[1].disabled = number == 1, number == len(names)
+        set_shown(self._partner, controller.document.slice_count > 1)
         key = "view.unsaved" if controller.unsaved else "view.kept"
         if not controller.has_record:
             key = "view.no_journal"

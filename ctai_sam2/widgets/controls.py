@@ -17,6 +17,10 @@ _ICONS = {
     **{"undo": "undo", "redo": "repeat", "clear": "trash", "run": "magic", "save": "save"},
     **{"fit": "expand", "zoom_in": "search-plus", "zoom_out": "search-minus", "accept": "check"},
     **{"toggle_outline": "circle-o", "toggle_limit": "tint", "help": "question", "panel": "columns"},
+    **{"open_partner": "clone"},
+    **{"from_here_up": "arrow-up", "from_here_down": "arrow-down", "from_here_both": "arrows-v"},
+    **{"segment_range": "bars", "interpolate": "ellipsis-v", "next_red": "flag", "lock_here": "lock"},
+    **{"absent_here": "ban", "end_here": "stop", "undo_slice": "history"},
     **{"brush_smaller": "minus", "brush_larger": "plus", "finish": "check-square", "step_back": "reply"},
 }
 _GLYPHS = {"next_candidate": "›", "previous_candidate": "‹"}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal
 
+import ipywidgets as ipw
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import Change, Controller, Document, Message, Profile
@@ -17,32 +17,23 @@ from ctai_sam2.editor import commands as editing
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.contours import Polygon
 from ctai_sam2.image.masks import as_mask
-from ctai_sam2.journal import AnnotationJournal, fingerprint
+from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.models import Segmenter
 from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTSlice, CTVolume, Mask
-from ctai_sam2.widgets.canvas import SliceCanvas
+from ctai_sam2.widgets.canvas import Guide, SliceCanvas
 from ctai_sam2.widgets.canvas_manager import PAINT_EVERY_S, Pacer
 from ctai_sam2.widgets.case_bar import CaseList, CaseState
+from ctai_sam2.widgets.cases import CaseProgress, Cases, Source, named_cases, state_on_disk
+from ctai_sam2.widgets.compared import ComparedMasks, read_compared
 from ctai_sam2.widgets.events import Events
-from ctai_sam2.widgets.files import results_table, write_results
+from ctai_sam2.widgets.files import CaseFiles, identity_row, write_results
 from ctai_sam2.widgets.label_panel import Proposal
-from ctai_sam2.widgets.open_case import (
-    OpenCase,
-    carry_view,
-    claim_journal,
-    read_view,
-    release_journal,
-    require_names,
-    write_view,
-)
+from ctai_sam2.widgets.open_case import OpenCase, carry_look, write_view
 from ctai_sam2.widgets.panel import Panel, PanelSource
-from ctai_sam2.widgets.segmentation import OneClick, shared_segmenter
+from ctai_sam2.widgets.segmentation import OneClick, segmenter_or_reason
 
 _log = logging.getLogger(__name__)
-
-Source: TypeAlias = CTSlice | CTVolume
-Cases: TypeAlias = Source | Sequence[Source] | Mapping[str, Source]
 
 DEFAULT_FOLDER = Path("annotations")
 
@@ -105,17 +96,17 @@ class MaskEditor(ABC):
         width: int | None = None,
         height: int | None = None,
     ) -> None:
-        self._cases = _named_cases(source, name)
+        self._cases = named_cases(source, name)
         self.folder = None if folder is None else Path(folder)
         self.reader = reader
         self._language, self._auto_run, self._height_m = language, auto_run, height_m
-        self._segmenter, self._unavailable = _open(segmenter)
+        self._segmenter, self._unavailable = segmenter_or_reason(segmenter)
         self._watchers: list[Callable[[Change], object]] = []
         self._closed = False
+        self._partner: MaskEditor | None = None
+        self._partner_place = ipw.Box()
         self._measure_again = True
-        self._written: dict[str, int] = {}
-        """Revision of the document when a case's row was written."""
-        self._states: dict[str, CaseState] = {case: self._state_on_disk(case) for case in self._cases}
+        self._progress = CaseProgress({case: self._state_on_disk(case) for case in self._cases})
         self._open_now = self._open_case(next(iter(self._cases)), index, masks)
         try:
             self._pacer = Pacer(self._paint, PAINT_EVERY_S)
@@ -139,6 +130,7 @@ class MaskEditor(ABC):
                 ),
             )
             self._panel.widget.children = (*self._panel.widget.children, self._events.companion)
+            self._widget = ipw.VBox([self._panel.widget, self._partner_place])
             self._show_case()
         except BaseException:
             self._open_now.close()
@@ -163,8 +155,8 @@ class MaskEditor(ABC):
 
     @property
     def widget(self) -> Any:
-        """The ipywidgets box, to be placed in a layout of one's own."""
-        return self._panel.widget
+        """The ipywidgets box, to be placed in a layout of one's own; the partner is shown under it."""
+        return self._widget
 
     @property
     def document(self) -> Document:
@@ -239,23 +231,32 @@ class MaskEditor(ABC):
         """
         self.controller.apply(editing.SetMask(label=label, mask=as_mask(mask), origin="import"))
 
-    def compare(self, masks: Mapping[str, ArrayLike | None]) -> None:
-        """Show another reader's masks of the slice in view as white outlines, with their Dice.
+    def compare(self, masks: ComparedMasks) -> None:
+        """Show another reader's masks as white outlines, with their Dice and, where chosen, what differs.
 
-        They stay with their slice, and nothing edits them.
+        They stay with their slices, and nothing edits them; *Take over* changes the masks of this editor.
 
         Parameters
         ----------
-        masks : mapping of str to array_like of bool or None
-            By label, as another editor's `masks`; None takes one away.
+        masks : path-like, or mapping of str to array_like, path-like or None
+            What any ``.masks`` gives: by label, each (H, W) for the slice in view, or (D, H, W) for a volume.
+            A file is one that `import_masks` reads, also as ``file#label``. None takes a mask away. Names
+            that this editor has no label for are left out, and the status line names them.
 
         Raises
         ------
         InputError
-            If a label or mask does not fit; nothing is changed then.
+            If there is no label for any of them, or a mask or file does not fit; nothing is changed then.
+        GeometryError, DicomError
+            If a file lies on another grid or cannot be read.
         """
         with self.controller.lock:
-            self._notice(self.document.set_references(masks))
+            found = read_compared(masks, self.document)
+            unknown = self.document.reference_store.unknown(found)
+            self._notice(self.document.set_references(found))
+            if unknown:
+                names = ", ".join(unknown[:8]) + (" …" if len(unknown) > 8 else "")
+                self.controller.say(Message("view.left_out", {"names": names}))
 
     def on_change(self, callback: Callable[[Change], object]) -> Callable[[], None]:
         """Subscribe to changes of masks and prompts; call what is returned to unsubscribe.
@@ -294,7 +295,7 @@ class MaskEditor(ABC):
             files = write_results(self.document, rows, home)
             if self.controller.unsaved:
                 self.controller.compact_record()
-            self._mark_written()
+            self._progress.mark_written(self.name, self.controller)
             self.controller.say(Message("view.saved", {"count": len(files), "folder": str(home)}))
         return files
 
@@ -316,8 +317,7 @@ class MaskEditor(ABC):
         RecordError
             If its journal cannot be opened; the case in view then stays.
         """
-        names = list(self._cases)
-        self.open_case(names[min(max(names.index(self.name) + by, 0), len(names) - 1)])
+        self.open_case(self._progress.neighbour(self.name, by))
 
     def open_case(self, name: str) -> None:
         """Open another case by its name; tool, label, brush, window and zoom stay.
@@ -335,20 +335,57 @@ class MaskEditor(ABC):
             return
         earlier = self._open_now
         self._language = earlier.controller.document.view.language
-        unwritten = self._is_unwritten
+        unwritten = self._progress.is_unwritten(earlier.name, earlier.controller)
         opened = self._open_case(name, None, None)
-        view = carry_view(opened.controller.document.view, earlier.controller.document.view)
-        opened.controller.document.view = view
+        carry_look(opened.controller.document, earlier.controller.document)
         # From here on nothing fails: the case is closed and the other one shown as a whole.
         with earlier.controller.lock, opened.controller.lock:
             self._keep_view()
+            self._leave_partner()
             earlier.close()
             self._open_now = opened
             self._canvas.show(opened.controller)
             self._show_case()
             if unwritten:
-                self._states[earlier.name] = "drawn"
+                self._progress.mark_drawn(earlier.name)
                 self.controller.say(Message("view.row_unwritten", {"name": earlier.name}))
+
+    @property
+    def partner(self) -> MaskEditor | None:
+        """The editor of the other plane that was opened for the case in view."""
+        return self._partner
+
+    def open_partner(self) -> MaskEditor:
+        """Open the editor of the other plane for the same volume under this one, or return the one open.
+
+        Each shows a line where the other one's slice lies. It is closed with this editor, and when another
+        case is opened.
+
+        Raises
+        ------
+        InputError
+            If the case is a single slice.
+        RecordError, StorageError
+            If its journal cannot be opened.
+        """
+        if self._partner is not None and not self._partner._closed:
+            return self._partner
+        source = self.document.source
+        if not isinstance(source, CTVolume):
+            raise InputError("a single slice has no other plane", hint="Open the editor with the volume.")
+        self._partner = self._make_partner(
+            {self.name: source},
+            segmenter=self._segmenter,
+            folder=self.folder,
+            language=self.document.view.language,
+            auto_run=self._auto_run,
+            height_m=self._height_m,
+            reader=self.reader,
+        )
+        self._partner._partner = self
+        self._partner_place.children = (self._partner.widget,)
+        self._show_lines()
+        return self._partner
 
     def check_segmenter(self) -> None:
         """Look in the background whether the segmenter is available, and enable or disable one click."""
@@ -369,6 +406,7 @@ class MaskEditor(ABC):
         if self._closed:
             return
         self._closed = True
+        self._leave_partner()
         self._keep_view()
         kept = self._open_now.close()
         self._pacer.close()
@@ -377,7 +415,7 @@ class MaskEditor(ABC):
         self._panel.freeze()
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self._panel.widget._repr_mimebundle_(**options)
+        return self._widget._repr_mimebundle_(**options)
 
     # For the editors -------------------------------------------------------------------------
 
@@ -401,6 +439,14 @@ class MaskEditor(ABC):
         """Slice of a volume shown first, where the editor knows better than its middle."""
         return None
 
+    @abstractmethod
+    def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
+        """Make the editor of the other plane."""
+
+    @abstractmethod
+    def _line_of(self, partner: MaskEditor) -> Guide | None:
+        """Where another editor's slice cuts the slices of this one."""
+
     def _flags(self) -> Mapping[str, str]:
         """Why to look at a case, by its name."""
         return {}
@@ -421,29 +467,18 @@ class MaskEditor(ABC):
 
     def _state_on_disk(self, name: str) -> CaseState:
         """Find out what became of a case before this editor was opened."""
-        if self.folder is None:
-            return "open"
-        journal, table = self._journal_path(name), results_table(self.folder / name, self.profile.name)
-        try:
-            drawn_at = journal.stat().st_mtime
-        except OSError:
-            return "open"
-        try:
-            return "done" if table.stat().st_mtime >= drawn_at else "drawn"
-        except OSError:
-            return "drawn"
+        files = self._files(name)
+        return "open" if files is None else state_on_disk(files.journal, files.table)
 
     def _height_in_use(self, index: int) -> float | None:
         return self._height_m or self.document.slice_at(index).acquisition.patient_height_m
 
     # Inside ----------------------------------------------------------------------------------
 
-    def _journal_path(self, name: str) -> Path:
-        assert self.folder is not None
-        return self.folder / f"{name}.{self.profile.name}.record.jsonl"
-
-    def _view_path(self) -> Path | None:
-        return None if self.folder is None else self.folder / f".{self.profile.name}.view.json"
+    def _files(self, name: str) -> CaseFiles | None:
+        if self.folder is None:
+            return None
+        return CaseFiles(folder=self.folder, name=name, profile_name=self.profile.name)
 
     def _open_case(self, name: str, index: int | None, masks: Mapping[str, ArrayLike] | None) -> OpenCase:
         source = self._cases[name]
@@ -451,28 +486,15 @@ class MaskEditor(ABC):
             raise InputError("a case is a CTSlice or a CTVolume", received=type(source).__name__)
         if index is None:
             index = self._first_index(source)
-        document = Document(source, self.profile, index=index, language=self._language)
-        view_path = self._view_path()
-        if view_path is not None:
-            document.view = read_view(view_path, document.view, self.profile)
-        journal = None if self.folder is None else claim_journal(self._journal_path(name), source, self)
-        try:
-            volume = source if isinstance(source, CTVolume) else None
-            one_click = None if self._segmenter is None else OneClick(self._segmenter, volume)
-            controller = Controller(document, mask_source=one_click, record=journal, auto_run=self._auto_run)
-            history = document.history
-            is_new = not (history.done or history.undone or document.indices)
-            self._start(controller, name, masks, is_new=is_new)
-            if history.done and not is_new:
-                controller.message = Message("view.reopened", {"count": len(history.done)})
-                controller.go_to(history.done[-1].index)
-            elif history.undone:
-                controller.go_to(history.undone[-1].index)
-        except BaseException:
-            if journal is not None:
-                release_journal(journal)
-            raise
-        return OpenCase(name=name, controller=controller, journal=journal, one_click=one_click)
+        return OpenCase.open(
+            name,
+            Document(source, self.profile, index=index, language=self._language),
+            files=self._files(name),
+            holder=self,
+            segmenter=self._segmenter,
+            auto_run=self._auto_run,
+            start=lambda controller, is_new: self._start(controller, name, masks, is_new=is_new),
+        )
 
     def _show_case(self) -> None:
         controller = self.controller
@@ -481,29 +503,42 @@ class MaskEditor(ABC):
             "accept": self.accept,
             "next_case": lambda: self.step_case(1),
             "previous_case": lambda: self.step_case(-1),
+            "open_partner": self.open_partner,
         }
         controller.subscribe(lambda change: self._notice(change) if controller is self.controller else None)
         self._panel.show(controller)
         self.check_segmenter()
         self._request_painting()
 
+    def _leave_partner(self) -> None:
+        """Close the partner that was opened from here; one that this was opened from stays open."""
+        partner, self._partner = self._partner, None
+        self._canvas.guide = None
+        if partner is None:
+            return
+        partner._partner = None
+        partner._canvas.guide = None
+        if partner.widget in self._partner_place.children:
+            self._partner_place.children = ()
+            partner.close()
+        else:
+            partner._partner_place.children = ()
+            partner._request_painting()
+
+    def _show_lines(self) -> None:
+        """Show in both editors where the other one's slice lies."""
+        partner = self._partner
+        if partner is None:
+            return
+        for editor, other in ((self, partner), (partner, self)):
+            line = editor._line_of(other)
+            if line != editor._canvas.guide:
+                editor._canvas.guide = line
+                editor._request_painting()
+
     def _list_cases(self) -> CaseList:
-        states = self._states
-        if self._is_unwritten:
-            states[self.name] = "drawn"
+        states = self._progress.states(self.name, self.controller)
         return CaseList(name=self.name, states=states, flags=self._flags())
-
-    @property
-    def _is_unwritten(self) -> bool:
-        """Whether something was edited since the row was written."""
-        document = self.document
-        is_done = self._states[self.name] == "done"
-        since = self._written.get(self.name, self.controller.opened_revision if is_done else None)
-        return bool(document.history.done) and since != document.revision
-
-    def _mark_written(self) -> None:
-        self._written[self.name] = self.document.revision
-        self._states[self.name] = "done"
 
     def _ask_before_writing(self, write: Callable[[], object]) -> None:
         doubt = self._doubts_before_writing()
@@ -518,28 +553,15 @@ class MaskEditor(ABC):
 
     def _accept(self) -> None:
         self._write()
-        names = list(self._cases)
-        place = names.index(self.name)
-        later = [*names[place + 1 :], *names[:place]]
-        following = next((name for name in later if self._states[name] != "done"), None)
+        following = self._progress.next_to_do(self.name)
         if following is not None:
             self.open_case(following)
-        elif len(names) > 1:
-            self.controller.say(Message("view.all_done", {"count": len(names)}))
+        elif len(self._cases) > 1:
+            self.controller.say(Message("view.all_done", {"count": len(self._cases)}))
 
     def _row(self, index: int) -> TableRow:
         """Row of the table for a slice: what it is of, who made it, and its numbers."""
-        document = self.document
-        ct_slice = document.slice_at(index)
-        identity: TableRow = {
-            "case": self.name,
-            "series": fingerprint(document.source)[:16],
-            "slice": index if ct_slice.index is None else ct_slice.index,
-            "reader": self.reader,
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "editor_model": document.model_of(index),
-            "hand_share": document.hand_share(index),
-        }
+        identity = identity_row(self.document, index, case=self.name, reader=self.reader)
         return {**identity, **self._measure(index)}
 
     def _set_height_m(self, height_m: float | None) -> None:
@@ -553,13 +575,15 @@ class MaskEditor(ABC):
         self._request_painting()
 
     def _keep_view(self) -> None:
-        path = self._view_path()
-        if path is not None and path.parent.exists():
-            write_view(path, self.document.view)
+        files = self._files(self.name)
+        if files is not None and files.folder.exists():
+            write_view(files.view, self.document)
 
     def _notice(self, change: Change) -> None:
         """Take a change, under the lock, perhaps from the background thread."""
         self._canvas.require(change)
+        if "slice" in change.aspects:
+            self._show_lines()
         self._measure_again |= bool(change.aspects & {"mask", "slice", "labels"})
         self._request_painting()
         if change.aspects & {"mask", "prompts"}:
@@ -594,37 +618,3 @@ class MaskEditor(ABC):
         except Exception as error:
             _log.exception("an event of the editor failed")
             self.controller.say(Message("view.error", {"why": type(error).__name__}))
-
-
-def _open(
-    segmenter: Segmenter | Literal["auto"] | None,
-) -> tuple[Segmenter | None, Message | None]:
-    """Open the segmenter that was chosen, or say why there is none."""
-    if segmenter is None:
-        return None, None
-    if not isinstance(segmenter, str):
-        return segmenter, None
-    if segmenter != "auto":
-        raise InputError(
-            "no such segmenter", received=segmenter, hint='Give "auto", None, or what open_segmenter returns.'
-        )
-    try:
-        return shared_segmenter(), None
-    except CtaiError as error:
-        return None, Message("ai.unavailable", {"why": str(error)})
-
-
-def _named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
-    if isinstance(source, CTSlice | CTVolume):
-        return {name or _name_of(source): source}
-    cases = source if isinstance(source, Mapping) else {_name_of(each): each for each in source}
-    if not cases:
-        raise InputError("there is no case to outline")
-    require_names(cases)
-    return cases
-
-
-def _name_of(source: Source) -> str:
-    if not isinstance(source, CTSlice | CTVolume):
-        raise InputError("an editor takes a CTSlice or a CTVolume", received=type(source).__name__)
-    return fingerprint(source)[:12]

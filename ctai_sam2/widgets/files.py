@@ -2,19 +2,82 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ctai_sam2.editor import Document
+from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import write_mask_nifti, write_mask_png
 from ctai_sam2.study_outputs import TableRow, write_rows
-from ctai_sam2.types import CTSlice
+from ctai_sam2.types import CTSlice, CTVolume
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFiles:
+    """Where a case's files are.
+
+    Parameters
+    ----------
+    folder : Path
+        Of all cases of an editor.
+    name : str
+        The case's.
+    profile_name : str
+        The editor's.
+    """
+
+    folder: Path
+    name: str
+    profile_name: str
+
+    @property
+    def journal(self) -> Path:
+        """The journal of the case's steps."""
+        return self.folder / f"{self.name}.{self.profile_name}.record.jsonl"
+
+    @property
+    def table(self) -> Path:
+        """The table that *Save* writes."""
+        return results_table(self.folder / self.name, self.profile_name)
+
+    @property
+    def view(self) -> Path:
+        """How the reader looked at the cases the last time; one file for all of them."""
+        return self.folder / f".{self.profile_name}.view.json"
 
 
 def results_table(folder: Path, profile_name: str) -> Path:
     """Table of a case, in the folder that its results are written to."""
     return folder / f"{profile_name}_measurements.csv"
+
+
+def identity_row(document: Document, index: int, *, case: str, reader: str) -> TableRow:
+    """Say what a slice's row is of and who made it; its measurements follow."""
+    ct_slice = document.slice_at(index)
+    return {
+        "case": case,
+        "series": fingerprint(document.source)[:16],
+        "slice": index if ct_slice.index is None else ct_slice.index,
+        **_place_of(document, index),
+        "reader": reader,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "editor_model": document.model_of(index),
+        "hand_share": document.hand_share(index),
+    }
+
+
+def _place_of(document: Document, index: int) -> TableRow:
+    """Instance number and position of a volume's axial slice, so that it is found in any viewer."""
+    source = document.source
+    if not isinstance(source, CTVolume) or document.profile.plane != "axial":
+        return {}
+    number = source.instance_numbers[index] if source.instance_numbers else None
+    return {"instance_number": number, "z_mm": float(np.asarray(source.slice_positions_mm)[index])}
 
 
 def write_results(document: Document, rows: Sequence[TableRow], folder: Path) -> list[Path]:

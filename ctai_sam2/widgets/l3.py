@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ctai_sam2.editor import L3, Box, Message, Profile
 from ctai_sam2.editor.commands import SetMask
+from ctai_sam2.editor.localiser import row_of_axial
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.segmentation import L3Result, choose_sagittal_index, mid_l3_axial_index
 from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTVolume
-from ctai_sam2.widgets.editor import MaskEditor, Source
+from ctai_sam2.widgets.canvas import Guide
+from ctai_sam2.widgets.cases import Cases, Source
+from ctai_sam2.widgets.editor import MaskEditor
 from ctai_sam2.widgets.label_panel import Proposal
 
 _MOST_PROPOSALS = 4
@@ -128,6 +131,17 @@ class L3MaskEditor(MaskEditor):
         mask = self.document.mask("l3", index)
         source = self.document.source
         return mid_l3_axial_index(source, mask) if isinstance(source, CTVolume) and mask.any() else None
+
+    def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
+        from ctai_sam2.widgets.middle import MiddleMaskEditor
+
+        return MiddleMaskEditor(source, index=self.axial_index, **options)
+
+    def _line_of(self, partner: MaskEditor) -> Guide | None:
+        source = self.document.source
+        if not isinstance(source, CTVolume):
+            return None
+        return "row", row_of_axial(source, partner.document.index)
 
     def _first_index(self, source: Source) -> int | None:
         if isinstance(source, CTVolume):

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import ipywidgets as ipw
 
-from ctai_sam2.editor import LANGUAGES, Controller, Message, compare_labels, measure_labels
+from ctai_sam2.editor import LANGUAGES, Controller, Message, compare_labels, compare_stacks, measure_labels
 from ctai_sam2.widgets.controls import ControlFactory, set_shown
 from ctai_sam2.widgets.label_row import LabelRow
 
@@ -75,9 +75,14 @@ class LabelPanel:
             lambda value: controls.controller.adjust(opacity=value),
         )
         self._toggles = {name: controls.toggle(name) for name in ("toggle_smooth", "toggle_wheel")}
+        self._comparing = {
+            "toggle_differences": controls.toggle("toggle_differences"),
+            "take_over": controls.action("take_over"),
+        }
         operations = ipw.Box(list(self._mask_buttons.values()))
         view = ipw.Box([self._opacity, *self._toggles.values(), self._language_chooser()])
-        for box in (operations, view):
+        self._comparison = ipw.Box(list(self._comparing.values()))
+        for box in (operations, view, self._comparison):
             box.add_class("ctai-sam2-wrap")
         drawer = ipw.Accordion(children=[operations, view])
         controls.on_translate(
@@ -86,7 +91,7 @@ class LabelPanel:
         rows = ipw.Box([row.widget for row in self._rows.values()])
         rows.add_class("ctai-sam2-rows")
         self.widget = ipw.Box(
-            [rows, self._numbers, self._height, self.proposals, drawer, self._localiser],
+            [rows, self._numbers, self._comparison, self._height, self.proposals, drawer, self._localiser],
         )
         self.widget.add_class("ctai-sam2-panel")
 
@@ -98,6 +103,8 @@ class LabelPanel:
         self._opacity.value = view.opacity
         self._toggles["toggle_smooth"].value = view.smooth
         self._toggles["toggle_wheel"].value = view.wheel_scrolls
+        self._comparing["toggle_differences"].value = view.differences
+        set_shown(self._comparison, bool(document.references))
         for name in ("copy_below", "copy_above"):
             set_shown(self._mask_buttons[name], document.slice_count > 1)
         set_shown(self._toggles["toggle_wheel"], document.slice_count > 1)
@@ -119,6 +126,9 @@ class LabelPanel:
         lines = [message.text(self._controls.language) for message in self._describe()]
         for name, dice in compare_labels(document).items():
             agreement = self._controls.text("view.agreement", dice=f"{dice:.2f}")
+            lines.append(f"{self._controls.text(f'label.{name}')} – {agreement}")
+        for name, dice in compare_stacks(document).items():
+            agreement = self._controls.text("view.agreement_stack", dice=f"{dice:.2f}")
             lines.append(f"{self._controls.text(f'label.{name}')} – {agreement}")
         self._numbers.value = "<br>".join(escape(line) for line in lines)
         self._localiser.value = self._localise()

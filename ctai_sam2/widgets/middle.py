@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ctai_sam2.editor import MIDDLE, Message, Profile
+from ctai_sam2.editor.strip import Direction
 from ctai_sam2.measure.body_composition import measure_slice
+from ctai_sam2.segmentation.volume import VolumeResult
 from ctai_sam2.study_outputs import TableRow
-from ctai_sam2.types import CTVolume, Mask
-from ctai_sam2.widgets.editor import MaskEditor, Source
+from ctai_sam2.types import CTVolume, Mask, Progress
+from ctai_sam2.volume_outputs import write_volume_result
+from ctai_sam2.widgets.canvas import Guide
+from ctai_sam2.widgets.cases import Cases, Source
+from ctai_sam2.widgets.editor import MaskEditor
 from ctai_sam2.widgets.localiser import draw_localiser, known_axial_index
+from ctai_sam2.widgets.volume_steps import (
+    Found,
+    describe_volume,
+    load_result,
+    propagation,
+    range_segmentation,
+    take,
+    to_result,
+)
 
 
 class MiddleMaskEditor(MaskEditor):
@@ -45,6 +61,74 @@ class MiddleMaskEditor(MaskEditor):
             masks["psoas"] = np.logical_or.reduce(sides)
         return masks
 
+    @property
+    def volume_result(self) -> VolumeResult | None:
+        """All that is outlined on the volume, as `segment_volume` gives it; None for a single slice."""
+        with self.controller.lock:
+            return to_result(self.document)
+
+    def load_result(self, result: VolumeResult) -> None:
+        """Take over the masks, gates and levels of a `VolumeResult` as one step that can be undone.
+
+        Raises
+        ------
+        InputError
+            If it is of another volume, or none of its structures has a label here.
+        """
+        self.controller.say(load_result(self.controller, result))
+
+    def propagate(self, *directions: Direction, wait_s: float | None = 300.0) -> None:
+        """Segment on from the slice in view, up to slices that a reader decided about, and wait for it.
+
+        Parameters
+        ----------
+        *directions : {"up", "down"}
+            Towards the head or the feet; both when omitted.
+        wait_s : float or None
+            How long to wait at most.
+        """
+        self._propagate(directions or ("up", "down"))
+        self.controller.inference.wait(wait_s)
+
+    def save(self, folder: str | Path | None = None) -> list[Path]:
+        """Write what `MaskEditor.save` writes and, of a volume with several slices, its masks and tables."""
+        files = super().save(folder)
+        result = self.volume_result if len(self.document.indices) > 1 else None
+        if result is not None:
+            written = write_volume_result(result, files[-1].parent / "volume")
+            files = [*written.masks, written.slices, written.levels, *files]
+        return files
+
+    def _show_case(self) -> None:
+        super()._show_case()
+        self.controller.handlers |= {
+            "from_here_up": lambda: self._propagate(("up",)),
+            "from_here_down": lambda: self._propagate(("down",)),
+            "from_here_both": lambda: self._propagate(("up", "down")),
+            "segment_range": self._segment_range,
+        }
+
+    def _propagate(self, directions: Sequence[Direction]) -> None:
+        if self._segmenter is not None and self.controller.inference.status.state != "disabled":
+            with self.controller.lock:
+                work = propagation(self.controller, self._segmenter, directions)
+            if work is None:
+                label = Message(f"label.{self.document.view.active}")
+                self.controller.say(Message("status.nothing_to_propagate", {"label": label}))
+                return
+            self._run(work)
+
+    def _segment_range(self) -> None:
+        if self._segmenter is not None:
+            with self.controller.lock:
+                work = range_segmentation(self.controller, self._segmenter)
+            if work is not None:
+                self._run(work)
+
+    def _run(self, work: Callable[[Progress], Found]) -> None:
+        controller = self.controller
+        controller.inference.run_task(work, lambda found: take(controller, found))
+
     def _measure(self, index: int) -> TableRow:
         ct_slice = self.document.slice_at(index)
         return dict(
@@ -67,11 +151,19 @@ class MiddleMaskEditor(MaskEditor):
             lines.append(Message("status.area", values))
         if isinstance(row["smi_cm2_m2"], float):
             lines.append(Message("view.smi", {"smi": f"{row['smi_cm2_m2']:.1f}"}))
-        return lines
+        return [*lines, *describe_volume(self.document, self.document.view.active)]
 
     def _localise(self) -> str:
         source = self.document.source
         return draw_localiser(source, self.document.index) if isinstance(source, CTVolume) else ""
+
+    def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
+        from ctai_sam2.widgets.l3 import L3MaskEditor
+
+        return L3MaskEditor(source, **options)
+
+    def _line_of(self, partner: MaskEditor) -> Guide | None:
+        return "column", partner.document.index
 
     def _first_index(self, source: Source) -> int | None:
         if not isinstance(source, CTVolume):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ctai_sam2.editor import Controller, Profile, View
+from ctai_sam2.editor import Controller, Document, Message, View
 from ctai_sam2.errors import CtaiError, InputError, StorageError
 from ctai_sam2.io.atomic import write_json
 from ctai_sam2.journal import AnnotationJournal
+from ctai_sam2.models import Segmenter
 from ctai_sam2.types import CTSlice, CTVolume, Window
+from ctai_sam2.widgets.files import CaseFiles
 from ctai_sam2.widgets.segmentation import OneClick
 
 _KEPT = ("tool", "active", "opacity", "outline_only", "brush_radius_mm", "smooth", "wheel_scrolls")
@@ -43,6 +46,65 @@ class OpenCase:
     controller: Controller
     journal: AnnotationJournal | None
     one_click: OneClick | None
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        document: Document,
+        *,
+        files: CaseFiles | None,
+        holder: Any,
+        segmenter: Segmenter | None,
+        auto_run: bool,
+        start: Callable[[Controller, bool], None],
+    ) -> OpenCase:
+        """Open a case where it was left: its journal replayed, the slice edited last in view.
+
+        Parameters
+        ----------
+        name : str
+            The case's.
+        document : Document
+            Untouched.
+        files : CaseFiles or None
+            Where its journal and the reader's settings are; None where nothing is kept.
+        holder : object
+            The editor, which another one with the same journal closes.
+        segmenter : Segmenter or None
+            For one click.
+        auto_run : bool
+            Whether each point runs the model.
+        start : callable
+            Puts masks to start from in place, given the controller and whether nothing was done yet.
+
+        Raises
+        ------
+        RecordError, StorageError
+            If the journal cannot be opened.
+        """
+        source = document.source
+        journal = None
+        if files is not None:
+            read_view(files.view, document)
+            journal = claim_journal(files.journal, source, holder)
+        try:
+            volume = source if isinstance(source, CTVolume) else None
+            one_click = None if segmenter is None else OneClick(segmenter, volume)
+            controller = Controller(document, mask_source=one_click, record=journal, auto_run=auto_run)
+            history = document.history
+            is_new = not (history.done or history.undone or document.indices)
+            start(controller, is_new)
+            if history.done and not is_new:
+                controller.message = Message("view.reopened", {"count": len(history.done)})
+                controller.go_to(history.done[-1].index)
+            elif history.undone:
+                controller.go_to(history.undone[-1].index)
+        except BaseException:
+            if journal is not None:
+                release_journal(journal)
+            raise
+        return cls(name=name, controller=controller, journal=journal, one_click=one_click)
 
     def close(self) -> bool:
         """Release journal and background thread; whether everything is on disk."""
@@ -92,29 +154,42 @@ def carry_view(view: View, earlier: View) -> View:
     )
 
 
-def write_view(path: Path, view: View) -> None:
+def carry_look(document: Document, earlier: Document) -> None:
+    """Look at another case as at the one before: its view (see `carry_view`) and the labels' colours."""
+    document.view = carry_view(document.view, earlier.view)
+    for name, label in earlier.labels.items():
+        document.adjust_label(name, colour=label.colour)
+
+
+def write_view(path: Path, document: Document) -> None:
     """Keep how a reader looks at cases, for the next time; a disk that refuses costs nothing else."""
-    kept = {name: getattr(view, name) for name in _KEPT}
+    view = document.view
+    kept: dict[str, Any] = {name: getattr(view, name) for name in _KEPT}
+    kept["colours"] = {name: label.colour for name, label in document.labels.items()}
     kept |= {"window": [view.window.level, view.window.width], "viewport": _zoom_of(view)}
     # How one looks is no work that could be lost.
     with suppress(StorageError):
         write_json(path, kept)
 
 
-def read_view(path: Path, view: View, profile: Profile) -> View:
+def read_view(path: Path, document: Document) -> None:
     """Take up how the reader looked at cases the last time; what is not there or unusable stays as it is."""
+    view, profile = document.view, document.profile
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
         changes = {name: kept[name] for name in _KEPT}
         changes["window"] = Window(level=float(kept["window"][0]), width=float(kept["window"][1]))
-        if changes["tool"] not in profile.tools or changes["active"] not in {x.name for x in profile.labels}:
-            return view
-        return replace(view, viewport=_zoomed(view, kept["viewport"]), **changes)
+        if changes["tool"] not in profile.tools or changes["active"] not in document.labels:
+            return
+        document.view = replace(view, viewport=_zoomed(view, kept["viewport"]), **changes)
+        for name, colour in kept.get("colours", {}).items():
+            if name in document.labels and re.fullmatch("#[0-9A-Fa-f]{6}", colour):
+                document.adjust_label(name, colour=colour.upper())
     except FileNotFoundError:
-        return view
-    except (OSError, ValueError, KeyError, TypeError, IndexError, CtaiError):
+        return
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, CtaiError):
         # A setting that cannot be read is set anew; nothing of a patient depends on it.
-        return view
+        return
 
 
 def _zoom_of(view: View) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from ctai_sam2.widgets.events import Guard
 from ctai_sam2.widgets.label_panel import LabelPanel, Proposal
 from ctai_sam2.widgets.notices import Notices
 from ctai_sam2.widgets.slice_bar import SliceBar
+from ctai_sam2.widgets.strip import SliceStrip
 from ctai_sam2.widgets.style import STYLE
 from ctai_sam2.widgets.tool_rail import OptionBar, ToolRail
 
@@ -95,6 +96,7 @@ class Panel:
         )
         self._proposals = self._labels.proposals
         self._slices = SliceBar(controls)
+        self._strip = SliceStrip(controls)
         self._help = ipw.HTML()
         self._help.add_class("ctai-sam2-help")
         self._help.layout.display = "none"
@@ -103,7 +105,7 @@ class Panel:
             [canvas, self._notices.lines, self._notices.question, self._notices.readout, self._help]
         )
         stage.add_class("ctai-sam2-stage")
-        body = ipw.Box([self._rail.widget, stage, self._labels.widget])
+        body = ipw.Box([self._rail.widget, self._strip.widget, stage, self._labels.widget])
         body.add_class("ctai-sam2-body")
         self.widget = ipw.Box(
             [
@@ -155,6 +157,7 @@ class Panel:
                 self._options.refresh(self._controller)
                 self._labels.refresh(self._controller, measure=measure)
                 self._slices.refresh(self._controller, measure=measure)
+                self._strip.refresh(self._controller)
                 self._notices.refresh(self._controller)
                 if self._is_frozen:
                     for control in _controls_in(self.widget):

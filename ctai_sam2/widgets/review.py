@@ -79,7 +79,8 @@ class ReviewEditor(MiddleMaskEditor):
             raise InputError("no case is open", hint="All flagged cases were looked at, or have no masks.")
         self._worklist, self._who, self._what = worklist, who, what
         self._flagged: dict[str, Mapping[str, str]] = flags
-        super().__init__(_Slices(worklist, flags), folder=worklist.journal_folder, reader=who, **options)
+        self._slices = _Slices(worklist, flags)
+        super().__init__(self._slices, folder=worklist.journal_folder, reader=who, **options)
 
     def save(self, folder: str | Path | None = None, *, allow_empty: bool = False) -> list[Path]:
         """Sign the case in view and put what was changed into the cohort's table.
@@ -115,7 +116,7 @@ class ReviewEditor(MiddleMaskEditor):
             changed = self._loaded.changes(self._drawn)
             merged = self._worklist.correct(self.name, changed, who=self._who, what=self._what)
             key = "view.reviewed" if merged else "view.reviewed_later"
-            self._mark_written()
+            self._progress.mark_written(self.name, self.controller)
             self.controller.say(Message(key, {"count": len(changed), "who": self._who}))
         return files
 
@@ -126,11 +127,6 @@ class ReviewEditor(MiddleMaskEditor):
     @property
     def _loaded(self) -> Any:
         return self._slices.case(self.name)
-
-    @property
-    def _slices(self) -> _Slices:
-        assert isinstance(self._cases, _Slices)
-        return self._cases
 
     @property
     def _emptied(self) -> list[str]:
@@ -166,7 +162,8 @@ class ReviewEditor(MiddleMaskEditor):
         controller.open_with({label: case.masks[label] for label in labels}, author)
 
     def _state_on_disk(self, name: str) -> CaseState:
-        return "drawn" if self._journal_path(name).exists() else "open"
+        files = self._files(name)
+        return "drawn" if files is not None and files.journal.exists() else "open"
 
     def _flags(self) -> Mapping[str, str]:
         return {name: next(iter(flags), "") for name, flags in self._flagged.items()}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Literal
 
-from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.editor import Message
+from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.segmentation import (
     AxialSession,
@@ -35,6 +37,30 @@ def shared_segmenter() -> Segmenter:
         if not _shared:
             _shared.append(open_segmenter("auto"))
         return _shared[0]
+
+
+def segmenter_or_reason(
+    segmenter: Segmenter | Literal["auto"] | None,
+) -> tuple[Segmenter | None, Message | None]:
+    """Open the segmenter that was chosen, or say why there is none.
+
+    Raises
+    ------
+    InputError
+        If it is another word than ``"auto"``.
+    """
+    if segmenter is None:
+        return None, None
+    if not isinstance(segmenter, str):
+        return segmenter, None
+    if segmenter != "auto":
+        raise InputError(
+            "no such segmenter", received=segmenter, hint='Give "auto", None, or what open_segmenter returns.'
+        )
+    try:
+        return shared_segmenter(), None
+    except CtaiError as error:
+        return None, Message("ai.unavailable", {"why": str(error)})
 
 
 class OneClick:

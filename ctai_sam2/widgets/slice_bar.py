@@ -8,6 +8,7 @@ import ipywidgets as ipw
 
 from ctai_sam2.editor import Controller
 from ctai_sam2.editor.localiser import position_mm
+from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.controls import ControlFactory, set_shown
 
 
@@ -44,6 +45,9 @@ class SliceBar:
         number = self._controls.text("view.slice_of", number=document.index + 1, count=last + 1)
         place = position_mm(document)
         where = "" if place is None else f" · {place[0]} {place[1]:.1f} mm"
+        numbers = document.source.instance_numbers if isinstance(document.source, CTVolume) else ()
+        if document.profile.plane == "axial" and numbers and numbers[document.index] is not None:
+            where += f" · {self._controls.text('view.instance', number=numbers[document.index])}"
         self._position.value = f'<span class="ctai-sam2-numbers">{escape(number + where)}</span>'
         if measure:
             self._marks.value = "".join(

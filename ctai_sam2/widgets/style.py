@@ -104,6 +104,10 @@ overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider { width: 98%; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider label { width: auto; min-width: 60px; }
 
+.ctai-sam2-editor .ctai-sam2-strip { flex: 0 0 66px; flex-flow: column nowrap; overflow: hidden; }
+.ctai-sam2-editor .ctai-sam2-strip > canvas { flex: 0 0 auto; cursor: pointer; }
+.ctai-sam2-editor .ctai-sam2-unseen { position: absolute; width: 1px; height: 1px; margin: -1px; overflow:
+hidden; clip-path: inset(50%); }
 .ctai-sam2-editor .ctai-sam2-slices { flex-flow: row nowrap; align-items: center; height: 30px; }
 .ctai-sam2-editor .ctai-sam2-track { position: relative; flex: 1 1 auto; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-track .widget-slider { width: 100%; margin: 0; }
@@ -134,7 +138,8 @@ max-height: 132px; margin: 0 0 2px 0; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { flex: 0 1 84px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { display: none; }
 .ctai-sam2-editor .ctai-sam2-row > .widget-html { flex: 1 1 auto; margin: 0 2px; }
-.ctai-sam2-editor .ctai-sam2-rail { align-self: stretch; height: calc(100% - 136px); }
+.ctai-sam2-editor .ctai-sam2-rail, .ctai-sam2-editor .ctai-sam2-strip
+{ align-self: stretch; height: calc(100% - 136px); }
 .ctai-sam2-editor .ctai-sam2-stage { height: calc(100% - 136px); }
 .ctai-sam2-editor .ctai-sam2-notices { max-width: 75%; }
 .ctai-sam2-editor .ctai-sam2-saved { display: block; }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ipywidgets as ipw
 
 from ctai_sam2.editor import Controller
-from ctai_sam2.editor.document import MAX_BRUSH_MM, MIN_BRUSH_MM
+from ctai_sam2.editor.view import MAX_BRUSH_MM, MIN_BRUSH_MM
 from ctai_sam2.image.windowing import PRESETS
 from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.widgets.controls import ControlFactory, set_shown
@@ -16,7 +16,7 @@ from ctai_sam2.widgets.style import SPINNER
 _TOOL_ICONS = {
     **{"click": "crosshairs", "box": "object-group", "brush": "paint-brush", "eraser": "eraser"},
     **{"polygon": "draw-polygon", "lasso": "pencil", "rectangle": "vector-square", "flood": "fill-drip"},
-    **{"ruler": "ruler", "roi": "bullseye", "pan": "hand-paper", "window": "adjust"},
+    **{"take": "exchange", "ruler": "ruler", "roi": "bullseye", "pan": "hand-paper", "window": "adjust"},
 }
 _STEPS = ("undo", "redo", "clear", "zoom_in", "zoom_out", "fit", "brush_smaller", "brush_larger")
 _CUSTOM = "custom"

@@ -20,6 +20,7 @@ import numpy as np
 from cachetools import LRUCache
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.interpolation import blend_masks, interpolate_masks
 from ctai_sam2.image.masks import grow, limit_to_hu
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -31,7 +32,7 @@ from ctai_sam2.segmentation.volume.gates import judge_slice
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
 from ctai_sam2.segmentation.volume.ranges import runs_of
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
-from ctai_sam2.segmentation.volume.shapes import blend_masks, interpolate_masks, prompt_from_neighbour
+from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.interpolation import interpolate_masks
 from ctai_sam2.image.masks import limit_to_hu
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -16,7 +17,6 @@ from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.engine import judge_slices, slice_mask_of
 from ctai_sam2.segmentation.volume.ranges import find_level_ranges, range_of, warnings_of_volume
 from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
-from ctai_sam2.segmentation.volume.shapes import interpolate_masks
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
 

@@ -45,6 +45,18 @@ def test_what_is_written_is_read_back(tmp_path: Path, orientation: str, storage:
     assert [w.split(";")[0] for w in read.warnings] == list(expected.get(orientation, ()))
 
 
+@pytest.mark.parametrize("orientation", [*ORIENTATIONS])
+def test_instance_numbers_stay_with_their_slices(tmp_path: Path, orientation: str) -> None:
+    write_series(tmp_path / "s", make_volume(), orientation=orientation, shuffle_seed=3)
+    numbers = {
+        float(header.ImagePositionPatient[2]): int(header.InstanceNumber)
+        for header in (dcmread(path) for path in (tmp_path / "s").iterdir())
+    }
+    from_below = [numbers[z] for z in sorted(numbers)]
+    is_axial = orientation not in ("sagittal", "coronal")
+    assert read_study(tmp_path / "s").instance_numbers == (tuple(from_below) if is_axial else ())
+
+
 @pytest.mark.parametrize(
     "spacing", [(5.0, 0.804688, 0.804688), (1.25, 0.9765625, 0.5), (0.7, 0.33333333, 1.1)]
 )

@@ -14,6 +14,7 @@ import pytest
 from ctai_sam2.editor import text
 from ctai_sam2.editor.commands import FillRectangle
 from ctai_sam2.errors import InputError
+from ctai_sam2.io import write_mask_nifti
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets import L3MaskEditor, MaskEditor, MiddleMaskEditor
 from tests.fakes import FakeSegmenter
@@ -171,6 +172,17 @@ def test_tool_label_brush_window_and_zoom_stay_with_the_reader(opened: Callable[
     assert now.viewport.px_per_mm == pytest.approx(view.viewport.px_per_mm)
 
 
+def test_colours_of_labels_stay_with_the_reader(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    outline(editor)
+    [picker, *_] = controls(editor.widget, "ColorPicker")
+    picker.value = "#123456"
+    editor.step_case(1)
+    assert editor.document.labels["psoas_left"].colour == "#123456"
+    editor.close()
+    assert opened().document.labels["psoas_left"].colour == "#123456"
+
+
 def test_settings_that_cannot_be_read_cost_nothing(opened: Callable[..., Any], tmp_path: Path) -> None:
     folder = tmp_path / "annotations"
     folder.mkdir()
@@ -201,9 +213,88 @@ def test_the_psoas_of_both_sides_together_can_be_compared(opened: Callable[..., 
     editor.compare({"psoas": editor.masks["psoas"]})
     assert "Psoas – " in shown(editor)
     assert "Dice 1.00" in shown(editor)
-    with pytest.raises(InputError):
-        editor.compare({"muscle": editor.masks["psoas_left"], "spleen": editor.masks["psoas_left"]})
+    with pytest.raises(InputError, match="no such label"):
+        editor.compare({"spleen": editor.masks["psoas_left"]})
+    with pytest.raises(InputError, match="differ in shape"):
+        editor.compare({"muscle": editor.masks["psoas_left"], "psoas": np.ones((2, 2), bool)})
     assert set(editor.document.references) == {"psoas"}
+
+
+def test_names_without_a_label_are_left_out_and_said(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    outline(editor)
+    editor.compare({"psoas_left": editor.masks["psoas_left"], "spleen": editor.masks["psoas_left"]})
+    assert set(editor.document.references) == {"psoas_left"}
+    assert "spleen" in shown(editor)
+
+
+def test_a_volume_of_masks_is_compared_on_every_slice(opened: Callable[..., Any]) -> None:
+    volume = CTVolume(hu_zyx=np.zeros((3, 40, 60), np.int16), affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    editor = opened(source=volume, name="volume")
+    outline(editor)
+    stack = np.zeros((3, 40, 60), bool)
+    stack[1] = editor.document.mask("psoas_left")
+    stack[2, 5:10, 5:10] = True
+    editor.compare({"psoas_left": stack})
+    assert "Dice 1.00" in shown(editor)
+    assert "all slices: Dice 0.67" in shown(editor)
+    editor.do("next_slice")
+    assert "white outline): Dice 0.00" in shown(editor)
+    button(editor, "Take over the other reader's mask").click()
+    assert "white outline): Dice 1.00" in shown(editor)
+    assert "all slices: Dice 1.00" in shown(editor)
+    stack[:] = False
+    assert editor.document.references["psoas_left"].any()
+    with pytest.raises(InputError, match="another volume"):
+        editor.compare({"psoas_left": stack[:2]})
+    editor.compare({"psoas_left": None})
+    assert "Dice" not in shown(editor)
+
+
+@pytest.mark.parametrize("as_map", [False, True])
+def test_files_are_compared_through_the_one_reader(
+    opened: Callable[..., Any], tmp_path: Path, as_map: bool
+) -> None:
+    volume = CTVolume(hu_zyx=np.zeros((3, 40, 60), np.int16), affine=np.diag([1.0, 1.0, 5.0, 1.0]))
+    editor = opened(source=volume, name="volume")
+    outline(editor)
+    stack = np.zeros((3, 40, 60), bool)
+    stack[1] = editor.document.mask("psoas_left")
+    path = tmp_path / "psoas_left.nii.gz"
+    write_mask_nifti(path, stack, volume)
+    editor.compare({"psoas_left": path} if as_map else path)
+    assert "Dice 1.00" in shown(editor)
+    with pytest.raises(InputError, match="no file"):
+        editor.compare({"psoas_left": tmp_path / "absent.nii.gz"})
+    assert "Dice 1.00" in shown(editor)
+
+
+def test_what_differs_is_shown_and_a_clicked_region_taken_over(opened: Callable[..., Any]) -> None:
+    editor = opened(source=make_slice((40, 60)), name="one")
+    outline(editor)
+    theirs = editor.masks["psoas_left"].copy()
+    theirs[20:24, 20:24] = True
+    theirs[5:10, 5] = False
+    editor.compare({"psoas_left": theirs})
+    assert button(editor, "Take over the other reader's mask")
+    assert editor._panel._labels._comparison.layout.display is None
+    editor.do("toggle_differences")
+    assert text("view.differences", "en").split("; ")[0] in shown(editor)
+    editor.do("tool.take")
+    drag(editor, (21, 21))
+    mask = editor.masks["psoas_left"]
+    assert mask[20:24, 20:24].all()
+    assert mask[5:10, 5].all()
+    drag(editor, (50, 30))
+    assert np.array_equal(editor.masks["psoas_left"], mask)
+    editor.do("take_over")
+    assert np.array_equal(editor.masks["psoas_left"], theirs)
+    editor.do("take_over")
+    assert "nothing to take over" in shown(editor)
+    assert editor.document.author_of("psoas_left") == "reader"
+    editor.do("undo")
+    editor.do("undo")
+    assert editor.masks["psoas_left"].sum() == 25
 
 
 def test_a_comparison_stays_with_its_slice(opened: Callable[..., Any]) -> None:
@@ -269,6 +360,56 @@ def test_the_middle_editor_opens_where_l3_was_outlined(opened: Callable[..., Any
     drag(l3, (9.6, 5.6), (20.4, 12.4))
     assert opened(source=volume, name="v").document.index == l3.axial_index == 14
     assert "<img" in opened(source=volume, name="v")._localise()
+
+
+def test_both_planes_open_from_each_other_with_a_line(opened: Callable[..., Any]) -> None:
+    volume = CTVolume(hu_zyx=np.full((24, 40, 8), 40, np.int16), affine=np.diag([2.0, 1.0, 3.0, 1.0]))
+    l3 = opened(L3MaskEditor, source=volume, name="v", index=3, reader="AB")
+    l3.do("tool.rectangle")
+    drag(l3, (9.6, 5.6), (20.4, 12.4))
+    middle = l3.open_partner()
+    assert l3.open_partner() is middle
+    assert middle.widget in l3.widget.children[-1].children
+    assert (middle.name, middle.reader, middle.document.index) == ("v", "AB", l3.axial_index)
+    assert l3._canvas.guide == ("row", 24 - 1 - l3.axial_index)
+    assert middle._canvas.guide == ("column", 3)
+    middle.do("next_slice")
+    assert l3._canvas.guide == ("row", 24 - 2 - l3.axial_index)
+    l3.controller.go_to(5)
+    assert middle._canvas.guide == ("column", 5)
+    outline(middle)
+    l3.close()
+    assert text("view.closed", "en") in shown(middle)
+    again = opened(source=volume, name="v")
+    assert again.masks["psoas_left"].any()
+    back = again.open_partner()
+    assert isinstance(back, L3MaskEditor)
+    assert back.axial_index == 14
+    back.close()
+    assert again._canvas.guide is None
+    require_alive_volume(again)
+    assert again.open_partner() is not back
+
+
+def require_alive_volume(editor: MaskEditor) -> None:
+    assert text("view.closed", "en") not in shown(editor)
+    steps = len(editor.document.history.done)
+    outline(editor, 20, "muscle")
+    assert len(editor.document.history.done) == steps + 1
+
+
+def test_a_partner_is_closed_with_its_case_and_a_slice_has_none(opened: Callable[..., Any]) -> None:
+    volume = CTVolume(hu_zyx=np.full((24, 40, 8), 40, np.int16), affine=np.diag([2.0, 1.0, 3.0, 1.0]))
+    editor = opened(source={"v": volume, "one": make_cases()["one"]})
+    partner = editor.open_partner()
+    editor.step_case(1)
+    assert text("view.closed", "en") in shown(partner)
+    assert editor.partner is None
+    with pytest.raises(InputError, match="no other plane"):
+        editor.open_partner()
+    editor.step_case(-1)
+    assert editor.name == "v"
+    assert editor.open_partner().name == "v"
 
 
 def test_the_page_says_how_large_the_picture_is(opened: Callable[..., Any]) -> None:

@@ -250,7 +250,7 @@ def test_switched_off_segmentation_is_a_reason(
     def refuse() -> None:
         raise Unavailable("one-click segmentation is switched off")
 
-    monkeypatch.setattr("ctai_sam2.widgets.editor.shared_segmenter", refuse)
+    monkeypatch.setattr("ctai_sam2.widgets.segmentation.shared_segmenter", refuse)
     editor = opened(segmenter="auto")
     assert "switched off" in button(editor, "One click").tooltip
 

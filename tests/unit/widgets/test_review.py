@@ -17,6 +17,7 @@ from ctai_sam2.widgets import ReviewEditor
 from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK, make_cases
 from tests.unit.widgets.recording import Recorder, recorded
+from tests.unit.widgets.test_editor import tell
 
 
 @pytest.fixture(autouse=True)
@@ -123,6 +124,47 @@ def test_enter_signs_and_goes_on_and_back_is_possible(results: Path) -> None:
     editor.do("finish")
     assert set(read_table(results)["reviewed_by"]) == {"AB"}
     assert set(editor._list_cases().states.values()) == {"done"}
+    editor.close()
+
+
+class Hand:
+    """A reader at the page, counting what is done."""
+
+    def __init__(self, editor: ReviewEditor) -> None:
+        self.editor, self.actions = editor, 0
+
+    def press_key(self, key: str) -> None:
+        self.actions += 1
+        tell(self.editor, event="key", key=key, modifiers=[], pressed=True)
+
+    def stroke(self, *points: tuple[float, float], erase: bool = False) -> None:
+        self.actions += 1
+        places = [list(self.editor.document.view.viewport.to_screen(*point)) for point in points]
+        button = "right" if erase else "left"
+        tell(self.editor, event="press", at=places[0], button=button, modifiers=[])
+        tell(self.editor, event="move", points=places[1:])
+        tell(self.editor, event="release", at=places[-1])
+
+
+def test_accepting_a_case_is_one_action_and_correcting_one_psoas_three(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    # The tool stays from case to case and from day to day.
+    editor.do("tool.brush")
+    first, second = list(editor._cases)
+    hand = Hand(editor)
+    hand.press_key("Enter")
+    assert hand.actions == 1
+    assert editor.name == second
+    row = read_table(results).set_index("case_id").loc[first]
+    assert row["reviewed_by"] == "AB"
+    assert not isinstance(row["corrected_structures"], str) or not row["corrected_structures"]
+    hand = Hand(editor)
+    hand.stroke((10, 10), (20, 10))
+    hand.stroke((20, 10), (20, 14), erase=True)
+    hand.press_key("Enter")
+    assert hand.actions == 3
+    row = read_table(results).set_index("case_id").loc[second]
+    assert (row["reviewed_by"], row["corrected_structures"]) == ("AB", "psoas_left")
     editor.close()
 
 

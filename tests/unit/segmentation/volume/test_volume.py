@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctai_sam2.errors import InputError, ServiceUnreachable
+from ctai_sam2.image.interpolation import interpolate_masks, signed_distance_mm
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume.engine import Engine
 from ctai_sam2.segmentation.volume.gates import judge_slice
 from ctai_sam2.segmentation.volume.ranges import range_of, spread_slices
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
-from ctai_sam2.segmentation.volume.shapes import interpolate_masks, prompt_from_neighbour, signed_distance_mm
+from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.types import CTVolume
 from tests.fakes import FakeSegmenter
 

@@ -1,0 +1,104 @@
+"""The cases of an editor: their names and sources, and what became of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from ctai_sam2.editor import Controller
+from ctai_sam2.errors import InputError
+from ctai_sam2.journal import fingerprint
+from ctai_sam2.types import CTSlice, CTVolume
+from ctai_sam2.widgets.case_bar import CaseState
+from ctai_sam2.widgets.open_case import require_names
+
+Source: TypeAlias = CTSlice | CTVolume
+Cases: TypeAlias = Source | Sequence[Source] | Mapping[str, Source]
+
+
+class CaseProgress:
+    """States of cases, and the revision at which each one's row was written.
+
+    Parameters
+    ----------
+    states : mapping of str to CaseState
+        Of every case, in order, as found on disk.
+    """
+
+    def __init__(self, states: Mapping[str, CaseState]) -> None:
+        self._states = dict(states)
+        self._written: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Every case, in order."""
+        return list(self._states)
+
+    def states(self, name: str, controller: Controller) -> Mapping[str, CaseState]:
+        """State of every case, where ``controller`` has the one in view."""
+        if self.is_unwritten(name, controller):
+            self._states[name] = "drawn"
+        return dict(self._states)
+
+    def is_unwritten(self, name: str, controller: Controller) -> bool:
+        """Whether something was edited since the row was written."""
+        is_done = self._states[name] == "done"
+        since = self._written.get(name, controller.opened_revision if is_done else None)
+        return bool(controller.document.history.done) and since != controller.document.revision
+
+    def mark_written(self, name: str, controller: Controller) -> None:
+        """Note that the case's row is up to date."""
+        self._written[name] = controller.document.revision
+        self._states[name] = "done"
+
+    def mark_drawn(self, name: str) -> None:
+        """Note that a case was left with a row that is not up to date."""
+        self._states[name] = "drawn"
+
+    def neighbour(self, name: str, by: int) -> str:
+        """Name of the case so many further on; the first or last one at the ends."""
+        names = self.names
+        return names[min(max(names.index(name) + by, 0), len(names) - 1)]
+
+    def next_to_do(self, name: str) -> str | None:
+        """Name of the next case that is not done, after the last one from the first again."""
+        names = self.names
+        place = names.index(name)
+        later = [*names[place + 1 :], *names[:place]]
+        return next((each for each in later if self._states[each] != "done"), None)
+
+
+def state_on_disk(journal: Path, table: Path) -> CaseState:
+    """Find out what became of a case from its journal and its table."""
+    try:
+        drawn_at = journal.stat().st_mtime
+    except OSError:
+        return "open"
+    try:
+        return "done" if table.stat().st_mtime >= drawn_at else "drawn"
+    except OSError:
+        return "drawn"
+
+
+def named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
+    """Give every source a name: its own, or one made from its pixels.
+
+    Raises
+    ------
+    InputError
+        If there is no case, one is no slice or volume, or a name cannot be a file's.
+    """
+    if isinstance(source, CTSlice | CTVolume):
+        return {name or _name_of(source): source}
+    cases = source if isinstance(source, Mapping) else {_name_of(each): each for each in source}
+    if not cases:
+        raise InputError("there is no case to outline")
+    require_names(cases)
+    return cases
+
+
+def _name_of(source: Source) -> str:
+    if not isinstance(source, CTSlice | CTVolume):
+        raise InputError("an editor takes a CTSlice or a CTVolume", received=type(source).__name__)
+    return fingerprint(source)[:12]

@@ -1,0 +1,191 @@
+"""The strip next to the picture of a volume: levels, gates and anchors of every slice, and its verbs.
+
+It is drawn with ipycanvas, so that it works without the page side; a press or a drag on it goes to the slice.
+What it shows is also said in words, for screen readers and as a tooltip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+import ipywidgets as ipw
+import numpy as np
+from ipycanvas import Canvas
+
+from ctai_sam2.editor import Controller, Message
+from ctai_sam2.editor.strip import StripSlice, has_strip, strip_slices
+from ctai_sam2.widgets.canvas_manager import drawing
+from ctai_sam2.widgets.controls import ControlFactory, set_shown
+
+WIDTH_PX = 66
+VERBS = (
+    *("from_here_up", "from_here_down", "from_here_both", "segment_range", "interpolate", "next_red"),
+    *("lock_here", "absent_here", "end_here", "undo_slice"),
+)
+_BUTTONS_PX = 30 * ((len(VERBS) + 1) // 2) + 8
+_LEAST_HEIGHT_PX = 80
+
+GATE_COLOURS = {"green": "#009E73", "amber": "#E69F00", "red": "#D55E00"}
+"""Okabe and Ito (2008). The width of a slice's bar says the same: narrow, wider, whole."""
+_GATE_WIDTHS = {"green": 14.0, "amber": 22.0, "red": 30.0}
+_UNJUDGED, _EMPTY, _DECIDED = "#9A9A9A", "#2C2C2C", "#FFFFFF"
+_HERE = "#F0E442"
+_BAR_X, _MARK_X = 26.0, 60.0
+
+
+class SliceStrip:
+    """The strip and its buttons; not shown for a single slice.
+
+    Parameters
+    ----------
+    controls : ControlFactory
+        Makes its buttons.
+    """
+
+    def __init__(self, controls: ControlFactory) -> None:
+        self._controls = controls
+        self._slices: list[StripSlice] = []
+        self._shown: object = None
+        self._is_dragging = False
+        self.canvas = Canvas(width=WIDTH_PX, height=_LEAST_HEIGHT_PX)
+        self.canvas.on_mouse_down(self._press)
+        self.canvas.on_mouse_move(self._drag)
+        self.canvas.on_mouse_up(self._release)
+        self.canvas.on_mouse_out(self._release)
+        self.canvas.on_client_ready(self._draw)
+        self._words = ipw.HTML()
+        self._words.add_class("ctai-sam2-unseen")
+        buttons = ipw.Box([controls.action(name, is_icon=True) for name in VERBS])
+        buttons.add_class("ctai-sam2-steps")
+        self.widget = ipw.Box([self.canvas, self._words, buttons])
+        self.widget.add_class("ctai-sam2-strip")
+
+    def refresh(self, controller: Controller) -> None:
+        """Show the active label's slices; only what changed is drawn."""
+        document = controller.document
+        set_shown(self.widget, has_strip(document))
+        if not has_strip(document):
+            return
+        height = max(document.view.viewport.canvas_hw[0] - _BUTTONS_PX, _LEAST_HEIGHT_PX)
+        label = document.view.active
+        shown = (
+            *(id(document), document.revision, document.levels, document.span, label, document.index),
+            *(height, self._controls.language),
+        )
+        if shown == self._shown:
+            return
+        self._shown = shown
+        self._slices = strip_slices(document, label)
+        if self.canvas.height != height:
+            self.canvas.height = height
+        self._say(controller)
+        self._draw()
+
+    def index_at(self, y: float) -> int | None:
+        """Slice at a height of the strip, in CSS pixels from its top; None where there is none."""
+        if not self._slices or not 0 <= y < self.canvas.height:
+            return None
+        return self._slices[-1 - int(y * len(self._slices) / self.canvas.height)].index
+
+    def _say(self, controller: Controller) -> None:
+        document = controller.document
+        gates = [one.state.gate for one in self._slices]
+        values = {
+            "label": Message(f"label.{document.view.active}"),
+            "count": len(self._slices),
+            "outlined": sum(one.is_outlined for one in self._slices),
+            "anchors": sum(one.state.is_fixed for one in self._slices),
+            "amber": gates.count("amber"),
+            "red": gates.count("red"),
+        }
+        words = [Message("view.strip", values).text(self._controls.language)]
+        here = next((one for one in self._slices if one.index == document.index), None)
+        if here is not None:
+            state = here.state
+            parts = {
+                "level": here.level,
+                "source": Message(f"source.{state.source or 'none'}"),
+                "gate": Message(f"gate.{state.gate or 'none'}"),
+            }
+            words.append(Message("view.strip_here", parts).text(self._controls.language))
+            words += state.reasons
+        said = escape(". ".join(words))
+        self._words.value = f'<span role="img" aria-label="{said}">{said}</span>'
+
+    # Drawing ---------------------------------------------------------------------------------
+
+    def _draw(self) -> None:
+        slices, height = self._slices, float(self.canvas.height)
+        if not slices:
+            return
+        step = height / len(slices)
+        tops = {one.index: height - (place + 1) * step for place, one in enumerate(slices)}
+        with drawing(self.canvas):
+            layer = self.canvas
+            layer.clear()
+            layer.fill_style = "#161616"
+            layer.fill_rect(0, 0, WIDTH_PX, height)
+            self._draw_levels(tops, step)
+            for colour, width, members in _bars(slices):
+                layer.fill_style = colour
+                at = np.array([tops[one.index] for one in members])
+                gap = 1.0 if step >= 4 else 0.0
+                layer.fill_rects(np.full(at.size, _BAR_X), at, width, max(step - gap, 0.5))
+            for one in slices:
+                middle = tops[one.index] + step / 2
+                if one.state.source == "anchor":
+                    layer.fill_style = _DECIDED
+                    layer.fill_circle(_MARK_X, middle, min(max(step / 2, 1.5), 3.5))
+                elif one.state.source == "absent":
+                    layer.stroke_style, layer.line_width = _DECIDED, 1.0
+                    layer.stroke_circle(_MARK_X, middle, min(max(step / 2, 1.5), 3.5))
+                if one.state.is_end:
+                    layer.stroke_style, layer.line_width = _DECIDED, 2.0
+                    layer.stroke_line(_BAR_X, middle, float(WIDTH_PX), middle)
+            here = tops.get(self._controls.controller.document.index)
+            if here is not None:
+                layer.stroke_style, layer.line_width = _HERE, 2.0
+                layer.stroke_rect(1, max(here, 1.0), WIDTH_PX - 2, max(step, 3.0))
+
+    def _draw_levels(self, tops: dict[int, float], step: float) -> None:
+        layer = self.canvas
+        layer.font, layer.text_align, layer.text_baseline = "11px sans-serif", "left", "middle"
+        for name in dict.fromkeys(one.level for one in self._slices if one.level):
+            members = [tops[one.index] for one in self._slices if one.level == name]
+            top, bottom = min(members), max(members) + step
+            layer.fill_style = "#303030"
+            layer.fill_rect(0, top, _BAR_X - 2, max(bottom - top - 1, 1.0))
+            layer.fill_style = "#EEEEEE"
+            layer.fill_text(name, 2, (top + bottom) / 2)
+
+    # Pointer ---------------------------------------------------------------------------------
+
+    def _press(self, _: float, y: float) -> None:
+        self._is_dragging = True
+        self._go_to(y)
+
+    def _drag(self, _: float, y: float) -> None:
+        if self._is_dragging:
+            self._go_to(y)
+
+    def _release(self, *_: float) -> None:
+        self._is_dragging = False
+
+    def _go_to(self, y: float) -> None:
+        index = self.index_at(y)
+        if index is not None:
+            self._controls.guarded(lambda: self._controls.controller.go_to(index))
+
+
+def _bars(slices: Sequence[StripSlice]) -> list[tuple[str, float, list[StripSlice]]]:
+    """Group slices by how their bar is drawn: colour and width."""
+    groups: dict[tuple[str, float], list[StripSlice]] = {}
+    for one in slices:
+        gate = one.state.gate
+        if gate is not None:
+            look = (GATE_COLOURS[gate], _GATE_WIDTHS[gate])
+        else:
+            look = (_UNJUDGED, _GATE_WIDTHS["green"]) if one.is_outlined else (_EMPTY, 30.0)
+        groups.setdefault(look, []).append(one)
+    return [(colour, width, members) for (colour, width), members in groups.items()]
