@@ -156,7 +156,7 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
     """Time the mouse moving to the picture changing, in a real JupyterLab."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser.lab import CHROMIUM, FLAGS, Notebook, running_lab
+    from tests.browser.lab import CHROMIUM, FLAGS, Notebook, running_lab, traffic_of
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -178,7 +178,7 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
             notebook.page.wait_for_timeout(120)
         drag: Any = notebook.page.evaluate(DRAG, [250, 180])
         notebook.settled_pixels()
-        traffic = _traffic_of(notebook, lambda: notebook.page.evaluate(DRAG, [300, 60]))
+        traffic = traffic_of(notebook, lambda: notebook.page.evaluate(DRAG, [300, 60]))
         notebook.press("Pan")
         notebook.until("editor.document.view.tool == 'pan'")
         pan: Any = notebook.page.evaluate(DRAG, [250, 120])
@@ -189,27 +189,6 @@ def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
         "stroke of 60 moves, over the wire": traffic,
         "drag of the picture, on the page": pan,
     }
-
-
-def _traffic_of(notebook: Any, act: Callable[[], object]) -> dict[str, float]:
-    """Bytes that go over the page's websockets while something is done, both ways."""
-    seen = {"sent_kB": 0.0, "received_kB": 0.0, "messages": 0.0}
-    session = notebook.page.context.new_cdp_session(notebook.page)
-    session.send("Network.enable")
-
-    def count(name: str, event: Any) -> None:
-        payload, is_text = event["response"]["payloadData"], event["response"]["opcode"] == 1
-        seen[name] += len(payload) / 1000 * (1.0 if is_text else 0.75)
-        seen["messages"] += 1
-
-    session.on("Network.webSocketFrameSent", lambda event: count("sent_kB", event))
-    session.on("Network.webSocketFrameReceived", lambda event: count("received_kB", event))
-    act()
-    # The page is looked at, not the kernel: a request to it would be counted too.
-    notebook.settled_pixels()
-    notebook.page.wait_for_timeout(1000)
-    session.detach()
-    return seen
 
 
 def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:

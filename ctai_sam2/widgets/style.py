@@ -15,7 +15,7 @@ flex: 0 0 auto; }
 .ctai-sam2-editor .widget-html, .ctai-sam2-editor .widget-html-content
 { height: auto; margin: 0 2px; line-height: 1.35; min-height: 0; }
 .ctai-sam2-editor select { height: 24px; }
-.ctai-sam2-editor canvas { background: #000; cursor: crosshair; }
+.ctai-sam2-editor canvas { background: #000; cursor: crosshair; touch-action: none; }
 .ctai-sam2-editor canvas:focus-visible, .ctai-sam2-editor button:focus-visible,
 .ctai-sam2-editor select:focus-visible, .ctai-sam2-editor input:focus-visible
 { outline: 2px solid #56B4E9; outline-offset: -2px; }
@@ -58,6 +58,9 @@ z-index: 1; }
 .ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding:
 2px 8px;
 background: #E69F00; color: #111; border-radius: 3px; pointer-events: none; z-index: 4; }
+.ctai-sam2-editor .ctai-sam2-place { position: absolute; left: 50%; bottom: 24px; transform: translateX(-50%);
+display: none; padding: 2px 8px; background: rgba(20, 20, 20, 0.72); color: #EEE; border-radius: 3px;
+pointer-events: none; font-variant-numeric: tabular-nums; z-index: 4; }
 .ctai-sam2-editor .ctai-sam2-notices { position: absolute; left: 4px; top: 4px; max-width: 46%;
 flex-flow: column; pointer-events: none; z-index: 2; }
 .ctai-sam2-editor .ctai-sam2-notices > * { background: rgba(20, 20, 20, 0.72); color: #EEE;

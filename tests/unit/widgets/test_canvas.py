@@ -117,7 +117,7 @@ def test_a_reloaded_page_gets_everything_again(
     controller.apply(do.FillRectangle(label="muscle", box_xyxy=(2, 2, 9, 9)))
     canvas.paint()
     recorder.clear()
-    canvas.widget[2]._handle_frontend_event(None, {"event": "client_ready"}, [])
+    canvas.widget[3]._handle_frontend_event(None, {"event": "client_ready"}, [])
     grey, overlay = recorder.images()
     assert np.array_equal(grey[3], render_grey(controller.document))
     assert np.array_equal(overlay[3], render_overlay(controller.document)[0])
