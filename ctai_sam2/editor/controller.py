@@ -20,13 +20,14 @@ from typing import Any, Literal, Protocol, TypeAlias
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import commands as editing
-from ctai_sam2.editor.actions import BY_KEY, BY_NAME, key_combination
+from ctai_sam2.editor.actions import BY_NAME, key_combination
 from ctai_sam2.editor.changes import Aspect, Change
 from ctai_sam2.editor.commands import Command, Compound
 from ctai_sam2.editor.document import Author, Document
 from ctai_sam2.editor.history import IMPORT_EDIT
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.inference import Confirmation, Inference, MaskSource
+from ctai_sam2.editor.keys import KeyMap
 from ctai_sam2.editor.measurements import Readout, measure_roi, measure_ruler, read_out
 from ctai_sam2.editor.tools import Button, Outcome, Pointer, Preview, Tool, make_tools
 from ctai_sam2.errors import CtaiError, InputError, RecordError, StorageError
@@ -90,6 +91,8 @@ class Controller:
         self.lock = threading.RLock()
         self.handlers: dict[str, Callable[[], object]] = {}
         """What the view does for actions that are not about the document: ``save``, ``accept``, ``help`` …"""
+        self.keys = KeyMap()
+        """Which key does what."""
         self.document: Document = document
         self.auto_run = auto_run
         self.message: Message | None = None
@@ -261,13 +264,15 @@ class Controller:
         if len(scales) != len(points) or not all(0 < scale <= 1 for scale in scales):
             raise InputError("each point of a gesture needs a brush's scale, above 0 and up to 1")
         with self.lock, self._one_notice():
+            hover = self._hover
             for number, (point, self._brush_scale) in enumerate(zip(points, scales, strict=True)):
                 if number == 0:
                     self.press(*point, button=button, modifiers=modifiers)
                 elif number < len(points) - 1:
                     self.move(*point)
             self.release(*points[-1])
-            self._hover, self._brush_scale = None, 1.0
+            # The page says where the pointer is; until then the read-out stays as it was.
+            self._hover, self._brush_scale = hover, 1.0
             self.tool.hover = None
 
     def take_viewport(self, px_per_mm: float, pan_x: float, pan_y: float) -> None:
@@ -331,7 +336,7 @@ class Controller:
     def key(self, key: str, modifiers: frozenset[str] = frozenset(), *, pressed: bool = True) -> bool:
         """Take a key, named as browsers do (``"z"``, ``"Escape"``); return whether it means anything."""
         with self.lock:
-            action = BY_KEY.get(key_combination(key, modifiers))
+            action = self.keys.action_of(key_combination(key, modifiers))
             if action is None:
                 return False
             if pressed:

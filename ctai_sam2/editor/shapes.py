@@ -38,8 +38,8 @@ def stroke_to_mask(
     shape_hw : (int, int)
         Rows and columns.
     scales : sequence of float, optional
-        Share of the radius at each point, above 0 to 1, as a pen's pressure gives it: the way to a point is as
-        wide as the point. The whole radius when omitted.
+        Share of the radius at each point, above 0 to 1, as a pen's pressure gives it: the way to a point is
+        as wide as the point. The whole radius when omitted.
 
     Raises
     ------

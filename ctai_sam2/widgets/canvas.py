@@ -183,7 +183,8 @@ class SliceCanvas:
             x0, y0, x1, y1 = self._dirty
             rgba, x, y = render_overlay(document, (x0, y0, min(x1, width - 1), min(y1, height - 1)))
             self._masks.clear_rect(x, y, rgba.shape[1], rgba.shape[0])
-            self._masks.put_image_data(rgba, x, y)
+            if rgba.any():
+                self._masks.put_image_data(rgba, x, y)
         if self._others_stale:
             self._others.clear()
             if document.references:
@@ -230,12 +231,17 @@ class SliceCanvas:
         """All that the uppermost layer depends on; where it is the same nothing is sent."""
         document, preview = self.controller.document, self._preview()
         view, status = document.view, self.controller.inference.status
+        size = (self.width, self.height, self.pixel_ratio)
+        has_marks = document.profile.name == "l3" or any(document.marks(name) for name in document.labels)
+        if not has_marks and preview == Preview() and status.state != "running":
+            # Nothing is drawn, whatever slice and place are in view.
+            return size
         marks = tuple(document.marks(name) for name in document.labels)
         revisions = tuple(document.revision_of(name) for name in document.labels)
         return (
             *(document.index, view.viewport, view.active, view.language, tuple(document.labels.values())),
             *(marks, revisions if document.profile.name == "l3" else (), preview, status.state),
-            *(self.width, self.height, self.pixel_ratio),
+            *size,
         )
 
     def _draw_through(

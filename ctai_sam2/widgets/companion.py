@@ -34,6 +34,13 @@ class Companion(anywidget.AnyWidget):
     shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
     fills = traitlets.Bool().tag(sync=True)
     view = traitlets.Dict().tag(sync=True)
+    """What changes now and then: tool, window, zoom; in one piece."""
+    index = traitlets.Int().tag(sync=True)
+    """Slice in view."""
+    line = traitlets.Float().tag(sync=True)
+    """Where it cuts the localiser, in percent of its height."""
+    taken = traitlets.Int().tag(sync=True)
+    """Number of the last message that was taken."""
     layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 

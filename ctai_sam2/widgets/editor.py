@@ -482,6 +482,7 @@ class MaskEditor(ABC):
             "next_case": lambda: self.step_case(1),
             "previous_case": lambda: self.step_case(-1),
         }
+        self._events.attach(controller)
         controller.subscribe(lambda change: self._notice(change) if controller is self.controller else None)
         self._panel.show(controller)
         self.check_segmenter()

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ctai_sam2.editor import Controller, text
-from ctai_sam2.editor.actions import BY_KEY
+from ctai_sam2.editor import Controller, Message, text
+from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.tools import CLOSE_PX
 from ctai_sam2.editor.viewport import MAX_PX_PER_MM, MIN_PX_PER_MM
-from ctai_sam2.types import Window
+from ctai_sam2.types import CTVolume, Window
 from ctai_sam2.widgets.canvas import SliceCanvas
 from ctai_sam2.widgets.companion import Companion, pack_pixels
+from ctai_sam2.widgets.controls import Guard, key_text
+from ctai_sam2.widgets.localiser import line_percent
+from ctai_sam2.widgets.user_keys import read_keys, write_keys
 
 _PIXELS_PER_STEP = 100.0
-
-Guard = Callable[[Callable[[], object]], None]
-"""Runs something and shows what it raises."""
 
 
 class Events:
@@ -42,8 +42,9 @@ class Events:
     def __init__(self, canvas: SliceCanvas, guard: Guard, *, fills: bool = False) -> None:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
+        self._keys = canvas.controller.keys = read_keys()
         self.companion = Companion(
-            width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills
+            width=canvas.width, height=canvas.height, shortcuts=self._keys.keys, fills=fills
         )
         self.companion.layers = [layer.model_id for layer in (*canvas.sources, canvas.widget)]
         self.companion.on_msg(lambda _, content, buffers: guard(lambda: self.take(content, buffers)))
@@ -65,6 +66,23 @@ class Events:
         page.on_touch_cancel(lambda _: guard(canvas.controller.cancel_gesture))
         self.show()
 
+    def attach(self, controller: Controller) -> None:
+        """Give the controller of another case the user's keys."""
+        controller.keys = self._keys
+
+    def _change_key(self, action: str, key: str | None) -> None:
+        """Give an action another key, for all editors that are opened from now on."""
+        controller = self._canvas.controller
+        with controller.lock:
+            keys = self._keys.changed(action, key)
+            write_keys(keys)
+            self._keys = controller.keys = keys
+            self.companion.shortcuts = keys.keys
+            controller.call("keys")
+            shown = " ".join(key_text(each) for each in keys.keys_of(action))
+            values = {"action": Message(BY_NAME[action].text), "keys": shown}
+            controller.say(Message("view.key_changed", values))
+
     def show(self) -> None:
         """Send what a page needs to draw gestures itself, where it changed."""
         controller = self._canvas.controller
@@ -73,7 +91,7 @@ class Events:
         view, viewport = document.view, document.view.viewport
         label, preview = document.labels[view.active], controller.preview
         corners = preview.points_xy if preview.kind == "polygon" else ()
-        self.companion.view = {
+        shown = {
             "tool": view.tool,
             "color": label.colour,
             "locked": label.locked,
@@ -83,7 +101,6 @@ class Events:
             "pan": list(viewport.pan_xy),
             "limits": [MIN_PX_PER_MM, MAX_PX_PER_MM],
             "series": self._series,
-            "index": document.index,
             "count": document.slice_count,
             "level": view.window.level,
             "width": view.window.width,
@@ -95,8 +112,12 @@ class Events:
                 "close_px": CLOSE_PX,
             },
             "waiting": text("view.waiting", view.language),
-            "taken": self._taken,
         }
+        with self.companion.hold_sync():
+            self.companion.view, self.companion.taken = shown, self._taken
+            self.companion.index = document.index
+            if isinstance(document.source, CTVolume) and document.profile.plane == "axial":
+                self.companion.line = line_percent(document.source, document.index)
 
     def take(self, content: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Take a message of the page side."""
@@ -139,6 +160,8 @@ class Events:
             controller.wheel(content["steps"], *content["at"], modifiers=held)
         elif kind == "key":
             controller.key(content["key"], held, pressed=content["pressed"])
+        elif kind == "bind":
+            self._change_key(str(content["action"]), content["key"])
         else:
             self._take_of_page(content)
 

@@ -77,6 +77,9 @@ border-radius: 4px; padding: 8px 10px; align-items: center; flex-flow: row wrap;
 background: #FFF; padding: 8px; z-index: 6; width: auto; }
 .ctai-sam2-editor .ctai-sam2-help .widget-html-content { color: #111; white-space: normal; }
 .ctai-sam2-editor .ctai-sam2-help td { padding: 1px 8px 1px 0; vertical-align: top; }
+.ctai-sam2-editor .ctai-sam2-key { border: 1px solid #888; border-radius: 3px; background: none; color: #111;
+cursor: pointer; height: auto; line-height: 1.3; padding: 0 4px; }
+.ctai-sam2-editor .ctai-sam2-choosing { background: #E69F00; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
 
 .ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 232px;

@@ -9,6 +9,7 @@ import { Pointers } from "./pointer.mjs";
 import { Session } from "./session.mjs";
 
 const EDITOR = ".ctai-sam2-editor";
+const VIEW_CHANGES = "change:view change:index change:taken";
 
 /** @param {{model: any, el: HTMLElement}} context */
 function render({ model, el }) {
@@ -39,7 +40,8 @@ function render({ model, el }) {
   const onView = () => {
     session.take();
     picture.ask();
-    const { taken } = session.view;
+    const { taken } = session;
+    editor()?.style.setProperty("--ctai-sam2-line", `${model.get("line")}%`);
     // What Python has taken is on the picture once its drawings are done.
     const settle = () => {
       session.settle(taken);
@@ -59,7 +61,8 @@ function render({ model, el }) {
   }
   window.addEventListener("resize", reportScreen);
   reportScreen();
-  model.on("change:view", onView);
+  model.on(VIEW_CHANGES, onView);
+  onView();
   // Where the canvases cannot be reached Python draws everything.
   picture.find().catch(() => {});
   const endSize = followSize({ model, find: editor });
@@ -69,7 +72,7 @@ function render({ model, el }) {
     picture.close();
     pointers.close();
     session.close();
-    model.off("change:view", onView);
+    model.off(VIEW_CHANGES, onView);
     window.removeEventListener("resize", reportScreen);
     for (const [name, listener] of listeners) {
       document.removeEventListener(name, listener, { capture: true });

@@ -23,6 +23,8 @@ export class Keys {
     this.editor = editor;
     /** @type {EventTarget | null} */
     this.last = null;
+    /** @type {HTMLElement | null} The key in the list that is being chosen anew. */
+    this.choosing = null;
     /** @type {Record<string, (event: any) => void>} */
     this.listeners = {
       focusin: (event) => {
@@ -54,13 +56,38 @@ export class Keys {
    */
   click(event) {
     const target = /** @type {Element} */ (event.target);
-    if (!this.holds(target) || event.detail === 0 || target.closest("button") === null) return;
+    if (!this.holds(target)) return;
+    this.choose(/** @type {HTMLElement | null} */ (target.closest(".ctai-sam2-help [data-action]")));
+    if (this.choosing !== null || event.detail === 0 || target.closest("button") === null) return;
     this.canvas?.focus({ preventScroll: true });
+  }
+
+  /** Wait for another key of an action in the list; the one that waited before keeps its own. @param {HTMLElement | null} button */
+  choose(button) {
+    this.choosing?.classList.remove("ctai-sam2-choosing");
+    this.choosing = button;
+    button?.classList.add("ctai-sam2-choosing");
+  }
+
+  /** Take the key that was pressed for the action that waits for one. @param {KeyboardEvent} event */
+  bind(event) {
+    const action = this.choosing?.dataset.action;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (["Shift", "Control", "Alt", "Meta"].includes(event.key)) return;
+    this.choose(null);
+    if (event.key === "Escape") return;
+    const key = event.key === "Backspace" ? null : keyCombination(event);
+    this.session.send({ event: "bind", action, key });
   }
 
   /** @param {KeyboardEvent} event */
   down(event) {
     if (event.isComposing) return;
+    if (this.choosing?.isConnected) {
+      this.bind(event);
+      return;
+    }
     let target = /** @type {HTMLElement} */ (event.target);
     if (target === document.body && this.last !== null) {
       // The button pressed last was disabled or has gone, and the focus with it: it belongs to the picture.

@@ -191,8 +191,7 @@ export class Picture {
     const { shown, grey, masks, others, layers } = this.parts;
     const { committed, view } = this.session;
     const ratio = shown.canvas.width / this.model.get("width");
-    context.fillStyle = "#000";
-    context.fillRect(0, 0, shown.canvas.width, shown.canvas.height);
+    context.clearRect(0, 0, shown.canvas.width, shown.canvas.height);
     const [sx, sy] = view.spacing.map((/** @type {number} */ mm) => mm * look.px_per_mm * ratio);
     const own = this.ownGrey(look);
     const stride = own?.stride ?? 1;

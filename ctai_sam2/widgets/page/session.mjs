@@ -20,7 +20,7 @@ export class Session {
     this.model = model;
     this.showWaiting = showWaiting;
     // A page that is loaded anew counts on from what Python has taken up.
-    this.number = this.view.taken ?? 0;
+    this.number = this.taken;
     /** @type {Gesture | null} */
     this.live = null;
     /** @type {Gesture[]} */
@@ -37,6 +37,11 @@ export class Session {
     return this.model.get("view");
   }
 
+  /** Number of the last message that Python took. @returns {number} */
+  get taken() {
+    return this.model.get("taken");
+  }
+
   /** How the slice is to be looked at now. @returns {Look} */
   get look() {
     return this.ahead ?? this.committed;
@@ -44,8 +49,8 @@ export class Session {
 
   /** @returns {Look} */
   get committed() {
-    const { px_per_mm, pan, index, level, width } = this.view;
-    return { px_per_mm, pan, index, level, width };
+    const { px_per_mm, pan, level, width } = this.view;
+    return { px_per_mm, pan, index: this.model.get("index"), level, width };
   }
 
   /** Show a view ahead of Python, until a message that says so is taken. @param {Partial<Look>} changes */
@@ -67,7 +72,7 @@ export class Session {
     this.number += 1;
     const mine = this.number;
     this.send({ ...content, number: mine }, buffers);
-    this.timers.push(window.setTimeout(() => this.showWaiting(this.view.taken < mine), WAITS_MS));
+    this.timers.push(window.setTimeout(() => this.showWaiting(this.taken < mine), WAITS_MS));
     return mine;
   }
 
@@ -84,7 +89,7 @@ export class Session {
 
   /** Stop saying that Python is waited for, once everything is taken. */
   take() {
-    if (this.view.taken < this.number) return;
+    if (this.taken < this.number) return;
     this.timers.forEach((timer) => clearTimeout(timer));
     this.timers = [];
     this.showWaiting(false);

@@ -98,7 +98,7 @@ def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Reco
     editor._pacer._run()
     assert editor.masks["psoas_left"].any()
     assert len(editor.document.history.done) == 1
-    assert editor._events.companion.view["taken"] == 7
+    assert editor._events.companion.taken == 7
     sent = sum(len(bytes(buffer)) for *_, buffers in recorder.commands for buffer in buffers)
     assert len(recorder.messages) <= 2
     assert sent < 2000
@@ -106,7 +106,7 @@ def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Reco
     tell = editor._events.companion._handle_custom_msg
     tell({**message, "button": "right", "number": 8}, [np.array([[1.0, 1.0]]).tobytes()])
     editor._pacer._run()
-    assert editor._events.companion.view["taken"] == 8
+    assert editor._events.companion.taken == 8
     # A pen that presses less draws less.
     drawn = int(editor.masks["psoas_left"].sum())
     editor.do("undo")
@@ -141,7 +141,7 @@ def test_pixels_that_the_page_holds_are_not_sent_again(recorder: Recorder) -> No
         recorder.clear()
         tell({**message, "number": 1}, [])
         editor._pacer._run()
-        assert editor.document.index == companion.view["index"] == wanted
+        assert editor.document.index == companion.index == wanted
         # The one that is held is filled by the page, the other one comes as an image.
         greys = [image for image in recorder.images() if image[-1].ndim == 2]
         assert len(greys) == (wanted == 1)
@@ -175,4 +175,36 @@ def test_zoom_and_pan_of_the_page_are_taken_within_limits(recorder: Recorder) ->
     for bad in (float("nan"), float("inf"), -1.0):
         tell({"event": "viewport", "px_per_mm": bad, "pan": [0, 0], "number": 3}, [])
     assert editor.document.view.viewport == viewport
+    editor.close()
+
+
+def test_keys_chosen_on_the_page_last(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "keys.json"
+    monkeypatch.setenv("SAM2_EDITOR_KEYS", str(path))
+    editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
+    tell = editor._events.companion._handle_custom_msg
+    tell({"event": "bind", "action": "tool.brush", "key": "shift+b"}, [])
+    tell({"event": "bind", "action": "tool.lasso", "key": "escape"}, [])
+    assert editor.controller.message.key == "status.refused"
+    other = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
+    for each in (editor, other):
+        assert "shift+b" in each._events.companion.shortcuts
+        assert "b" not in each._events.companion.shortcuts
+        each._events.companion._handle_custom_msg(
+            {"event": "key", "key": "B", "modifiers": ["shift"], "pressed": True}, []
+        )
+        assert each.document.view.tool == "brush"
+        assert "Shift+B" in each._panel._help.value
+        assert any("Shift+B" in tip for tip in each._panel._rail._tools.tooltips)
+        each.close()
+    # A disk that refuses is said, and the keys stay.
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.write_text("")
+    editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
+    editor._events.companion._handle_custom_msg({"event": "bind", "action": "tool.brush", "key": "j"}, [])
+    assert editor.controller.message.key == "status.refused"
+    assert editor.controller.keys.action_of("b").name == "tool.brush"
     editor.close()
