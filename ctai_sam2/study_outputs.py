@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,34 +27,18 @@ from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.measure.quality import QUALITY_COLORS, body_circumference_cm, map_quality
+from ctai_sam2.study_row import PROVENANCE_COLUMNS as PROVENANCE_COLUMNS
+from ctai_sam2.study_row import Cell as Cell
+from ctai_sam2.study_row import TableRow as TableRow
+from ctai_sam2.study_row import estimate_slice_phase as estimate_slice_phase
+from ctai_sam2.study_row import measure_results as measure_results
+from ctai_sam2.study_row import measure_study as measure_study
+from ctai_sam2.study_row import results_by_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import L3Result, StructureResult, StudyResult
-
-Cell: TypeAlias = float | int | str | None
-TableRow: TypeAlias = dict[str, Cell]
-
-_MEASURED = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
-_CONFIDENT = ("l3", "psoas_left", "psoas_right", "muscle")
-
-PROVENANCE_COLUMNS: tuple[str, ...] = (
-    *(f"confidence_{name}" for name in _CONFIDENT),
-    "model",
-    "weights_sha256",
-    "device",
-    "code_version",
-    "window",
-    "kvp",
-    "contrast",
-    "slice_thickness_mm",
-    "kernel",
-    "l3_certainty",
-    "level_chosen_by",
-    "l3_probability",
-    "warnings",
-)
-"""Columns that say where a row's numbers come from; they follow those of `core.columns.COLUMNS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +53,10 @@ class StudyFiles:
         Picture of the axial slice with the masks.
     sagittal_overlay : Path, optional
         Picture of the sagittal slice with L3.
+    quality_map : Path, optional
+        Picture of the muscle by attenuation, with shares; None where no muscle was found.
+    groups : Path, optional
+        Picture of the muscle groups of each side, with areas; None where the model does not divide the slice.
     masks : tuple of Path
         PNG and NIfTI of every mask.
     """
@@ -76,133 +64,15 @@ class StudyFiles:
     measurements: Path
     overlay: Path
     sagittal_overlay: Path | None = None
+    quality_map: Path | None = None
+    groups: Path | None = None
     masks: tuple[Path, ...] = field(default=())
-
-
-def measure_study(
-    study: StudyResult,
-    *,
-    height_m: float | None = None,
-    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-) -> TableRow:
-    """Measure the mid-L3 slice of a study: one table row with its provenance.
-
-    Parameters
-    ----------
-    study : StudyResult
-        From `segment_study`.
-    height_m : float, optional
-        Body height in metres, for the indices; that of the header when omitted, if it has one.
-    definitions : TissueDefinitions
-        HU ranges and density rule.
-
-    Returns
-    -------
-    dict
-        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
-
-    Raises
-    ------
-    InputError
-        If the height is not plausible.
-    """
-    by_software = study.level_chosen_by == "software"
-    return measure_results(
-        study.axial.ct_slice,
-        _results_by_name(study),
-        height_m=height_m,
-        definitions=definitions,
-        axial_index=study.axial_index,
-        l3_certainty=study.level_certainty,
-        l3_probability=study.sagittal.probability if by_software and study.sagittal is not None else None,
-        level_chosen_by=study.level_chosen_by,
-        warnings=study.warnings,
-    )
-
-
-def measure_results(
-    ct: CTSlice,
-    results: Mapping[str, StructureResult],
-    *,
-    masks: Mapping[str, Mask] | None = None,
-    height_m: float | None = None,
-    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    axial_index: int | None = None,
-    l3_certainty: str | None = None,
-    l3_probability: float | None = None,
-    level_chosen_by: str | None = None,
-    warnings: Sequence[str] = (),
-) -> TableRow:
-    """Measure the structures of an axial slice: one table row with its provenance.
-
-    Parameters
-    ----------
-    ct : CTSlice
-        The slice.
-    results : mapping of str to StructureResult
-        By structure; ``l3`` gives its confidence only.
-    masks : mapping of str to ndarray of bool, shape (H, W), optional
-        Masks to measure instead of those of the results, as after a correction.
-    height_m, definitions
-        As in `measure_study`.
-    axial_index : int, optional
-        Index of the slice in its volume.
-    l3_certainty : str, optional
-        How the level is known: ``counted``, ``estimated``, ``unknown``, or ``user`` where the user chose it.
-    l3_probability : float, optional
-        How likely the level is L3.
-    level_chosen_by : {"user", "software"}, optional
-        Who chose the level.
-    warnings : sequence of str
-        For the row.
-
-    Returns
-    -------
-    dict
-        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
-
-    Raises
-    ------
-    InputError
-        If the height is not plausible.
-    """
-    measured = {name: one.mask for name, one in results.items()} if masks is None else dict(masks)
-    row: TableRow = dict(
-        measure_slice(
-            ct.hu,
-            {name: mask for name, mask in measured.items() if name in _MEASURED},
-            ct.spacing_mm,
-            definitions=definitions,
-            height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
-            slice_extent_mm=ct.thickness_mm,
-            middle_slice=axial_index,
-        )
-    )
-    row.update(dict.fromkeys(PROVENANCE_COLUMNS))
-    for name in _CONFIDENT:
-        result = results.get(name)
-        row[f"confidence_{name}"] = None if result is None else result.confidence
-    prediction = next((r.prediction for r in results.values() if r.prediction is not None), None)
-    if prediction is not None:
-        identity = prediction.identity
-        row["model"], row["weights_sha256"] = identity.name, identity.weights_sha256
-        row["device"], row["code_version"] = identity.device, identity.code_version
-        if prediction.window is not None:
-            row["window"] = f"{prediction.window.level:g}/{prediction.window.width:g}"
-    acquisition = ct.acquisition
-    row["kvp"], row["kernel"] = acquisition.kvp, acquisition.kernel
-    row["contrast"] = None if acquisition.contrast is None else ("yes" if acquisition.contrast else "no")
-    row["slice_thickness_mm"] = acquisition.slice_thickness_mm
-    row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
-    row["level_chosen_by"] = level_chosen_by
-    row["warnings"] = " | ".join(warnings) or None
-    return row
 
 
 def summarise(study: StudyResult) -> list[TableRow]:
     """List the structures of a study for a person: area, mean HU in the mask, confidence."""
     rows = []
-    for name, result in _results_by_name(study).items():
+    for name, result in results_by_name(study).items():
         ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
         rows.append(describe_structure(ct, result))
     return rows
@@ -254,7 +124,7 @@ def write_study(
     folder = Path(folder)
     claim_folder(folder, study.volume)
     masks: list[Path] = []
-    for name, result in _results_by_name(study).items():
+    for name, result in results_by_name(study).items():
         ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
         masks += _write_mask(ct, name, result.mask, folder / "masks", definitions)
     shown = {name: study.masks[name] for name in _OVERLAY_ORDER if name in study.masks}
@@ -273,11 +143,76 @@ def write_study(
             {"l3": study.sagittal.l3.mask},
             title=f"L3 ({_certainty(study.sagittal)})",
         )
+    quality_map = None
+    if "muscle" in study.masks:
+        quality_map = write_quality_map(
+            folder / "muscle_quality.png", study.axial.ct_slice, study.masks, row, definitions=definitions
+        )
     return StudyFiles(
         measurements=write_rows(folder / "measurements.csv", [row]),
         overlay=overlay,
         sagittal_overlay=sagittal_overlay,
+        quality_map=quality_map,
+        groups=_write_groups(study, folder / "muscle_groups.png") if study.axial.muscle_groups else None,
         masks=tuple(masks),
+    )
+
+
+def _write_groups(study: StudyResult, path: Path) -> Path:
+    ct = study.axial.ct_slice
+    psoas = {name: study.masks[name] for name in ("psoas_left", "psoas_right") if name in study.masks}
+    shown = {**psoas, **study.axial.muscle_groups}
+    return write_overlay_png(
+        path,
+        ct,
+        shown,
+        title="Muscle groups",
+        labels={name: _legend(ct, name, mask) for name, mask in shown.items()},
+    )
+
+
+def write_quality_map(
+    path: str | Path,
+    ct: CTSlice,
+    masks: Mapping[str, Mask],
+    row: Mapping[str, Cell],
+    *,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+) -> Path:
+    """Write a picture of the muscle by attenuation: normal, low, and fat within, each with its share.
+
+    Parameters
+    ----------
+    path : path-like
+        Ending in ``.png``.
+    ct : CTSlice
+        The slice.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        ``muscle``, ``imat`` and the psoas, where there are.
+    row : mapping
+        From `measure_results`, for the shares.
+    definitions : TissueDefinitions
+        HU ranges.
+
+    Raises
+    ------
+    InputError
+        If there is no muscle, or the name has another ending.
+    StorageError
+        If it cannot be written.
+    """
+    if "muscle" not in masks:
+        raise InputError("a map of muscle quality needs a mask of all muscle")
+    parts = [masks[name] for name in ("muscle", "psoas", "psoas_left", "psoas_right") if name in masks]
+    shown = map_quality(ct.hu, np.logical_or.reduce(parts), masks.get("imat"), definitions=definitions)
+    texts = {"nama": "normal (NAMA)", "lama": "low (LAMA)", "imat": "fat (IMAT)"}
+    labels = {
+        name: texts[name]
+        + (f" {share:.1f} %" if isinstance(share := row.get(f"{name}_percent"), int | float) else "")
+        for name in shown
+    }
+    return write_overlay_png(
+        path, ct, shown, title="Muscle by attenuation", labels=labels, colours=QUALITY_COLORS
     )
 
 
@@ -395,6 +330,7 @@ def measure_files(
             middle_slice=axial_index,
         )
     )
+    row["circumference_cm"] = body_circumference_cm(ct)
     row["warnings"] = " | ".join(notes) or None
     return row
 
@@ -455,14 +391,6 @@ def _slice_fingerprints(image: CTSlice | CTVolume) -> set[str]:
         for plane in planes
         if plane.min() != plane.max()
     }
-
-
-def _results_by_name(study: StudyResult) -> dict[str, StructureResult]:
-    results: dict[str, StructureResult] = {}
-    if study.sagittal is not None and study.sagittal.l3 is not None:
-        results["l3"] = study.sagittal.l3
-    results.update({str(name): result for name, result in study.axial.structures.items()})
-    return results
 
 
 def _write_mask(

@@ -89,6 +89,12 @@ class Acquisition:
         As recorded.
     patient_height_m, patient_weight_kg : float, optional
         As recorded, where plausible.
+    patient_age_years : float, optional
+        At the scan, as recorded, where plausible.
+    phase : {"unenhanced", "arterial", "portal_venous", "equilibrium"}, optional
+        Contrast phase, where the header's words leave no doubt.
+    scanner : str, optional
+        Maker and model.
     """
 
     kvp: float | None = None
@@ -99,6 +105,9 @@ class Acquisition:
     patient_sex: str | None = None
     patient_height_m: float | None = None
     patient_weight_kg: float | None = None
+    patient_age_years: float | None = None
+    phase: str | None = None
+    scanner: str | None = None
 
 
 Progress: TypeAlias = Callable[[int, int, str], None]

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 a bug or something unforeseen; 2 wrong usage or unusable
 input; 3 no segmenter or no weights available; 4 damaged or unsuitable image
-data; 5 nothing could be written or read back.
+data; 5 nothing could be written or read back; 6 a replayed row came out otherwise.
 """
 
 from __future__ import annotations

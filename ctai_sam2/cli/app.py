@@ -13,10 +13,13 @@ import typer
 from ctai_sam2 import __version__
 from ctai_sam2.cli import cohort, models
 from ctai_sam2.cli.agreement import agreement
+from ctai_sam2.cli.change import change
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
+from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
+from ctai_sam2.cli.study_report import report
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,15 +38,18 @@ app = typer.Typer(
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
         "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "
-        "data, 5 nothing could be written."
+        "data, 5 nothing could be written, 6 a replayed row came out otherwise."
     ),
 )
 app.add_typer(models.app, name="models")
 app.add_typer(cohort.app, name="cohort")
 app.command()(agreement)
+app.command()(change)
 app.command()(evaluate)
 app.command()(export)
 app.command("import")(import_)
+app.command()(replay)
+app.command()(report)
 app.command()(serve)
 
 Definitions = Annotated[

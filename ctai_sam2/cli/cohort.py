@@ -95,6 +95,13 @@ def run(
     definitions: Annotated[
         str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
     ] = None,
+    cut_offs: Annotated[
+        list[str] | None,
+        typer.Option("--cut-offs", help="A table's name, or smi=name, smd=name; repeatable. See the docs."),
+    ] = None,
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="Reference values for z-scores and percentiles.")
+    ] = None,
     robustness: Annotated[
         int, typer.Option("--robustness", min=0, help="Jittered prompts per structure; 0 for none.")
     ] = 0,
@@ -108,10 +115,13 @@ def run(
 ) -> None:
     """Segment and measure every case; run it again and only what is missing or changed is done."""
     from ctai_sam2.cohort import CohortConfig, run_cohort
+    from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import AXIAL_STRUCTURES
 
+    chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
     config = CohortConfig(
         workers=workers,
         segmenter=segmenter,
@@ -120,6 +130,8 @@ def run(
         structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
         definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
         robustness_trials=robustness,
+        reference=reference or DEFAULT_REFERENCE,
+        **{f"{name}_cutoffs": table for name, table in chosen.items()},  # type: ignore[arg-type]
         time_limit_s=time_limit_s,
         memory_limit_mb=memory_limit_mb,
         retry_failed=retry_failed,

@@ -61,6 +61,9 @@ class CaseAcquisition(_Part):
     patient_sex: str | None = None
     patient_height_m: float | None = None
     patient_weight_kg: float | None = None
+    patient_age_years: float | None = None
+    phase: str | None = None
+    scanner: str | None = None
 
 
 class CaseQuality(_Part):

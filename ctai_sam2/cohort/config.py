@@ -16,8 +16,9 @@ from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.store import key_of
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE
-from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.cutoffs import require_cutoffs_for
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.settings import Settings
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
@@ -53,6 +54,8 @@ class CohortConfig:
         How often psoas and muscle are segmented again with jittered prompts: 0, or 2 to 200.
     smi_cutoffs, smd_cutoffs : str
         Names in `CUTOFF_TABLES`.
+    reference : str
+        Name in `REFERENCE_TABLES`: whom SMA, SMI and SMD are compared with.
     workers : int, optional
         Cases done at the same time, each in a process with its own model; as many as cores when omitted.
         Under Dask the cluster decides.
@@ -88,6 +91,7 @@ class CohortConfig:
     robustness_trials: int = 0
     smi_cutoffs: str = "prado-2008"
     smd_cutoffs: str = "martin-2013"
+    reference: str = DEFAULT_REFERENCE
     workers: int | None = None
     dask: Any = field(default=None, compare=False)
     time_limit_s: float = TIME_LIMIT_S
@@ -113,11 +117,9 @@ class CohortConfig:
             )
         if self.robustness_trials != 0 and not 2 <= self.robustness_trials <= _MAX_TRIALS:
             raise InputError(f"0 or 2 to {_MAX_TRIALS} trials", received=self.robustness_trials)
-        for name in (self.smi_cutoffs, self.smd_cutoffs):
-            if name not in CUTOFF_TABLES:
-                raise InputError(
-                    "no such cut-offs", received=name, hint=f"One of {', '.join(CUTOFF_TABLES)}."
-                )
+        require_cutoffs_for("smi_cm2_m2", self.smi_cutoffs)
+        require_cutoffs_for("smd_hu", self.smd_cutoffs)
+        reference_table(self.reference)
         for name, value in (("workers", self.workers), ("threads", self.threads)):
             if value is not None and not 1 <= value <= _MAX_PROCESSES:
                 raise InputError(f"{name} must be 1 to {_MAX_PROCESSES}", received=value)
@@ -214,6 +216,9 @@ class CohortConfig:
             "definitions": self._definitions_identifier,
             "confidence_threshold": self.settings.confidence_threshold,
             "cutoffs": [self.smi_cutoffs, self.smd_cutoffs],
+            "reference": self.reference,
+            "age_years": case.age_years,
+            "case_cutoffs": case.cut_offs,
             "height_m": case.height_m,
             "weight_kg": case.weight_kg,
             "sex": case.sex,

@@ -17,9 +17,13 @@ MEASURES: tuple[tuple[str, str, str], ...] = (
     ("smd_hu", "SMD", "HU"),
     ("psoas_area_mm2", "Psoas area", "mm²"),
     ("pmi_cm2_m2", "PMI", "cm²/m²"),
+    ("lama_percent", "LAMA", "%"),
+    ("imat_percent", "IMAT of the compartment", "%"),
     ("imat_area_mm2", "IMAT", "mm²"),
     ("sat_area_mm2", "SAT", "mm²"),
     ("vat_area_mm2", "VAT", "mm²"),
+    ("vat_sat_ratio", "VAT/SAT", ""),
+    ("age_years", "Age", "years"),
     ("weight_kg", "Weight", "kg"),
     ("bmi_kg_m2", "BMI", "kg/m²"),
 )

@@ -17,6 +17,7 @@ import numpy as np
 from ctai_sam2.errors import CtaiError, InputError, ManifestError
 from ctai_sam2.io import write_table_csv
 from ctai_sam2.io.safe_text import from_cell, is_device_name
+from ctai_sam2.measure.cutoffs import parse_cutoff_choice
 from ctai_sam2.types import Prompt
 
 PROMPTED: tuple[str, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
@@ -33,6 +34,8 @@ COLUMNS: tuple[str, ...] = (
     "height_m",
     "sex",
     "weight_kg",
+    "age_years",
+    "cut_offs",
     *(f"prompt_{name}" for name in PROMPTED),
 )
 """Columns of a manifest in order; ``case_id`` and ``path`` are required, others come through to the table."""
@@ -82,6 +85,10 @@ class Case:
         Body height and weight.
     sex : {"M", "F"}, optional
         For cut-offs and for comparing with others.
+    age_years : float, optional
+        Age at the scan, for reference values.
+    cut_offs : str, optional
+        Cut-offs of this case instead of the cohort's; see `parse_cutoff_choice`.
     prompts : mapping of str to Prompt
         A user's prompts on the mid-L3 slice by structure, instead of those made from anatomy.
     extra : mapping of str to str
@@ -102,6 +109,8 @@ class Case:
     height_m: float | None = None
     sex: str | None = None
     weight_kg: float | None = None
+    age_years: float | None = None
+    cut_offs: str | None = None
     prompts: Mapping[str, Prompt] = field(default_factory=dict)
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -318,6 +327,8 @@ class _RowReader:
         sagittal_index = self._index("sagittal_index")
         height_m = self._number("height_m", 0.4, 2.6, hint="give metres")
         weight_kg = self._number("weight_kg", 2, 500, hint="give kilograms")
+        age_years = self._number("age_years", 0, 120, hint="give years")
+        cut_offs = self._cut_offs()
         sex = self._sex()
         mid_l3_index = self._index("mid_l3_index")
         prompts = {name: self._prompt(name) for name in PROMPTED if self.cells.get(f"prompt_{name}")}
@@ -335,6 +346,8 @@ class _RowReader:
             height_m=height_m,
             sex=sex,
             weight_kg=weight_kg,
+            age_years=age_years,
+            cut_offs=cut_offs,
             prompts={name: prompt for name, prompt in prompts.items() if prompt is not None},
             extra={name: self.cells.get(name, "") for name in self.own},
         )
@@ -394,6 +407,15 @@ class _RowReader:
             return None
         self.note("sex", "must be M or F, or empty where it is not known")
         return None
+
+    def _cut_offs(self) -> str | None:
+        text = self.cells.get("cut_offs", "")
+        try:
+            if text:
+                parse_cutoff_choice(text)
+        except CtaiError as error:
+            self.note("cut_offs", str(error).rstrip("."))
+        return text or None
 
     def _prompt(self, name: str) -> Prompt | None:
         try:
@@ -528,6 +550,8 @@ def _to_row(case: Case, folder: Path) -> dict[str, Any]:
         "height_m": case.height_m,
         "sex": case.sex,
         "weight_kg": case.weight_kg,
+        "age_years": case.age_years,
+        "cut_offs": case.cut_offs,
     }
     row.update({f"prompt_{name}": format_prompt(prompt) for name, prompt in case.prompts.items()})
     return row

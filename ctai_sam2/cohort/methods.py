@@ -12,52 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.descriptives import usable_rows
 from ctai_sam2.cohort.qc import IMPLAUSIBLE
+from ctai_sam2.cohort.references import CITED_TABLES, bibtex_of
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.io import write_text
-from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.cutoffs import cutoff_table
+from ctai_sam2.measure.reference_values import reference_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _NOT_RECORDED = "not recorded"
 _LIBRARIES = ("numpy", "scipy", "torch", "pydicom", "nibabel")
-
-_REFERENCES: Mapping[str, str] = {
-    "ctai_sam2": """@software{ctai_sam2,
-  title = {ctai_sam2},
-  author = {{The ctai\\_sam2 authors}},
-  version = {VERSION}
-}""",
-    "ravi2024": """@article{ravi2024,
-  title = {{SAM} 2: Segment Anything in Images and Videos},
-  author = {Ravi, Nikhila and others},
-  journal = {arXiv:2408.00714},
-  year = {2024}
-}""",
-    "prado2008": """@article{prado2008,
-  author = {Prado, Carla M. M. and others},
-  journal = {Lancet Oncology},
-  volume = {9},
-  pages = {629--635},
-  year = {2008}
-}""",
-    "martin2013": """@article{martin2013,
-  author = {Martin, Lisa and others},
-  journal = {Journal of Clinical Oncology},
-  volume = {31},
-  pages = {1539--1547},
-  year = {2013}
-}""",
-    "mourtzakis2008": """@article{mourtzakis2008,
-  author = {Mourtzakis, Marina and others},
-  journal = {Applied Physiology, Nutrition, and Metabolism},
-  volume = {33},
-  pages = {997--1006},
-  year = {2008}
-}""",
-}
-_CITED_CUTOFFS = {"prado-2008": "prado2008", "martin-2013": "martin2013"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +55,7 @@ def write_methods(folder: str | os.PathLike[str]) -> MethodsFiles:
     store = CohortStore(Path(folder))
     summary, table = read_summary(store), read_table(store.folder)
     text, cited = describe_methods(summary, table)
-    references = [_REFERENCES[key].replace("VERSION", str(summary["code_version"])) for key in cited]
+    references = [bibtex_of(key, version=str(summary["code_version"])) for key in cited]
     return MethodsFiles(
         markdown=write_text(store.folder / "methods.md", text),
         bibtex=write_text(store.folder / "methods.bib", "\n\n".join(references) + "\n"),
@@ -131,13 +97,28 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
             "cm²/m²); the mean attenuation of muscle in its range is the skeletal muscle density (SMD, HU)."
         )
     for column, what in (("low_smi", "Low SMI"), ("low_smd", "low SMD")):
-        name = plan["smi_cutoffs" if column == "low_smi" else "smd_cutoffs"]
         if _count(analysed, column):
-            key = _CITED_CUTOFFS.get(name)
-            if key is not None and key not in cited:
-                cited.append(key)
-            source = CUTOFF_TABLES[name].source if name in CUTOFF_TABLES else name
-            sentences.append(f"{what} was defined by {name} ({source})" + (f" [@{key}]." if key else "."))
+            for name in _names_in(analysed, "smi_cutoffs" if column == "low_smi" else "smd_cutoffs"):
+                low = cutoff_table(name)
+                sentences.append(f"{what} was defined by {name} ({low.source}){_cite(low.name, cited)}.")
+    if _count(analysed, "nama_area_mm2"):
+        cited.append("aubrey2014")
+        sentences.append(
+            "Muscle of 30 HU and more is of normal attenuation (NAMA), the rest of low attenuation (LAMA) "
+            "[@aubrey2014]."
+        )
+    for name in _names_in(analysed, "reference_values"):
+        reference = reference_table(name.partition("@")[0])
+        sentences.append(
+            f"Z-scores and percentiles are those of {name} ({reference.population}; normal distribution of "
+            f"their mean and SD){_cite(reference.name, cited)}, in {_count(analysed, 'reference_values')} "
+            "cases of its sexes and ages."
+        )
+    for name in _names_in(analysed, "contrast_source"):
+        sentences.append(
+            f"Values as without contrast are estimates by published mean effects{_cite(name, cited)}; all "
+            "others are as measured."
+        )
     if _count(analysed, "ffm_kg"):
         cited.append("mourtzakis2008")
         sentences.append("Fat-free and fat mass were estimated after Mourtzakis et al. [@mourtzakis2008].")
@@ -157,6 +138,16 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
         + "\n\nFor research use, not for diagnosis. Items marked as not recorded have to be added by hand.\n"
     )
     return text, cited
+
+
+def _cite(table: str, cited: list[str]) -> str:
+    """Return the citation of a table's work, and note it as cited; nothing for a table without one."""
+    key = CITED_TABLES.get(table.partition("@")[0])
+    if key is None:
+        return ""
+    if key not in cited:
+        cited.append(key)
+    return f" [@{key}]"
 
 
 def _models(done: pd.DataFrame) -> str:
@@ -228,16 +219,22 @@ def _checklist(
         ("Vertebral level", "mid-L3, one slice"),
         ("Level chosen by", _values(analysed, "level_chosen_by")),
         ("Contrast agent (header)", _values(analysed, "contrast")),
-        ("Contrast phase", _NOT_RECORDED),
+        ("Contrast phase (header)", _values(analysed, "phase_header")),
+        ("Contrast phase (aorta and cava)", _values(analysed, "phase_image")),
+        ("Scanner", _values(analysed, "scanner")),
         ("Tube voltage, kV", _values(analysed, "kvp")),
         ("Slice thickness, mm", _values(analysed, "slice_thickness_mm")),
         ("Reconstruction kernel", _values(analysed, "kernel")),
         ("HU ranges", _ranges(summary["definitions"])),
-        ("Cut-offs", f"{summary['plan']['smi_cutoffs']}, {summary['plan']['smd_cutoffs']}"),
+        ("Cut-offs of SMI, SMD", f"{_values(analysed, 'smi_cutoffs')}; {_values(analysed, 'smd_cutoffs')}"),
+        ("Reference values", _values(analysed, "reference_values")),
         ("Model and weights", _models(analysed)),
         ("Device", _values(analysed, "device")),
         ("Software", _software(summary)),
-        ("Height known", f"{_count(analysed, 'height_m')} of {len(analysed)}"),
+        (
+            "Height, age known",
+            f"{_count(analysed, 'height_m')}, {_count(analysed, 'age_years')} of {len(analysed)}",
+        ),
         ("Cases flagged, reviewed", f"{summary['flagged']}, {summary['reviewed']}"),
         ("Ethics approval, period, inclusion criteria", _NOT_RECORDED),
     ]
@@ -245,6 +242,11 @@ def _checklist(
 
 def _count(table: pd.DataFrame, column: str) -> int:
     return int(table[column].notna().sum()) if column in table else 0
+
+
+def _names_in(table: pd.DataFrame, column: str) -> list[str]:
+    """Return the different texts of a column, sorted."""
+    return sorted(table[column].dropna().unique()) if column in table else []
 
 
 def _sexes(table: pd.DataFrame) -> str:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_rows, usable_rows
+from ctai_sam2.cohort.methods import describe_methods
 from ctai_sam2.cohort.qc import MEANINGS
+from ctai_sam2.cohort.report_pdf import render_cohort_pdf, render_table_one
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_table_csv, write_text
-from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.io import write_bytes, write_table_csv, write_text
+from ctai_sam2.measure.cutoffs import cutoff_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,7 +59,10 @@ _TABLE = (
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
-    """Write ``report.html``, which needs no other file and no network, and ``table_one.csv`` next to it.
+    """Write ``report.html``, which needs no other file and no network, and what goes with it.
+
+    ``report.pdf`` is for paper; ``table_one.csv`` and ``table_one.html`` are opened by spreadsheets and word
+    processors.
 
     Parameters
     ----------
@@ -78,9 +83,12 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     """
     store = CohortStore(Path(folder))
     page = render_report(store)
-    write_table_csv(
-        store.folder / "table_one.csv", to_rows(describe_cohort(read_table(store.folder))), GROUP_COLUMNS
-    )
+    summary, table = read_summary(store), read_table(store.folder)
+    groups = describe_cohort(table)
+    write_table_csv(store.folder / "table_one.csv", to_rows(groups), GROUP_COLUMNS)
+    write_text(store.folder / "table_one.html", render_table_one(groups))
+    methods, _ = describe_methods(summary, table)
+    write_bytes(store.folder / "report.pdf", render_cohort_pdf(summary, table, methods))
     return write_text(store.folder / "report.html", page)
 
 
@@ -157,7 +165,7 @@ def _table_one(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _describe_cutoffs(name: str) -> dict[str, Any]:
     """Name, source and values of a table of cut-offs."""
-    cutoffs = CUTOFF_TABLES[name]
+    cutoffs = cutoff_table(name)
     lines = []
     for line in cutoffs.cutoffs:
         sex = {"M": "men ", "F": "women "}.get(line.sex or "", "")
@@ -167,7 +175,7 @@ def _describe_cutoffs(name: str) -> dict[str, Any]:
         if math.isfinite(line.bmi_below):
             bmi += f", BMI below {line.bmi_below:g}"
         lines.append(f"{sex}{line.quantity} < {line.low_below:g}{bmi}")
-    return {"name": name, "source": cutoffs.source, "lines": lines}
+    return {"name": cutoffs.identifier, "source": f"{cutoffs.source}; {cutoffs.checked}", "lines": lines}
 
 
 def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -13,6 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.case_record import CaseError, CaseRecord
+from ctai_sam2.cohort.columns import (
+    COMPARED,
+    REFERENCE_COLUMNS,
+    TEXT_COLUMNS,
+    YES_NO_COLUMNS,
+)
+from ctai_sam2.cohort.columns import TABLE_COLUMNS as TABLE_COLUMNS
+from ctai_sam2.cohort.columns import data_dictionary as data_dictionary
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
@@ -20,115 +28,12 @@ from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
 from ctai_sam2.io.safe_text import from_cell
-from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
-from ctai_sam2.measure.cutoffs import flag_low_smd, flag_low_smi
-from ctai_sam2.study_outputs import PROVENANCE_COLUMNS, TableRow
+from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
+from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
+from ctai_sam2.study_row import TableRow
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FIRST_COLUMNS: tuple[str, ...] = (
-    "case_id",
-    "status",
-    "flagged",
-    "flags",
-    "flag_details",
-    "sex",
-    "weight_kg",
-    "bmi_kg_m2",
-)
-LAST_COLUMNS: tuple[str, ...] = (
-    "low_smi",
-    "smi_cutoffs",
-    "low_smd",
-    "smd_cutoffs",
-    "area_cv_psoas_left",
-    "area_cv_psoas_right",
-    "area_cv_muscle",
-    "level_gap_mm",
-    "body_at_edge_mm",
-    "acquisition_warnings",
-    "reviewed_by",
-    "reviewed_at",
-    "review_note",
-    "corrected_structures",
-    "error_type",
-    "error",
-)
-MAIN_COLUMNS: tuple[str, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
-
-TABLE_COLUMNS: tuple[str, ...] = (
-    *FIRST_COLUMNS[:2],
-    *MAIN_COLUMNS,
-    *FIRST_COLUMNS[2:],
-    *(name for name in COLUMNS if name not in MAIN_COLUMNS),
-    *PROVENANCE_COLUMNS,
-    *LAST_COLUMNS,
-)
-"""Columns of the cohort's table in order: the case, the numbers a paper reports, and the rest."""
-
-COHORT_COLUMN_TABLE: tuple[Column, ...] = (
-    Column("case_id", "", "The case, a pseudonym."),
-    Column("status", "", "done, failed, incomplete (the segmenter failed in its middle) or not done."),
-    Column("flagged", "", "Whether a reader should look at the case."),
-    Column("flags", "", "Why, as words; see the documentation of flags."),
-    Column("flag_details", "", "Why, in sentences."),
-    Column("sex", "", "M or F, by the manifest, else by the images' header."),
-    Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
-    Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
-    Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
-    Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
-    Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
-    Column("confidence_muscle", "", "The model's confidence in the mask of all muscle, 0 to 1."),
-    Column("model", "", "Name of the model."),
-    Column("weights_sha256", "", "SHA-256 of the model's weights."),
-    Column("device", "", "Device it ran on."),
-    Column("code_version", "", "Version of ctai_sam2 that ran the model."),
-    Column("window", "HU", "Level and width of the window the model saw."),
-    Column("kvp", "kV", "Peak tube voltage, by the header."),
-    Column("contrast", "", "Whether a contrast agent is recorded in the header."),
-    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
-    Column("kernel", "", "Reconstruction kernel, by the header."),
-    Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown."),
-    Column("level_chosen_by", "", "Who chose the level: user or software."),
-    Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
-    Column("warnings", "", "Reasons to look at the masks before trusting them."),
-    Column("low_smi", "", "Whether the SMI is below the cut-off for sex and BMI."),
-    Column("smi_cutoffs", "", "Which cut-offs."),
-    Column("low_smd", "", "Whether the SMD is below the cut-off for sex and BMI."),
-    Column("smd_cutoffs", "", "Which cut-offs."),
-    Column("area_cv_psoas_left", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("area_cv_psoas_right", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
-    Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
-    Column("body_at_edge_mm", "mm", "Length over which the body touches the image's edge."),
-    Column("acquisition_warnings", "", "What the images give reason for caution by."),
-    Column("reviewed_by", "", "The last reader."),
-    Column("reviewed_at", "", "When, UTC."),
-    Column("review_note", "", "The reader's note."),
-    Column("corrected_structures", "", "Structures whose masks a reader drew."),
-    Column("error_type", "", "Why a case has no numbers: type of the error."),
-    Column("error", "", "Why a case has no numbers, in a sentence."),
-)
-"""Unit and meaning of the columns that a cohort's table has in addition to those of a single measurement."""
-
-_TEXT = frozenset(
-    {
-        *("case_id", "status", "flags", "flag_details", "sex", "definitions"),
-        *("model", "weights_sha256", "device", "code_version", "window", "contrast", "kernel"),
-        *(
-            "l3_certainty",
-            "level_chosen_by",
-            "warnings",
-            "smi_cutoffs",
-            "smd_cutoffs",
-            "acquisition_warnings",
-            "reviewed_by",
-        ),
-        *("reviewed_at", "review_note", "corrected_structures", "error_type", "error"),
-    }
-)
-_YES_NO = frozenset({"flagged", "low_smi", "low_smd"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,22 +140,6 @@ def write_results(
     return CohortFiles.of(store), summary
 
 
-def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
-    """List the table's columns in order with unit and meaning; the user's own ones last.
-
-    Examples
-    --------
-    >>> data_dictionary()[2]["column"], data_dictionary()[2]["unit"]
-    ('sma_cm2', 'cm²')
-    """
-    described = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
-    rows = [
-        {"column": name, "unit": described[name].unit, "meaning": described[name].meaning}
-        for name in TABLE_COLUMNS
-    ]
-    return rows + [{"column": name, "unit": "", "meaning": "From the manifest, as it is."} for name in own]
-
-
 def current_record(store: CohortStore, case_id: str, case_keys: Mapping[str, str]) -> CaseRecord | None:
     """Read a case's record if its numbers are those wanted; None where it is not done, or made otherwise.
 
@@ -348,11 +237,12 @@ def read_table(folder: str | Path) -> pd.DataFrame:
             f"the folder {path.parent.name} holds no table of a cohort",
             hint="Give the folder that 'ctai-sam2 cohort run' wrote.",
         )
-    types = dict.fromkeys(_TEXT, "string") | dict.fromkeys(_YES_NO, "boolean")
+    types = dict.fromkeys(TEXT_COLUMNS, "string") | dict.fromkeys(YES_NO_COLUMNS, "boolean")
     # Words such as NA are text here; only empty cells are missing.
     frame: pd.DataFrame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=[""])
-    for name in frame.columns.intersection([*_TEXT]):
-        frame[name] = frame[name].map(from_cell, na_action="ignore")
+    for name in frame.columns.intersection([*TEXT_COLUMNS]):
+        # Where every cell of a column is empty, a map loses its type.
+        frame[name] = frame[name].map(from_cell, na_action="ignore").astype("string")
     return frame
 
 
@@ -365,8 +255,9 @@ def _make_row(
 ) -> TableRow:
     row: TableRow = dict.fromkeys(TABLE_COLUMNS)
     header = None if record is None else record.acquisition
-    weight, height = case.weight_kg, case.height_m
+    weight, height, age = case.weight_kg, case.height_m, case.age_years
     if header is not None:
+        age = header.patient_age_years if age is None else age
         weight = header.patient_weight_kg if weight is None else weight
         height = header.patient_height_m if height is None else height
     bmi = None if weight is None or height is None else weight / height**2
@@ -381,6 +272,7 @@ def _make_row(
             "sex": sex,
             "weight_kg": weight,
             "bmi_kg_m2": bmi,
+            "age_years": age,
         }
     )
     row.update({column: case.extra.get(name) for name, column in own.items()})
@@ -390,9 +282,13 @@ def _make_row(
         return row
     row.update(record.row)
     usable_bmi = bmi if bmi is not None and 5 <= bmi <= 150 else None
-    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=config.smi_cutoffs)
-    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=config.smd_cutoffs)
-    row["smi_cutoffs"], row["smd_cutoffs"] = config.smi_cutoffs, config.smd_cutoffs
+    own_choice = parse_cutoff_choice(case.cut_offs) if case.cut_offs else {}
+    smi_table = cutoff_table(own_choice.get("smi", config.smi_cutoffs))
+    smd_table = cutoff_table(own_choice.get("smd", config.smd_cutoffs))
+    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=smi_table)
+    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=smd_table)
+    row["smi_cutoffs"], row["smd_cutoffs"] = smi_table.identifier, smd_table.identifier
+    row.update(compare_row(row, sex=sex, age_years=age, reference=config.reference))
     for name, value in record.quality.area_cv.items():
         row[f"area_cv_{name}"] = value
     row["level_gap_mm"], row["body_at_edge_mm"] = record.quality.level_gap_mm, record.quality.edge_mm
@@ -403,6 +299,30 @@ def _make_row(
         row["review_note"] = review.what or None
         row["corrected_structures"] = None if review.stale else " ".join(review.structures) or None
     return row
+
+
+def compare_row(
+    row: Mapping[str, Any], *, sex: str | None, age_years: float | None, reference: str
+) -> TableRow:
+    """Compare SMA, SMI and SMD of a row with people of the same sex and age; cells are None where none apply.
+
+    Raises
+    ------
+    InputError
+        If there are no such reference values.
+    """
+    # Where nobody knows the level, values of L3 are no reference.
+    level = "L3" if row["l3_certainty"] in ("user", "counted", "estimated") else None
+    cells: TableRow = dict.fromkeys(REFERENCE_COLUMNS)
+    for name, column in COMPARED:
+        found = compare_with_reference(
+            column, _float(row[column]), sex=sex, age_years=age_years, level=level, table=reference
+        )
+        if found is not None:
+            cells[f"{name}_z"], cells[f"{name}_percentile"] = found.z, found.percentile
+            cells[f"{name}_below_p5"] = found.is_below_p5
+            cells["reference_values"] = reference_table(reference).identifier
+    return cells
 
 
 def _summarize(
@@ -446,6 +366,7 @@ def _summarize(
             "robustness_trials": config.robustness_trials,
             "smi_cutoffs": config.smi_cutoffs,
             "smd_cutoffs": config.smd_cutoffs,
+            "reference": config.reference,
         },
         "numbers": numbers,
         "seconds_per_case": _mean(seconds),
@@ -460,6 +381,8 @@ def _remember(case: Case, case_keys: Mapping[str, str]) -> dict[str, Any]:
         "height_m": case.height_m,
         "weight_kg": case.weight_kg,
         "sex": case.sex,
+        "age_years": case.age_years,
+        "cut_offs": case.cut_offs,
         "prompts": {name: format_prompt(prompt) for name, prompt in case.prompts.items()},
         "extra": dict(case.extra),
     }
@@ -473,7 +396,7 @@ def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> 
         return
     arrays = {}
     for name in TABLE_COLUMNS:
-        kind = pa.string() if name in _TEXT else pa.bool_() if name in _YES_NO else pa.float64()
+        kind = pa.string() if name in TEXT_COLUMNS else pa.bool_() if name in YES_NO_COLUMNS else pa.float64()
         arrays[name] = pa.array([row[name] for row in rows], kind)
     for name in own:
         arrays[name] = pa.array([row.get(name) or None for row in rows], pa.string())

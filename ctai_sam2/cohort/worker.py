@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.cohort.case_record import CaseAcquisition, CaseError, CaseQuality, CaseRecord
+from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice
+from ctai_sam2.cohort.case_row import without_names as without_names
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
 from ctai_sam2.cohort.manifest import Case
@@ -42,9 +44,8 @@ from ctai_sam2.image.preview import draw_preview
 from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
 from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.models import Prefetching, Segmenter
-from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_axial, segment_study
+from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_study
 from ctai_sam2.structures import COHORT_MASK_LABELS, Structure
-from ctai_sam2.study_outputs import measure_results
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _log = logging.getLogger(__name__)
@@ -340,16 +341,7 @@ class CaseWorker:
         return stored, study.axial
 
     def _segment_slice(self, ct_slice: CTSlice, case: Case, replaying: ReplayingSegmenter) -> AxialResult:
-        config = self._config
-        return segment_axial(
-            ct_slice,
-            replaying,
-            structures=config.structures,
-            prompts=case.prompts,
-            window=config.window,
-            definitions=config.definitions,
-            confidence_threshold=config.settings.confidence_threshold,
-        )
+        return segment_case_slice(ct_slice, case, self._config, replaying)
 
     def _jitter(
         self, stored: CasePredictions, found: AxialResult, case: Case, replaying: ReplayingSegmenter
@@ -422,23 +414,10 @@ class CaseWorker:
             writing.append(writer.submit(write_mask_nifti, mask_path, labels, ct_slice, names=COHORT_LABELS))
             picture_path = store.picture_path(case.case_id)
             writing.append(writer.submit(lambda: write_bytes(picture_path, draw_preview(ct_slice, masks))))
-            by_user = stored.level_chosen_by == "user"
-            row = measure_results(
-                ct_slice,
-                {str(name): one for name, one in found.structures.items()},
-                masks=masks,
-                height_m=case.height_m,
-                definitions=config.definitions,
-                axial_index=stored.axial_index,
-                l3_certainty="user" if by_user else stored.l3_certainty,
-                l3_probability=None if by_user else stored.l3_probability,
-                level_chosen_by=stored.level_chosen_by,
-                warnings=[without_names(t, case) for t in (*stored.level_warnings, *found.warnings)],
-            )
+            row = make_case_row(case, config, stored, found, masks)
             quality = quality_numbers(ct_slice, masks)
         for one in writing:
             one.result()
-        row["confidence_l3"] = stored.l3_confidence
         return CaseRecord(
             case_id=case.case_id,
             status="done",
@@ -446,7 +425,7 @@ class CaseWorker:
             stamp=task.stamp,
             model_token=self._token,
             slice_sha256=slice_sha256,
-            row={name: _plain(value) for name, value in row.items()},
+            row=row,
             quality=CaseQuality(
                 **quality,
                 missing=tuple(sorted(found.missing)),
@@ -524,15 +503,6 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
     return type(error).__name__, f"unforeseen{place}; please report it."
 
 
-def without_names(text: str, case: Case) -> str:
-    """Replace the case's file and folder names in a text."""
-    path = Path(case.path)
-    names = {path.name, path.name.split(".")[0]}
-    for name in sorted((n for n in names if len(n) > 2), key=len, reverse=True):
-        text = text.replace(name, "…")
-    return text
-
-
 def content_of(image: CTVolume | CTSlice) -> str:
     """Digest of all that an image brings into a row: pixels, geometry, acquisition and warnings."""
     affine = None if image.affine is None else np.asarray(image.affine).round(6).tolist()
@@ -554,10 +524,6 @@ def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[n
 def _smallest_confidence(structures: Mapping[Structure, StructureResult]) -> float | None:
     known = [one.confidence for one in structures.values() if one.confidence is not None]
     return min(known) if known else None
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, np.floating) else value
 
 
 def _timed(times: dict[str, float], name: str, action: Callable[[], T]) -> T:

@@ -32,6 +32,7 @@ from ctai_sam2.editor.inference import MaskSource
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.journal import Record, fingerprint
 from ctai_sam2.measure.definitions import TissueDefinitions
+from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTSlice, Mask, Window
 
@@ -101,10 +102,10 @@ class Worklist:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.store = CohortStore(Path(folder).resolve())
         summary = read_summary(self.store)
-        self._config = _config_of(summary)
+        self._config = config_of_summary(summary)
         self._token = str(summary["model_token"])
         self._summary = summary
-        self._cases = {entry["case_id"]: _case_of(entry) for entry in summary["manifest"]}
+        self._cases = {entry["case_id"]: case_of_summary(entry) for entry in summary["manifest"]}
         # Summaries written before there were keys have none.
         self._case_keys = {
             entry["case_id"]: entry["key"] for entry in summary["manifest"] if entry.get("key")
@@ -337,7 +338,8 @@ class Editing:
         self.close()
 
 
-def _config_of(summary: Mapping[str, Any]) -> CohortConfig:
+def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:
+    """Return how a cohort was run, by its summary."""
     options = summary["plan"]
     return CohortConfig(
         segmenter=options["segmenter"],
@@ -348,16 +350,20 @@ def _config_of(summary: Mapping[str, Any]) -> CohortConfig:
         robustness_trials=options["robustness_trials"],
         smi_cutoffs=options["smi_cutoffs"],
         smd_cutoffs=options["smd_cutoffs"],
+        reference=options.get("reference", DEFAULT_REFERENCE),
     )
 
 
-def _case_of(entry: Mapping[str, Any]) -> Case:
+def case_of_summary(entry: Mapping[str, Any]) -> Case:
+    """Return a case of a summary's manifest; where its images are is not in it."""
     return Case(
         case_id=entry["case_id"],
         path=Path("read-already"),
         height_m=entry["height_m"],
         weight_kg=entry["weight_kg"],
         sex=entry["sex"],
+        age_years=entry.get("age_years"),
+        cut_offs=entry.get("cut_offs"),
         prompts={name: parse_prompt(text, name) for name, text in entry["prompts"].items()},
         extra=entry.get("extra", {}),
     )

@@ -10,9 +10,10 @@ import numpy as np
 from ctai_sam2.editor.document import Document
 from ctai_sam2.editor.shapes import pixel_of
 from ctai_sam2.image.masks import area_mm2
-from ctai_sam2.measure.body_composition import MASK_NAMES, Row, measure_slice
+from ctai_sam2.measure.body_composition import GROUP_MASK_NAMES, MASK_NAMES, Row, measure_slice
 from ctai_sam2.measure.overlap import dice
 
+_MEASURABLE = (*MASK_NAMES, *GROUP_MASK_NAMES)
 _TISSUE_OF = {"muscle": "combo"}
 
 
@@ -96,12 +97,12 @@ def measure_labels(document: Document) -> list[LabelNumbers]:
     """Area and mean HU of every label that has a pixel, as outlined and as the table's row counts them."""
     hu, spacing_mm = document.slice.hu, document.slice.spacing_mm
     masks = document.masks()
-    row = measure_document(document) if any(label in MASK_NAMES for label in masks) else {}
+    row = measure_document(document) if any(label in _MEASURABLE for label in masks) else {}
     found = []
     for label, mask in masks.items():
         area, mean = area_mm2(mask, spacing_mm) / 100.0, float(hu[mask].mean(dtype=np.float64))
         measured, measured_hu = area, mean
-        if label in MASK_NAMES:
+        if label in _MEASURABLE:
             tissue = _TISSUE_OF.get(label, label)
             measured = _number(row[f"{tissue}_area_mm2"]) / 100.0
             measured_hu = _number(row[f"{tissue}_hu_mean"])
@@ -126,7 +127,7 @@ def measure_document(document: Document, *, height_m: float | None = None) -> Ro
     InputError
         If the height cannot be used.
     """
-    masks = {label: mask for label, mask in document.masks().items() if label in MASK_NAMES}
+    masks = {label: mask for label, mask in document.masks().items() if label in _MEASURABLE}
     ct_slice = document.slice
     return measure_slice(
         ct_slice.hu,

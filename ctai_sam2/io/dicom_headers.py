@@ -16,9 +16,11 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.io.dicom_acquisition import read_acquisition
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
 from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
 from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
+from ctai_sam2.io.dicom_values import functional_value, number_of, texts_of, value_of
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import Acquisition
 
@@ -33,6 +35,12 @@ HEADER_KEYWORDS = (
     "PatientSex",
     "PatientSize",
     "PatientWeight",
+    "PatientAge",
+    "StudyDate",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "ProtocolName",
+    "AcquisitionProtocolDescription",
     "ContrastBolusAgent",
     "ContrastBolusAgentSequence",
     "SliceThickness",
@@ -309,22 +317,6 @@ def read_headers(path: FileSource) -> list[FrameHeader]:
         raise damaged(path, f"its header cannot be parsed ({type(error).__name__})") from error
 
 
-def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> Any:
-    """Get a value from the per-frame functional groups, else the shared ones, else the top level."""
-    for groups, index in (
-        ("PerFrameFunctionalGroupsSequence", frame),
-        ("SharedFunctionalGroupsSequence", 0),
-    ):
-        items = value_of(dataset, groups)
-        if items and index < len(items):
-            nested = value_of(items[index], sequence)
-            if nested:
-                value = value_of(nested[0], keyword)
-                if value is not None:
-                    return value
-    return value_of(dataset, keyword)
-
-
 def is_malformed(dataset: Any, frame: int, sequence: str, keyword: str) -> bool:
     """Tell whether an element that `functional_value` finds no value in is there and is not empty."""
     places = [dataset]
@@ -333,24 +325,6 @@ def is_malformed(dataset: Any, frame: int, sequence: str, keyword: str) -> bool:
         if items and index < len(items):
             places += value_of(items[index], sequence) or []
     return any((_raw_bytes(place, keyword) or b"").strip(b" \0") for place in places)
-
-
-def value_of(dataset: Any, keyword: str) -> Any:
-    """Get a value, or None where the element is missing, empty or malformed."""
-    try:
-        value = dataset.get(keyword)
-    except Exception:  # a malformed element is as good as a missing one
-        return None
-    return None if value is None or (isinstance(value, str) and not value.strip()) else value
-
-
-def number_of(value: Any) -> float | None:
-    """One finite float, or None."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) else None
 
 
 def damaged(path: FileSource, cause: str) -> DicomError:
@@ -396,8 +370,8 @@ def _frame_header(
         functional_value(dataset, frame, "PlaneOrientationSequence", "ImageOrientationPatient"), 6
     )
     position = _numbers(functional_value(dataset, frame, "PlanePositionSequence", "ImagePositionPatient"), 3)
-    image_type = _texts(functional_value(dataset, frame, "CTImageFrameTypeSequence", "FrameType"))
-    image_type += _texts(value_of(dataset, "ImageType"))
+    image_type = texts_of(functional_value(dataset, frame, "CTImageFrameTypeSequence", "FrameType"))
+    image_type += texts_of(value_of(dataset, "ImageType"))
     rescale_type = str(
         functional_value(dataset, frame, "PixelValueTransformationSequence", "RescaleType") or ""
     )
@@ -412,7 +386,7 @@ def _frame_header(
     cautions = []
     if rescale_type.strip().upper() in {"US", "HU_MOD"}:
         cautions.append(f"the rescale type is {rescale_type.strip().upper()}, taken for Hounsfield units")
-    acquisition = _acquisition(dataset, frame)
+    acquisition = read_acquisition(dataset, frame)
     return FrameHeader(
         **common,
         frame=frame,
@@ -474,48 +448,6 @@ def _text_of(value: Any) -> str:
 def _whole(value: Any) -> int | None:
     number = number_of(value)
     return int(number) if number is not None and number.is_integer() else None
-
-
-def _acquisition(dataset: Any, frame: int) -> Acquisition:
-    sex = str(value_of(dataset, "PatientSex") or "").strip().upper()
-    height = number_of(value_of(dataset, "PatientSize"))
-    weight = number_of(value_of(dataset, "PatientWeight"))
-    thickness = number_of(functional_value(dataset, frame, "PixelMeasuresSequence", "SliceThickness"))
-    kvp = number_of(functional_value(dataset, frame, "CTXRayDetailsSequence", "KVP"))
-    kernel = " ".join(
-        _texts(functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel"))
-    )
-    return Acquisition(
-        kvp=kvp if kvp and kvp > 0 else None,
-        contrast=_contrast(dataset, frame),
-        slice_thickness_mm=thickness if thickness and thickness > 0 else None,
-        kernel=one_line(kernel),
-        gantry_tilt_deg=number_of(
-            functional_value(dataset, frame, "CTAcquisitionDetailsSequence", "GantryDetectorTilt")
-        ),
-        patient_sex=sex if sex in {"M", "F"} else None,
-        patient_height_m=height if height is not None and 0.4 <= height <= 2.6 else None,
-        patient_weight_kg=weight if weight is not None and 1.0 <= weight <= 500.0 else None,
-    )
-
-
-def _contrast(dataset: Any, frame: int) -> bool | None:
-    administered = functional_value(
-        dataset, frame, "ContrastBolusUsageSequence", "ContrastBolusAgentAdministered"
-    )
-    if administered is not None:
-        return str(administered).strip().upper() == "YES"
-    agent = value_of(dataset, "ContrastBolusAgent")
-    if agent is not None:
-        return str(agent).strip().upper() not in {"NONE", "NO", "N", "0", "WITHOUT"}
-    return True if value_of(dataset, "ContrastBolusAgentSequence") else None
-
-
-def _texts(value: Any) -> list[str]:
-    if value is None:
-        return []
-    items = [value] if isinstance(value, str) else list(value)
-    return [text for text in (str(item).strip() for item in items) if text]
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:

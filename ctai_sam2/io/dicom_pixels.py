@@ -10,16 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError
-from ctai_sam2.io.dicom_headers import (
-    FileSource,
-    damaged,
-    functional_value,
-    is_malformed,
-    number_of,
-    read_dataset,
-    value_of,
-)
+from ctai_sam2.io.dicom_headers import FileSource, damaged, is_malformed, read_dataset
 from ctai_sam2.io.dicom_text import valid_uid
+from ctai_sam2.io.dicom_values import functional_value, number_of, value_of
 from ctai_sam2.io.library_messages import quiet
 
 AIR_HU = -1024

@@ -32,7 +32,8 @@ from ctai_sam2.image.contours import (
     polygons_to_mask,
 )
 from ctai_sam2.io.atomic import write_bytes
-from ctai_sam2.io.dicom_headers import damaged, value_of
+from ctai_sam2.io.dicom_headers import damaged
+from ctai_sam2.io.dicom_values import value_of
 from ctai_sam2.io.grids import TOLERANCE_VOXELS, Grid, grid_of, mask_from_canonical
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.overlay import choose_colours

@@ -21,7 +21,8 @@ from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
 from ctai_sam2.geometry import affine_from_dicom, canonicalise
 from ctai_sam2.io.atomic import write_bytes
-from ctai_sam2.io.dicom_headers import damaged, functional_value, number_of, value_of
+from ctai_sam2.io.dicom_headers import damaged
+from ctai_sam2.io.dicom_values import functional_value, number_of, value_of
 from ctai_sam2.io.grids import grid_of, mask_from_canonical, plane_grid, put
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.library_messages import quiet

@@ -274,6 +274,8 @@ def _dataset(volume: CTVolume, image: NDArray[Any], identity: str, index: int, s
         dataset.PatientSize = _decimal(facts.patient_height_m)
     if facts.patient_weight_kg is not None:
         dataset.PatientWeight = _decimal(facts.patient_weight_kg)
+    if facts.patient_age_years is not None and facts.patient_age_years >= 1:
+        dataset.PatientAge = f"{int(facts.patient_age_years):03d}Y"
     dataset.KVP = None if facts.kvp is None else _decimal(facts.kvp)
     if facts.gantry_tilt_deg is not None:
         dataset.GantryDetectorTilt = _decimal(facts.gantry_tilt_deg)

@@ -11,15 +11,8 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError, InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
-from ctai_sam2.io.dicom_headers import (
-    FrameHeader,
-    MemoryFile,
-    looks_like_dicom,
-    number_of,
-    read_dataset,
-    read_headers,
-    value_of,
-)
+from ctai_sam2.io.dicom_headers import FrameHeader, MemoryFile, looks_like_dicom, read_dataset, read_headers
+from ctai_sam2.io.dicom_values import number_of, value_of
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.pictures import read_grey_values
 from ctai_sam2.io.study import slice_of_header

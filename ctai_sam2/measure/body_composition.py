@@ -32,7 +32,9 @@ from ctai_sam2.image.masks import area_mm2, as_mask, as_spacing_mm, limit_to_hu,
 from ctai_sam2.measure.columns import COLUMN_TABLE as COLUMN_TABLE
 from ctai_sam2.measure.columns import COLUMNS as COLUMNS
 from ctai_sam2.measure.columns import ORIGINAL_COLUMNS as ORIGINAL_COLUMNS
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange, TissueDefinitions
+from ctai_sam2.measure.quality import map_quality
 from ctai_sam2.types import Mask
 
 Row: TypeAlias = dict[str, float | int | str | None]
@@ -40,6 +42,9 @@ GapRule: TypeAlias = Literal["bridge", "skip", "raise"]
 
 MASK_NAMES: tuple[str, ...] = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
 """Structures that can be measured."""
+
+GROUP_MASK_NAMES: tuple[str, ...] = SIDED_GROUPS
+"""Muscle groups that can be measured with them: parts of ``muscle``."""
 
 
 def measure_slice(
@@ -59,7 +64,7 @@ def measure_slice(
     hu : array_like, shape (H, W)
         Hounsfield units, finite.
     masks : mapping of str to array_like, shape (H, W)
-        Any of ``MASK_NAMES``. ``muscle`` is all skeletal muscle; pixels of the psoas
+        Any of ``MASK_NAMES`` and ``GROUP_MASK_NAMES``. ``muscle`` is all skeletal muscle; pixels of the psoas
         masks are added to it, so it may also be the rest without psoas. ``psoas`` may
         be left out where both sides are given, and holds both sides where all are.
         ``imat`` may be intermuscular fat itself or the whole muscle compartment: the
@@ -106,11 +111,19 @@ def measure_slice(
     height = require_height(height_m)
     extent = None if slice_extent_mm is None else _checked_extent(slice_extent_mm)
     rois = _compose(masks, values)
+    groups = {name: rois.pop(name) for name in GROUP_MASK_NAMES if name in rois}
 
     row: Row = dict.fromkeys(COLUMNS)
     ranges = {"sat": definitions.sat, "vat": definitions.vat, "imat": definitions.imat}
     for name, roi in rois.items():
         row.update(_measure_tissue(name, roi, values, spacing, ranges.get(name, definitions.muscle)))
+    for name, roi in groups.items():
+        facts = _measure_tissue(name, roi, values, spacing, definitions.muscle)
+        row.update({f"{name}_{fact}": facts[f"{name}_{fact}"] for fact in ("area_mm2", "hu_mean")})
+    if "combo" in rois:
+        quality = map_quality(values, rois["combo"], definitions=definitions)
+        row["nama_area_mm2"] = area_mm2(quality["nama"], spacing)
+        row["lama_area_mm2"] = area_mm2(quality["lama"], spacing)
 
     for name, volume, mass, roi_mean in (
         ("psoas", "major_volume_mm3", "mass_psoas_g", "psoas_roi_hu"),
@@ -128,6 +141,12 @@ def measure_slice(
     row["smi_cm2_m2"] = _per_height(sma_cm2, height)
     row["pmi_cm2_m2"] = _per_height(_cm2(row, "psoas"), height)
     row["psoas_asymmetry"] = _asymmetry(row["psoas_left_area_mm2"], row["psoas_right_area_mm2"])
+    row["nama_percent"] = _percent(row["nama_area_mm2"], row["combo_area_mm2"])
+    row["lama_percent"] = _percent(row["lama_area_mm2"], row["combo_area_mm2"])
+    compartment_cm2 = _cm2(row, "combo", "imat")
+    row["imat_percent"] = _percent(_cm2(row, "imat"), compartment_cm2)
+    row["smg"] = _product(row["smi_cm2_m2"], row["smd_hu"])
+    row["vat_sat_ratio"] = _ratio(row["vat_area_mm2"], row["sat_area_mm2"])
     row["ffm_kg"] = None if sma_cm2 is None else estimate_fat_free_mass_kg(sma_cm2)
     row["fm_kg"] = None if adipose_cm2 is None else estimate_fat_mass_kg(adipose_cm2)
     row["height_m"] = height
@@ -359,11 +378,10 @@ def estimate_fat_mass_kg(adipose_cm2: float) -> float:
 
 def _compose(masks: Mapping[str, ArrayLike], hu: NDArray[Any]) -> dict[str, Mask]:
     """Masks by the columns' tissue names: psoas of both sides, combo of muscle and psoas."""
-    unknown = sorted(set(masks) - set(MASK_NAMES))
+    known = (*MASK_NAMES, *GROUP_MASK_NAMES)
+    unknown = sorted(set(masks) - set(known))
     if unknown:
-        raise InputError(
-            "no such structure to measure", received=unknown, hint=f"Known: {', '.join(MASK_NAMES)}."
-        )
+        raise InputError("no such structure to measure", received=unknown, hint=f"Known: {', '.join(known)}.")
     rois: dict[str, Mask] = {}
     for name in masks:
         rois[name] = as_mask(masks[name], name=f"the mask {name!r}")
@@ -408,6 +426,22 @@ def _cm2(row: Row, *tissues: str) -> float | None:
 
 def _per_height(area_cm2: float | None, height_m: float | None) -> float | None:
     return None if area_cm2 is None or height_m is None else area_cm2 / height_m**2
+
+
+def _ratio(part: float | int | str | None, whole: float | int | str | None) -> float | None:
+    """Part over whole: None where one was not measured, NaN where there is none of the whole."""
+    if part is None or whole is None:
+        return None
+    return _number(part) / _number(whole) if _number(whole) else math.nan
+
+
+def _percent(part: float | int | str | None, whole: float | int | str | None) -> float | None:
+    ratio = _ratio(part, whole)
+    return None if ratio is None else 100.0 * ratio
+
+
+def _product(first: float | int | str | None, second: float | int | str | None) -> float | None:
+    return None if first is None or second is None else _number(first) * _number(second)
 
 
 def _asymmetry(left: float | int | str | None, right: float | int | str | None) -> float | None:

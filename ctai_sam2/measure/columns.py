@@ -37,6 +37,27 @@ _ORIGINAL = (
     Column("middle_slice", "", "Index of the slice measured (mid-L3) in its volume, 0 = lowest slice."),
 )
 
+SIDED_GROUPS: tuple[str, ...] = tuple(
+    f"{group}_{side}" for group in ("quadratus", "paraspinal", "wall") for side in ("left", "right")
+)
+"""Muscle groups besides the psoas, each side."""
+
+_GROUP_NAMES = {
+    "quadratus": "quadratus lumborum",
+    "paraspinal": "paraspinal muscles (erector spinae and multifidus)",
+    "wall": "abdominal wall (rectus, obliques, transversus)",
+}
+
+
+def _of_group(name: str) -> tuple[Column, ...]:
+    group, side = name.split("_")
+    what = f"the {side} {_GROUP_NAMES[group]}"
+    return (
+        Column(f"{name}_area_mm2", "mm²", f"Area of {what}, where the model divides the slice."),
+        Column(f"{name}_hu_mean", "HU", f"Mean over the pixels of {what} within the HU range of muscle."),
+    )
+
+
 _ADDED = (
     Column("sma_cm2", "cm²", "Skeletal muscle area, combo_area_mm2 in cm²."),
     Column("smi_cm2_m2", "cm²/m²", "Skeletal muscle index: sma_cm2 / height²."),
@@ -53,6 +74,22 @@ _ADDED = (
     Column("adipose_cm2", "cm²", "Adipose tissue: SAT + VAT + IMAT, where all three were measured."),
     Column("ffm_kg", "kg", "Whole-body fat-free mass, estimated from sma_cm2."),
     Column("fm_kg", "kg", "Whole-body fat mass, estimated from adipose_cm2."),
+    Column("nama_area_mm2", "mm²", "Muscle of normal attenuation: 30 HU and more within the muscle range."),
+    Column("lama_area_mm2", "mm²", "Muscle of low attenuation: below 30 HU within the muscle range."),
+    Column("nama_percent", "%", "NAMA / skeletal muscle area."),
+    Column("lama_percent", "%", "LAMA / skeletal muscle area."),
+    Column("imat_percent", "%", "IMAT / (skeletal muscle + IMAT): fat in the muscle compartment."),
+    Column("smg", "cm²·HU/m²", "Skeletal muscle gauge: smi_cm2_m2 x smd_hu."),
+    Column("vat_sat_ratio", "", "VAT area / SAT area."),
+    Column("circumference_cm", "cm", "Convex outline of the body on the slice, where it is whole."),
+    Column("aorta_hu", "HU", "Mean in the aorta, where it was found in front of the vertebra."),
+    Column("cava_hu", "HU", "Mean in the inferior vena cava, where it was found."),
+    Column("sma_as_unenhanced_cm2", "cm²", "SMA as without contrast, by a published effect: an estimate."),
+    Column("smd_as_unenhanced_hu", "HU", "SMD as without contrast, by a published effect: an estimate."),
+    Column("sat_as_unenhanced_cm2", "cm²", "SAT as without contrast, by a published effect: an estimate."),
+    Column("vat_as_unenhanced_cm2", "cm²", "VAT as without contrast, by a published effect: an estimate."),
+    Column("contrast_source", "", "Which published effects, name@version; empty where there are none."),
+    *(column for name in SIDED_GROUPS for column in _of_group(name)),
     Column("height_m", "m", "Body height used for the indices."),
     Column("slices", "", "Slices the volumes were taken over."),
     Column("slice_gaps", "", "Gaps among them (more than 1.5 times the usual step)."),

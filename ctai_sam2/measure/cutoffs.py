@@ -10,12 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, cast, get_args
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.definitions import require_identity
 
-Quantity: TypeAlias = Literal["sma_cm2", "smi_cm2_m2", "smd_hu"]
+Quantity: TypeAlias = Literal["sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2"]
+
+NOT_CHECKED = "not checked against the paper"
+"""Said of numbers that were taken from secondary sources."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,7 @@ class Cutoff:
 
     Parameters
     ----------
-    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu"}
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2"}
     low_below : float
         In the quantity's unit.
     sex : {"M", "F"}, optional
@@ -64,6 +67,8 @@ class CutoffTable:
         As in `TissueDefinitions`.
     cutoffs : tuple of Cutoff
         Its lines.
+    checked : str
+        What the numbers were compared with.
 
     Raises
     ------
@@ -75,6 +80,7 @@ class CutoffTable:
     version: str
     source: str
     cutoffs: tuple[Cutoff, ...]
+    checked: str = NOT_CHECKED
 
     def __post_init__(self) -> None:
         require_identity(self.name, self.version, self.source)
@@ -86,6 +92,19 @@ class CutoffTable:
         """``name@version``."""
         return f"{self.name}@{self.version}"
 
+    def covers(self, quantity: str) -> bool:
+        """Whether it has a line for a quantity."""
+        return any(line.quantity == quantity for line in self.cutoffs)
+
+
+def _by_sex(**low_below: tuple[float, float]) -> tuple[Cutoff, ...]:
+    """Lines for men and women, by quantity."""
+    lines: list[Cutoff] = []
+    for quantity, (men, women) in low_below.items():
+        lines.append(Cutoff(quantity=cast(Quantity, quantity), sex="M", low_below=men))
+        lines.append(Cutoff(quantity=cast(Quantity, quantity), sex="F", low_below=women))
+    return tuple(lines)
+
 
 CUTOFF_TABLES: Mapping[str, CutoffTable] = {
     table.name: table
@@ -94,10 +113,7 @@ CUTOFF_TABLES: Mapping[str, CutoffTable] = {
             name="prado-2008",
             version="1",
             source="Prado et al., Lancet Oncol 9 (2008) 629-635: obese patients with solid tumours",
-            cutoffs=(
-                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=52.4),
-                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=38.5),
-            ),
+            cutoffs=_by_sex(smi_cm2_m2=(52.4, 38.5)),
         ),
         CutoffTable(
             name="martin-2013",
@@ -115,14 +131,42 @@ CUTOFF_TABLES: Mapping[str, CutoffTable] = {
             name="derstine-2018",
             version="1",
             source="Derstine et al., Sci Rep 8 (2018) 11369: mean - 2 SD of kidney donors, unenhanced",
-            cutoffs=(
-                Cutoff(quantity="sma_cm2", sex="M", low_below=144.3),
-                Cutoff(quantity="sma_cm2", sex="F", low_below=92.2),
-                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=45.4),
-                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=34.4),
-                Cutoff(quantity="smd_hu", sex="M", low_below=38.5),
-                Cutoff(quantity="smd_hu", sex="F", low_below=34.3),
-            ),
+            checked="against the abstract of the paper",
+            cutoffs=_by_sex(sma_cm2=(144.3, 92.2), smi_cm2_m2=(45.4, 34.4), smd_hu=(38.5, 34.3)),
+        ),
+        CutoffTable(
+            name="van-der-werf-2018",
+            version="1",
+            source="van der Werf et al., Eur J Clin Nutr 72 (2018) 288-296: 5th percentile of 420 potential "
+            "kidney donors, the Netherlands",
+            checked="against the abstract of the paper",
+            cutoffs=_by_sex(sma_cm2=(134.0, 89.2), smi_cm2_m2=(41.6, 32.0), smd_hu=(29.3, 22.0)),
+        ),
+        CutoffTable(
+            name="yoon-2021",
+            version="1",
+            source="Yoon et al. (2021), Reference values for skeletal muscle mass at the third lumbar "
+            "vertebral level measured by computed tomography in a healthy Korean population: mean - 2 SD of "
+            "659 liver donors",
+            checked="against the abstract of the paper",
+            cutoffs=_by_sex(sma_cm2=(117.04, 71.39), smi_cm2_m2=(39.33, 27.77)),
+        ),
+        CutoffTable(
+            name="korea-2021",
+            version="1",
+            source="Reference data and T-scores of lumbar skeletal muscle area in a healthy "
+            "Korean population, J Gerontol A 76 (2021), doi:10.1093/gerona/glaa065: T-score < -2 "
+            "among 11,845 adults",
+            checked="against the abstract of the paper",
+            cutoffs=_by_sex(sma_cm2=(119.3, 74.2), smi_cm2_m2=(39.8, 28.4)),
+        ),
+        CutoffTable(
+            name="hamaguchi-2016",
+            version="1",
+            source="Hamaguchi et al., Nutrition 32 (2016) 1200-1205: mean - 2 SD of Japanese liver donors "
+            "under 50 years, unenhanced; psoas muscle index",
+            checked="against the abstract of the paper",
+            cutoffs=_by_sex(pmi_cm2_m2=(6.36, 3.92)),
         ),
     )
 }
@@ -141,7 +185,7 @@ def flag_low(
 
     Parameters
     ----------
-    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu"}
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2"}
     value : float or None
         In the quantity's unit; None or NaN where it was not measured.
     sex : str or None
@@ -169,12 +213,12 @@ def flag_low(
     >>> flag_low("smi_cm2_m2", 45.0, sex="M", cutoffs="martin-2013") is None
     True
     """
-    table = _table(cutoffs)
+    table = cutoff_table(cutoffs)
     if quantity not in get_args(Quantity):
         raise InputError(
             "no such quantity", received=quantity, hint=f"One of {', '.join(get_args(Quantity))}."
         )
-    known_sex = _as_sex(sex)
+    known_sex = as_sex(sex)
     bmi = None if bmi_kg_m2 is None or math.isnan(bmi_kg_m2) else bmi_kg_m2
     if bmi is not None and not 5 <= bmi <= 150:
         raise InputError("a body mass index lies between 5 and 150 kg/m²", received=bmi)
@@ -226,15 +270,113 @@ def flag_low_smd(
     return flag_low("smd_hu", smd_hu, sex=sex, bmi_kg_m2=bmi_kg_m2, cutoffs=cutoffs)
 
 
-def _table(cutoffs: str | CutoffTable) -> CutoffTable:
+CHOOSABLE: Mapping[str, Quantity] = {"smi": "smi_cm2_m2", "smd": "smd_hu"}
+"""What a cohort's cut-offs are chosen for, as written in a choice."""
+
+
+def parse_cutoff_choice(text: str) -> dict[str, str]:
+    """Read which cut-offs are wanted: a table's name for all that it covers, or ``smi=name;smd=name``.
+
+    Parameters
+    ----------
+    text : str
+        Parts separated by semicolons; later ones win.
+
+    Returns
+    -------
+    dict of str to str
+        Name of the table by ``smi`` and ``smd``.
+
+    Raises
+    ------
+    InputError
+        If there is no such table, or it has no line for the quantity.
+
+    Examples
+    --------
+    >>> parse_cutoff_choice("derstine-2018"), parse_cutoff_choice("smi=yoon-2021; smd=martin-2013")
+    ({'smi': 'derstine-2018', 'smd': 'derstine-2018'}, {'smi': 'yoon-2021', 'smd': 'martin-2013'})
+    """
+    chosen: dict[str, str] = {}
+    for part in filter(None, (piece.strip() for piece in text.split(";"))):
+        key, equals, name = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            table = cutoff_table(key)
+            covered = {one: key for one, quantity in CHOOSABLE.items() if table.covers(quantity)}
+            if not covered:
+                raise InputError("these cut-offs are for neither SMI nor SMD", received=key)
+            chosen |= covered
+            continue
+        if key not in CHOOSABLE:
+            raise InputError("cut-offs are chosen for smi and smd", received=key)
+        require_cutoffs_for(CHOOSABLE[key], name)
+        chosen[key] = name
+    if not chosen:
+        raise InputError("no cut-offs are named", hint=f"One of {', '.join(CUTOFF_TABLES)}.")
+    return chosen
+
+
+def require_cutoffs_for(quantity: Quantity, cutoffs: str | CutoffTable) -> CutoffTable:
+    """Return a table that has a line for a quantity.
+
+    Raises
+    ------
+    InputError
+        If there is no such table, or it has none.
+    """
+    table = cutoff_table(cutoffs)
+    if not table.covers(quantity):
+        fitting = ", ".join(name for name, one in CUTOFF_TABLES.items() if one.covers(quantity))
+        raise InputError(
+            f"these cut-offs have no line for {quantity}", received=table.name, hint=f"One of {fitting}."
+        )
+    return table
+
+
+def describe_cutoff_tables() -> str:
+    """Return all cut-offs as one Markdown table, with source and what they were checked against.
+
+    Examples
+    --------
+    >>> print(describe_cutoff_tables().splitlines()[2][:59])
+    | `prado-2008@1` | smi_cm2_m2: M < 52.4, F < 38.5 | Prado
+    """
+    lines = ["| cut-offs | low where | source | numbers checked |", "|---|---|---|---|"]
+    for table in CUTOFF_TABLES.values():
+        low: dict[str, list[str]] = {}
+        for line in table.cutoffs:
+            bmi = f" (BMI from {line.bmi_from:g})" if line.bmi_from > 0 else ""
+            bmi += f" (BMI below {line.bmi_below:g})" if math.isfinite(line.bmi_below) else ""
+            low.setdefault(line.quantity, []).append(f"{line.sex or 'both'} < {line.low_below:g}{bmi}")
+        text = "; ".join(f"{quantity}: {', '.join(parts)}" for quantity, parts in low.items())
+        lines.append(f"| `{table.identifier}` | {text} | {table.source} | {table.checked} |")
+    return "\n".join(lines)
+
+
+def cutoff_table(cutoffs: str | CutoffTable) -> CutoffTable:
+    """Return a table by name or ``name@version``, or the table itself.
+
+    Raises
+    ------
+    InputError
+        If there is no such table.
+    """
     if isinstance(cutoffs, CutoffTable):
         return cutoffs
-    if cutoffs not in CUTOFF_TABLES:
+    table = CUTOFF_TABLES.get(cutoffs.partition("@")[0])
+    if table is None or cutoffs not in (table.name, table.identifier):
         raise InputError("no such cut-offs", received=cutoffs, hint=f"One of {', '.join(CUTOFF_TABLES)}.")
-    return CUTOFF_TABLES[cutoffs]
+    return table
 
 
-def _as_sex(sex: str | None) -> Literal["M", "F"] | None:
+def as_sex(sex: str | None) -> Literal["M", "F"] | None:
+    """Return "M", "F", or None where the sex is not known: None, "" and "O", as DICOM has them.
+
+    Raises
+    ------
+    InputError
+        If it is something else.
+    """
     letter = (sex or "").strip().upper()
     if letter in ("M", "F"):
         return "M" if letter == "M" else "F"

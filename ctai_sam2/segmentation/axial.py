@@ -448,12 +448,16 @@ def segment_axial(
             found.update({name: one for name, one in fat.items() if name in structures})
         except AnatomyNotFound as error:
             missing["fat"] = str(error)
+    groups: dict[str, Mask] = {}
+    if "muscle" in found and found["muscle"].prompted_by == "name" and session.judged is not None:
+        groups = session.judged.groups_within(found["muscle"].mask)
     doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
     return AxialResult(
         ct_slice=ct_slice,
         structures=found,
         warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
         missing=missing,
+        muscle_groups=groups,
     )
 
 

@@ -322,6 +322,26 @@ class JudgedSlice:
             )
         return self._judge(result, threshold)
 
+    def groups_within(self, muscle: Mask) -> dict[str, Mask]:
+        """Return quadratus lumborum, paraspinal muscles and wall of each side, as the model names them.
+
+        Parameters
+        ----------
+        muscle : ndarray of bool, shape (H, W)
+            All skeletal muscle as it is to be used; a group is part of it, and the psoas is in none.
+        """
+        masks = self.masks
+        spine = masks["spine"]
+        columns = np.flatnonzero(spine.any(axis=0))
+        is_left = np.arange(spine.shape[1])[None, :] > (columns[0] + columns[-1]) / 2
+        rest = muscle & ~masks["psoas_left"] & ~masks["psoas_right"]
+        return {
+            f"{group}_{side}": masks[group] & rest & (is_left == (side == "left"))
+            for group in GROUPS
+            if group != "psoas"
+            for side in ("left", "right")
+        }
+
     def fat_around(self, muscle: Mask, threshold: float) -> dict[Structure, StructureResult]:
         """Return the fat, less what a given muscle mask takes of it."""
         fat = self._fat(muscle)

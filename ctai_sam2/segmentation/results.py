@@ -87,12 +87,15 @@ class AxialResult:
         What was not found and why, then every structure's warnings.
     missing : mapping of str to str
         Structures that were wanted and not found (``fat`` for all fat), and why.
+    muscle_groups : mapping of str to ndarray of bool, shape (H, W)
+        ``quadratus_left`` … ``wall_right``: parts of the muscle, where the model divides the slice.
     """
 
     ct_slice: CTSlice
     structures: Mapping[Structure, StructureResult]
     warnings: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    muscle_groups: Mapping[str, Mask] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         noted = f", {len(self.warnings)} warnings" if self.warnings else ""

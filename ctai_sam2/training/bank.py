@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +25,7 @@ from ctai_sam2.phantom import (
     render_hu,
 )
 from ctai_sam2.training.framing import resample_square
+from ctai_sam2.training.processes import map_in_processes
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -123,13 +123,8 @@ def load_phantom_bank(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [job for job in jobs if not job[0].exists()]
-        if len(waiting) > 1 and processes > 1:
-            with ProcessPoolExecutor(processes) as pool:
-                for number, _ in enumerate(pool.map(_draw_chunk, waiting)):
-                    _LOGGER.info("phantoms: %d of %d chunks drawn", number + 1, len(waiting))
-        else:
-            for job in waiting:
-                _draw_chunk(job)
+        for number, _ in enumerate(map_in_processes(_draw_chunk, waiting, processes)):
+            _LOGGER.info("phantoms: %d of %d chunks drawn", number + 1, len(waiting))
     except OSError as error:
         raise StorageError("the phantom bank cannot be written", received=folder.name) from error
     for path, plane, first, _, _ in jobs:

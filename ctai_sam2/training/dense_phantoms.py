@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 from ctai_sam2.errors import StorageError
 from ctai_sam2.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
 from ctai_sam2.training.bank import axial_extent_mm
+from ctai_sam2.training.processes import map_in_processes
 
 KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
@@ -159,12 +159,8 @@ def load_hard_bank(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [job for job in jobs if not job[0].exists()]
-        if len(waiting) > 1 and processes > 1:
-            with ProcessPoolExecutor(processes) as pool:
-                list(pool.map(_draw_chunk, waiting))
-        else:
-            for job in waiting:
-                _draw_chunk(job)
+        for _ in map_in_processes(_draw_chunk, waiting, processes):
+            pass
     except OSError as error:
         raise StorageError("the phantom bank cannot be written", received=folder.name) from error
     images: list[npt.NDArray[np.int16]] = []

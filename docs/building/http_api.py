@@ -22,6 +22,49 @@ The service that `ctai-sam2 serve` starts. This page is written from [openapi.js
 Paths under `/v1/` and `/api/` require the header `{key}` where the service has a key (`SAM2_API_KEY`).
 `/health`, `/ready`, `/metrics` and `/openapi.json` are open. Every error response is an `ErrorBody`.
 Coordinates are pixels of the slice as sent: x is the column, y the row, (0, 0) the centre of the first pixel.
+
+## One request with curl
+
+An image and a prompt in, masks out. The image is PNG, JPEG or DICOM; the key is needed where there is one.
+
+<!-- not run: needs a service that runs -->
+```sh
+curl -s http://127.0.0.1:8000/v1/segment -H "{key}: $SAM2_API_KEY" \\
+  -F file=@slice.png \\
+  -F 'prompt={{"points": [[301, 268]], "labels": [1], "structure": "psoas_left"}}' > prediction.json
+```
+
+A slice that gets several prompts is sent once: `PUT /v1/images/SHA256` with the file as the body, then
+`POST /v1/images/SHA256/segment` with a prompt.
+
+## The masks in the response
+
+`masks[0]` is the best mask; each further one holds the pixels in which that candidate differs from it. A mask
+is run lengths down the columns, of zeros first, then of ones, and so on; as variable-length integers (seven
+bits a byte, low ones first), deflated, in base64. Without this package:
+
+```python
+import base64
+import zlib
+
+import numpy as np
+
+
+def decode(mask):
+    data, lengths, value, shift = zlib.decompress(base64.b64decode(mask["runs"])), [], 0, 0
+    for byte in data:
+        value, shift = value | (byte & 0x7F) << shift, shift + 7
+        if byte < 0x80:
+            lengths, value, shift = [*lengths, value], 0, 0
+    bits = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
+    return bits.reshape(mask["shape"], order="F")
+
+
+square = decode({{"shape": [512, 512], "runs": "eNp7coIxZQ7zAKAds3gBmZ8q5g=="}})
+print(square[100:200, 50:90].all(), square.sum())
+```
+
+It prints `True 4000`. Check your decoder by these.
 """
 
 

@@ -75,6 +75,12 @@ def test_the_http_api_page_is_that_of_the_document() -> None:
     )
 
 
+def test_the_data_dictionary_is_that_of_the_code() -> None:
+    assert (DOCS / "data-dictionary.md").read_text(encoding="utf-8") == load(
+        "data_dictionary"
+    ).render() + "\n", "run: python docs/building/data_dictionary.py > docs/data-dictionary.md"
+
+
 def test_the_api_page_names_the_whole_public_surface() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     named = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", text, re.M)}

@@ -94,7 +94,7 @@ def test_tables_in_the_manual_are_those_of_the_code() -> None:
     from ctai_sam2.measure.columns import describe_columns
     from ctai_sam2.settings import settings_table
 
-    assert describe_columns() in (PROJECT / "docs" / "measurements.md").read_text(encoding="utf-8")
+    assert describe_columns() in (PROJECT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
     assert settings_table() in (PROJECT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 

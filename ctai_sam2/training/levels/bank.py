@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import overload
 
@@ -16,8 +15,10 @@ from tqdm import tqdm
 from ctai_sam2.errors import InputError
 from ctai_sam2.phantom import LEVEL_NAMES, make_sagittal_slice, random_parameters
 from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
-from ctai_sam2.training.levels.drawn import NO_LEVEL, DrawnSpine, draw_spine
+from ctai_sam2.training.levels.canvas import NO_LEVEL
+from ctai_sam2.training.levels.drawn import DrawnSpine, draw_spine
 from ctai_sam2.training.levels.known import KnownImage, from_drawn, level_index
+from ctai_sam2.training.processes import map_in_processes
 
 _SHAPE = (660, 460)
 _PHANTOM_SHAPE = (460, 400)
@@ -81,12 +82,11 @@ def _fill(folder: Path, count: int, seed: int, workers: int) -> None:
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=(count, *shape))
         for name, kind, shape in kinds
     ]
-    with ProcessPoolExecutor(workers) as pool:
-        drawn = pool.map(_draw, range(seed, seed + count), chunksize=8)
-        for index, spine in enumerate(tqdm(drawn, total=count, unit="spine")):
-            arrays[0][index], arrays[1][index] = spine.tissue, spine.level
-            arrays[2][index] = np.nan
-            arrays[2][index, : len(spine.centres_xyl)] = spine.centres_xyl
+    drawn = map_in_processes(_draw, range(seed, seed + count), workers)
+    for index, spine in enumerate(tqdm(drawn, total=count, unit="spine")):
+        arrays[0][index], arrays[1][index] = spine.tissue, spine.level
+        arrays[2][index] = np.nan
+        arrays[2][index, : len(spine.centres_xyl)] = spine.centres_xyl
     for array in arrays:
         array.flush()
 
@@ -101,8 +101,8 @@ def load_phantoms(folder: Path, *, count: int, seed: int, workers: int = 1) -> l
     path = folder / f"phantoms-{seed}-{count}.npz"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(workers) as pool:
-            made = list(tqdm(pool.map(_phantom, range(seed, seed + count)), total=count, unit="phantom"))
+        drawn = map_in_processes(_phantom, range(seed, seed + count), workers)
+        made = list(tqdm(drawn, total=count, unit="phantom"))
         hu, dense, level, centres = (np.stack(part) for part in zip(*made, strict=True))
         np.savez_compressed(path, hu=hu, dense=dense, level=level, centres=centres)
     with np.load(path) as held:

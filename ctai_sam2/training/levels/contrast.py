@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.training.levels.drawn import Tissue
+from ctai_sam2.training.levels.canvas import Tissue
 
 Floats = NDArray[np.float32]
 _TEXTURES, _TEXTURE_PX = 12, 768

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, TISSUE_CLASSES
-from ctai_sam2.training.levels.drawn import NO_LEVEL, DrawnSpine, Tissue
+from ctai_sam2.training.levels.canvas import NO_LEVEL, Tissue
+from ctai_sam2.training.levels.drawn import DrawnSpine
 
 UNKNOWN = 254
 """Where a target is not known and nothing is learnt."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.segmentation.levels.labels import S1, TISSUE_CLASSES
-from ctai_sam2.training.levels.drawn import NO_LEVEL
+from ctai_sam2.training.levels.canvas import NO_LEVEL
 from ctai_sam2.training.levels.known import UNKNOWN, KnownImage, level_index
 
 ORDER = (

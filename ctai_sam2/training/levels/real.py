@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ctai_sam2.io import read_case_npz, read_nifti, read_study
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, S1, TISSUE_CLASSES
-from ctai_sam2.training.levels.drawn import NO_LEVEL
+from ctai_sam2.training.levels.canvas import NO_LEVEL
 from ctai_sam2.training.levels.known import UNKNOWN, KnownImage
 from ctai_sam2.training.levels.outlines import known_slice
 from ctai_sam2.types import CTVolume

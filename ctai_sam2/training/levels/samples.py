@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.segmentation.levels.image import AIR_HU, PIXEL_MM, to_channels
 from ctai_sam2.training.levels import contrast
-from ctai_sam2.training.levels.drawn import NO_LEVEL
+from ctai_sam2.training.levels.canvas import NO_LEVEL
 from ctai_sam2.training.levels.known import KnownImage
 
 Floats = NDArray[np.float32]

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ctai_sam2.cohort import read_table, run_cohort, write_methods, write_report
+from ctai_sam2.cohort import CohortConfig, read_table, run_cohort, write_methods, write_report
 from ctai_sam2.cohort.descriptives import describe_cohort
-from ctai_sam2.cohort.table import TABLE_COLUMNS, data_dictionary
+from ctai_sam2.cohort.references import CITED_TABLES, bibtex_of, reference_keys
+from ctai_sam2.cohort.table import TABLE_COLUMNS, compare_row, data_dictionary
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.reference_values import REFERENCE_TABLES
 from tests.unit.cohort.making import QUICK, make_cases
 
 
@@ -58,8 +63,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
     cases = make_cases(folder / "in", 4)
     (folder / "in" / "3.npz").write_bytes(b"broken")
-    run_cohort(cases, folder / "out", **QUICK)
+    cases = [
+        replace(case, age_years=47.0, cut_offs="derstine-2018" if case.case_id == "P001" else None)
+        for case in cases
+    ]
+    run_cohort(cases, folder / "out", config=CohortConfig(**QUICK, smi_cutoffs="korea-2021"))
     return folder / "out"
+
+
+def test_cut_offs_are_those_of_the_case_else_of_the_cohort(finished: Path) -> None:
+    table = read_table(finished).set_index("case_id")
+    assert table.loc["P001", "smi_cutoffs"] == table.loc["P001", "smd_cutoffs"] == "derstine-2018@1"
+    assert table.loc["P000", "smi_cutoffs"] == "korea-2021@1"
+    assert table.loc["P000", "smd_cutoffs"] == "martin-2013@1"
+    assert table.loc["P000", "age_years"] == 47.0
+
+
+def test_a_row_is_compared_with_its_sex_and_age() -> None:
+    row = {"sma_cm2": 101.0, "smi_cm2_m2": None, "smd_hu": 38.1, "l3_certainty": "user"}
+    cells = compare_row(row, sex="F", age_years=50, reference="framingham-2024")
+    assert cells["sma_z"] == pytest.approx(-1)
+    assert cells["sma_percentile"] == pytest.approx(15.8655, abs=1e-3)
+    assert (cells["smd_z"], cells["smi_z"], cells["sma_below_p5"]) == (0.0, None, False)
+    assert cells["reference_values"] == "framingham-2024@1"
+    unknown = compare_row({**row, "l3_certainty": "unknown"}, sex="F", age_years=50, reference="yoon-2021")
+    assert set(unknown.values()) == {None}
 
 
 def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
@@ -69,12 +97,30 @@ def test_the_report_has_table_one_and_those_left_out(finished: Path) -> None:
     left_out = page[page.index('id="left-out"') :].split("</table>")[0]
     assert "P003" in left_out
     assert "P000" not in left_out
-    assert "prado-2008" in page
+    assert "korea-2021@1" in page
     with (finished / "table_one.csv").open(encoding="utf-8") as file:
         assert next(csv.reader(file))[:4] == ["measure", "unit", "group", "n"]
     with (finished / "data_dictionary.csv").open(encoding="utf-8") as file:
         names = [row["column"] for row in csv.DictReader(file)]
     assert names == list(read_table(finished).columns)
+
+
+def test_table_one_opens_in_a_word_processor_and_the_pdf_has_its_pages(finished: Path) -> None:
+    write_report(finished)
+    page = (finished / "table_one.html").read_text("utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    assert re.findall(r"<th>(.*?)</th>", rows[0]) == ["Measure", "all", "men", "women"]
+    with (finished / "table_one.csv").open(encoding="utf-8") as file:
+        groups = [row for row in csv.DictReader(file) if row["measure"] == "Age"]
+    (age,) = [row for row in rows if "<td>Age, years</td>" in row]
+    assert f"(n = {groups[0]['n']})" in age
+    assert "47.0 ± 0.0" in age
+    pdf = (finished / "report.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF-")
+    # Table one, distributions, those left out, and the methods.
+    assert int(re.findall(rb"/Count (\d+)", pdf)[-1]) == 4
+    write_report(finished)
+    assert (finished / "report.pdf").read_bytes() == pdf
 
 
 def test_the_methods_say_what_was_run(finished: Path) -> None:
@@ -85,5 +131,26 @@ def test_the_methods_say_what_was_run(finished: Path) -> None:
     assert "1 could not be measured" in text
     assert "muscle -29 to 150 HU" in text
     assert str(read_table(finished)["weights_sha256"].iloc[0])[:12] in text
-    for key in re.findall(r"\[@(\w+)\]", text):
-        assert f"{{{key}," in references
+    cited = set(re.findall(r"\[@(\w+)\]", text))
+    entries = references.strip().split("\n\n")
+    assert {re.match(r"@\w+{(\w+),", entry)[1] for entry in entries} == cited  # type: ignore[index]
+    assert all(re.search(r"^  title = \{.{20,}\}", entry, re.MULTILINE) for entry in entries)
+
+
+def test_every_table_that_a_cohort_can_name_has_a_work_with_a_title() -> None:
+    for table in (*CUTOFF_TABLES, *REFERENCE_TABLES):
+        if CUTOFF_TABLES.get(table) is None or CUTOFF_TABLES[table].covers("smi_cm2_m2"):
+            assert "title = {" in bibtex_of(CITED_TABLES[table], version="1")
+    assert all(bibtex_of(key, version="1").count("{") >= 3 for key in reference_keys())
+
+
+def test_a_cohort_without_any_flag_has_a_report(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["status"] == "done"]
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows([{**row, "flags": "", "flag_details": "", "flagged": "False"} for row in rows])
+    assert str(read_table(folder)["flags"].dtype).startswith("str")
+    assert "P000" in write_report(folder).read_text("utf-8")

@@ -131,6 +131,7 @@ def test_facts_are_kept_and_nobody_is_named(tmp_path: Path) -> None:
         patient_sex="F",
         patient_height_m=1.62,
         patient_weight_kg=61.5,
+        patient_age_years=47.0,
     )
     paths = write_series(tmp_path / "s", make_volume(acquisition=facts))
     assert read_study(tmp_path / "s").acquisition == facts

@@ -20,6 +20,15 @@ def test_the_added_columns() -> None:
     assert set(added) == {
         *("sma_cm2", "smi_cm2_m2", "smd_hu", "smd_roi_hu", "psoas_asymmetry", "psoas_roi_hu", "pmi_cm2_m2"),
         *("adipose_cm2", "ffm_kg", "fm_kg", "height_m", "slices", "slice_gaps", "definitions"),
+        *("nama_area_mm2", "lama_area_mm2", "nama_percent", "lama_percent", "imat_percent"),
+        *("smg", "vat_sat_ratio", "circumference_cm", "aorta_hu", "cava_hu", "contrast_source"),
+        *("sma_as_unenhanced_cm2", "smd_as_unenhanced_hu", "sat_as_unenhanced_cm2", "vat_as_unenhanced_cm2"),
+        *(
+            f"{group}_{side}_{fact}"
+            for group in ("quadratus", "paraspinal", "wall")
+            for side in ("left", "right")
+            for fact in ("area_mm2", "hu_mean")
+        ),
         *sides,
     }
 
@@ -30,6 +39,8 @@ def test_each_column_has_one_name_a_meaning_and_the_unit_its_name_says() -> None
         "_mm2": "mm²",
         "_mm3": "mm³",
         "_cm2": "cm²",
+        "_cm": "cm",
+        "_percent": "%",
         "_cm2_m2": "cm²/m²",
         "_kg": "kg",
         "_g": "g",
@@ -42,7 +53,8 @@ def test_each_column_has_one_name_a_meaning_and_the_unit_its_name_says() -> None
     }
     for name, unit, meaning in COLUMN_TABLE:
         longest = max((ending for ending in endings if name.endswith(ending)), key=len, default=None)
-        assert unit == (endings[longest] if longest else ""), name
+        expected = "cm²·HU/m²" if name == "smg" else endings[longest] if longest else ""
+        assert unit == expected, name
         assert meaning.endswith(".")
 
 

@@ -29,6 +29,14 @@ from ctai_sam2.measure import cutoffs as c
         ("derstine-2018", "smi_cm2_m2", " f ", None, 34.4),
         ("derstine-2018", "smd_hu", "M", None, 38.5),
         ("derstine-2018", "smd_hu", "F", None, 34.3),
+        ("van-der-werf-2018", "sma_cm2", "M", None, 134.0),
+        ("van-der-werf-2018", "smi_cm2_m2", "F", None, 32.0),
+        ("van-der-werf-2018", "smd_hu", "M", None, 29.3),
+        ("yoon-2021", "sma_cm2", "F", None, 71.39),
+        ("yoon-2021", "smi_cm2_m2", "M", None, 39.33),
+        ("korea-2021", "smi_cm2_m2", "F", None, 28.4),
+        ("hamaguchi-2016", "pmi_cm2_m2", "M", None, 6.36),
+        ("hamaguchi-2016", "pmi_cm2_m2", "F", None, 3.92),
     ],
 )
 def test_published_cutoffs(table: str, quantity: Any, sex: Any, bmi: float | None, cutoff: float) -> None:
@@ -86,3 +94,21 @@ def test_a_table_of_your_own() -> None:
 def test_unusable_questions_and_tables_are_refused(call: Any) -> None:
     with pytest.raises(InputError):
         call()
+
+
+def test_a_choice_of_cutoffs_is_read() -> None:
+    assert c.parse_cutoff_choice("yoon-2021") == {"smi": "yoon-2021"}
+    assert c.parse_cutoff_choice("derstine-2018; smd=martin-2013") == {
+        "smi": "derstine-2018",
+        "smd": "martin-2013",
+    }
+    for wrong in ("", "nobody", "smd=yoon-2021", "hamaguchi-2016", "sma=derstine-2018"):
+        with pytest.raises(InputError):
+            c.parse_cutoff_choice(wrong)
+
+
+def test_the_docs_table_says_what_was_checked() -> None:
+    text = c.describe_cutoff_tables()
+    assert len(text.splitlines()) == 2 + len(c.CUTOFF_TABLES)
+    assert c.NOT_CHECKED in text
+    assert "F < 38.5" in text

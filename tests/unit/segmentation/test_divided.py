@@ -74,6 +74,19 @@ def test_a_slice_without_bright_bone_is_not_refused() -> None:
     assert np.array_equal(result.masks["muscle"], drawn)
 
 
+def test_muscle_groups_of_each_side_are_the_models() -> None:
+    classes, hu, _ = draw()
+    groups = segment_axial(slice_of(classes, hu), Divider(classes), structures=("muscle",)).muscle_groups
+    assert set(groups) == {
+        f"{name}_{side}" for name in GROUPS if name != "psoas" for side in ("left", "right")
+    }
+    columns = np.flatnonzero(classes["spine"].any(axis=0))
+    on_left = np.arange(hu.shape[1])[None, :] > (columns[0] + columns[-1]) / 2
+    for name in ("quadratus", "paraspinal", "wall"):
+        assert np.array_equal(groups[f"{name}_left"], classes[name] & on_left & ~classes["psoas"])
+        assert np.array_equal(groups[f"{name}_right"], classes[name] & ~on_left & ~classes["psoas"])
+
+
 def test_a_slice_through_a_disc_is_told_of() -> None:
     classes, _, _ = draw()
     divider = Divider(classes)

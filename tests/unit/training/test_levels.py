@@ -16,8 +16,9 @@ from ctai_sam2.segmentation.levels.image import PIXEL_MM
 from ctai_sam2.segmentation.levels.labels import L3, LEVEL_CLASSES, S1, TISSUE_CLASSES
 from ctai_sam2.segmentation.levels.network import LevelMaps, LevelNetwork
 from ctai_sam2.training.levels.bank import DrawnBank
+from ctai_sam2.training.levels.canvas import NO_LEVEL, Tissue
 from ctai_sam2.training.levels.commands import levels
-from ctai_sam2.training.levels.drawn import NO_LEVEL, Tissue, draw_spine
+from ctai_sam2.training.levels.drawn import draw_spine
 from ctai_sam2.training.levels.export import export_levels
 from ctai_sam2.training.levels.known import KnownImage, from_drawn
 from ctai_sam2.training.levels.outlines import known_slice

@@ -1,0 +1,85 @@
+"""``ctai-sam2 change``: one patient at two dates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
+from ctai_sam2.errors import InputError
+
+SHOWN = ("measure", "unit", "first", "second", "change", "change_percent", "least_change", "exceeds")
+
+
+@reporting_errors
+def change(
+    first: Annotated[Path, typer.Argument(help="Earlier study: DICOM folder or NIfTI volume.")],
+    second: Annotated[Path, typer.Argument(help="Later study of the same patient.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
+        "ctai-change"
+    ),
+    axial_index: Annotated[
+        str | None,
+        typer.Option("--axial-index", help="Mid-L3 slices of both, as 41,38; found if not given."),
+    ] = None,
+    height_m: Annotated[float | None, typer.Option("--height-m", help="Body height in metres.")] = None,
+    definitions: Annotated[
+        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
+    ] = None,
+    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Compare two dates at the same height of L3: change, what is more than error, and what else differs."""
+    from ctai_sam2.io import read_study
+    from ctai_sam2.io.atomic import require_writable
+    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.models import open_segmenter
+    from ctai_sam2.segmentation import segment_study
+    from ctai_sam2.settings import Settings
+    from ctai_sam2.study_change import compare_studies, write_change
+
+    indices = _indices(axial_index)
+    limits = load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS
+    require_writable(out)
+    volumes = [read_study(path) for path in (first, second)]
+    with open_segmenter(settings=Settings(model=model) if model else Settings()) as segmenter:
+        studies = [
+            segment_study(volume, segmenter, axial_index=index, definitions=limits)
+            for volume, index in zip(volumes, indices, strict=True)
+        ]
+        found = compare_studies(studies[0], studies[1], segmenter, height_m=height_m, definitions=limits)
+    files = write_change(found, out)
+    if as_json:
+        print_json(
+            {
+                "measures": found.to_rows(),
+                "slices": [found.first.axial_index, found.second.axial_index],
+                "match": None if found.match is None else vars(found.match),
+                "flags": list(found.flags),
+                "files": vars(files),
+            }
+        )
+        return
+    print_line(
+        f"Slice {found.first.axial_index} of the first study, {found.second.axial_index} of the second"
+    )
+    print_table(found.to_rows(), SHOWN)
+    for flag in found.flags:
+        print_note(flag)
+    for path in vars(files).values():
+        print_line(f"  {path}")
+
+
+def _indices(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    parts = text.split(",")
+    try:
+        first, second = (int(part) for part in parts)
+    except ValueError as error:
+        raise InputError(
+            "slices are two whole numbers with a comma between", received=text, hint="As in 41,38."
+        ) from error
+    return first, second

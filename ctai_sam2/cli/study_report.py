@@ -1,0 +1,82 @@
+"""``ctai-sam2 report``: one page about one study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ctai_sam2.cli.report import print_json, print_line, reporting_errors
+
+
+@reporting_errors
+def report(
+    study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
+        "ctai-output"
+    ),
+    axial_index: Annotated[
+        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")
+    ] = None,
+    height_m: Annotated[float | None, typer.Option("--height-m", help="Body height in metres.")] = None,
+    sex: Annotated[str | None, typer.Option("--sex", help="M or F; that of the header if not given.")] = None,
+    age_years: Annotated[float | None, typer.Option("--age-years", help="Age at the scan.")] = None,
+    weight_kg: Annotated[float | None, typer.Option("--weight-kg", help="Body weight.")] = None,
+    cut_offs: Annotated[
+        list[str] | None,
+        typer.Option("--cut-offs", help="A table's name, or smi=name, smd=name; repeatable."),
+    ] = None,
+    reference: Annotated[str | None, typer.Option("--reference", help="Reference values.")] = None,
+    language: Annotated[str, typer.Option("--language", help="Of the page: en or zh.")] = "en",
+    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
+    definitions: Annotated[
+        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
+    from ctai_sam2.io import read_study
+    from ctai_sam2.io.atomic import require_writable
+    from ctai_sam2.measure.body_composition import require_height
+    from ctai_sam2.measure.cutoffs import as_sex, parse_cutoff_choice
+    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
+    from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
+    from ctai_sam2.models import open_segmenter
+    from ctai_sam2.segmentation import segment_study
+    from ctai_sam2.settings import Settings
+    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
+    from ctai_sam2.study_report import describe_report, require_language, write_study_report
+
+    require_height(height_m)
+    as_sex(sex)
+    chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
+    compared = reference_table(reference or DEFAULT_REFERENCE)
+    wanted = require_language(language)
+    limits = load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS
+    require_writable(out)
+    volume = read_study(study, series_uid=series)
+    claim_folder(out, volume)
+    with open_segmenter(settings=Settings(model=model) if model else Settings()) as segmenter:
+        result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
+    row = measure_study(result, height_m=height_m, definitions=limits)
+    written = write_study(result, row, out, definitions=limits)
+    page = describe_report(
+        result,
+        row,
+        written,
+        sex=sex,
+        age_years=age_years,
+        weight_kg=weight_kg,
+        reference=compared.name,
+        **{f"{name}_cutoffs": table for name, table in chosen.items()},
+    )
+    files = write_study_report(page, out, language=wanted)
+    if as_json:
+        print_json({"measurements": row, "files": {**vars(written), **files}})
+        return
+    for path in files.values():
+        print_line(str(path))

@@ -1,0 +1,366 @@
+"""How a value compares with a healthy population of the same sex and age.
+
+A z-score or a percentile belongs to one published table, its population, its level and its way of imaging.
+Each table here has a name, a version and its source, and says what its numbers were compared with; outside
+of a table's range of age, and at another level than its own, nothing is given. Research use: no diagnosis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import NormalDist
+from typing import Literal, TypeAlias
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.measure.cutoffs import Quantity, as_sex
+from ctai_sam2.measure.definitions import require_identity
+
+Sex: TypeAlias = Literal["M", "F"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceGroup:
+    """What is published of one quantity in people of one sex and age.
+
+    Parameters
+    ----------
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2"}
+        In the unit of its name.
+    sex : {"M", "F"}
+        Whose.
+    age_from, age_below : float
+        Years: from ``age_from`` (included) to below ``age_below``.
+    n : int, optional
+        People in the group.
+    mean, sd : float, optional
+        Both, or neither.
+    p5 : float, optional
+        5th percentile.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to compare with, or a value cannot be used.
+    """
+
+    quantity: Quantity
+    sex: Sex
+    age_from: float
+    age_below: float
+    n: int | None = None
+    mean: float | None = None
+    sd: float | None = None
+    p5: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.age_from < self.age_below <= 120:
+            raise InputError("no such range of age", received=(self.age_from, self.age_below))
+        if (self.mean is None) != (self.sd is None) or (self.mean is None and self.p5 is None):
+            raise InputError("a group needs mean and SD, or a 5th percentile")
+        if self.sd is not None and not self.sd > 0:
+            raise InputError("a standard deviation must be positive", received=self.sd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceTable:
+    """A published table of reference values.
+
+    Parameters
+    ----------
+    name, version, source : str
+        As in `TissueDefinitions`.
+    population : str
+        Who was measured, and how.
+    checked : str
+        What the numbers were compared with.
+    groups : tuple of ReferenceGroup
+        Its lines.
+    level : str
+        Vertebra that it holds for.
+
+    Raises
+    ------
+    InputError
+        If a name or version cannot be used, or two groups overlap.
+    """
+
+    name: str
+    version: str
+    source: str
+    population: str
+    checked: str
+    groups: tuple[ReferenceGroup, ...]
+    level: str = "L3"
+
+    def __post_init__(self) -> None:
+        require_identity(self.name, self.version, self.source)
+        for index, one in enumerate(self.groups):
+            for other in self.groups[index + 1 :]:
+                if (one.quantity, one.sex) == (other.quantity, other.sex) and (
+                    one.age_from < other.age_below and other.age_from < one.age_below
+                ):
+                    raise InputError("two groups of a table overlap", received=(one.quantity, one.sex))
+
+    @property
+    def identifier(self) -> str:
+        """``name@version``."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceComparison:
+    """A value against the group that it belongs to.
+
+    Parameters
+    ----------
+    table : ReferenceTable
+        Which.
+    group : ReferenceGroup
+        Of it.
+    value : float
+        What was compared.
+    """
+
+    table: ReferenceTable
+    group: ReferenceGroup
+    value: float
+
+    @property
+    def z(self) -> float | None:
+        """Standard deviations from the mean; None where the table has no standard deviation."""
+        if self.group.mean is None or self.group.sd is None:
+            return None
+        return (self.value - self.group.mean) / self.group.sd
+
+    @property
+    def percentile(self) -> float | None:
+        """Percentile of a normal distribution with the group's mean and SD; None where there is no SD."""
+        return None if self.z is None else 100.0 * NormalDist().cdf(self.z)
+
+    @property
+    def is_below_p5(self) -> bool | None:
+        """Whether it is below the 5th percentile printed, else below that of the normal distribution."""
+        if self.group.p5 is not None:
+            return self.value < self.group.p5
+        return None if self.percentile is None else self.percentile < 5.0
+
+
+def _by_age(
+    quantity: Quantity,
+    sex: Sex,
+    ages: tuple[float, ...],
+    *,
+    n: tuple[int, ...] | None = None,
+    mean: tuple[float, ...] | None = None,
+    sd: tuple[float, ...] | None = None,
+    p5: tuple[float, ...] | None = None,
+) -> tuple[ReferenceGroup, ...]:
+    """One group for each pair of neighbouring ages."""
+
+    def at(values: tuple[float, ...] | None, index: int) -> float | None:
+        return None if values is None else values[index]
+
+    return tuple(
+        ReferenceGroup(
+            quantity=quantity,
+            sex=sex,
+            age_from=low,
+            age_below=high,
+            n=None if n is None else n[index],
+            mean=at(mean, index),
+            sd=at(sd, index),
+            p5=at(p5, index),
+        )
+        for index, (low, high) in enumerate(pairwise(ages))
+    )
+
+
+_FRAMINGHAM_AGES = (33.0, 45.0, 55.0, 65.0, 75.0, 93.0)
+_FRAMINGHAM_N = (279, 588, 500, 321, 171)
+_DECADES = (20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
+
+REFERENCE_TABLES: Mapping[str, ReferenceTable] = {
+    table.name: table
+    for table in (
+        ReferenceTable(
+            name="framingham-2024",
+            version="1",
+            source="Muscle reference values from thoracic and abdominal CT for sarcopenia assessment: the "
+            "Framingham Heart Study, Invest Radiol 59 (2024) 259-270, doi:10.1097/RLI.0000000000001012, "
+            "table 2",
+            population="community, United States; CT of 2002 to 2011; women of 33 to 92 years",
+            checked="women: against table 2 of the paper; men: table not to be had, so they are left out",
+            groups=(
+                *_by_age(
+                    "sma_cm2",
+                    "F",
+                    _FRAMINGHAM_AGES,
+                    n=_FRAMINGHAM_N,
+                    mean=(120.9, 119.5, 110.6, 104.5, 99.5),
+                    sd=(18.4, 18.5, 16.3, 15.8, 16.0),
+                ),
+                *_by_age(
+                    "smi_cm2_m2",
+                    "F",
+                    _FRAMINGHAM_AGES,
+                    n=_FRAMINGHAM_N,
+                    mean=(48.2, 48.0, 45.8, 44.3, 43.5),
+                    sd=(7.1, 7.2, 6.8, 6.5, 6.7),
+                ),
+                *_by_age(
+                    "smd_hu",
+                    "F",
+                    _FRAMINGHAM_AGES,
+                    n=_FRAMINGHAM_N,
+                    mean=(42.6, 38.1, 33.4, 29.3, 25.2),
+                    sd=(5.5, 7.2, 6.8, 6.6, 6.8),
+                ),
+            ),
+        ),
+        ReferenceTable(
+            name="van-der-werf-2018",
+            version="1",
+            source="van der Werf et al., Eur J Clin Nutr 72 (2018) 288-296, "
+            "doi:10.1038/s41430-017-0034-5, table 3",
+            population="420 potential kidney donors of 20 to 82 years, the Netherlands; predicted 5th "
+            "percentile for all BMIs",
+            checked="against table 3 of the paper; attenuation from 70 years on not to be had, so left out",
+            groups=(
+                *_by_age("sma_cm2", "M", _DECADES, p5=(153.0, 146.1, 139.0, 131.8, 124.5, 116.9)),
+                *_by_age("sma_cm2", "F", _DECADES, p5=(111.2, 104.9, 98.3, 91.5, 84.5, 77.3)),
+                *_by_age("smi_cm2_m2", "M", _DECADES, p5=(44.9, 43.4, 41.8, 40.2, 38.6, 36.9)),
+                *_by_age("smi_cm2_m2", "F", _DECADES, p5=(36.7, 35.3, 33.9, 32.3, 30.7, 28.9)),
+                *_by_age("smd_hu", "M", _DECADES[:-1], p5=(35.5, 33.5, 31.4, 29.4, 27.3)),
+                *_by_age("smd_hu", "F", _DECADES[:-1], p5=(34.6, 31.1, 27.5, 23.9, 20.2)),
+            ),
+        ),
+        ReferenceTable(
+            name="yoon-2021",
+            version="1",
+            source="Yoon et al., Reference values for skeletal muscle mass at the third lumbar vertebral "
+            "level measured by computed tomography in a healthy Korean population (2021)",
+            population="659 liver donors (408 men) of 20 to 60 years, Korea; 5th percentile",
+            checked="against the abstract of the paper",
+            groups=(
+                *_by_age("sma_cm2", "M", (20.0, 61.0), n=(408,), p5=(126.88,)),
+                *_by_age("sma_cm2", "F", (20.0, 61.0), n=(251,), p5=(78.85,)),
+                *_by_age("smi_cm2_m2", "M", (20.0, 61.0), n=(408,), p5=(40.96,)),
+                *_by_age("smi_cm2_m2", "F", (20.0, 61.0), n=(251,), p5=(30.60,)),
+            ),
+        ),
+    )
+}
+"""Published reference values by name."""
+
+DEFAULT_REFERENCE = "framingham-2024"
+
+
+def compare_with_reference(
+    quantity: Quantity,
+    value: float | None,
+    *,
+    sex: str | None,
+    age_years: float | None,
+    level: str | None = "L3",
+    table: str | ReferenceTable = DEFAULT_REFERENCE,
+) -> ReferenceComparison | None:
+    """Compare a value with people of the same sex and age.
+
+    Parameters
+    ----------
+    quantity : {"sma_cm2", "smi_cm2_m2", "smd_hu", "pmi_cm2_m2"}
+        What was measured.
+    value : float or None
+        In the quantity's unit; None or NaN where it was not measured.
+    sex : str or None
+        "M" or "F"; None, "" and "O" mean not known.
+    age_years : float or None
+        Age at the scan.
+    level : str or None
+        Vertebra of the slice; None where it is not known.
+    table : str or ReferenceTable
+        A name in ``REFERENCE_TABLES`` or a table of your own.
+
+    Returns
+    -------
+    ReferenceComparison or None
+        None outside of the table's sexes, ages and level, or where one of them is not known.
+
+    Raises
+    ------
+    InputError
+        If there is no such table, or the sex is none.
+
+    Examples
+    --------
+    >>> found = compare_with_reference("sma_cm2", 102.1, sex="F", age_years=45)
+    >>> round(found.z, 2), round(found.percentile, 1), found.group.mean
+    (-0.94, 17.3, 119.5)
+    >>> compare_with_reference("sma_cm2", 102.1, sex="F", age_years=20) is None
+    True
+    """
+    known = reference_table(table)
+    letter = as_sex(sex)
+    if value is None or age_years is None or not math.isfinite(value) or not math.isfinite(age_years):
+        return None
+    if letter is None or level != known.level:
+        return None
+    for group in known.groups:
+        if (group.quantity, group.sex) == (
+            quantity,
+            letter,
+        ) and group.age_from <= age_years < group.age_below:
+            return ReferenceComparison(table=known, group=group, value=float(value))
+    return None
+
+
+def reference_table(table: str | ReferenceTable) -> ReferenceTable:
+    """Return a table by name, or the table itself.
+
+    Raises
+    ------
+    InputError
+        If there is no such table.
+    """
+    if isinstance(table, ReferenceTable):
+        return table
+    if table not in REFERENCE_TABLES:
+        raise InputError(
+            "no such reference values", received=table, hint=f"One of {', '.join(REFERENCE_TABLES)}."
+        )
+    return REFERENCE_TABLES[table]
+
+
+def describe_reference_tables() -> str:
+    """Return all tables as Markdown: their numbers, sources, and what they were checked against.
+
+    Examples
+    --------
+    >>> print(describe_reference_tables().splitlines()[0])
+    ### `framingham-2024@1`
+    """
+    blocks = []
+    for table in REFERENCE_TABLES.values():
+        lines = [
+            f"### `{table.identifier}`",
+            "",
+            f"{table.source}. Population: {table.population}. Level {table.level}. "
+            f"Numbers checked: {table.checked}.",
+            "",
+            "| quantity | sex | age | n | mean | SD | 5th percentile |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{one.quantity}` | {one.sex} | {one.age_from:g} to < {one.age_below:g} | {_shown(one.n)} | "
+            f"{_shown(one.mean)} | {_shown(one.sd)} | {_shown(one.p5)} |"
+            for one in table.groups
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
