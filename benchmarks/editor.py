@@ -202,9 +202,9 @@ def delayed(lab: Any, seconds: float) -> Iterator[Any]:
         there = await asyncio.open_connection(target.hostname, target.port)
         await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
 
-    server = loop.run_until_complete(asyncio.start_server(connect, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
+    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(connect, "127.0.0.1", 0), loop).result()
     port = server.sockets[0].getsockname()[1]
     try:
         yield replace(lab, url=f"http://127.0.0.1:{port}")

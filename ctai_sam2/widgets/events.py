@@ -121,13 +121,14 @@ class Events:
 
     def take(self, content: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Take a message of the page side."""
-        try:
-            self._take(content, buffers)
-        finally:
-            if "number" in content:
-                # Only now: what is shown as taken must have been done.
-                self._taken = max(self._taken, int(content["number"]))
-                self._canvas.ready()
+        # Nobody paints in between: what is shown as taken has been done, and both go out together.
+        with self._canvas.controller.lock:
+            self._taken = max(self._taken, int(content.get("number", 0)))
+            try:
+                self._take(content, buffers)
+            finally:
+                if "number" in content:
+                    self._canvas.ready()
 
     def _take(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         controller = self._canvas.controller
