@@ -9,6 +9,7 @@ STYLE = """<style>
 .ctai-sam2-editor { display: flex; flex-flow: column; box-sizing: border-box; width: 100%;
 height: var(--ctai-sam2-height, 640px); min-height: 380px; margin: 0; font-size: 13px;
 overflow: hidden; container-type: inline-size; }
+.jp-CodeCell.jp-mod-outputsScrolled .jp-Cell-outputArea:has(.ctai-sam2-editor) { max-height: none; }
 .ctai-sam2-editor > .widget-box, .ctai-sam2-editor > .jupyter-widget-box { flex: 0 0 auto; }
 .ctai-sam2-editor button { height: 26px; line-height: 24px; padding: 0 8px; margin: 1px;
 flex: 0 0 auto; }

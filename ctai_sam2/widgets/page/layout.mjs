@@ -2,10 +2,9 @@
 // @ts-check
 
 const MIN_HEIGHT_PX = 420;
-const SCROLLERS = [
-  ".jp-WindowedPanel-outer, .jp-Notebook, .jp-LinkedOutputView",
-  ".jp-mod-outputsScrolled .jp-OutputArea-output, .jp-OutputArea.jp-mod-scrolled",
-].join(", ");
+const SCROLLERS = ".jp-WindowedPanel-outer, .jp-Notebook";
+// A view of the output alone is as high as its panel, whatever in it scrolls.
+const PANEL = ".jp-LinkedOutputView";
 
 /**
  * Height for the editor: all of it is visible once its cell is scrolled to, with the code above where there
@@ -22,6 +21,7 @@ export function editorHeight(visible, above) {
 /** @param {Element} node */
 function scrollerOf(node) {
   for (let each = node.parentElement; each !== null; each = each.parentElement) {
+    if (each.matches(PANEL)) return each;
     const { overflowY } = getComputedStyle(each);
     if (/auto|scroll/.test(overflowY) && each.clientHeight > 0 && each.matches(SCROLLERS)) return each;
   }
