@@ -17,7 +17,7 @@ BASE := $(VENV)/.installed-base
 DEV  := $(VENV)/.installed-dev
 RELEASE_PIP := build/release/venv/bin/python -m pip install --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-fast coverage lint check lab bench docs release-check clean
+.PHONY: help setup demo test test-fast coverage lint check lock lab bench docs release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## say what there is
@@ -62,6 +62,9 @@ lint: $(DEV)  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
+
+lock: $(DEV)  ## write the image's locked requirements with hashes: make lock [UPGRADE=--upgrade]
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docker/lock.py $(UPGRADE)
 
 lab: $(DEV)  ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks

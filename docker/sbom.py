@@ -32,18 +32,24 @@ def _component(name: str, distribution: Distribution) -> dict[str, object]:
         "purl": purl,
         "bom-ref": purl,
     }
-    declared = distribution.metadata.get("License-Expression")
-    if declared:
-        component["licenses"] = [{"expression": declared}]
-    else:
-        named = [
-            line.rpartition(" :: ")[2]
-            for line in distribution.metadata.get_all("Classifier") or []
-            if line.startswith("License :: ")
-        ]
-        if named:
-            component["licenses"] = [{"license": {"name": one}} for one in named]
+    expression, named = licences_of(distribution)
+    if expression:
+        component["licenses"] = [{"expression": expression}]
+    elif named:
+        component["licenses"] = [{"license": {"name": one}} for one in named]
     return component
+
+
+def licences_of(distribution: Distribution) -> tuple[str | None, list[str]]:
+    """Return the SPDX expression a distribution declares, and without one the licences it names."""
+    metadata = distribution.metadata
+    if expression := metadata.get("License-Expression"):
+        return expression, []
+    classifiers = [line for line in metadata.get_all("Classifier") or [] if line.startswith("License :: ")]
+    names = [line.rpartition(" :: ")[2] for line in classifiers]
+    text = (metadata.get("License") or "").strip()
+    # Some put the whole text there.
+    return None, names or ([text.splitlines()[0]] if text else [])
 
 
 def _name_of(distribution: Distribution) -> str:

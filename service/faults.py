@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -60,6 +61,18 @@ class Fault(HTTPException):
         headers = None if retry_after_s is None else {"Retry-After": str(retry_after_s)}
         super().__init__(status, detail=detail, headers=headers)
         self.code = code
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a worker process raise it."""
+        make = partial(
+            Fault,
+            status=self.status_code,
+            code=self.code,
+            detail=self.detail,
+            retry_after_s=self.retry_after_s,
+        )
+        return make, ()
 
 
 class ClientGone(Exception):

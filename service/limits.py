@@ -257,7 +257,7 @@ class LimitedRoute(APIRoute):
                 service.admission.enter(ticket, retry_after_s=service.turns.retry_after_s(service.waiting))
                 watching = asyncio.ensure_future(_drop_on_hang_up(request.receive, ticket))
                 try:
-                    response = await handle(ReadRequest(request, body))
+                    response = await handle(ReadRequest(request, body, service.workers))
                 finally:
                     watching.cancel()
             return response

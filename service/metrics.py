@@ -45,7 +45,7 @@ class Metrics:
             "ctai_dropped", "Requests whose client disconnected before the response.", registry=registry
         )
         self.decodes_stopped = Counter(
-            "ctai_decodes_stopped", "Images whose decoding took too much time or memory.", registry=registry
+            "ctai_decodes_stopped", "Images and bodies whose reading took too much.", registry=registry
         )
         self.connections_closed = Counter(
             "ctai_connections_closed", "Connections closed because too many were open.", registry=registry

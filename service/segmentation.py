@@ -61,7 +61,7 @@ class SegmentationService:
         self.has_failed = False
         self._segmenter = segmenter
         self._loading: threading.Thread | None = None
-        self._workers = DecodeWorkers(settings, self.turns, self.metrics)
+        self.workers = DecodeWorkers(settings, self.turns, self.metrics)
         self._batcher = (
             EmbedBatcher(segmenter, self.turns, batch_size=settings.batch_size)
             if settings.batch_size > 1 and isinstance(segmenter, BatchEmbedding)
@@ -164,7 +164,7 @@ class SegmentationService:
         upload = self.images.get(found)
         if upload is None:
             with self.metrics.stage("decode"):
-                upload = await self._workers.decode(data)
+                upload = await self.workers.decode(data)
             self.images.put(found, upload)
         return found, upload
 
@@ -263,7 +263,7 @@ class SegmentationService:
                 self.reason, self.has_failed = f"{identity.name} is ready on {identity.device}.", False
                 self.identity = identity
                 logger.info("ready: %s on %s", identity.name, identity.device)
-                await self._workers.start()
+                await self.workers.start()
                 return
             await asyncio.sleep(WARM_UP_AGAIN_S)
 

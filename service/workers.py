@@ -1,14 +1,16 @@
-"""Decoding where it can be ended: in a process of its own, within bounds of time and memory.
+"""Decoding and parsing where they can be ended: in a process of its own, within bounds of time and memory.
 
-A decoder cannot be interrupted in a thread, and a small file can take it
-seconds. A small plain PNG, which is what the package's client sends, cannot, and
-is decoded in a thread of this process.
+A decoder cannot be interrupted in a thread, and a small file can take it seconds. A small plain PNG, which
+is what the package's client sends, cannot, and is decoded in a thread of this process.
 """
 
 from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
 
 import anyio
 from anyio import to_process
@@ -17,7 +19,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.io.uploads import Upload, decode_upload
 from ctai_sam2.settings import Settings
 
-from .decoding import decode_within, prepare, resource
+from .decoding import decode_within, parse_within, prepare, resource
 from .faults import Fault, bad_image
 from .limits import Turns
 from .metrics import Metrics
@@ -28,12 +30,14 @@ PLAIN_PIXELS = 1024 * 1024
 """Pixels of the largest image decoded in this process: some 10 ms."""
 
 _STARTS = 3
+_STOPPED = (TimeoutError, MemoryError, anyio.BrokenWorkerProcess)
+_Result = TypeVar("_Result")
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PLAIN_CHUNKS = frozenset({b"IHDR", b"IDAT", b"IEND"})
 
 
 class DecodeWorkers:
-    """Decodes images; those that might take long in worker processes, clients in turn.
+    """Decodes images and parses large bodies; what might take long in worker processes, clients in turn.
 
     Parameters
     ----------
@@ -80,40 +84,49 @@ class DecodeWorkers:
         try:
             if is_plain_png(data):
                 return await self._own_turns.run(lambda: decode_upload(data, max_pixels=max_pixels))
-            async with self._turns.hold():
-                return await self._decode_apart(data)
+            return await self._run_apart(decode_within, data, max_pixels)
         except InputError as error:
             raise bad_image(error) from error
-        except (TimeoutError, MemoryError, anyio.BrokenWorkerProcess) as error:
-            self._metrics.decodes_stopped.inc()
-            logger.warning("decoding was stopped", extra={"error": type(error).__name__})
-            limits = f"{self._settings.decode_timeout:g} s or {self._settings.decode_memory_mb:g} MB"
-            raise Fault(
-                status=413, code="image_too_large", detail=f"Decoding the image takes more than {limits}."
-            ) from error
+        except _STOPPED as error:
+            raise self._stopped(error, "Decoding the image") from error
 
-    async def _decode_apart(self, data: bytes) -> Upload:
+    async def parse(self, body: bytes, content_type: str | None) -> Any:
+        """Parse a large body, a form or JSON; see `ParsesBodies`.
+
+        Raises
+        ------
+        Fault
+            If it cannot be parsed, or not within the bounds.
+        """
         try:
-            await self.start()
-        except anyio.BrokenWorkerProcess as error:
-            raise Fault(
-                status=503,
-                code="device_unavailable",
-                detail="No process could be started that decodes the image.",
-                retry_after_s=5,
-            ) from error
-        # Where the worker bounds its own processor time, a busy machine costs no image its decoding.
-        timeout_s = self._settings.decode_timeout if resource is None else None
-        with anyio.fail_after(timeout_s):
-            return await to_process.run_sync(
-                decode_within,
-                data,
-                self._settings.max_pixels,
-                int(self._settings.decode_memory_mb * 1e6),
-                self._settings.decode_timeout,
-                cancellable=True,
-                limiter=self._processes,
-            )
+            return await self._run_apart(parse_within, body, content_type)
+        except _STOPPED as error:
+            raise self._stopped(error, "Parsing the request") from error
+
+    def _stopped(self, error: Exception, what: str) -> Fault:
+        self._metrics.decodes_stopped.inc()
+        logger.warning("decoding was stopped", extra={"error": type(error).__name__})
+        limits = f"{self._settings.decode_timeout:g} s or {self._settings.decode_memory_mb:g} MB"
+        return Fault(status=413, code="image_too_large", detail=f"{what} takes more than {limits}.")
+
+    async def _run_apart(self, work: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Run something in a worker, with the bounds on memory and time as its last arguments."""
+        async with self._turns.hold():
+            try:
+                await self.start()
+            except anyio.BrokenWorkerProcess as error:
+                raise Fault(
+                    status=503,
+                    code="device_unavailable",
+                    detail="No process could be started that reads the request.",
+                    retry_after_s=5,
+                ) from error
+            bounds = int(self._settings.decode_memory_mb * 1e6), self._settings.decode_timeout
+            # Where the worker bounds its own processor time, a busy machine costs no image its decoding.
+            with anyio.fail_after(self._settings.decode_timeout if resource is None else None):
+                return await to_process.run_sync(
+                    partial(work, *arguments, *bounds), cancellable=True, limiter=self._processes
+                )
 
 
 def is_plain_png(data: bytes) -> bool:

@@ -28,7 +28,7 @@ COHORT_TABLE = "table.csv"
 """Name of the table in a cohort's results folder."""
 
 _SAME_PLANE_MM = 0.05
-_TEXT_COLUMNS = ("definitions",)
+_TEXT_COLUMNS = ("definitions", "contrast_source")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")

@@ -150,8 +150,15 @@ def segment(
         str, typer.Option("--structures", help="With --levels: names separated by commas.")
     ] = "psoas,muscle",
     every_mm: Annotated[
-        float | None,
-        typer.Option("--every-mm", help="With --levels: segment at this distance, interpolate between."),
+        float,
+        typer.Option(
+            "--every-mm",
+            min=0.0,
+            help="With --levels: segment at this distance, interpolate between; 0 for every slice.",
+        ),
+    ] = 6.0,
+    dicom: Annotated[
+        list[str] | None, typer.Option("--dicom", help="With --levels: seg or rtstruct as well; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -174,6 +181,7 @@ def segment(
                 levels=levels,
                 structures=[name.strip() for name in structures.split(",") if name.strip()],
                 every_mm=every_mm,
+                dicom=dicom or (),
                 series=series,
                 definitions=_definitions(definitions),
                 as_json=as_json,

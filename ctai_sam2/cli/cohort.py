@@ -105,6 +105,9 @@ def run(
     robustness: Annotated[
         int, typer.Option("--robustness", min=0, help="Jittered prompts per structure; 0 for none.")
     ] = 0,
+    levels: Annotated[
+        str | None, typer.Option("--levels", help="Every slice of these vertebrae as well: T12-L5.")
+    ] = None,
     time_limit_s: Annotated[float, typer.Option("--time-limit-s", help="Seconds for one case.")] = 600.0,
     memory_limit_mb: Annotated[
         float | None, typer.Option("--memory-limit-mb", help="Memory of one worker process.")
@@ -114,6 +117,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Segment and measure every case; run it again and only what is missing or changed is done."""
+    from ctai_sam2.cli.volume import parse_levels
     from ctai_sam2.cohort import CohortConfig, run_cohort
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
@@ -130,6 +134,7 @@ def run(
         structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
         definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
         robustness_trials=robustness,
+        levels=None if levels is None else parse_levels(levels),
         reference=reference or DEFAULT_REFERENCE,
         **{f"{name}_cutoffs": table for name, table in chosen.items()},  # type: ignore[arg-type]
         time_limit_s=time_limit_s,

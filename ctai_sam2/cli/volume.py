@@ -48,34 +48,66 @@ def segment_levels(
     *,
     levels: str,
     structures: Sequence[str],
-    every_mm: float | None,
+    every_mm: float,
+    dicom: Sequence[str],
     series: str | None,
     definitions: TissueDefinitions,
     as_json: bool,
 ) -> None:
     """Segment, write and report a range of levels."""
+    from tqdm import tqdm
+
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation.volume import segment_volume
-    from ctai_sam2.volume_outputs import write_volume_result
+    from ctai_sam2.study_outputs import claim_folder
+    from ctai_sam2.volume_outputs import SliceFolder, write_volume_result
 
     wanted = parse_levels(levels)
+    unknown = sorted(set(dicom) - {"seg", "rtstruct"})
+    if unknown:
+        raise InputError("no such DICOM object", received=", ".join(unknown), hint="seg or rtstruct.")
     volume = read_study(study, series_uid=series)
-    result = segment_volume(
-        volume,
-        segmenter,
-        structures=tuple(structures),  # type: ignore[arg-type]
-        levels=wanted,
-        every_mm=every_mm,
-        definitions=definitions,
+    source = None
+    if dicom:
+        from ctai_sam2.io.source_images import find_source_images
+
+        source = find_source_images(study, series_uid=series)
+    claim_folder(out, volume)
+    with tqdm(unit="slice", disable=as_json or None) as bar:
+
+        def show(done: int, total: int, step: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        result = segment_volume(
+            volume,
+            segmenter,
+            structures=tuple(structures),  # type: ignore[arg-type]
+            levels=wanted,
+            every_mm=every_mm or None,
+            kept=SliceFolder(out / "slices"),
+            definitions=definitions,
+            progress=show,
+        )
+    files = write_volume_result(
+        result,
+        out,
+        source=source,
+        model=segmenter.identity if dicom else None,
+        dicom=tuple(dicom),  # type: ignore[arg-type]
     )
-    files = write_volume_result(result, out)
     rows = [dict(row) for _, row in result.summary.iterrows()]
     if as_json:
         print_json(
             {
                 "levels": rows,
                 "warnings": list(result.warnings),
-                "files": {"slices": files.slices, "levels": files.levels, "masks": list(files.masks)},
+                "files": {
+                    "slices": files.slices,
+                    "levels": files.levels,
+                    "masks": list(files.masks),
+                    "dicom": list(files.dicom),
+                },
             }
         )
         return

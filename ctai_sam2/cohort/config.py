@@ -21,7 +21,7 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.settings import Settings
-from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
 from ctai_sam2.types import Window
 
 TIME_LIMIT_S = 600.0
@@ -61,6 +61,8 @@ class CohortConfig:
         Under Dask the cluster decides.
     dask : str or distributed.Client, optional
         Address of a Dask scheduler (``tcp://…``), or a client. Its workers must see the same paths.
+    levels : (str, str), optional
+        Segment every slice of these vertebrae as well; tables in ``volumes/`` and ``levels.csv``.
     time_limit_s : float
         Seconds for one case.
     memory_limit_mb : float, optional
@@ -94,6 +96,7 @@ class CohortConfig:
     reference: str = DEFAULT_REFERENCE
     workers: int | None = None
     dask: Any = field(default=None, compare=False)
+    levels: tuple[str, str] | None = None
     time_limit_s: float = TIME_LIMIT_S
     memory_limit_mb: float | None = None
     threads: int | None = None
@@ -114,6 +117,10 @@ class CohortConfig:
                 "no such structure of an axial slice",
                 received=unknown,
                 hint=f"Some of {', '.join(AXIAL_STRUCTURES)}.",
+            )
+        if self.levels is not None and (len(self.levels) != 2 or not set(self.levels) <= set(LEVELS)):
+            raise InputError(
+                "a range is two vertebral levels", received=self.levels, hint=f"Known: {', '.join(LEVELS)}."
             )
         if self.robustness_trials != 0 and not 2 <= self.robustness_trials <= _MAX_TRIALS:
             raise InputError(f"0 or 2 to {_MAX_TRIALS} trials", received=self.robustness_trials)
@@ -207,6 +214,8 @@ class CohortConfig:
             "structures": sorted(self.structures),
             "window": {"level": self.window.level, "width": self.window.width},
             "robustness_trials": self.robustness_trials,
+            # Only where it is wanted: records made before there were ranges stay valid.
+            **({} if self.levels is None else {"levels": [*self.levels, self._definitions_identifier]}),
         }
 
     def row_part(self, case: Case, correction: str | None) -> dict[str, Any]:

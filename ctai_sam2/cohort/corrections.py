@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +16,7 @@ from ctai_sam2.cohort.store import CohortStore, key_of
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.io import write_bytes, write_json
+from ctai_sam2.io.array_archive import pack_arrays, unpack_arrays
 from ctai_sam2.measure.body_composition import MASK_NAMES
 from ctai_sam2.segmentation import StructureResult
 from ctai_sam2.structures import Structure
@@ -180,13 +178,10 @@ def read_correction(store: CohortStore, case_id: str) -> Correction | None:
     if note.masks is not None:
         path = store.correction_path(case_id).with_name(Path(note.masks).name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                for name in archive.namelist():
-                    content = io.BytesIO(archive.read(name))
-                    array = np.lib.format.read_array(content, allow_pickle=False)
-                    masks[name.removesuffix(".npy")] = np.asarray(array, dtype=np.bool_)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            raise _damaged(case_id, error) from error
+            arrays, _ = unpack_arrays(path)
+        except DamagedFile as error:
+            raise _damaged(case_id, error.__cause__ or error) from error
+        masks = {name: np.asarray(array, dtype=np.bool_) for name, array in arrays.items()}
     return Correction(slice_sha256=note.slice_sha256, entries=note.entries, masks=masks)
 
 
@@ -206,7 +201,7 @@ def corrected_masks(
     return masks
 
 
-def _damaged(case_id: str, error: Exception) -> DamagedFile:
+def _damaged(case_id: str, error: BaseException) -> DamagedFile:
     return DamagedFile(
         f"the corrections of case {case_id} cannot be read back",
         received=type(error).__name__,
@@ -217,13 +212,7 @@ def _damaged(case_id: str, error: Exception) -> DamagedFile:
 def _write_masks(store: CohortStore, case_id: str, correction: Correction) -> str | None:
     if not correction.masks:
         return None
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, mask in correction.masks.items():
-            content = io.BytesIO()
-            np.lib.format.write_array(content, np.ascontiguousarray(mask), allow_pickle=False)
-            archive.writestr(f"{name}.npy", content.getvalue())
     # A name of its own for each state: the note that points to it is written last.
     name = f"{case_id}-{correction.digest[:12]}.zip"
-    write_bytes(store.correction_path(case_id).with_name(name), buffer.getvalue())
+    write_bytes(store.correction_path(case_id).with_name(name), pack_arrays(correction.masks))
     return name

@@ -36,6 +36,8 @@ _CHARTS = (
     ("sma_cm2", "SMA", "cm²", 1.0),
     ("smi_cm2_m2", "SMI", "cm²/m²", 1.0),
     ("smd_hu", "SMD", "HU", 1.0),
+    ("lama_percent", "LAMA", "%", 1.0),
+    ("imat_percent", "IMAT of the compartment", "%", 1.0),
     ("psoas_area_mm2", "Psoas area", "cm²", 0.01),
     ("psoas_hu_mean", "Psoas density", "HU", 1.0),
     ("sat_area_mm2", "SAT", "cm²", 0.01),
@@ -47,10 +49,14 @@ _TABLE = (
     ("sma_cm2", "SMA", "cm²", "Skeletal muscle area", 1.0),
     ("smi_cm2_m2", "SMI", "cm²/m²", "Skeletal muscle index", 1.0),
     ("smd_hu", "SMD", "HU", "Skeletal muscle density", 1.0),
+    ("smi_z", "SMI z", "", "SMI against the reference values", 1.0),
+    ("smd_z", "SMD z", "", "SMD against the reference values", 1.0),
+    ("lama_percent", "LAMA", "%", "Muscle of low attenuation", 1.0),
+    ("imat_percent", "IMAT", "%", "Fat in the muscle compartment", 1.0),
     ("psoas_left_area_mm2", "psoas L", "cm²", "Area of the left psoas", 0.01),
     ("psoas_right_area_mm2", "psoas R", "cm²", "Area of the right psoas", 0.01),
     ("pmi_cm2_m2", "PMI", "cm²/m²", "Psoas muscle index", 1.0),
-    ("imat_area_mm2", "IMAT", "cm²", "Intermuscular fat", 0.01),
+    ("imat_area_mm2", "IMAT area", "cm²", "Intermuscular fat", 0.01),
     ("sat_area_mm2", "SAT", "cm²", "Subcutaneous fat", 0.01),
     ("vat_area_mm2", "VAT", "cm²", "Visceral fat", 0.01),
     ("confidence_muscle", "conf.", "", "Confidence in the muscle mask", 1.0),
@@ -208,8 +214,8 @@ def _make_tile(store: CohortStore, row: Mapping[str, Any]) -> dict[str, Any]:
     known = set(_flag_names(row))
     numbers = [
         f"{name} {_shown(row[column], factor)} {unit}"
-        for column, name, unit, _, factor in _TABLE[:5]
-        if row[column] is not None
+        for column, name, unit, _, factor in (*_TABLE[:3], *_TABLE[7:9])
+        if row.get(column) is not None
     ]
     return {
         "case_id": row["case_id"],
@@ -236,7 +242,7 @@ def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
         _cell(row["sex"], "t"),
     ]
     for column, _, _, _, factor in _TABLE:
-        value = row[column]
+        value = row.get(column)
         known = value is not None and math.isfinite(value)
         cells.append({**_cell(value * factor if known else None, ""), "shown": _shown(value, factor)})
     cells += [_cell(row["l3_certainty"], "t"), _cell(row["reviewed_by"], "t")]
@@ -262,7 +268,7 @@ def _draw_chart(
     known = [
         (float(row[column]) * factor, bool(row["flagged"]))
         for row in rows
-        if row[column] is not None and math.isfinite(row[column])
+        if row.get(column) is not None and math.isfinite(row[column])
     ]
     if len(known) < 2:
         return None

@@ -135,7 +135,9 @@ def _chart_page(usable: pd.DataFrame) -> Figure:
         groups = {
             sex: values
             for sex in _SEXES
-            if len(values := (usable[column][sexes == sex].dropna() * factor).to_numpy(float))
+            # Tables of earlier versions lack some columns.
+            if column in usable
+            and len(values := (usable[column][sexes == sex].dropna() * factor).to_numpy(float))
         }
         panel.set(xlabel=label, ylabel="cases")
         panel.yaxis.get_major_locator().set_params(integer=True)

@@ -7,6 +7,7 @@
       PREDICTIONS_FOLDER/<case>.zip  mid-L3 slice and the model's predictions, for measuring again
       masks/<case>.nii.gz        label map of the slice; <case>_l3.nii.gz on the sagittal one
       pictures/<case>.jpg        overlay for the report
+      volumes/<case>/            masks and tables of a range of levels, where one is wanted
       corrections/<case>.json    what a reader changed, with <case>.zip
       table.csv, table.parquet, summary.json, report.html
       index.json                 keys of the records: a finished cohort is planned without opening each
@@ -90,6 +91,10 @@ class CohortStore:
     def l3_picture_path(self, case_id: str) -> Path:
         """Return the place of a case's sagittal overlay."""
         return self.folder / "pictures" / f"{case_id}_l3.jpg"
+
+    def volume_folder(self, case_id: str) -> Path:
+        """Return the place of a case's range of levels."""
+        return self.folder / "volumes" / case_id
 
     def correction_path(self, case_id: str) -> Path:
         """Return the place of a case's corrections."""

@@ -25,6 +25,7 @@ from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.volumes import write_levels_table
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
 from ctai_sam2.io.safe_text import from_cell
@@ -124,6 +125,7 @@ def write_results(
     ]
     write_table_csv(store.folder / "table.csv", rows, (*TABLE_COLUMNS, *own.values()))
     _write_parquet(store.folder / "table.parquet", rows, tuple(own.values()))
+    write_levels_table(store, records, config)
     summary = _summarize(rows, flags, records, config)
     summary |= {
         "key": key,

@@ -31,6 +31,7 @@ from ctai_sam2.cohort.predictions import (
 )
 from ctai_sam2.cohort.qc import quality_numbers
 from ctai_sam2.cohort.store import CohortStore, key_of
+from ctai_sam2.cohort.volumes import write_levels
 from ctai_sam2.errors import (
     AnatomyNotFound,
     CtaiError,
@@ -246,6 +247,13 @@ class CaseWorker:
             known = image
             stored, found = _timed(times, "segment", lambda: self._segment(known, task.case, replaying))
             self._draw_sagittal(task.case, stored, image)
+            case_id = task.case.case_id
+            about = _timed(
+                times,
+                "levels",
+                lambda: write_levels(self._store, self._config, case_id, known, self._live),
+            )
+            stored = replace(stored, level_warnings=(*stored.level_warnings, *about))
         else:
             ct_slice = stored.ct_slice
             found = _timed(times, "segment", lambda: self._segment_slice(ct_slice, task.case, replaying))
@@ -509,7 +517,16 @@ def content_of(image: CTVolume | CTSlice) -> str:
     positions = None
     if isinstance(image, CTVolume):
         positions = np.asarray(image.slice_positions_mm).round(6).tolist()
-    return key_of([fingerprint(image), affine, positions, asdict(image.acquisition), list(image.warnings)])
+    facts = {
+        name: value
+        for name, value in asdict(image.acquisition).items()
+        if value is not None or name not in _ADDED_FACTS
+    }
+    return key_of([fingerprint(image), affine, positions, facts, list(image.warnings)])
+
+
+_ADDED_FACTS = frozenset({"patient_age_years", "phase", "scanner"})
+"""Facts that earlier versions did not read: where they are absent, the digest is that of those versions."""
 
 
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:

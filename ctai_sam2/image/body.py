@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.distances import deeper_than, within_distance
+from ctai_sam2.image.masks import fill_holes
 from ctai_sam2.types import CTSlice, Mask
 
 TISSUE_HU = -300.0
@@ -74,7 +76,7 @@ def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
     tissue = np.asarray(hu) > TISSUE_HU
     if tissue.all():
         return tissue
-    core = ndimage.distance_transform_edt(tissue, sampling=sampling) > _SHELL_MM
+    core = deeper_than(tissue, _SHELL_MM, sampling)
     pixel_mm2 = sampling[0] * sampling[1]
     core = _largest(_filled_to_edges(_largest(core)))
     if float(core.sum()) * pixel_mm2 < _SMALLEST_BODY_MM2:
@@ -84,17 +86,17 @@ def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
             hint="Check that the values are Hounsfield units and that the slice shows a trunk.",
         )
     # The distance runs between pixel centres, so what was taken off is one pixel less than it says.
-    near = ndimage.distance_transform_edt(~core, sampling=sampling) <= _SHELL_MM + 0.5 * max(sampling)
+    near = within_distance(core, _SHELL_MM + 0.5 * max(sampling), sampling)
     return _without_arms(_filled_to_edges(_largest((near & tissue) | core)), sampling)
 
 
 def _without_arms(body: Mask, sampling: tuple[float, float]) -> Mask:
     """Cut off what hangs on the trunk by a contact narrower than twice `_ARM_CONTACT_MM`."""
-    deep = ndimage.distance_transform_edt(body, sampling=sampling) > _ARM_CONTACT_MM
+    deep = deeper_than(body, _ARM_CONTACT_MM, sampling)
     if not deep.any():
         return _largest(body)
     # Half as much again as was taken off, so that the trunk keeps its corners.
-    near = ndimage.distance_transform_edt(~_largest(deep), sampling=sampling) <= 1.5 * _ARM_CONTACT_MM
+    near = within_distance(_largest(deep), 1.5 * _ARM_CONTACT_MM, sampling)
     return _largest(body & near)
 
 
@@ -115,7 +117,7 @@ def _filled_to_edges(mask: Mask) -> Mask:
         _bridge(edge[1:-1], border)
     for edge, border in ((padded[:, 0], mask[:, 0]), (padded[:, -1], mask[:, -1])):
         _bridge(edge[1:-1], border)
-    filled: Mask = ndimage.binary_fill_holes(padded)[1:-1, 1:-1]
+    filled: Mask = fill_holes(padded)[1:-1, 1:-1]
     return filled
 
 

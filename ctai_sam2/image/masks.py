@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.image.distances import box_of, within_distance
 from ctai_sam2.types import Mask
 
 # Distances are roots of sums of squares: without slack, growing by just one pixel would depend on rounding.
@@ -159,9 +160,13 @@ def remove_islands(mask: ArrayLike, min_area_px: int, *, diagonal: bool = True) 
     >>> remove_islands(np.array([[1, 0, 1, 1]]), 2).astype(int)
     array([[0, 0, 1, 1]])
     """
-    labels, count = label_components(mask, diagonal=diagonal)
-    kept = np.concatenate([[False], _sizes(labels, count) >= min_area_px])
-    return np.asarray(kept[labels], dtype=np.bool_)
+    inside = as_mask(mask)
+    kept = np.zeros_like(inside)
+    box = box_of(inside)
+    if box is not None:
+        labels, count = label_components(inside[box], diagonal=diagonal)
+        kept[box] = np.concatenate([[False], _sizes(labels, count) >= min_area_px])[labels]
+    return kept
 
 
 def fill_holes(mask: ArrayLike, max_area_px: int | None = None) -> Mask:
@@ -182,15 +187,20 @@ def fill_holes(mask: ArrayLike, max_area_px: int | None = None) -> Mask:
     >>> int(fill_holes(ring).sum()), int(fill_holes(ring, max_area_px=0).sum())
     (5, 4)
     """
-    inside = as_mask(mask)
-    labels, count = label_components(~inside, diagonal=False)
+    filled = as_mask(mask).copy()
+    # A hole is smaller than the mask's box: background that reaches the box's edge leads out of the image.
+    box = box_of(filled)
+    if box is None:
+        return filled
+    labels, count = label_components(~filled[box], diagonal=False)
     fill = np.ones(count + 1, dtype=np.bool_)
     fill[0] = False
     if max_area_px is not None:
         fill[1:] = _sizes(labels, count) <= max_area_px
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         fill[edge] = False
-    return np.asarray(inside | fill[labels], dtype=np.bool_)
+    filled[box] |= fill[labels]
+    return filled
 
 
 def grow(mask: ArrayLike, distance_mm: float, spacing_mm: Sequence[float]) -> Mask:
@@ -223,8 +233,7 @@ def grow(mask: ArrayLike, distance_mm: float, spacing_mm: Sequence[float]) -> Ma
         raise InputError("a distance must be finite and not negative", received=distance_mm)
     if not inside.any():
         return inside.copy()
-    distances = ndimage.distance_transform_edt(~inside, sampling=spacing)
-    return np.asarray(distances <= distance_mm + _SLACK_MM, dtype=np.bool_)
+    return within_distance(inside, distance_mm + _SLACK_MM, spacing)
 
 
 def shrink(mask: ArrayLike, distance_mm: float, spacing_mm: Sequence[float]) -> Mask:

@@ -68,6 +68,50 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
+@contextmanager
+def write_together(main: str | os.PathLike[str]) -> Iterator[Path]:
+    """Open a folder for a file and those that describe it; they take their places when the block ends.
+
+    Nothing is changed where writing one of them fails. At no moment does an old description stand next to a
+    new file: old descriptions go first, new ones come last.
+
+    Parameters
+    ----------
+    main : path-like
+        Path of the file; missing folders are made. Its descriptions come to stand next to it.
+
+    Yields
+    ------
+    Path
+        A folder on the same disk, in which each file is written under its own name.
+
+    Raises
+    ------
+    StorageError
+        If a file cannot be written or moved.
+    """
+    target = Path(main)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = tempfile.TemporaryDirectory(
+            prefix=".writing-", dir=target.parent, ignore_cleanup_errors=True
+        )
+    except OSError as error:
+        raise _storage_error(target, error) from error
+    with staging:
+        folder = Path(staging.name)
+        yield folder
+        try:
+            others = [path for path in sorted(folder.iterdir()) if path.name != target.name]
+            for path in others:
+                target.with_name(path.name).unlink(missing_ok=True)
+            for path in (folder / target.name, *others):
+                os.replace(path, target.with_name(path.name))
+        except OSError as error:
+            raise _storage_error(target, error) from error
+    _sync_folder(target.parent)
+
+
 def require_writable(folder: str | os.PathLike[str]) -> Path:
     """Make a folder for results and see that files can be written to it, before any work is done for it.
 

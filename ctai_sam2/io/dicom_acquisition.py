@@ -6,7 +6,7 @@ import datetime
 import re
 from typing import Any
 
-from ctai_sam2.io.dicom_text import one_line
+from ctai_sam2.io.dicom_text import one_line, shown_kernel, shown_scanner
 from ctai_sam2.io.dicom_values import functional_value, number_of, texts_of, value_of
 from ctai_sam2.types import Acquisition
 
@@ -18,14 +18,11 @@ def read_acquisition(dataset: Any, frame: int) -> Acquisition:
     weight = number_of(value_of(dataset, "PatientWeight"))
     thickness = number_of(functional_value(dataset, frame, "PixelMeasuresSequence", "SliceThickness"))
     kvp = number_of(functional_value(dataset, frame, "CTXRayDetailsSequence", "KVP"))
-    kernel = " ".join(
-        texts_of(functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel"))
-    )
     return Acquisition(
         kvp=kvp if kvp and kvp > 0 else None,
         contrast=_contrast(dataset, frame),
         slice_thickness_mm=thickness if thickness and thickness > 0 else None,
-        kernel=one_line(kernel),
+        kernel=shown_kernel(kernel_of(dataset, frame)),
         gantry_tilt_deg=number_of(
             functional_value(dataset, frame, "CTAcquisitionDetailsSequence", "GantryDetectorTilt")
         ),
@@ -38,10 +35,19 @@ def read_acquisition(dataset: Any, frame: int) -> Acquisition:
     )
 
 
+def kernel_of(dataset: Any, frame: int) -> str | None:
+    """Return the text of the reconstruction kernel, whatever it says: not to be shown."""
+    found = functional_value(dataset, frame, "CTReconstructionSequence", "ConvolutionKernel")
+    return one_line(" ".join(texts_of(found)))
+
+
 def _scanner(dataset: Any) -> str | None:
-    """Maker and model; None where the model is not recorded."""
-    model = texts_of(value_of(dataset, "ManufacturerModelName"))
-    return one_line(" ".join([*texts_of(value_of(dataset, "Manufacturer")), *model])) if model else None
+    """Maker and model; None where the model is not recorded, or one of them is not a known one."""
+    maker, model = (
+        one_line(" ".join(texts_of(value_of(dataset, name))))
+        for name in ("Manufacturer", "ManufacturerModelName")
+    )
+    return shown_scanner(maker, model)
 
 
 _AGE = re.compile(r"(\d{1,3})([DWMY])")

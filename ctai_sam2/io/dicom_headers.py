@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import DicomError, InputError
-from ctai_sam2.io.dicom_acquisition import read_acquisition
+from ctai_sam2.io.dicom_acquisition import kernel_of, read_acquisition
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
 from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
 from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
@@ -411,7 +411,8 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
             acquisition.patient_sex or "",
             _text_of(acquisition.patient_height_m),
         ),
-        kernel=acquisition.kernel or "",
+        # Of a text that is no kernel's name only whether it is the same is known.
+        kernel=acquisition.kernel or digest_of(kernel_of(dataset, frame)),
         kvp=_text_of(acquisition.kvp),
         acquisition=_text_of(
             functional_value(dataset, frame, content, "FrameAcquisitionNumber")

@@ -59,6 +59,7 @@ RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 """RT Structure Set Storage."""
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
+_CONTOUR_DATA = 0x30060050
 _IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _SERIES_NUMBER = 901
 
@@ -297,9 +298,19 @@ def _contours(source: SourceImages, mask_nhw: Mask, sop_class: str) -> list[Any]
             contour.ContourGeometricType = "CLOSED_PLANAR"
             contour.NumberOfContourPoints = len(points_mm)
             contour.ContourNumber = len(contours) + 1
-            contour.ContourData = [_decimal(value) for value in points_mm.ravel()]
+            contour[_CONTOUR_DATA] = _contour_data(points_mm)
             contours.append(contour)
     return contours
+
+
+def _contour_data(points_mm: NDArray[np.float64]) -> Any:
+    """Encode an outline as it is written: pydicom would make an object of each number, and check it."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import Tag
+
+    text = "\\".join([_decimal(value) for value in points_mm.ravel().tolist()])
+    value = (text + " " * (len(text) % 2)).encode("ascii")
+    return RawDataElement(Tag(_CONTOUR_DATA), "DS", len(value), value, 0, True, True)
 
 
 def _decimal(value: float) -> str:

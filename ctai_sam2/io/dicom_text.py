@@ -13,7 +13,25 @@ import re
 from typing import Any
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
-_KERNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+/-]{0,23}")
+# As vendors write them: B30f, Br40d 3 (Siemens), FC18-H (Canon), B_SOFT_C (United), UB (Philips).
+_KERNEL_PART = re.compile(r"[A-Za-z]{1,4}\d{1,3}[a-z]{0,2}|[A-Z]{1,2}|\d{1,2}")
+_KERNEL_WORDS = """
+ABDOMEN BODY BONE BONEPLUS BRAIN CHEST CHST DETAIL EDGE HEAD LUNG MEDIUM PLUS SHARP SMOOTH SOFT STANDARD
+STND ULTRA
+"""
+
+_MAKERS = """
+CANON ELECTRON GE HITACHI HEALTHCARE HEALTHINEERS IMAGING MEDICAL NEUSOFT NMS PHILIPS SAMSUNG SIEMENS SYSTEMS
+TOSHIBA UIH UNITED
+"""
+_MODELS = """
+ACCESS ALPHA AQUILION ASTEION BIGBORE BIOGRAPH BRIGHTSPEED BRILLIANCE CARDIOGRAPHE CREATOR DEFINITION
+DISCOVERY DRIVE EDGE EMOTION EVO EXPERT FLASH FORCE FREEDOM FRONTIER GEMINI GO GO.ALL GO.NOW GO.OPEN
+GO.SIM GO.TOP GO.UP HISPEED ICT INCISIVE INGENUITY IQON LIGHTNING LIGHTSPEED MAXIMA MCT NAEOTOM NEUVIZ ONE
+OPEN OPTIMA PERSPECTIVE PRECISION PRIME PRIMA PRO PULSAR QXI RENDITION REVOLUTION RXL SCENARIA SCOPE
+SENSATION SERVE SOMATOM SPECTRAL SPIRIT START SUPRIA TRUE ULTRA UCT VCT VIDA VISION VOLUME X.CITE XTE
+"""
+_MODEL_PART = re.compile(r"(?=.*\d)[A-Za-z0-9]{1,6}|[A-Za-z]{1,2}")
 
 # Digests are for comparing within one process and mean nothing outside of it.
 _SALT = os.urandom(16)
@@ -53,9 +71,38 @@ def valid_uid(value: Any) -> str:
 
 
 def shown_kernel(text: str | None) -> str | None:
-    """Give a kernel's name where it looks like one; it stands in lists of series."""
-    word = (text or "").strip()
-    return word if _KERNEL.fullmatch(word) else None
+    """Give a reconstruction kernel's name where it is one as vendors write them.
+
+    Examples
+    --------
+    >>> shown_kernel("Br40d 3"), shown_kernel("FC18-H"), shown_kernel("SOFT+"), shown_kernel("Doe Jane")
+    ('Br40d 3', 'FC18-H', 'SOFT+', None)
+    """
+    name = (text or "").strip()
+    parts = re.split(r"[ _./+-]+", name.rstrip("+"))
+    is_name = len(parts) <= 4 and all(
+        part.upper() in _KERNEL_WORDS.split() or _KERNEL_PART.fullmatch(part) for part in parts
+    )
+    return name if is_name else None
+
+
+def shown_scanner(maker: str | None, model: str | None) -> str | None:
+    """Give maker and model of a scanner where both are known ones; None where a word is not.
+
+    Examples
+    --------
+    >>> shown_scanner("SIEMENS", "SOMATOM Definition AS+"), shown_scanner("GE MEDICAL SYSTEMS", "Doe^Jane")
+    ('SIEMENS SOMATOM Definition AS+', None)
+    """
+    makers, models = _MAKERS.split(), _MODELS.split()
+    of_maker, of_model = (
+        [word.strip("+.,()").upper() for word in re.split(r"[ _/-]+", text or "") if word]
+        for text in (maker, model)
+    )
+    is_known = all(word in makers for word in of_maker) and all(
+        word in models or word in makers or _MODEL_PART.fullmatch(word) for word in of_model
+    )
+    return " ".join(text.strip() for text in (maker, model) if text) if of_model and is_known else None
 
 
 def one_line(value: Any, limit: int = 64) -> str | None:

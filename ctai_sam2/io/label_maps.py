@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.io.atomic import write_json, write_text
+from ctai_sam2.io.atomic import write_json, write_text, write_together
 from ctai_sam2.io.grids import checked_mask
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_tables import (
@@ -118,15 +118,17 @@ def write_labels(
     for name, (drawn, left) in _pixels_kept(masks, labels, table).items():
         if left == 0 < drawn:
             warnings.warn(f"{name} is empty in {path.name}: later masks hold all of it", stacklevel=2)
-    if path.suffix.lower() == ".png":
-        if isinstance(of, CTVolume):
-            raise InputError("a PNG holds one slice, not a volume", hint="Export a slice, or to NIfTI.")
-        write_label_png(path, labels)
-    else:
-        write_mask_nifti(path, labels, of)
-    stem = stem_of(path)
-    write_json(stem.with_name(stem.name + ".labels.json"), {"labels": {str(k): v for k, v in table.items()}})
-    write_text(stem.with_name(stem.name + ".itksnap.txt"), _itksnap_descriptions(table))
+    is_png = path.suffix.lower() == ".png"
+    if is_png and isinstance(of, CTVolume):
+        raise InputError("a PNG holds one slice, not a volume", hint="Export a slice, or to NIfTI.")
+    stem = stem_of(path).name
+    with write_together(path) as folder:
+        if is_png:
+            write_label_png(folder / path.name, labels)
+        else:
+            write_mask_nifti(folder / path.name, labels, of)
+        write_json(folder / f"{stem}.labels.json", {"labels": {str(k): v for k, v in table.items()}})
+        write_text(folder / f"{stem}.itksnap.txt", _itksnap_descriptions(table))
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import DamagedFile, InputError
+from ctai_sam2.io.array_archive import unpack_arrays
 from ctai_sam2.io.dicom_pixels import AIR_HU
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
@@ -57,22 +57,24 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
         If the file is missing or damaged, lacks image or spacing, or a mask has another shape.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError(f"there is no file {path.name}", hint="Check the path.")
     try:
-        # A file opened here is closed here, also where its content is broken.
-        with path.open("rb") as file, zipfile.ZipFile(file):
-            file.seek(0)
-            content = np.load(file, allow_pickle=False)
-            arrays = {name: content[name] for name in content.files}
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
-    except Exception as error:  # zip files can be broken in many ways
-        raise InputError(f"{path.name} is not a readable case file ({type(error).__name__})") from error
+        arrays, _ = unpack_arrays(path)
+    except DamagedFile as error:
+        kind = type(error.__cause__).__name__
+        raise InputError(f"{path.name} is not a readable case file ({kind})") from error
     missing = [name for name in ("image", "spacing") if name not in arrays]
     if missing:
         raise InputError(f"{path.name} lacks {' and '.join(missing)}", received=", ".join(sorted(arrays)))
+    for name, array in arrays.items():
+        is_read = name in ("image", "spacing") or name.startswith(_MASK_PREFIX)
+        if is_read and array.dtype.kind not in "iufb":
+            raise InputError(f"{name} in {path.name} holds no numbers")
     meta = _meta_of(path, arrays.get("meta"))
     image = CTSlice(
-        hu=np.maximum(arrays["image"], AIR_HU),
+        # Values of 8 bits are widened: they could not say air.
+        hu=np.maximum(arrays["image"].astype(np.result_type(arrays["image"].dtype, np.int16)), AIR_HU),
         spacing_mm=tuple(float(v) for v in np.ravel(arrays["spacing"])),  # type: ignore[arg-type]
         plane=_plane_of(meta, path),
     )

@@ -174,13 +174,55 @@ class AnnotationJournal:
                 self._take_lock()
             except OSError as error:
                 raise _storage_error(self.path, error) from error
-            if self.path.exists():
-                self._already_written(self._trusted_lines()[0])
-            self._close_file()
-            with atomic_write(self.path) as file:
-                file.write(header + line)
+            replaced = self._open_replaced()
+            try:
+                known = 0
+                if replaced is not None:
+                    lines, tail = self._trusted_lines()
+                    self._already_written(lines)
+                    known = (lines[-1][2] if lines else 0) + len(tail)
+                self._close_file()
+                with atomic_write(self.path) as file:
+                    file.write(header + line)
+                if replaced is not None:
+                    self._keep_what_came_between(replaced, known)
+            finally:
+                if replaced is not None:
+                    os.close(replaced)
             self._count, self._check, self._size = 2, check, len(header) + len(line)
             self._pending.clear()
+
+    def _open_replaced(self) -> int | None:
+        """Open the journal that is about to be replaced; None where there is none."""
+        try:
+            return os.open(self.path, os.O_RDONLY | _BINARY)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _storage_error(self.path, error, verb="read") from error
+
+    def _keep_what_came_between(self, replaced: int, known: int) -> None:
+        """Put aside a journal to which another writer added after it was read, where the lock does not hold.
+
+        Raises
+        ------
+        RecordError
+            If that is so.
+        StorageError
+            If it cannot be put aside.
+        """
+        size = os.fstat(replaced).st_size
+        if size <= known:
+            return
+        aside = self.path.with_name(f"{self.path.name}.other-{os.urandom(4).hex()}")
+        with atomic_write(aside) as file, os.fdopen(os.dup(replaced), "rb") as old:
+            old.seek(0)
+            file.write(old.read())
+        raise RecordError(
+            "the annotation journal was changed by another writer at the same time",
+            received=self.path.name,
+            hint=f"What the other wrote is kept in {aside.name}. Close the other editor.",
+        )
 
     def close(self) -> None:
         """Release file and lock; may be called twice. What still waits in memory is lost: `flush` first."""

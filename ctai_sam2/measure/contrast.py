@@ -78,6 +78,9 @@ class PhaseEstimate:
     cava_hu: float
 
 
+_BEHIND_FRONT_MM = 6.0
+
+
 def estimate_phase(
     hu: NDArray[Any],
     vertebra: Mask,
@@ -111,10 +114,20 @@ def estimate_phase(
     if not rows.size:
         return None
     front, middle = float(rows.min()), float(columns.min() + columns.max()) / 2
+    # All that counts lies around the front of the vertebra: the rest of the slice is left out.
+    margin_mm = 3 * p.radius_mm
+    first_row = max(0, int(front - (p.reach_mm + margin_mm) / row_mm))
+    first_column = max(0, int(middle - (p.side_mm + margin_mm) / column_mm))
+    part = (
+        slice(first_row, int(front + (_BEHIND_FRONT_MM + margin_mm) / row_mm) + 2),
+        slice(first_column, int(middle + (p.side_mm + margin_mm) / column_mm) + 2),
+    )
+    hu, vertebra, excluded = hu[part], vertebra[part], excluded[part]
+    front, middle = front - first_row, middle - first_column
     height, width = hu.shape
     down = (np.arange(height)[:, None] - front) * row_mm
     across = (np.arange(width)[None, :] - middle) * column_mm
-    near = (down >= -p.reach_mm) & (down <= 6.0) & (np.abs(across) <= p.side_mm)
+    near = (down >= -p.reach_mm) & (down <= _BEHIND_FRONT_MM) & (np.abs(across) <= p.side_mm)
     mean, spread = _in_discs(hu, p.radius_mm, (row_mm, column_mm))
     blocked = grow(vertebra | excluded, p.radius_mm * 0.6, (row_mm, column_mm))
     fits = near & ~blocked & (mean > 15) & (mean < 700)

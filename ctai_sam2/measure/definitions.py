@@ -137,6 +137,17 @@ class TissueDefinitions:
             )
         object.__setattr__(self, "fixed_density_g_cm3", density)
 
+    def limits_of(self, structure: str) -> HuRange | None:
+        """Return the range that a structure is cut to; None for one that is not, such as a vertebra.
+
+        Examples
+        --------
+        >>> DEFAULT_DEFINITIONS.limits_of("psoas_left") == DEFAULT_DEFINITIONS.muscle
+        True
+        """
+        tissue = "muscle" if structure.startswith("psoas") else structure
+        return getattr(self, tissue) if tissue in _TISSUES else None
+
     @property
     def identifier(self) -> str:
         """``name@version#hash``, as written into each row."""
@@ -281,6 +292,8 @@ def save_definitions(definitions: TissueDefinitions, path: str | os.PathLike[str
         ) as stream:
             temporary = Path(stream.name)
             stream.write(definitions.to_json() + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
         if temporary is not None:

@@ -27,7 +27,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from typing import Any
 
 import numpy as np
 from cachetools import LRUCache
@@ -39,6 +39,7 @@ from ctai_sam2.models.cache_key import CacheKey, explain_miss, make_key
 from ctai_sam2.models.cache_store import decode_entry, encode_entry, is_intact, open_memory, read_entries
 from ctai_sam2.models.protocol import (
     BatchEmbedding,
+    ClosedByWith,
     Prefetching,
     Segmenter,
     require_image,
@@ -54,7 +55,7 @@ _MAX_PENDING_BYTES = 32_000_000
 _EVICTED_NOTED = 4096
 
 
-class CachedSegmenter:
+class CachedSegmenter(ClosedByWith):
     """Stores the predictions of another segmenter; `Prediction.cached` tells when one was reused.
 
     Parameters
@@ -114,11 +115,8 @@ class CachedSegmenter:
         self._pending: dict[CacheKey, _PendingWrite] = {}
         self._writes = self._bytes_since_trim = 0
         self._trouble: str | None = None
-        self._memory = self._open_memory(folder)
+        self._memory, self._memoized = self._open_memory(folder)
         self._is_on_disk = self._memory.location is not None
-        self._memoized = self._memory.cache(
-            _compute, ignore=["work"], cache_validation_callback=self._is_entry_fresh
-        )
 
     @property
     def identity(self) -> ModelIdentity:
@@ -232,27 +230,21 @@ class CachedSegmenter:
             writer[1].shutdown()
         self._inner.close()
 
-    def __enter__(self) -> CachedSegmenter:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def _open_memory(self, folder: str | Path | None) -> Memory:
-        if folder is None:
-            return Memory(None, verbose=0)
+    def _open_memory(self, folder: str | Path | None) -> tuple[Memory, Any]:
+        """Open the disk, and joblib's function on it; neither is on disk where that fails."""
         try:
-            return open_memory(Path(folder).expanduser())
+            if folder is not None:
+                memory = open_memory(Path(folder).expanduser())
+                return memory, self._memoize(memory)
         except InputError as error:
             self._warn(f"predictions are not stored on disk: {error}")
         except OSError as error:
             self._warn(f"predictions are not stored on disk ({error.strerror or type(error).__name__}).")
-        return Memory(None, verbose=0)
+        memory = Memory(None, verbose=0)
+        return memory, self._memoize(memory)
+
+    def _memoize(self, memory: Memory) -> Any:
+        return memory.cache(_compute, ignore=["work"], cache_validation_callback=self._is_entry_fresh)
 
     def _is_fresh(self, stored_at: float) -> bool:
         # A time ahead of now, of another machine or before the clock was set back, says nothing of the age.

@@ -13,14 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import TracebackType
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.models.protocol import Prefetching, Segmenter, require_image, require_request
+from ctai_sam2.models.protocol import ClosedByWith, Prefetching, Segmenter, require_image, require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 logger = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ class CircuitBreaker:
         return "half-open" if self._clock() - self._opened_at >= self._cool_down_s else "open"
 
 
-class FallbackSegmenter:
+class FallbackSegmenter(ClosedByWith):
     """Tries several segmenters in order; the first that is available predicts.
 
     Parameters
@@ -230,17 +229,6 @@ class FallbackSegmenter:
         for segmenter in self._segmenters.values():
             segmenter.close()
         self._known_health.clear()
-
-    def __enter__(self) -> FallbackSegmenter:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _first_available(self, request: Callable[[str, Segmenter], _Result]) -> _Result:
         errors: list[Unavailable] = []

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.image.hashing import hash_content
-from ctai_sam2.models.protocol import require_image, require_request
+from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
@@ -58,7 +57,7 @@ class _Loaded:
         return self.calibration.apply(predicted_iou).astype(np.float32)
 
 
-class LocalSegmenter:
+class LocalSegmenter(ClosedByWith):
     """SAM2 in this process; keeps the contract of `Segmenter` and of `Prefetching`.
 
     Nothing is loaded, and torch is not imported, before the first prediction, `warm_up` or `identity`.
@@ -259,17 +258,6 @@ class LocalSegmenter:
         with self._state_lock:
             self._embeddings.clear()
             self._divisions.clear()
-
-    def __enter__(self) -> LocalSegmenter:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _locate(self) -> Path:
         if self._file is not None:

@@ -12,7 +12,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +36,7 @@ from ctai_sam2.errors import (
 from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.models import wire
 from ctai_sam2.models.messages import ErrorBody, HealthBody, ImageBody, PredictionBody, ReadyBody
-from ctai_sam2.models.protocol import require_image, require_request
+from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
 from ctai_sam2.models.retry import RetryingAdapter
 from ctai_sam2.models.transport import HttpResponse, HttpTransport, is_loopback, require_service_url, shorten
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
@@ -57,7 +56,7 @@ _IDENTITY_VALID_S = 30.0
 _MAX_KNOWN_UPLOADS = 4096
 
 
-class RemoteSegmenter:
+class RemoteSegmenter(ClosedByWith):
     """A segmentation service; keeps the contract of `Segmenter` and of `Prefetching`. Safe in threads.
 
     A slice is sent with the first prompt on it, and again by itself when the service no longer has it; any
@@ -230,17 +229,6 @@ class RemoteSegmenter:
         self._closed = True
         self._transport.close()
         self._probe.close()
-
-    def __enter__(self) -> RemoteSegmenter:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _request_identity(self) -> ModelIdentity:
         health = self._parse(HealthBody, self._request("GET", wire.HEALTH_PATH, probing=True))

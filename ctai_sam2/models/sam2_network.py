@@ -38,7 +38,9 @@ _NAMES_SHOWN: Final = 3
 _SIZE_STEP: Final = 32
 
 
-def build_sam2(config: str | Path, *, image_size: int | None = None) -> torch.nn.Module:
+def build_sam2(
+    config: str | Path, *, image_size: int | None = None, target: str | None = None
+) -> torch.nn.Module:
     """Build a SAM2 network with untrained weights, on the CPU, in evaluation mode.
 
     Parameters
@@ -48,6 +50,8 @@ def build_sam2(config: str | Path, *, image_size: int | None = None) -> torch.nn
         same layout (a ``model`` entry with ``_target_``).
     image_size : int, optional
         Side of the square network input in pixels, a multiple of 32; by default as configured.
+    target : str, optional
+        Dotted name of the class to build instead of the configured one, such as the video predictor.
 
     Returns
     -------
@@ -68,6 +72,8 @@ def build_sam2(config: str | Path, *, image_size: int | None = None) -> torch.nn
         model_tree = tree.model
         if image_size is not None:
             model_tree.image_size = int(image_size)
+        if target is not None:
+            model_tree["_target_"] = target
         configured_size = int(model_tree.image_size)
     except InputError:
         raise

@@ -9,21 +9,21 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
-from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.distances import deeper_than
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
 from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model
+from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
     frame_for,
+    join_sides,
     name_structure,
-    predict_on_slice,
     prefer_agreeing,
     refine_on_slice,
     unite,
@@ -50,27 +50,17 @@ _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AxialSession:
-    """A slice with its frame, ready for prompts; frame and anatomy are found once, when needed.
+class AxialSession(FramedSlice):
+    """A slice with its frame, ready for prompts; anatomy and division are found once, when needed.
 
     Parameters
     ----------
-    ct_slice : CTSlice
-        The slice.
-    frame : Frame
-        What the model sees of it.
-    segmenter : PredictsMasks
-        The model.
-    definitions : TissueDefinitions
-        HU limits.
+    ct_slice, frame, segmenter, definitions
+        As in `FramedSlice`.
     confidence_threshold : float
         A mask the model trusts less is warned of.
     """
 
-    ct_slice: CTSlice
-    frame: Frame
-    segmenter: PredictsMasks
-    definitions: TissueDefinitions
     confidence_threshold: float = CONFIDENCE_THRESHOLD
 
     @classmethod
@@ -103,7 +93,7 @@ class AxialSession:
     @cached_property
     def divided(self) -> DividedSlice | None:
         """The slice divided by a model that can do so; None where it cannot, or sees no abdomen."""
-        return divide_by_model(self.ct_slice, self.frame, self.segmenter, self.definitions)
+        return divide_by_model(self)
 
     def segment(
         self,
@@ -142,6 +132,46 @@ class AxialSession:
         if structure == "muscle" and strategy == "compartments":
             return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
         return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+
+    def segment_all(
+        self,
+        structures: Sequence[Structure],
+        *,
+        prompts: Mapping[str, Prompt] | None = None,
+        muscle_strategy: MuscleStrategy | None = None,
+    ) -> AxialResult:
+        """Segment several structures; see `segment_axial`."""
+        found: dict[Structure, StructureResult] = {}
+        missing: dict[str, str] = {}
+        problem: AnatomyNotFound | None = None
+        for structure in _segmented_for(structures):
+            try:
+                found[structure] = self.segment(
+                    structure, prompt=(prompts or {}).get(structure), muscle_strategy=muscle_strategy
+                )
+            except AnatomyNotFound as error:
+                missing[structure], problem = str(error), error
+        if not found and problem is not None:
+            raise problem
+        if "psoas" in structures and "psoas_left" in found and "psoas_right" in found:
+            found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
+        if "muscle" in found and not set(_FATS).isdisjoint(structures):
+            try:
+                fat = self.find_fat_of(found["muscle"])
+                found.update({name: one for name, one in fat.items() if name in structures})
+            except AnatomyNotFound as error:
+                missing["fat"] = str(error)
+        groups: dict[str, Mask] = {}
+        if "muscle" in found and found["muscle"].prompted_by == "name" and self.judged is not None:
+            groups = self.judged.groups_within(found["muscle"].mask)
+        doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
+        return AxialResult(
+            ct_slice=self.ct_slice,
+            structures=found,
+            warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
+            missing=missing,
+            muscle_groups=groups,
+        )
 
     @cached_property
     def judged(self) -> JudgedSlice | None:
@@ -224,7 +254,7 @@ class AxialSession:
     def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
         anatomy = self._require_anatomy()
         rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
-        predictions = [predict_on_slice(self.segmenter, self.frame, prompt) for prompt in prompts]
+        predictions = [self.predict(prompt) for prompt in prompts]
         if len(prompts) == 1:
             prediction = prefer_agreeing(predictions[0], rough)
         else:
@@ -251,7 +281,7 @@ class AxialSession:
         if structure not in self.segmenter.identity.structures:
             raise missing
         prompt = Prompt(structure=structure)
-        prediction = predict_on_slice(self.segmenter, self.frame, prompt)
+        prediction = self.predict(prompt)
         mask = self._clean(structure, prediction.mask)
         if prediction.confidence_score < self.confidence_threshold or not mask.any():
             raise missing
@@ -329,10 +359,9 @@ class AxialSession:
     def _clean(
         self, structure: Structure, mask: Mask, *, near: Mask | None = None, prompt: Prompt | None = None
     ) -> Mask:
-        tissue = "muscle" if structure.startswith("psoas") else structure
         if structure == "vertebra":
             mask = with_cortex(mask, self.ct_slice.hu, self.ct_slice.spacing_mm)
-        limits = getattr(self.definitions, tissue, None)
+        limits = self.definitions.limits_of(structure)
         forbidden = None
         if prompt is None and isinstance(self.anatomy, AxialAnatomy) and structure != "vertebra":
             forbidden = self._forbidden(self.anatomy, structure)
@@ -354,7 +383,7 @@ class AxialSession:
         trunk = anatomy.trunk
         wrong = anatomy.spine.copy()
         if structure == "muscle":
-            deep = ndimage.distance_transform_edt(trunk.cavity) > _OUTLINE_ERROR_MM
+            deep = deeper_than(trunk.cavity, _OUTLINE_ERROR_MM)
             for psoas in anatomy.psoas.values():
                 deep &= ~psoas
             wrong |= deep | ~trunk.fascia
@@ -428,37 +457,7 @@ def segment_axial(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    found: dict[Structure, StructureResult] = {}
-    missing: dict[str, str] = {}
-    problem: AnatomyNotFound | None = None
-    for structure in _segmented_for(structures):
-        try:
-            found[structure] = session.segment(
-                structure, prompt=(prompts or {}).get(structure), muscle_strategy=muscle_strategy
-            )
-        except AnatomyNotFound as error:
-            missing[structure], problem = str(error), error
-    if not found and problem is not None:
-        raise problem
-    if "psoas" in structures and "psoas_left" in found and "psoas_right" in found:
-        found["psoas"] = join_sides(found["psoas_left"], found["psoas_right"])
-    if "muscle" in found and not set(_FATS).isdisjoint(structures):
-        try:
-            fat = session.find_fat_of(found["muscle"])
-            found.update({name: one for name, one in fat.items() if name in structures})
-        except AnatomyNotFound as error:
-            missing["fat"] = str(error)
-    groups: dict[str, Mask] = {}
-    if "muscle" in found and found["muscle"].prompted_by == "name" and session.judged is not None:
-        groups = session.judged.groups_within(found["muscle"].mask)
-    doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
-    return AxialResult(
-        ct_slice=ct_slice,
-        structures=found,
-        warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
-        missing=missing,
-        muscle_groups=groups,
-    )
+    return session.segment_all(structures, prompts=prompts, muscle_strategy=muscle_strategy)
 
 
 def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
@@ -470,21 +469,6 @@ def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
         needs.add("muscle")
     singles: tuple[Structure, ...] = (*_SIDES, "muscle", "vertebra")
     return [name for name in singles if name in needs]
-
-
-def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
-    """Unite left and right psoas; the lower confidence of the two is the whole's."""
-    predictions = [result.prediction for result in (left, right) if result.prediction is not None]
-    united = unite(predictions) if predictions else None
-    return StructureResult(
-        structure="psoas",
-        mask=left.mask | right.mask,
-        prediction=united,
-        prompts=(*left.prompts, *right.prompts),
-        prompted_by=left.prompted_by,
-        confidence=min((one for one in (left.confidence, right.confidence) if one is not None), default=None),
-        warnings=(*left.warnings, *right.warnings),
-    )
 
 
 def require_axial(ct_slice: CTSlice) -> None:

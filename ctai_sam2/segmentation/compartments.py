@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.image.masks import grow, label_components, remove_islands, shrink
+from ctai_sam2.image.distances import within_distance
+from ctai_sam2.image.masks import fill_holes, grow, label_components, remove_islands, shrink
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
@@ -213,7 +214,7 @@ def _main_part(solid: Mask, spine: Mask, spacing_mm: tuple[float, float]) -> Mas
 
 def _filled(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
     closed = shrink(grow(mask, _HULL_MM, spacing_mm), _HULL_MM, spacing_mm)
-    return np.asarray(ndimage.binary_fill_holes(closed | mask), dtype=bool)
+    return fill_holes(closed | mask)
 
 
 def _rejoin(
@@ -262,7 +263,7 @@ def _contact_mm(
     """Return the length of the border between subcutaneous fat and cavity."""
     sat = index == number["sat"]
     cavity = np.isin(index, [number["vat"], number["viscera"]])
-    touching = ndimage.binary_dilation(sat, iterations=2) & ndimage.binary_dilation(cavity)
+    touching = within_distance(within_distance(sat, 1.0), 1.0) & within_distance(cavity, 1.0)
     touching &= sat
     return float(touching.sum()) / 2 * float(np.mean(spacing_mm))
 
@@ -275,7 +276,7 @@ def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], 
     """
     open_ = np.isin(index, fats) & in_limits
     for group in groups:
-        adjacent = ndimage.binary_dilation(index == group) & open_
+        adjacent = within_distance(index == group, 1.0) & open_
         index[adjacent] = group
         open_ &= ~adjacent
 

@@ -11,9 +11,8 @@ from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.distances import depth_of, within_distance
 from ctai_sam2.image.masks import grow
-from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.segmentation.compartments import (
     COMPARTMENT_NAMES,
     GROUPS,
@@ -21,13 +20,14 @@ from ctai_sam2.segmentation.compartments import (
     divide_slice,
     fat_within,
 )
+from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
-from ctai_sam2.segmentation.prediction import predict_on_slice, prefer_agreeing
+from ctai_sam2.segmentation.prediction import prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
 from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
-from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt
+from ctai_sam2.types import Mask, Prediction, Prompt
 
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
 _LEAST_SPINE_MM2 = 400.0
@@ -57,29 +57,19 @@ class NumberEvidence:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class DividedSlice:
+class DividedSlice(FramedSlice):
     """A slice divided by a model that knows compartments by name.
 
     Parameters
     ----------
-    ct_slice : CTSlice
-        The slice.
-    frame : Frame
-        What the model sees of it.
-    segmenter : PredictsMasks
-        The model.
-    definitions : TissueDefinitions
-        HU limits.
+    ct_slice, frame, segmenter, definitions
+        As in `FramedSlice`.
     compartments : Compartments
         The division.
     predictions : mapping of str to Prediction
         What the model said, by `COMPARTMENT_NAMES`, on the slice.
     """
 
-    ct_slice: CTSlice
-    frame: Frame
-    segmenter: PredictsMasks
-    definitions: TissueDefinitions
     compartments: Compartments
     predictions: Mapping[str, Prediction]
 
@@ -114,7 +104,7 @@ class DividedSlice:
             prompt = (
                 self._muscle_prompt() if structure == "muscle" else self._region_prompt(structure, region)
             )
-        prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), region)
+        prediction = prefer_agreeing(self.predict(prompt), region)
         mask = self._within_limits(prediction.mask)
         return StructureResult(
             structure=structure,
@@ -129,7 +119,7 @@ class DividedSlice:
         """Return what the model says of a name alone, on the slice."""
         if name in self.predictions:
             return self.predictions[name]
-        return predict_on_slice(self.segmenter, self.frame, Prompt(structure=name))
+        return self.predict(Prompt(structure=name))
 
     @property
     def is_disc(self) -> bool:
@@ -149,7 +139,7 @@ class DividedSlice:
         prompt = make_mask_prompt(
             spine, self.ct_slice.spacing_mm, positives=1, structure="vertebra", apart_mm=20.0
         )
-        prediction = prefer_agreeing(predict_on_slice(self.segmenter, self.frame, prompt), spine)
+        prediction = prefer_agreeing(self.predict(prompt), spine)
         near = grow(spine, _CORTEX_REACH_MM, self.ct_slice.spacing_mm)
         mask = clean_mask(
             with_cortex(prediction.mask & near, self.ct_slice.hu, self.ct_slice.spacing_mm),
@@ -237,7 +227,7 @@ class JudgedSlice:
         second = divided.second_opinion
         if second is not None:
             muscle &= ~_unconfirmed(
-                muscle & ~ndimage.binary_dilation(second.mask),
+                muscle & ~within_distance(second.mask, 1.0),
                 divided.compartments.masks["wall"],
                 divided.ct_slice.spacing_mm,
             )
@@ -372,7 +362,7 @@ class JudgedSlice:
 def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Mask:
     """Return those pieces that only the division saw and that are no large thin part of the wall."""
     labels, _ = ndimage.label(alone)
-    depth = ndimage.distance_transform_edt(alone, sampling=spacing_mm)
+    depth = depth_of(alone, spacing_mm)
     pixel_mm2 = spacing_mm[0] * spacing_mm[1]
     out = alone.copy()
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
@@ -384,15 +374,13 @@ def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Ma
     return out
 
 
-def divide_by_model(
-    ct_slice: CTSlice, frame: Frame, segmenter: PredictsMasks, definitions: TissueDefinitions
-) -> DividedSlice | None:
+def divide_by_model(framed: FramedSlice) -> DividedSlice | None:
     """Divide a slice, where the model can and the slice is plainly of an abdomen.
 
     Parameters
     ----------
-    ct_slice, frame, segmenter, definitions
-        As in `DividedSlice`.
+    framed : FramedSlice
+        The slice, and the model.
 
     Returns
     -------
@@ -405,31 +393,29 @@ def divide_by_model(
     Unavailable
         If the segmenter is not available.
     """
-    if not set(COMPARTMENT_NAMES) <= set(segmenter.identity.structures):
+    if not set(COMPARTMENT_NAMES) <= set(framed.segmenter.identity.structures):
         return None
     try:
-        body = body_of(ct_slice)
+        body = body_of(framed.ct_slice)
     except AnatomyNotFound:
         return None
-    predictions = {
-        name: predict_on_slice(segmenter, frame, Prompt(structure=name)) for name in COMPARTMENT_NAMES
-    }
+    predictions = {name: framed.predict(Prompt(structure=name)) for name in COMPARTMENT_NAMES}
     classes = {name: prediction.mask for name, prediction in predictions.items()}
     claimed = np.any(list(classes.values()), axis=0)
-    pixel_mm2 = ct_slice.pixel_area_mm2
+    pixel_mm2 = framed.ct_slice.pixel_area_mm2
     if (
         (claimed & body).sum() < _LEAST_BODY_PART * body.sum()
         or classes["spine"].sum() * pixel_mm2 < _LEAST_SPINE_MM2
         or sum(classes[name].sum() for name in GROUPS) * pixel_mm2 < _LEAST_MUSCLE_MM2
     ):
         return None
-    compartments = divide_slice(classes, ct_slice.hu, body, ct_slice.spacing_mm, definitions)
+    ct_slice = framed.ct_slice
     return DividedSlice(
         ct_slice=ct_slice,
-        frame=frame,
-        segmenter=segmenter,
-        definitions=definitions,
-        compartments=compartments,
+        frame=framed.frame,
+        segmenter=framed.segmenter,
+        definitions=framed.definitions,
+        compartments=divide_slice(classes, ct_slice.hu, body, ct_slice.spacing_mm, framed.definitions),
         predictions=predictions,
     )
 

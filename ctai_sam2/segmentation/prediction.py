@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.distances import within_distance
 from ctai_sam2.image.framing import Frame, frame_sagittal, frame_slice
 from ctai_sam2.image.windowing import SOFT_TISSUE
-from ctai_sam2.segmentation.results import PredictsMasks
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
 WEIGHT_OF_AGREEMENT = 0.5
@@ -161,13 +161,27 @@ def unite(predictions: Sequence[Prediction]) -> Prediction:
     )
 
 
-def agreement(mask: Mask, rough: Mask, slack_px: int = 1) -> float:
-    """Dice of a mask with a rough outline, forgiving a border of some pixels, 0 to 1."""
+def join_sides(left: StructureResult, right: StructureResult) -> StructureResult:
+    """Unite left and right psoas; the lower confidence of the two is the whole's."""
+    predictions = [result.prediction for result in (left, right) if result.prediction is not None]
+    united = unite(predictions) if predictions else None
+    return StructureResult(
+        structure="psoas",
+        mask=left.mask | right.mask,
+        prediction=united,
+        prompts=(*left.prompts, *right.prompts),
+        prompted_by=left.prompted_by,
+        confidence=min((one for one in (left.confidence, right.confidence) if one is not None), default=None),
+        warnings=(*left.warnings, *right.warnings),
+    )
+
+
+def agreement(mask: Mask, rough: Mask) -> float:
+    """Dice of a mask with a rough outline, forgiving a border of one pixel, 0 to 1."""
     if not mask.any() or not rough.any():
         return 0.0
-    wide = ndimage.binary_dilation(rough, iterations=slack_px)
-    wide_mask = ndimage.binary_dilation(mask, iterations=slack_px)
-    return float((mask & wide).sum() + (rough & wide_mask).sum()) / float(mask.sum() + rough.sum())
+    both = (mask & within_distance(rough, 1.0)).sum() + (rough & within_distance(mask, 1.0)).sum()
+    return float(both) / float(mask.sum() + rough.sum())
 
 
 def _anchor_xy(prompt: Prompt | None) -> tuple[float, float] | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.distances import box_of, depth_of
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
 from ctai_sam2.segmentation.anatomy.psoas import Side
@@ -142,10 +141,12 @@ def make_mask_prompt(
     inside = [
         xy
         for part, count, apart in (parts or ((region, positives, apart_mm),))
-        for xy in _deepest_pixels(part, count, apart, spacing_mm)
+        for xy in deepest_points(part, count, apart_mm=apart, spacing_mm=spacing_mm)
     ]
     outside = [
-        xy for part, count, apart in negatives for xy in _deepest_pixels(part, count, apart, spacing_mm)
+        xy
+        for part, count, apart in negatives
+        for xy in deepest_points(part, count, apart_mm=apart, spacing_mm=spacing_mm)
     ]
     rows, columns = np.nonzero(region)
     slack_y, slack_x = (_BOX_SLACK_MM / spacing for spacing in spacing_mm)
@@ -163,36 +164,24 @@ def make_mask_prompt(
     )
 
 
-def _deepest_pixels(
-    region: Mask, count: int, apart_mm: float, spacing_mm: tuple[float, float]
+def deepest_points(
+    region: Mask, count: int, *, apart_mm: float, spacing_mm: tuple[float, float] = (1.0, 1.0)
 ) -> list[tuple[float, float]]:
-    """Do as `deepest_points`, on the slice's own pixels."""
-    if not region.any():
+    """Up to ``count`` points far from a region's border and from each other, deepest first, as (x, y)."""
+    box = box_of(region)
+    if box is None:
         return []
-    depth: NDArray[np.float64] = ndimage.distance_transform_edt(region, sampling=spacing_mm)
-    y, x = np.mgrid[: region.shape[0], : region.shape[1]]
+    top, left = box[0].start, box[1].start
+    depth = depth_of(region, spacing_mm)[box]
+    y, x = np.ogrid[: depth.shape[0], : depth.shape[1]]
     points: list[tuple[float, float]] = []
     for _ in range(count):
         row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
         if depth[row, column] <= 0:
             break
-        points.append((float(column), float(row)))
-        far = np.hypot((x - column) * spacing_mm[1], (y - row) * spacing_mm[0]) >= apart_mm
-        depth = np.where(far, depth, 0.0)
-    return points
-
-
-def deepest_points(region: Mask, count: int, *, apart_mm: float) -> list[tuple[float, float]]:
-    """Up to ``count`` points far from a region's border and from each other, deepest first, as (x, y)."""
-    depth: NDArray[np.float64] = ndimage.distance_transform_edt(region)
-    y, x = np.mgrid[: region.shape[0], : region.shape[1]]
-    points: list[tuple[float, float]] = []
-    for _ in range(count):
-        row, column = np.unravel_index(int(np.argmax(depth)), depth.shape)
-        if depth[row, column] < 1.0:
-            break
-        points.append((float(column), float(row)))
-        depth = np.where(np.hypot(x - column, y - row) < apart_mm, 0.0, depth)
+        points.append((float(column + left), float(row + top)))
+        near = np.hypot((x - column) * spacing_mm[1], (y - row) * spacing_mm[0]) < apart_mm
+        depth = np.where(near, 0.0, depth)
     return points
 
 

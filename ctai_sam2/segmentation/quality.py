@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy import ndimage
 
 from ctai_sam2.errors import WeightsError
+from ctai_sam2.image.distances import depth_of
 from ctai_sam2.segmentation.compartments import Compartments
 from ctai_sam2.types import Mask
 
@@ -138,7 +138,7 @@ def find_gross_errors(
             ("sat", "vat"),
             f"{divided.unassigned_mm2 / 100:.0f} cm² of fat were in no class",
         )
-    depth = ndimage.distance_transform_edt(masks["wall"], sampling=spacing_mm)
+    depth = depth_of(masks["wall"], spacing_mm)
     if float(depth.max()) > p.thick_wall_mm:
         fail("thick_wall", ("muscle", "vat"), "the abdominal wall is as thick as an organ")
     psoas = [float(masks[name].sum()) for name in ("psoas_left", "psoas_right")]

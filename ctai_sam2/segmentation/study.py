@@ -16,7 +16,6 @@ from ctai_sam2.segmentation.axial import (
     AxialSession,
     MuscleStrategy,
     require_axial,
-    segment_axial,
 )
 from ctai_sam2.segmentation.levels.sagittal import (
     choose_l3,
@@ -199,18 +198,16 @@ def segment_study(
     ct_slice = volume.axial(axial_index)
     require_measurable_slice(ct_slice)
     require_abdomen(ct_slice)
-    axial = segment_axial(
+    session = AxialSession.open(
         ct_slice,
         segmenter,
-        structures=structures,
-        prompts=prompts,
         window=window,
         definitions=definitions,
-        muscle_strategy=muscle_strategy,
         confidence_threshold=confidence_threshold,
     )
+    axial = session.segment_all(structures, prompts=prompts, muscle_strategy=muscle_strategy)
     axial, medians = _compare_with_neighbours(
-        volume, axial_index, axial, segmenter, slices=slices, window=window, definitions=definitions
+        volume, axial_index, axial, session, slices=slices, window=window
     )
     gap_mm: float | None = None
     if found_index is not None:
@@ -232,26 +229,28 @@ def _compare_with_neighbours(
     volume: CTVolume,
     axial_index: int,
     axial: AxialResult,
-    segmenter: PredictsMasks,
+    session: AxialSession,
     *,
     slices: int,
     window: Window,
-    definitions: TissueDefinitions,
 ) -> tuple[AxialResult, tuple[MedianArea, ...]]:
     """Warn of areas that jump against the slices above and below; take medians over the wanted slices."""
-    others = measure_neighbours(
-        volume,
-        axial_index,
-        segmenter,
-        structures=tuple(axial.structures),
-        each_side=max(slices // 2, 1),
-        window=window,
-        definitions=definitions,
-    )
-    areas = areas_of(axial.masks, axial.ct_slice.pixel_area_mm2)
     compared = [
         name for name in COMPARED if name in axial.structures and axial.structures[name].prompted_by != "user"
     ]
+    if slices == 1 and (session.divided is None or not compared):
+        return axial, ()
+    others = measure_neighbours(
+        volume,
+        axial_index,
+        session.segmenter,
+        structures=tuple(axial.structures),
+        each_side=max(slices // 2, 1),
+        window=window,
+        definitions=session.definitions,
+        prompted=slices > 1,
+    )
+    areas = areas_of(axial.masks, axial.ct_slice.pixel_area_mm2)
     by_distance = sorted(others, key=lambda other: abs(other.offset_mm))
     nearest = [
         min(side, key=lambda other: abs(other.offset_mm)).areas_mm2
@@ -262,6 +261,11 @@ def _compare_with_neighbours(
         if side
     ]
     gates = find_jumps({name: areas[name] for name in compared}, nearest)
+    if slices == 1 and session.divided is not None:
+        # The slices next to it were divided and not prompted: what differs by that alone is no jump.
+        divided = areas_of(session.divided.compartments.masks, axial.ct_slice.pixel_area_mm2)
+        alike = {gate.structures for gate in find_jumps({n: divided[n] for n in compared}, nearest)}
+        gates = tuple(gate for gate in gates if gate.structures in alike)
     structures = {
         name: replace(
             result,

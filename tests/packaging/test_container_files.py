@@ -58,9 +58,15 @@ def project_metadata() -> dict[str, Any]:
     return tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def constraints() -> dict[str, str]:
-    lines = (DOCKER / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("==") for line in lines if not line.startswith("#"))
+def locked(name: str) -> dict[str, tuple[str, list[str]]]:
+    """Read a list of requirements: version and hashes by name."""
+    text = (DOCKER / name).read_text(encoding="utf-8")
+    found = {}
+    for block in re.split(r"\n(?=\S)", text.strip()):
+        if not block.startswith("#"):
+            name, _, version = block.split()[0].partition("==")
+            found[name] = version, re.findall(r"--hash=sha256:([0-9a-f]{64})", block)
+    return found
 
 
 def test_the_runtime_stage_is_what_is_promised() -> None:
@@ -95,32 +101,40 @@ def test_torch_is_the_pair_that_the_tests_run_with() -> None:
     assert f"TORCH  ?= {pair}" in makefile
 
 
-def test_constraints_pin_everything_that_is_asked_for() -> None:
-    pins = constraints()
+def test_everything_that_is_asked_for_is_locked_with_hashes() -> None:
+    pins = locked("requirements.txt")
     metadata = project_metadata()
     wanted = [*metadata["dependencies"], *metadata["optional-dependencies"]["service"]]
     for requirement in map(Requirement, wanted):
         name = canonicalize_name(requirement.name)
         if name not in ("torch", "torchvision"):
-            assert requirement.specifier.contains(pins[name]), requirement
+            assert requirement.specifier.contains(pins[name][0]), requirement
     assert not {"torch", "torchvision"} & set(pins)
     assert list(pins) == sorted(pins)
+    build = locked("build-requirements.txt")
+    for requirement in [*metadata_of_build(), "setuptools", "wheel"]:
+        name = canonicalize_name(Requirement(requirement).name)
+        assert Requirement(requirement).specifier.contains(build[name][0])
+    assert all(hashes for _, hashes in [*pins.values(), *build.values()])
+    assert {name: pins[name][0] for name in set(pins) & set(build)} == {
+        name: build[name][0] for name in set(pins) & set(build)
+    }
 
 
-def test_requirements_are_those_of_the_project() -> None:
-    metadata = project_metadata()
-    run = subprocess.run(
-        [sys.executable, str(DOCKER / "requirements.py"), "service"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert run.stdout.split("\n")[:-1] == [
-        *metadata["dependencies"],
-        *metadata["optional-dependencies"]["service"],
-    ]
+def metadata_of_build() -> list[str]:
+    tomllib = pytest.importorskip("tomllib", reason="tomllib came with Python 3.11, which the image has")
+    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    return list(tomllib.loads(text)["build-system"]["requires"])
+
+
+def test_the_image_installs_nothing_without_a_hash_but_pytorch() -> None:
+    runs = [rest for word, rest in dockerfile() if word == "RUN" and "pip.sh install" in rest]
+    installs = [part for rest in runs for part in rest.split("&&") if "pip.sh install" in part]
+    assert len(installs) == 4
+    for install in installs:
+        is_ours = install.rstrip().endswith(" .")
+        assert ("--require-hashes" in install) != (is_ours or '"torch==' in install)
+        assert "--no-build-isolation" in install or not (is_ours or " -r requirements.txt" in install)
 
 
 def test_what_is_copied_exists_and_nothing_else_is_sent() -> None:

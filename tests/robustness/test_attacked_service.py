@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from PIL import Image, PngImagePlugin
 
 from ctai_sam2.models import wire
 from service import bodies
+from service.bodies import PARSED_HERE_BYTES
 from service.faults import Fault
 from service.limits import Admission, Turns, current_ticket
 from service.workers import is_plain_png
@@ -140,6 +143,74 @@ def test_json_is_bounded_before_it_is_parsed(url: str, text: str, status: int) -
     response = requests.post(url + ORIGINAL, data=text, headers=headers, timeout=WAIT_S)
     assert response.status_code == status
     assert len(response.content) < 1000
+
+
+LARGE = 2 * PARSED_HERE_BYTES
+
+
+def form_of(content: bytes) -> tuple[bytes, str]:
+    files, fields = {"file": ("a", content)}, {"click_points": '[{"x": 1, "y": 2}]'}
+    prepared = requests.Request("POST", "http://x", files=files, data=fields).prepare()
+    assert isinstance(prepared.body, bytes)
+    return prepared.body, str(prepared.headers["Content-Type"])
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (json.dumps({"image_data": "A" * LARGE, "click_points": [{"x": 1, "y": 2}]}).encode(), None, 400),
+        (b'{"image_data": "' + b"\\u0041" * LARGE + b'"}', None, 422),
+        (b'{"image_data": "A", "x": [' + b",".join([b"9" * 4000] * (LARGE // 4000)) + b"]}", None, 400),
+        (b"[" * 200 + b" " * LARGE, None, 422),
+        (*form_of(b"\r\n--" * LARGE), 400),
+        (b"\r\n" * LARGE, "multipart/form-data; boundary=x", 422),
+    ],
+    ids=["base64", "escapes", "long numbers", "damaged", "almost boundaries", "no parts"],
+)
+def test_large_bodies_are_parsed_in_a_process_that_can_be_ended(
+    url: str, monkeypatch: pytest.MonkeyPatch, body: bytes, content_type: str | None, status: int
+) -> None:
+    def parse_here(*_: object) -> None:
+        raise AssertionError("parsed in the service's own process")
+
+    monkeypatch.setattr(bodies, "parse_json", parse_here)
+    monkeypatch.setattr(bodies, "parse_form", parse_here)
+    response = requests.post(
+        url + ORIGINAL,
+        data=body,
+        headers={"Content-Type": content_type or "application/json"},
+        timeout=WAIT_S,
+    )
+    assert response.status_code == status, response.text
+
+
+def test_what_is_parsed_elsewhere_is_the_same(url: str) -> None:
+    # Noise hardly packs, so that the picture is large.
+    noise = np.random.default_rng(1).integers(0, 256, (900, 900)).astype(np.uint8)
+    image = wire.encode_image(noise)
+    assert len(image) > LARGE
+    click = {"click_points": '[{"x": 30, "y": 40, "label": 1}]', "patient_id": "7"}
+    by_form = requests.post(url + ORIGINAL, files={"file": ("a.png", image)}, data=click, timeout=WAIT_S)
+    value = {"image_data": base64.b64encode(image).decode(), "click_points": [{"x": 30, "y": 40}]}
+    by_json = requests.post(url + ORIGINAL, json={**value, "patient_id": "7"}, timeout=WAIT_S)
+    # Some writers of JSON escape each slash: the text then stands nowhere in the body as it is meant.
+    escaped = json.dumps({**value, "patient_id": "7"}).replace("/", "\\/")
+    by_escapes = requests.post(
+        url + ORIGINAL, data=escaped, headers={"Content-Type": "application/json"}, timeout=WAIT_S
+    )
+    assert [one.status_code for one in (by_form, by_json, by_escapes)] == [200] * 3
+    masks = {one.json()["mask_data"] for one in (by_form, by_json, by_escapes)}
+    assert len(masks) == 1
+    assert {one.json()["patient_id"] for one in (by_form, by_json, by_escapes)} == {"7"}
+
+
+def test_parsing_that_takes_too_much_memory_is_ended(url: str) -> None:
+    # One character beyond ASCII makes all of them take four bytes.
+    body = b'{"image_data": "' + b"A" * 30_000_000 + "\U0001f600".encode() + b'"}'
+    headers = {"Content-Type": "application/json"}
+    response = requests.post(url + ORIGINAL, data=body, headers=headers, timeout=WAIT_S)
+    assert response.status_code == 413, response.text
+    assert requests.get(url + wire.HEALTH_PATH, timeout=WAIT_S).status_code == 200
 
 
 def test_bodies_that_stall_hold_no_place() -> None:

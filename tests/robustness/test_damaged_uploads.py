@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,9 +43,12 @@ def url() -> Iterator[str]:
         yield address
 
 
-def ct_of_somebody() -> bytes:
+SMALL = np.arange(256, dtype=np.int16).reshape(16, 16)
+
+
+def ct_of_somebody(stored: np.ndarray[Any, Any] = SMALL) -> bytes:
     """Return a CT image that names somebody wherever its header has room for text."""
-    dataset = ct_dataset(np.arange(256, dtype=np.int16).reshape(16, 16))
+    dataset = ct_dataset(stored, PixelSpacing=[400 / len(stored)] * 2)
     for keyword in ("PatientName", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName"):
         setattr(dataset, keyword, NAME)
     for keyword in ("PatientID", "AccessionNumber", "StudyID", "OtherPatientIDs"):
@@ -94,8 +97,8 @@ def with_length(data: bytes, element: Element, length: int, value: bytes | None 
     return data[: element.value - len(packed)] + packed + rest
 
 
-def damaged_files() -> Iterator[bytes]:
-    data = ct_of_somebody()
+def damaged_files(stored: np.ndarray[Any, Any] = SMALL) -> Iterator[bytes]:
+    data = ct_of_somebody(stored)
     name = f"{NAME} ".encode()
     for element in elements_of(data):
         length = element.end - element.value

@@ -96,6 +96,7 @@ def test_only_few_modules_import_torch() -> None:
             "mask_decoder",
             "local",
             "sam2_network",
+            "slice_memory",
             "dense_head",
             "tensor_threads",
         )

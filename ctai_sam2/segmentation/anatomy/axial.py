@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
-from ctai_sam2.image.masks import remove_islands
+from ctai_sam2.image.masks import fill_holes, remove_islands
 from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
 from ctai_sam2.segmentation.anatomy.psoas import Side, find_psoas
 from ctai_sam2.segmentation.anatomy.trunk import MUSCLE_HU, Trunk, find_trunk
@@ -114,6 +113,6 @@ def _canal(trunk: Trunk) -> Mask:
     rows, columns = np.mgrid[: trunk.body.shape[0], : trunk.body.shape[1]]
     behind = (rows > y) & (rows < y + 2.1 * radius) & (np.abs(columns - x) < 0.7 * radius)
     # Closing reaches the corners between canal and arch, where no muscle lies either.
-    arch = ndimage.binary_fill_holes(trunk.vertebra.bone)
+    arch = fill_holes(trunk.vertebra.bone)
     canal: Mask = behind | (arch & ~trunk.vertebra.bone)
     return canal

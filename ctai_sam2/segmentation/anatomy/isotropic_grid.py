@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from ctai_sam2.image.distances import box_of
 from ctai_sam2.types import CTSlice, Mask
 
 GRID_MM = 1.0
@@ -66,8 +67,17 @@ class Grid:
             (np.arange(n) + 0.5) * s / GRID_MM - 0.5
             for n, s in zip(self.slice_shape_hw, self.spacing_mm, strict=True)
         )
-        at = np.meshgrid(rows, columns, indexing="ij")
-        sampled: Mask = ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest") >= 0.5
+        sampled = np.zeros(self.slice_shape_hw, np.bool_)
+        box = box_of(mask, 1, 1)
+        if box is not None:
+            # Further than a grid pixel from the mask, all that is interpolated is 0.
+            near = tuple(
+                slice(*np.searchsorted(at, [part.start - 0.5, part.stop]).tolist())
+                for at, part in zip((rows, columns), box, strict=True)
+            )
+            at = np.meshgrid(rows[near[0]], columns[near[1]], indexing="ij")
+            values = ndimage.map_coordinates(mask.astype(np.float32), at, order=1, mode="nearest")
+            sampled[near] = values >= 0.5
         return sampled
 
     def mask_to_grid(self, mask: Mask) -> Mask:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.distances import box_of, depth_of, within_distance
 from ctai_sam2.segmentation.anatomy.trunk import Trunk
 from ctai_sam2.segmentation.anatomy.vertebra import disc_close, disc_open
 from ctai_sam2.types import Mask
@@ -19,7 +20,6 @@ _LEAST_THICKNESS_MM = 3.0
 _STREAK_MM = 1.0
 _BACK_LIMIT = (2.5, 0.4)
 """The transverse processes and quadratus lie behind a line that comes forward away from the midline."""
-_OUTLINE_ERROR_MM = 10.0
 _EXPECTED_XY = (2.0, 0.45)
 """Usual centre of the muscle from the vertebral body's, in its radii: away from the midline, back."""
 
@@ -53,16 +53,19 @@ def find_psoas(hu: NDArray[np.float32], trunk: Trunk, side: Side) -> Mask:
     """
     away, back = _radii_from_vertebra(hu.shape, trunk, side)
     window = (away > 0.8) & (away < 3.7) & (back > -1.2) & (back < _BACK_LIMIT[0] - _BACK_LIMIT[1] * away)
-    bone = ndimage.binary_dilation(trunk.vertebra.bone | trunk.vertebra.mask)
+    bone = within_distance(trunk.vertebra.bone | trunk.vertebra.mask, 1.0)
     dense = (hu > trunk.muscle_hu - 45) & (hu < trunk.muscle_hu + 45)
-    deep_inside = ndimage.distance_transform_edt(trunk.cavity) > _OUTLINE_ERROR_MM
     # Streaks of fat run through the muscle; closing bridges them.
-    muscle = disc_close(dense & window & ~deep_inside, _STREAK_MM) & window & trunk.fascia & ~bone
-    depth = ndimage.distance_transform_edt(muscle)
-    off = np.hypot(away - _EXPECTED_XY[0], back - _EXPECTED_XY[1])
-    likely = np.minimum(depth, 12.0) * np.exp(-0.5 * (off / _SPREAD) ** 2)
-    row, column = np.unravel_index(int(np.argmax(likely)), likely.shape)
-    thickness = float(depth[row, column])
+    muscle = disc_close(dense & window & ~trunk.deep_inside, _STREAK_MM) & window & trunk.fascia & ~bone
+    thickness, row, column = 0.0, 0, 0
+    box = box_of(muscle)
+    if box is not None:
+        depth = depth_of(muscle)[box]
+        off = np.hypot(away[:, box[1]] - _EXPECTED_XY[0], back[box[0]] - _EXPECTED_XY[1])
+        likely = np.minimum(depth, 12.0) * np.exp(-0.5 * (off / _SPREAD) ** 2)
+        at = np.unravel_index(int(np.argmax(likely)), likely.shape)
+        thickness = float(depth[at])
+        row, column = int(at[0]) + box[0].start, int(at[1]) + box[1].start
     if thickness < _LEAST_THICKNESS_MM:
         raise AnatomyNotFound(
             f"no {side} psoas is visible next to the vertebral body",
@@ -78,7 +81,7 @@ def _radii_from_vertebra(
     shape: tuple[int, ...], trunk: Trunk, side: Side
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distances from the vertebral body's centre in its radii: away from the midline, and backwards."""
-    y, x = np.mgrid[: shape[0], : shape[1]]
+    y, x = np.ogrid[: shape[0], : shape[1]]
     sign = 1.0 if side == "left" else -1.0
     # The circle may sit off the middle of a wide body; the body's own middle does not.
     columns = np.flatnonzero(trunk.vertebra.mask.any(axis=0))

@@ -9,12 +9,16 @@ found by dynamic programming over rays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.distances import box_of, deeper_than, depth_of, within_distance
+from ctai_sam2.image.masks import fill_holes
 from ctai_sam2.segmentation.anatomy.vertebra import VertebralBody, disc_close, disc_open
 from ctai_sam2.types import Mask
 
@@ -32,6 +36,7 @@ _STEEPEST_STEPS = 7
 _STEEPNESS_COST = 0.4
 _PREVERTEBRAL_MM = 6.0
 _LEAST_FASCIA_PART = 0.2
+_OUTLINE_ERROR_MM = 10.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,6 +62,11 @@ class Trunk:
     cavity: Mask
     muscle_hu: float
     vertebra: VertebralBody
+
+    @cached_property
+    def deep_inside(self) -> Mask:
+        """The cavity further from its outline than that can be wrong: where no psoas lies."""
+        return deeper_than(self.cavity, _OUTLINE_ERROR_MM)
 
 
 def find_trunk(hu: NDArray[np.float32], body: Mask, vertebra: VertebralBody) -> Trunk:
@@ -90,17 +100,17 @@ def _usual_muscle_hu(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralB
 
 
 def _find_fascia(hu: NDArray[np.float32], body: Mask, vertebra: VertebralBody) -> Mask:
-    depth = ndimage.distance_transform_edt(np.pad(body, 1))[1:-1, 1:-1]
+    depth = depth_of(np.pad(body, 1))[1:-1, 1:-1]
     skin = body & (depth <= _SKIN_MM)
     fat = (hu > FAT_HU[0] - 60) & (hu < FAT_HU[1]) & body
     # A large disc rolling in from the skin passes no gap of the fascia, but leaves fat in the corners; a
     # small one fetches that, and may not go far, for it does pass.
     sure = _rolled_from(skin, fat | skin | ~body, _SURE_BALL_MM, depth)
     fine = _rolled_from(skin, fat | skin | ~body, _FINE_BALL_MM, depth)
-    fine &= ndimage.distance_transform_edt(~(sure | skin | ~body)) <= _FINE_REACH_MM
+    fine &= within_distance(sure | skin | ~body, _FINE_REACH_MM)
     outside = sure | fine
     inside = body & ~outside & ~skin
-    inside = np.asarray(ndimage.binary_fill_holes(disc_close(inside, 6.0)), dtype=bool)
+    inside = fill_holes(disc_close(inside, 6.0))
     inside = disc_open(inside & body & ~skin, 5.0)
     # The belly bulges outwards: a dent in its wall is a gap between muscles that fat was followed through.
     bulging = disc_close(np.pad(inside, _BULGE_MM), _BULGE_MM)[_BULGE_MM:-_BULGE_MM, _BULGE_MM:-_BULGE_MM]
@@ -125,7 +135,10 @@ def _rolled_from(skin: Mask, free: Mask, radius_mm: float, depth: NDArray[np.flo
 def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody, muscle_hu: float) -> Mask:
     centre = _ray_centre(fascia, vertebra)
     angles: NDArray[np.float64] = np.asarray(np.arange(_RAYS) * (2 * np.pi / _RAYS), dtype=np.float64)
-    steps = int(np.hypot(*hu.shape) / _STEP_MM)
+    # No ray needs to go further than the fascia reaches.
+    rows, columns = np.nonzero(fascia)
+    farthest = float(np.hypot(columns - centre[0], rows - centre[1]).max())
+    steps = min(int(np.hypot(*hu.shape) / _STEP_MM), int(farthest / _STEP_MM) + 3)
     distance = np.arange(steps) * _STEP_MM
     x = centre[0] + distance[None, :] * np.cos(angles)[:, None]
     y = centre[1] + distance[None, :] * np.sin(angles)[:, None]
@@ -142,8 +155,12 @@ def _find_cavity(hu: NDArray[np.float32], fascia: Mask, vertebra: VertebralBody,
     excess = np.clip(thickness - usual[:, None], 0.0, None)
     value = value - slack[:, None] * excess
     value[thickness < 0] = -1e6
-    outline = _best_closed_path(value)
-    return _fill_outline(centre, angles, np.asarray(outline * _STEP_MM, dtype=np.float64), hu.shape) & fascia
+    outline = np.asarray(_best_closed_path(value) * _STEP_MM, dtype=np.float64)
+    cavity = np.zeros_like(fascia)
+    box = box_of(fascia)
+    if box is not None:
+        cavity[box] = fascia[box] & _fill_outline(centre, angles, outline, box)
+    return cavity
 
 
 def _ray_centre(fascia: Mask, vertebra: VertebralBody) -> tuple[float, float]:
@@ -176,7 +193,7 @@ def _wall_score(hu: NDArray[np.float32], vertebra: VertebralBody, muscle_hu: flo
     # The great vessels lie here, and without contrast they look like muscle.
     vessels = before & (np.abs(x - vertebra.centre_xy[0]) < 2.5 * vertebra.radius_mm)
     score = np.where(vessels, np.minimum(score, -1.0), score)
-    spine = ndimage.distance_transform_edt(~vertebra.mask) <= 2
+    spine = within_distance(vertebra.mask, 2.0)
     return np.where(spine, 3.0, score).astype(np.float32)
 
 
@@ -208,16 +225,16 @@ def _best_closed_path(value: NDArray[np.float64]) -> NDArray[np.intp]:
     best = np.empty_like(doubled)
     came = np.zeros(doubled.shape, dtype=np.int8)
     best[0] = doubled[0]
-    shifts = range(-_STEEPEST_STEPS, _STEEPEST_STEPS + 1)
+    shifts = np.arange(-_STEEPEST_STEPS, _STEEPEST_STEPS + 1)
+    cost = (_STEEPNESS_COST * np.abs(shifts))[:, None]
+    padded = np.full(steps + 2 * _STEEPEST_STEPS, -np.inf)
+    shifted = sliding_window_view(padded, steps)
     for row in range(1, len(doubled)):
-        options = np.full((len(shifts), steps), -np.inf)
-        for number, shift in enumerate(shifts):
-            source = slice(max(shift, 0), steps + min(shift, 0))
-            target = slice(max(-shift, 0), steps + min(-shift, 0))
-            options[number, target] = best[row - 1, source] - _STEEPNESS_COST * abs(shift)
+        padded[_STEEPEST_STEPS:-_STEEPEST_STEPS] = best[row - 1]
+        options = shifted - cost
         choice = np.argmax(options, axis=0)
         came[row] = choice - _STEEPEST_STEPS
-        best[row] = doubled[row] + np.take_along_axis(options, choice[None], 0)[0]
+        best[row] = doubled[row] + options[choice, np.arange(steps)]
     path = np.empty(len(doubled), dtype=np.intp)
     path[-1] = int(np.argmax(best[-1]))
     for row in range(len(doubled) - 1, 0, -1):
@@ -230,9 +247,9 @@ def _fill_outline(
     centre_xy: tuple[float, float],
     angles: NDArray[np.float64],
     radii_mm: NDArray[np.float64],
-    shape_hw: tuple[int, ...],
+    box: tuple[slice, slice],
 ) -> Mask:
-    y, x = np.mgrid[: shape_hw[0], : shape_hw[1]]
+    y, x = np.ogrid[box]
     angle = np.mod(np.arctan2(y - centre_xy[1], x - centre_xy[0]), 2 * np.pi)
     radius = np.interp(angle, np.append(angles, 2 * np.pi), np.append(radii_mm, radii_mm[0]))
     filled: Mask = np.hypot(x - centre_xy[0], y - centre_xy[1]) < radius

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
+from ctai_sam2.image.distances import deeper_than, depth_of, within_distance
+from ctai_sam2.image.masks import fill_holes
 from ctai_sam2.types import Mask
 
 _ATTEMPTS = ((150.0, 2.0), (150.0, 5.0), (110.0, 2.0), (110.0, 5.0))
@@ -71,7 +73,7 @@ def find_vertebral_body(hu: NDArray[np.float32], body: Mask) -> VertebralBody:
     best: tuple[float, int, int, Mask] | None = None
     for threshold_hu, close_mm in _ATTEMPTS:
         bone = _bone_with_marrow(hu, body, threshold_hu, close_mm)
-        depth = np.minimum(ndimage.distance_transform_edt(bone), _GREATEST_RADIUS_MM)
+        depth = np.minimum(depth_of(bone), _GREATEST_RADIUS_MM)
         row, column = np.unravel_index(int(np.argmax(depth * prior)), depth.shape)
         radius = float(depth[row, column])
         if best is None or radius > best[0]:
@@ -95,7 +97,7 @@ def find_vertebral_body(hu: NDArray[np.float32], body: Mask) -> VertebralBody:
 def _bone_with_marrow(hu: NDArray[np.float32], body: Mask, threshold_hu: float, close_mm: float) -> Mask:
     hard = (hu > threshold_hu) & body
     closed = disc_close(hard, close_mm)
-    holes = ndimage.binary_fill_holes(closed) & ~closed
+    holes = fill_holes(closed) & ~closed
     labels, count = ndimage.label(holes)
     bone = closed.copy()
     if count:
@@ -121,17 +123,9 @@ def _without_processes(bone: Mask, centre_xy: tuple[int, int], radius: float) ->
 
 def disc_open(mask: Mask, radius_mm: float) -> Mask:
     """Open a mask by a disc on the grid of one millimetre."""
-    core = ndimage.distance_transform_edt(mask) > radius_mm
-    if not core.any():
-        return np.zeros_like(mask)
-    opened: Mask = ndimage.distance_transform_edt(~core) <= radius_mm
-    return opened & mask
+    return within_distance(deeper_than(mask, radius_mm), radius_mm) & mask
 
 
 def disc_close(mask: Mask, radius_mm: float) -> Mask:
     """Close a mask by a disc on the grid of one millimetre."""
-    if not mask.any():
-        return np.zeros_like(mask)
-    grown = ndimage.distance_transform_edt(~mask) <= radius_mm
-    closed: Mask = ndimage.distance_transform_edt(grown) > radius_mm
-    return closed | mask
+    return deeper_than(within_distance(mask, radius_mm), radius_mm) | mask

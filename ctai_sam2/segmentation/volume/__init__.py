@@ -1,7 +1,16 @@
 """From one slice to a range of levels: masks on every slice, gates between neighbours, volumes in cm³."""
 
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.engine import correct_volume, segment_volume
-from ctai_sam2.segmentation.volume.result import VolumeResult
+from ctai_sam2.segmentation.volume.kept import KeepsSlices
+from ctai_sam2.segmentation.volume.request import EVERY_MM, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
 
-__all__ = ["VolumeAnchor", "VolumeResult", "correct_volume", "segment_volume"]
+__all__ = [
+    "EVERY_MM",
+    "KeepsSlices",
+    "SliceMask",
+    "VolumeAnchor",
+    "VolumeResult",
+    "correct_volume",
+    "segment_volume",
+]

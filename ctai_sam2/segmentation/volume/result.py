@@ -176,16 +176,16 @@ class VolumeResult:
             ]
         return pd.DataFrame(rows)
 
-    def _limits(self, structure: str) -> tuple[float, float] | None:
-        limits = getattr(self.definitions, "muscle" if structure.startswith("psoas") else structure, None)
-        return None if limits is None else (limits.low_hu, limits.high_hu)
-
     def _measure(self, structure: str, index: int, one: SliceMask) -> tuple[float, float]:
         """Area in cm² and mean HU of a slice within the structure's limits."""
         y, x = one.corner_yx
         hu = self.volume.hu_zyx[index, y : y + one.crop.shape[0], x : x + one.crop.shape[1]]
-        limits = self._limits(structure)
-        mask = one.crop if limits is None or not one.crop.size else limit_to_hu(one.crop, hu, *limits)
+        limits = self.definitions.limits_of(structure)
+        mask = (
+            one.crop
+            if limits is None or not one.crop.size
+            else limit_to_hu(one.crop, hu, limits.low_hu, limits.high_hu)
+        )
         _, row_mm, column_mm = self.volume.spacing_zyx_mm
         area = float(mask.sum()) * row_mm * column_mm / 100
         return area, float(hu[mask].mean()) if mask.any() else float("nan")
@@ -240,7 +240,8 @@ class VolumeResult:
         at = profile[:, 0]
         low, high = (at[0], at[-1]) if level is None else (level.lower_mm, level.upper_mm)
         # A slice stands for half a step on each side, also at the ends of what was segmented.
-        half = float(np.median(np.diff(np.asarray(self.volume.slice_positions_mm)))) / 2
+        steps = np.diff(np.asarray(self.volume.slice_positions_mm))
+        half = float(np.median(steps) if steps.size else self.volume.spacing_zyx_mm[0]) / 2
         covered = max(0.0, min(high, at[-1] + half) - max(low, at[0] - half)) / max(high - low, 1e-9)
         inside = (at >= low) & (at <= high)
         whole = covered > 0.999 or level is None

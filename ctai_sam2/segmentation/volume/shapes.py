@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.image.distances import box_of
 from ctai_sam2.image.masks import label_components, mask_to_box_xyxy
 from ctai_sam2.image.simulated_clicks import find_centre
 from ctai_sam2.types import Mask, Prompt
@@ -78,24 +79,42 @@ def signed_distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.fl
 
 
 def interpolate_masks(lower: Mask, upper: Mask, share: float, spacing_mm: Sequence[float]) -> Mask:
-    """Return the shape between two slices by blended signed distances.
+    """Return the shape between two slices by blended signed distances; see `blend_masks`.
 
     Parameters
     ----------
     lower, upper : ndarray of bool, shape (H, W)
-        The two slices; where one is empty the other decides within its half.
+        The two slices.
     share : float
         0 at ``lower``, 1 at ``upper``.
     spacing_mm : (float, float)
         (row, column) spacing.
+    """
+    return blend_masks(lower, upper, [share], spacing_mm)[0]
+
+
+def blend_masks(lower: Mask, upper: Mask, shares: Sequence[float], spacing_mm: Sequence[float]) -> list[Mask]:
+    """Return the shapes at several places between two slices.
+
+    Parameters
+    ----------
+    lower, upper, spacing_mm
+        As in `interpolate_masks`; where one is empty the other decides within its half.
+    shares : sequence of float
+        Places, 0 at ``lower`` and 1 at ``upper``.
 
     Notes
     -----
     Raya and Udupa, IEEE Transactions on Medical Imaging 9 (1990) 32-42.
     """
-    if not lower.any() or not upper.any():
-        return np.array(lower if share < 0.5 else upper)
-    blended = (1.0 - share) * signed_distance_mm(lower, spacing_mm) + share * signed_distance_mm(
-        upper, spacing_mm
-    )
-    return np.asarray(blended > 0)
+    # No blend reaches further than both shapes together.
+    box = box_of(lower | upper, 1, 1)
+    if box is None or not lower.any() or not upper.any():
+        return [np.array(lower if share < 0.5 else upper) for share in shares]
+    below, above = (signed_distance_mm(mask[box], spacing_mm) for mask in (lower, upper))
+    blended = []
+    for share in shares:
+        mask = np.zeros(lower.shape, np.bool_)
+        mask[box] = (1.0 - share) * below + share * above > 0
+        blended.append(mask)
+    return blended

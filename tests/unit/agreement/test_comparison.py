@@ -179,6 +179,13 @@ def test_a_cohorts_folder_stands_for_its_table(tmp_path: Path) -> None:
     assert [reading.values["sma_cm2"] for reading in readings] == list(FIRST[:3])
 
 
+def test_the_words_of_a_table_are_no_measures(tmp_path: Path) -> None:
+    rows = [{**row, "contrast_source": "akamatsu-2026@1"} for row in table(FIRST[:3])]
+    write_table_csv(tmp_path / "table.csv", rows)
+    readings = read_readings(tmp_path / "table.csv")
+    assert all("contrast_source" not in reading.values for reading in readings)
+
+
 def test_folders_of_cases_are_read(tmp_path: Path) -> None:
     volume = make_volume((9, 30, 30), (5.0, 0.5, 2.0))
     for number, row in enumerate(table(FIRST[:3])):

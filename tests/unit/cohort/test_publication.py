@@ -154,3 +154,25 @@ def test_a_cohort_without_any_flag_has_a_report(finished: Path, tmp_path: Path) 
         writer.writerows([{**row, "flags": "", "flag_details": "", "flagged": "False"} for row in rows])
     assert str(read_table(folder)["flags"].dtype).startswith("str")
     assert "P000" in write_report(folder).read_text("utf-8")
+
+
+def test_a_table_of_an_earlier_version_has_a_report(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "out"))
+    later = {
+        "lama_percent",
+        "imat_percent",
+        "vat_sat_ratio",
+        "age_years",
+        "phase_header",
+        "phase_image",
+        "scanner",
+    }
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    kept = [name for name in rows[0] if name not in later and not name.startswith(("sma_", "smi_z", "smd_z"))]
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [*kept, "sma_cm2"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    assert write_report(folder).is_file()
+    assert "not recorded" in write_methods(folder).markdown.read_text("utf-8")

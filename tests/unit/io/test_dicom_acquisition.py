@@ -70,7 +70,12 @@ def test_the_age_at_the_scan(elements: dict[str, str], years: float | None) -> N
 
 
 def test_the_scanner_is_maker_and_model() -> None:
-    assert read_acquisition(header(Manufacturer="Maker"), 0).scanner is None
-    assert (
-        read_acquisition(header(Manufacturer="Maker", ManufacturerModelName="One"), 0).scanner == "Maker One"
-    )
+    def scanner_of(maker: str, **more: str) -> str | None:
+        return read_acquisition(header(Manufacturer=maker, **more), 0).scanner
+
+    assert scanner_of("SIEMENS") is None
+    assert scanner_of("SIEMENS", ManufacturerModelName="SOMATOM Force") == "SIEMENS SOMATOM Force"
+    assert scanner_of("GE MEDICAL SYSTEMS", ManufacturerModelName="Discovery CT750 HD") is not None
+    # What stands behind a damaged length may be a name.
+    assert scanner_of("GE MEDICAL SYSTEMS", ManufacturerModelName="Doe Jane") is None
+    assert scanner_of("Doe^Jane", ManufacturerModelName="Discovery CT750 HD") is None

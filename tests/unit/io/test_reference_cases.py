@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,24 @@ def test_damaged_or_missing(tmp_path: Path) -> None:
         read_case_npz(tmp_path / "array.npy")
     with pytest.raises(InputError, match="there is no file"):
         read_case_npz(tmp_path / "b.npz")
+
+
+def test_values_of_eight_bits_are_values(tmp_path: Path) -> None:
+    for dtype in (np.int8, np.uint8):
+        np.savez(tmp_path / "x.npz", image=np.full((9, 9), 100, dtype), spacing=np.ones(2))
+        assert (read_case_npz(tmp_path / "x.npz").slice.hu == 100).all()
+
+
+def test_text_in_place_of_pixels_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", image=np.full((9, 9), "a"), spacing=np.ones(2))
+    with pytest.raises(InputError, match="holds no numbers"):
+        read_case_npz(tmp_path / "x.npz")
+
+
+def test_a_header_of_an_array_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    header = b"{'descr': '|u1', 'shape': ((" + b" " * 20
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("image.npy", content)
+    with pytest.raises(InputError, match="not a readable case file"):
+        read_case_npz(tmp_path / "x.npz")

@@ -390,6 +390,34 @@ def test_a_writer_that_slips_in_between_keeps_what_it_confirmed(
         assert read.replay() == [*EVENTS[:2], *([{"by": "another"}] if is_whole else []), *mine]
 
 
+def test_what_another_writer_confirms_during_compaction_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "ctai_sam2.journal.annotation_journal.lock_file",
+        lambda path: os.open(path.parent, os.O_RDONLY),
+    )
+    path = tmp_path / "case.jsonl"
+    write(path, EVENTS[:1])
+    mine, other = AnnotationJournal.open(path, SLICE), AnnotationJournal.open(path, SLICE)
+    real = os.replace
+
+    def slip_in(source: Any, target: Any) -> None:
+        if Path(target) == path:
+            other.append({"by": "another"})  # confirmed: it stands in the file that is about to be replaced
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", slip_in)
+        with pytest.raises(RecordError, match="another writer"):
+            mine.compact({"all": 1})
+    mine.close()
+    other.close()
+    (aside,) = tmp_path.glob("case.jsonl.other-*")
+    assert AnnotationJournal.peek(aside, SLICE) == [*EVENTS[:1], {"by": "another"}]
+    assert AnnotationJournal.peek(path, SLICE)[0]["state"] == {"all": 1}
+
+
 def test_a_line_that_reached_the_disk_although_it_failed_is_written_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from ctai_sam2.errors import InputError, ServiceUnreachable
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, engine, segment_volume
+from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume.engine import Engine
 from ctai_sam2.segmentation.volume.gates import judge_slice
+from ctai_sam2.segmentation.volume.ranges import range_of, spread_slices
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
 from ctai_sam2.segmentation.volume.shapes import interpolate_masks, prompt_from_neighbour, signed_distance_mm
 from ctai_sam2.types import CTVolume
@@ -201,7 +203,7 @@ def test_sparse_slices_are_never_further_apart(
     every_mm: float | None, kept: set[int], expected: list[int]
 ) -> None:
     volume = volume_of([float(4 * i) for i in range(10)])
-    assert engine._every(volume, range(2, 9), every_mm, kept) == expected
+    assert spread_slices(volume, range(2, 9), every_mm, kept) == expected
 
 
 def test_an_outage_is_raised() -> None:
@@ -217,13 +219,7 @@ def test_a_run_at_the_end_is_settled_from_the_plausible_slice_outwards() -> None
     volume = volume_of([float(4 * i) for i in range(7)])
     masks = [disc(70, 50, 4)] * 4 + [disc(30, 30, 10)] * 3
     automatic = result_of(volume, masks, confidence=0.9).structure_slices["muscle"]
-    worker = engine._Engine(
-        volume=volume,
-        segmenter=FakeSegmenter(),
-        window=engine.SOFT_TISSUE,
-        definitions=engine.DEFAULT_DEFINITIONS,
-        parameters=engine.EngineParameters(),
-    )
+    worker = Engine(volume=volume, segmenter=FakeSegmenter())
     found = dict(automatic)
     worker._propagate_into("muscle", (0, 1, 2, 3), found, [4, 5, 6])
     assert [found[i].source for i in range(4)] == ["propagated"] * 4
@@ -233,7 +229,7 @@ def test_a_run_at_the_end_is_settled_from_the_plausible_slice_outwards() -> None
 def test_the_range_covers_the_ends_of_its_levels() -> None:
     volume = volume_of([float(4 * i) for i in range(10)])
     level = LevelRange(name="L3", lower_mm=9.0, upper_mm=23.5)
-    assert engine._range_of(volume, [level], ("L3", "L3"), None) == [2, 3, 4, 5, 6]
+    assert range_of(volume, [level], ("L3", "L3"), None) == [2, 3, 4, 5, 6]
 
 
 def test_an_empty_neighbour_gives_no_prompt() -> None:

@@ -1,25 +1,20 @@
-"""Fuzz what the service takes from strangers, led by coverage: ``python -m benchmarks.fuzz_uploads``.
+"""What the fuzzer feeds: every decoder and parser of files, messages and stored results, with seeds for each.
 
-Needs atheris (``pip install atheris``). Each target runs in a process of its own, which is started anew
-when a decoder's compiled code kills it. Findings go to the folder given: inputs that lead to anything
-but an image, a mask, a prompt or one of our errors, with their tracebacks; and inputs that killed the
-process, took too long or too much memory (libFuzzer's ``crash-``, ``timeout-``, ``oom-``). Exit code 1 if
-there are any.
+A target takes the bytes of one input. It returns where the input is read or refused by one of our errors,
+and raises where anything else happens: that is a find. Where a checksum would stop nearly every mutation
+(PNG chunks, the digests of cache and journal), the input is tried with the checksum made right as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import hashlib
 import io
 import json
-import subprocess
-import sys
 import tempfile
-import time
-import traceback
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,24 +22,8 @@ import numpy as np
 
 MAX_PIXELS = 1 << 20
 """Smaller than the service's, so that the fuzzer decodes often rather than much."""
-MAX_BYTES = 8192
 BOUNDARY = "fuzzed"
-INSTRUMENTED = [
-    "ctai_sam2",
-    "service",
-    "PIL.Image",
-    "PIL.JpegImagePlugin",
-    "PIL.PngImagePlugin",
-    "pydicom.encaps",
-    "pydicom.filereader",
-    "pydicom.filebase",
-    "pydicom.pixels",
-    "pydicom.valuerep",
-    "pydicom.values",
-    "python_multipart",
-    "starlette.formparsers",
-]
-"""What the coverage is of; more would take a minute to start."""
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def image_seeds() -> list[bytes]:
@@ -137,12 +116,24 @@ def form_seeds() -> list[bytes]:
     return [file + "".join(fields).encode() + f"\r\n--{BOUNDARY}--\r\n".encode()]
 
 
+def mend_png(data: bytes) -> bytes:
+    """Make the checksums of a PNG's chunks right, as far as there are chunks."""
+    mended, at = bytearray(data), len(PNG)
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        mended[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(mended)
+
+
 def image_target() -> Callable[[bytes], None]:
     """Decode a file as the service does."""
     from ctai_sam2.errors import CtaiError
     from ctai_sam2.io.uploads import decode_upload
 
-    def run(data: bytes) -> None:
+    def decode(data: bytes) -> None:
         try:
             grey = decode_upload(data, max_pixels=MAX_PIXELS).to_grey()
         except CtaiError as error:
@@ -151,6 +142,11 @@ def image_target() -> Callable[[bytes], None]:
         assert grey.dtype == np.uint8
         assert grey.ndim == 2
         assert 0 < grey.size <= MAX_PIXELS
+
+    def run(data: bytes) -> None:
+        decode(data)
+        if data.startswith(PNG):
+            decode(mend_png(data))
 
     return run
 
@@ -185,6 +181,21 @@ def json_target() -> Callable[[bytes], None]:
             return
         attempt(lambda: wire.decode_mask(body, max_side_px=1024))
         attempt(lambda: wire.decode_prediction(body, image_sha256="0" * 64, shape_hw=(24, 24)))
+
+    return run
+
+
+def form_target() -> Callable[[bytes], None]:
+    """Parse a body as a form."""
+    from service.bodies import parse_form
+    from service.faults import Fault
+
+    def run(data: bytes) -> None:
+        try:
+            parse_form(data, f"multipart/form-data; boundary={BOUNDARY}")
+        except Fault as fault:
+            if fault.status_code != 422:
+                raise
 
     return run
 
@@ -246,110 +257,31 @@ def http_target() -> Callable[[bytes], None]:
         loop.run_until_complete(ask("PUT", asks[0][1](known), "image/png", known))
         for method, path_of, content_type in asks:
             status = loop.run_until_complete(ask(method, path_of(data), content_type, data))
-            assert status < 500, f"{method} {path_of(data)} {content_type}: {status}"
+            # A busy machine may be late; anything else above 499 is a fault of the service.
+            assert status < 500 or status in (503, 504), f"{method} {content_type}: {status}"
 
     return run
 
 
-TARGETS: dict[str, tuple[Callable[[], Callable[[bytes], None]], tuple[Callable[[], list[bytes]], ...]]] = {
-    "images": (image_target, (image_seeds,)),
-    "json": (json_target, (json_seeds,)),
-    "http": (http_target, (image_seeds, json_seeds, form_seeds)),
+@dataclass(frozen=True, kw_only=True)
+class MessageTarget:
+    """What arrives as bytes: where its seeds come from, and what reads it."""
+
+    reader: Callable[[], Callable[[bytes], None]]
+    seeders: tuple[Callable[[], list[bytes]], ...]
+
+    def seeds(self, _: Path) -> list[bytes]:
+        """Make the seeds."""
+        return [data for seeder in self.seeders for data in seeder()]
+
+    def make(self, _: Path) -> Callable[[bytes], None]:
+        """Make the function that reads one input."""
+        return self.reader()
+
+
+MESSAGE_TARGETS: dict[str, MessageTarget] = {
+    "images": MessageTarget(reader=image_target, seeders=(image_seeds,)),
+    "json": MessageTarget(reader=json_target, seeders=(json_seeds,)),
+    "forms": MessageTarget(reader=form_target, seeders=(form_seeds,)),
+    "http": MessageTarget(reader=http_target, seeders=(image_seeds, json_seeds, form_seeds)),
 }
-
-
-def fuzz(target: str, folder: Path, seconds: int, seed: int) -> None:
-    """Run one target in this process until the time is over; never returns."""
-    import atheris
-
-    with atheris.instrument_imports(include=INSTRUMENTED):
-        make, seeders = TARGETS[target]
-        run = make()
-        for seeder in seeders:  # what is imported late is instrumented as well
-            for data in seeder():
-                run(data)
-    seen: set[str] = set()
-
-    def noting(data: bytes) -> None:
-        try:
-            run(data)
-        except Exception as error:
-            frames = traceback.extract_tb(error.__traceback__)
-            place = f"{type(error).__name__} {frames[-1].filename}:{frames[-1].lineno}"
-            if place not in seen:
-                seen.add(place)
-                name = hashlib.sha256(place.encode()).hexdigest()[:12]
-                (folder / f"found-{name}.bin").write_bytes(data)
-                (folder / f"found-{name}.txt").write_text(traceback.format_exc(), encoding="utf-8")
-
-    options = {
-        "max_total_time": seconds,
-        "seed": seed,
-        "max_len": MAX_BYTES,
-        "timeout": 20,
-        "rss_limit_mb": 3072,
-        "print_final_stats": 1,
-        "verbosity": 0,
-        "artifact_prefix": f"{folder}/",
-    }
-    arguments = [f"-{name}={value}" for name, value in options.items()]
-    atheris.Setup([sys.argv[0], *arguments, str(folder / "corpus")], noting)
-    atheris.Fuzz()
-
-
-def fuzz_in_processes(target: str, folder: Path, seconds: int, examples: list[Path]) -> dict[str, int]:
-    """Run one target, starting it anew when it dies; return what was run and found."""
-    corpus = folder / "corpus"
-    corpus.mkdir(parents=True, exist_ok=True)
-    _, seeders = TARGETS[target]
-    given = [data for seeder in seeders for data in seeder()]
-    given += [path.read_bytes() for path in examples if path.stat().st_size <= MAX_BYTES]
-    for data in given:
-        (corpus / hashlib.sha1(data, usedforsecurity=False).hexdigest()).write_bytes(data)
-    until = time.monotonic() + seconds
-    runs = deaths = 0
-    while (left_s := int(until - time.monotonic())) > 0:
-        command = [sys.executable, "-m", "benchmarks.fuzz_uploads", "--child", target, "--out", str(folder)]
-        command += ["--seconds", str(left_s), "--seed", str(deaths + 1)]
-        ended = subprocess.run(command, capture_output=True, text=True, errors="replace")
-        stats = [line for line in ended.stderr.splitlines() if "number_of_executed_units" in line]
-        runs += int(stats[0].split()[-1]) if stats else 0
-        if ended.returncode != 0:
-            deaths += 1
-            (folder / f"death-{deaths}.txt").write_text(ended.stderr[-20_000:], encoding="utf-8")
-            if not any(folder.glob("*-*[0-9a-f]")) or deaths > 50:
-                break  # it does not even start, or dies at once every time
-    found = [
-        path for path in folder.iterdir() if path.name.startswith(("found-", "crash-", "timeout-", "oom-"))
-    ]
-    return {
-        "seconds": seconds,
-        "runs": runs,
-        "corpus": sum(1 for _ in corpus.iterdir()),
-        "deaths": deaths,
-        "found": len({path.stem for path in found}),
-    }
-
-
-def main() -> int:
-    """Fuzz all targets one after the other, or be the process of one."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fuzz_uploads", description=__doc__)
-    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
-    parser.add_argument("--seconds", type=int, default=200, help="of each target (default 200)")
-    parser.add_argument("--out", type=Path, default=Path("fuzz-findings"), help="folder of what is found")
-    parser.add_argument("--examples", type=Path, nargs="*", default=[], help="further files to start from")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--child", choices=TARGETS, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.child:
-        fuzz(given.child, given.out, given.seconds, given.seed)
-    is_clean = True
-    for target in given.targets:
-        figures = fuzz_in_processes(target, given.out / target, given.seconds, given.examples)
-        print(f"{target:<8}" + "".join(f"{name}: {value:<10}" for name, value in figures.items()))
-        is_clean &= figures["found"] == 0 and figures["deaths"] == 0
-    return 0 if is_clean else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

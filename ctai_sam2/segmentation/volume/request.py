@@ -1,0 +1,230 @@
+"""The two requests: segment a range of slices, and segment again around corrected ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+from ctai_sam2.errors import InputError
+from ctai_sam2.image.fingerprint import fingerprint
+from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.segmentation.results import PredictsMasks
+from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
+from ctai_sam2.segmentation.volume.engine import Engine, EngineParameters
+from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_run
+from ctai_sam2.segmentation.volume.ranges import (
+    expand_structures,
+    find_level_ranges,
+    range_of,
+    spread_slices,
+    warnings_of_volume,
+)
+from ctai_sam2.segmentation.volume.result import VolumeResult
+from ctai_sam2.structures import Structure
+from ctai_sam2.types import CTVolume, Progress, Window
+
+EVERY_MM: Final = 6.0
+"""Distance between decoded slices: muscles change their shape little over it."""
+
+
+def segment_volume(
+    volume: CTVolume,
+    segmenter: PredictsMasks,
+    *,
+    structures: Sequence[Structure] = ("psoas", "muscle"),
+    levels: tuple[str, str] = ("T12", "L5"),
+    indices: tuple[int, int] | None = None,
+    anchors: Iterable[VolumeAnchor] = (),
+    every_mm: float | None = EVERY_MM,
+    kept: KeepsSlices | None = None,
+    window: Window = SOFT_TISSUE,
+    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    parameters: EngineParameters | None = None,
+    progress: Progress | None = None,
+) -> VolumeResult:
+    """Segment structures on every slice from one vertebral level to another.
+
+    Parameters
+    ----------
+    volume : CTVolume
+        The study.
+    segmenter : PredictsMasks
+        Any segmenter: local, service, cached or fallback.
+    structures : sequence of str
+        Of `ctai_sam2.structures.AXIAL_STRUCTURES`; ``psoas`` stands for both sides.
+    levels : (str, str)
+        Names of two vertebrae, in either order; both are included whole.
+    indices : (int, int), optional
+        First and last axial index instead of levels found in the volume.
+    anchors : iterable of VolumeAnchor
+        Masks drawn or confirmed by a reader: kept as they are, and guiding their neighbours.
+    every_mm : float, optional
+        Decode a slice at most every so many mm and interpolate the shapes between them, where both ends are
+        plausible; where they are not, all slices between are decoded. None decodes every slice.
+    kept : KeepsSlices, optional
+        Where finished slices and anchors are kept, such as `ctai_sam2.volume_outputs.SliceFolder`: called
+        again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
+        weights.
+    window, definitions
+        As in `segment_axial`.
+    parameters : EngineParameters, optional
+        Other constants of propagation.
+    progress : callable, optional
+        Called with slices done, slices in all and the step's name.
+
+    Returns
+    -------
+    VolumeResult
+        Masks, table of slices, summary and warnings.
+
+    Raises
+    ------
+    InputError
+        If a structure or level is unknown, the range is outside the volume, or an anchor does not fit.
+    AnatomyNotFound
+        If levels are wanted and no spine is visible, or the range is not in the volume.
+    SegmenterError
+        If the segmenter fails; an outage is never an empty mask.
+
+    Examples
+    --------
+    ::
+
+        result = segment_volume(volume, segmenter, structures=("psoas",), levels=("L1", "L4"))
+        result.summary[["structure", "level", "volume_cm3", "covered"]]
+    """
+    wanted = expand_structures(structures)
+    found = find_level_ranges(volume, levels, indices)
+    span = range_of(volume, found, levels, indices)
+    fixed = _anchors_by_structure(volume, wanted, anchors, kept)
+    decoded = spread_slices(volume, span, every_mm, {i for one in fixed.values() for i in one})
+    engine = Engine(
+        volume=volume,
+        segmenter=segmenter,
+        window=window,
+        definitions=definitions,
+        parameters=EngineParameters() if parameters is None else parameters,
+        kept=kept,
+        run_key="" if kept is None else key_of_run(segmenter, wanted, window, definitions),
+    )
+    total = len(decoded)
+
+    def report(done: int, index: int) -> None:
+        if progress is not None:
+            progress(done, total, f"slice {index}")
+
+    automatic = engine.segment_automatically(wanted, decoded, fixed, report)
+    refined = sorted(
+        set().union(*(engine.to_refine(name, span, decoded, automatic[name]) for name in wanted))
+    )
+    if refined:
+        before, total = total, total + len(refined)
+        more = engine.segment_automatically(
+            wanted, refined, fixed, lambda done, index: report(before + done, index)
+        )
+        for name in wanted:
+            automatic[name] |= more[name]
+    # Structures walk the same slices at about the same time, which are then embedded once for all.
+    with ThreadPoolExecutor(len(wanted), thread_name_prefix="structures") as pool:
+        completed = pool.map(
+            lambda name: engine.complete(name, span, {*decoded, *refined}, automatic[name]), wanted
+        )
+        masks = dict(zip(wanted, completed, strict=True))
+    return VolumeResult(
+        volume=volume,
+        indices=tuple(span),
+        levels=found,
+        structure_slices=masks,
+        definitions=definitions,
+        warnings=(*volume.warnings, *warnings_of_volume(volume, found, levels, indices, masks)),
+    )
+
+
+def correct_volume(
+    result: VolumeResult,
+    anchors: Iterable[VolumeAnchor],
+    segmenter: PredictsMasks,
+    *,
+    kept: KeepsSlices | None = None,
+    window: Window = SOFT_TISSUE,
+    parameters: EngineParameters | None = None,
+) -> VolumeResult:
+    """Put corrected slices into a result and segment again up to the neighbouring anchors, both ways.
+
+    Parameters
+    ----------
+    result : VolumeResult
+        The result to correct; it is not changed.
+    anchors : iterable of VolumeAnchor
+        Corrected masks; earlier anchors stay.
+    segmenter : PredictsMasks
+        Any segmenter.
+    kept, window, parameters
+        As in `segment_volume`; anchors are kept before anything is segmented again.
+
+    Raises
+    ------
+    InputError
+        If an anchor is for a structure or slice outside the result.
+    SegmenterError
+        If the segmenter fails; ``result`` is unchanged.
+    """
+    engine = Engine(
+        volume=result.volume,
+        segmenter=segmenter,
+        window=window,
+        definitions=result.definitions,
+        parameters=EngineParameters() if parameters is None else parameters,
+    )
+    anchors = list(anchors)
+    masks = {name: dict(found) for name, found in result.structure_slices.items()}
+    for anchor in anchors:
+        anchor.require_within(result.volume)
+        if anchor.structure not in masks or anchor.axial_index not in result.indices:
+            raise InputError(
+                "an anchor is outside what was segmented",
+                received=f"{anchor.structure} on slice {anchor.axial_index}",
+                hint=f"Segmented: {', '.join(masks)}; slices {result.indices[0]} to {result.indices[-1]}.",
+            )
+    if kept is not None:
+        shape = result.volume.shape_zyx[1:]
+        earlier = [
+            VolumeAnchor(structure=name, axial_index=index, mask=one.full(shape))
+            for name, found in masks.items()
+            for index, one in found.items()
+            if one.source == "anchor"
+        ]
+        kept.write_anchors(fingerprint(result.volume), [*earlier, *anchors])
+    for anchor in anchors:
+        engine.correct(anchor.structure, result.indices, masks[anchor.structure], anchor)
+    return replace(result, structure_slices=masks)
+
+
+def _anchors_by_structure(
+    volume: CTVolume,
+    wanted: Sequence[Structure],
+    anchors: Iterable[VolumeAnchor],
+    kept: KeepsSlices | None,
+) -> dict[Structure, dict[int, VolumeAnchor]]:
+    """Check anchors and add those that were kept; a given one takes the place of a kept one."""
+    fixed: dict[Structure, dict[int, VolumeAnchor]] = {name: {} for name in wanted}
+    if kept is not None:
+        for anchor in kept.read_anchors(fingerprint(volume)):
+            if anchor.structure in fixed:
+                fixed[anchor.structure][anchor.axial_index] = anchor
+    given = list(anchors)
+    for anchor in given:
+        anchor.require_within(volume)
+        if anchor.structure not in fixed:
+            raise InputError(
+                "an anchor is for a structure that is not segmented",
+                received=anchor.structure,
+                hint=f"Segmented are {', '.join(wanted)}.",
+            )
+        fixed[anchor.structure][anchor.axial_index] = anchor
+    if kept is not None and given:
+        kept.write_anchors(fingerprint(volume), [one for by in fixed.values() for one in by.values()])
+    return fixed

@@ -1,0 +1,214 @@
+"""Runs over a range of slices: which are decoded, what is kept, and bad input. No model and no anatomy."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ctai_sam2.errors import AnatomyNotFound, InputError, ServiceUnreachable, StorageError
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
+from ctai_sam2.measure.overlap import dice
+from ctai_sam2.segmentation.results import StructureResult
+from ctai_sam2.segmentation.volume import VolumeAnchor, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume import engine as engine_module
+from ctai_sam2.types import CTSlice, CTVolume, Prompt
+from ctai_sam2.volume_outputs import SliceFolder
+from tests.fakes import FakeSegmenter
+
+SHAPE = (48, 64)
+rows, columns = np.indices(SHAPE)
+
+
+def muscle_at(z_mm: float) -> np.ndarray:
+    """A muscle that moves and grows along the body, none above 90 mm."""
+    if z_mm > 90:
+        return np.zeros(SHAPE, bool)
+    return np.asarray(np.hypot(columns - 20 - 0.1 * z_mm, rows - 24) <= 8 + 0.05 * z_mm)
+
+
+def volume_of(positions: list[float], *, tilt: float = 0.0) -> CTVolume:
+    hu = np.full((len(positions), *SHAPE), -100, np.int16)
+    for index, z_mm in enumerate(positions):
+        hu[index][muscle_at(z_mm)] = 50
+    step = (positions[-1] - positions[0]) / max(len(positions) - 1, 1) or 3.0
+    affine = np.diag([1.0, 1.0, step, 1.0])
+    affine[1, 2] = tilt * step
+    return CTVolume(hu_zyx=hu, affine=affine, slice_positions_mm=positions)
+
+
+class Session:
+    """Sees muscle where it is; one request to the segmenter for each mask, as in the real one."""
+
+    opened: list[float]
+
+    def __init__(self, ct_slice: CTSlice, segmenter: FakeSegmenter) -> None:
+        self.ct_slice, self.segmenter = ct_slice, segmenter
+
+    @classmethod
+    def open(cls, ct_slice: CTSlice, segmenter: FakeSegmenter, **_: object) -> Session:
+        return cls(ct_slice, segmenter)
+
+    def segment(self, structure: str, *, prompt: Prompt | None = None) -> StructureResult:
+        self.segmenter.predict(np.zeros(SHAPE, np.uint8), Prompt.point(30, 24))
+        mask = self.ct_slice.hu > 0
+        if not mask.any():
+            raise AnatomyNotFound("no muscle is visible")
+        return StructureResult(
+            structure=structure,  # type: ignore[arg-type]
+            mask=mask,
+            prediction=None,
+            prompts=(),
+            prompted_by="anatomy",
+            confidence=0.9,
+        )
+
+
+class Dying(FakeSegmenter):
+    """Is lost after some requests."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.after = after
+
+    def predict(self, *args: object, **kwargs: object):  # type: ignore[no-untyped-def]
+        if self.calls >= self.after:
+            self.error = ServiceUnreachable("the service does not respond")
+        return super().predict(*args, **kwargs)  # type: ignore[arg-type]
+
+    @property
+    def identity(self):  # type: ignore[no-untyped-def]
+        return self._identity
+
+
+@pytest.fixture(autouse=True)
+def _sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "AxialSession", Session)
+
+
+def run(volume: CTVolume, segmenter: FakeSegmenter | None = None, **options: object):  # type: ignore[no-untyped-def]
+    options = {"structures": ("muscle",), "indices": (0, volume.shape_zyx[0] - 1), **options}
+    return segment_volume(volume, segmenter or FakeSegmenter(), **options)  # type: ignore[arg-type]
+
+
+def test_slices_between_plausible_ones_are_interpolated() -> None:
+    volume = volume_of([1.5 * i for i in range(41)])
+    segmenter = FakeSegmenter()
+    result = run(volume, segmenter)
+    assert segmenter.calls == 11
+    slices = result.structure_slices["muscle"]
+    assert {one.source for one in slices.values()} == {"automatic", "interpolated"}
+    for index, z_mm in enumerate(volume.slice_positions_mm):
+        assert dice(slices[index].full(SHAPE), muscle_at(z_mm)) > 0.95
+    exact = run(volume, every_mm=None).summary.volume_cm3[0]
+    assert result.summary.volume_cm3[0] == pytest.approx(exact, rel=0.02)
+
+
+def test_the_end_of_a_muscle_is_looked_for_slice_by_slice() -> None:
+    volume = volume_of([70 + 1.5 * i for i in range(25)])
+    segmenter = FakeSegmenter()
+    result = run(volume, segmenter)
+    slices = result.structure_slices["muscle"]
+    for index, z_mm in enumerate(volume.slice_positions_mm):
+        assert bool(slices[index].crop.size) == (z_mm <= 90)
+    assert segmenter.calls < 25
+
+
+def test_progress_counts_every_slice_once() -> None:
+    seen: list[tuple[int, int]] = []
+    run(
+        volume_of([70 + 1.5 * i for i in range(25)]),
+        progress=lambda done, total, step: seen.append((done, total)),
+    )
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert seen[-1][0] == seen[-1][1]
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    volume = volume_of([3.0 * i for i in range(20)])
+    kept = SliceFolder(tmp_path)
+    anchor = VolumeAnchor(structure="muscle", axial_index=4, mask=muscle_at(30))
+    with pytest.raises(ServiceUnreachable):
+        run(volume, Dying(6), kept=kept, every_mm=None, anchors=[anchor])
+    finished = len(list(tmp_path.glob("0*.zip")))
+    assert finished >= 4
+    after = FakeSegmenter()
+    result = run(volume, after, kept=kept, every_mm=None)
+    assert result.structure_slices["muscle"][4].source == "anchor"
+    uninterrupted = FakeSegmenter()
+    whole = run(volume, uninterrupted, every_mm=None, anchors=[anchor])
+    assert after.calls == uninterrupted.calls - finished
+    np.testing.assert_array_equal(result.masks["muscle"], whole.masks["muscle"])
+
+
+def test_what_was_kept_for_other_pixels_or_limits_is_not_used(tmp_path: Path) -> None:
+    kept = SliceFolder(tmp_path)
+    run(volume_of([3.0 * i for i in range(5)]), kept=kept, every_mm=None)
+    for options in (
+        {"volume": volume_of([20 + 3.0 * i for i in range(5)])},
+        {"definitions": DEFAULT_DEFINITIONS.__class__(name="other", version="1", source="test")},
+    ):
+        segmenter = FakeSegmenter()
+        volume = options.pop("volume", volume_of([3.0 * i for i in range(5)]))
+        run(volume, segmenter, kept=kept, every_mm=None, **options)  # type: ignore[arg-type]
+        assert segmenter.calls == 5
+
+
+def test_a_damaged_slice_is_made_again_and_damaged_anchors_are_an_error(tmp_path: Path) -> None:
+    volume = volume_of([3.0 * i for i in range(5)])
+    kept = SliceFolder(tmp_path)
+    result = run(volume, kept=kept, every_mm=None)
+    (tmp_path / "00002.zip").write_bytes(b"PK damaged")
+    segmenter = FakeSegmenter()
+    run(volume, segmenter, kept=kept, every_mm=None)
+    assert segmenter.calls == 1
+    correct_volume(
+        result,
+        [VolumeAnchor(structure="muscle", axial_index=1, mask=muscle_at(20))],
+        FakeSegmenter(),
+        kept=kept,
+    )
+    (tmp_path / "anchors.zip").write_bytes(b"PK damaged")
+    with pytest.raises(InputError, match="damaged"):
+        run(volume, kept=kept)
+
+
+def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError):
+        run(volume_of([0.0, 3.0, 6.0]), kept=SliceFolder(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("positions", [[0.0, 3.0], [0.0, 0.8, 1.6, 30.0, 31.0], [5.0, 5.5, 9.0, 9.1]])
+def test_odd_stacks_are_integrated_by_position(positions: list[float]) -> None:
+    volume = volume_of(positions)
+    result = run(volume, every_mm=None)
+    areas = np.array([muscle_at(z).sum() / 100 for z in positions])
+    expected = np.trapezoid(areas, positions) / 10
+    assert result.summary.volume_cm3[0] == pytest.approx(expected)
+    assert any("gaps" in text for text in result.warnings) == (np.ptp(np.diff(positions)) > 3)
+
+
+def test_one_slice_has_no_volume() -> None:
+    result = run(volume_of([0.0]))
+    assert np.isnan(result.summary.volume_cm3[0])
+    assert any("single slice" in text for text in result.warnings)
+
+
+def test_a_tilted_stack_counts_the_distance_between_its_planes() -> None:
+    straight, tilted = (run(volume_of([3.0 * i for i in range(6)], tilt=t)) for t in (0.0, 0.3))
+    assert tilted.summary.volume_cm3[0] == pytest.approx(straight.summary.volume_cm3[0])
+
+
+def test_memory_does_not_grow_with_the_number_of_slices() -> None:
+    peaks = []
+    for count in (70, 700):
+        volume = volume_of([80 * i / count for i in range(count)])
+        tracemalloc.start()
+        run(volume, every_mm=None)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # A mask's box is 20 x 20 pixels; whole slices of HU would be 6 kB each, masks 3 kB.
+    assert (peaks[1] - peaks[0]) / 630 < 2500
