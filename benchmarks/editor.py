@@ -1,19 +1,25 @@
 """Measure what a hand in the editor waits for: ``python -m benchmarks.editor``.
 
 Without a browser: from an event to the message that would be sent, and that message's
-size. With ``--browser`` also in JupyterLab in Chromium, from the mouse moving to the
-picture changing, which includes kernel, websocket and painting.
+size. With ``--browser`` also in JupyterLab in Chromium without a GPU: pictures painted
+a second while events come at the display's rate, the time from a movement to its
+picture, and bytes over the wire; near, 100 ms away, and with slices of 2048 pixels.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import statistics
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -34,67 +40,96 @@ editor = ct.MiddleMaskEditor(source, segmenter=None, folder="annotations")
 editor
 """
 
-# Resolves with the time from the mouse moving to the first frame in which the canvas differs there.
-WATCH = """async ([x, y]) => {
-  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
-  const context = canvas.getContext("2d");
-  const ring = () => document.querySelector(".ctai-sam2-ring")?.style.transform ?? "";
-  const look = () => ring() + context.getImageData(x - 12, y - 12, 24, 24).data.join();
-  const before = look();
-  const box = canvas.getBoundingClientRect();
-  const started = performance.now();
-  const at = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
-  canvas.dispatchEvent(new MouseEvent("mousemove", at));
-  while (performance.now() - started < 5000) {
-    await new Promise(requestAnimationFrame);
-    if (look() !== before) return performance.now() - started;
-  }
-  return null;
-}"""
+# A volume of slices of one size that differ everywhere.
+VOLUME_CELL = """
+import numpy as np
+import ctai_sam2 as ct
+from ctai_sam2.phantom import make_axial_slice, reference_parameters
+phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
+hu = np.repeat(np.repeat(phantom.hu, {times}, axis=0), {times}, axis=1)
+spacing = [s / {times} for s in phantom.spacing_mm]
+volume = ct.CTVolume(hu_zyx=np.stack([np.roll(hu, 5 * i, axis=0) for i in range({count})]),
+                     affine=np.diag([spacing[1], spacing[0], 5.0, 1.0]))
+editor = ct.MiddleMaskEditor(volume, segmenter=None, folder=None)
+editor
+"""
 
+# An event of the pointer on the canvas, and what the picture shows around a place.
+PAGE = """
+const canvas = document.querySelector("canvas.ctai-sam2-canvas");
+const context = canvas.getContext("2d");
+const box = canvas.getBoundingClientRect();
+const point = (name, x, y, buttons) => canvas.dispatchEvent(new PointerEvent(name, {
+  clientX: box.left + x, clientY: box.top + y, button: name === "pointermove" ? -1 : 0, buttons,
+  pointerType: "mouse", pointerId: 1, pressure: buttons ? 0.5 : 0, bubbles: true, cancelable: true }));
+const look = (x, y) => context.getImageData(x - 12, y - 12, 24, 24).data.join();
+const frame = () => new Promise(requestAnimationFrame);
+"""
 
-# A drag along a line, a move per frame: how many frames showed the picture changed, and how late its end is.
-DRAG = """async ([y, frames]) => {
-  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
-  const context = canvas.getContext("2d");
-  const box = canvas.getBoundingClientRect();
-  const look = () => context.getImageData(80, y - 3, 440, 6).data.join();
-  const send = (name, x) => canvas.dispatchEvent(
-    new MouseEvent(name, { clientX: box.left + x, clientY: box.top + y, bubbles: true }));
+# Times from a movement of a drag to the first frame in which the picture is another one.
+WATCH = f"""async (repeats) => {{
+  {PAGE}
+  const times = [];
+  const [cx, cy] = [Math.round(box.width / 3), Math.round(box.height / 2)];
+  point("pointerdown", cx, cy, 1);
+  for (let i = 0; i < repeats; i += 1) {{
+    await new Promise((done) => setTimeout(done, 60 + (i * 7) % 17));
+    const x = cx + ((i * 37) % 60) + 1;
+    const before = look(x, cy) + look(cx, cy);
+    const started = performance.now();
+    point("pointermove", x, cy + (i % 9), 1);
+    while (performance.now() - started < 3000) {{
+      await frame();
+      if (look(x, cy) + look(cx, cy) === before) continue;
+      times.push(performance.now() - started);
+      break;
+    }}
+  }}
+  point("pointerup", cx, cy, 0);
+  return times;
+}}"""
+
+# An event a frame: how many frames showed another picture than the one before.
+PAINTED = f"""async ([kind, frames]) => {{
+  {PAGE}
+  const [cx, cy] = [Math.round(box.width / 3), Math.round(box.height / 2)];
+  const at = (i) => [cx - 80 + (160 * i) / frames, cy + 20 * Math.sin(i / 5)];
+  const turn = (deltaY) => canvas.dispatchEvent(new WheelEvent("wheel", {{ deltaY, clientX: box.left + cx,
+    clientY: box.top + cy, bubbles: true, cancelable: true }}));
   let seen = "";
-  let changed = 0;
+  let painted = 0;
+  if (kind !== "slices") point("pointerdown", ...at(0), 1);
   const started = performance.now();
-  send("mousedown", 100);
-  for (let frame = 0; frame < frames; frame += 1) {
-    const x = 100 + (400 * frame) / frames;
-    send("mousemove", x);
-    await new Promise(requestAnimationFrame);
-    const now = look();
-    changed += now !== seen;
+  for (let i = 0; i < frames; i += 1) {{
+    if (kind === "slices") turn(Math.floor(i / 4) % 2 ? 100 : -100);
+    else point("pointermove", ...at(i), 1);
+    await frame();
+    const [x, y] = kind === "brush" ? at(Math.max(i - 1, 0)).map(Math.round) : [cx, cy];
+    const now = look(x, y);
+    painted += now !== seen;
     seen = now;
-  }
+  }}
   const seconds = (performance.now() - started) / 1000;
-  return { offered_fps: frames / seconds, painted_fps: changed / seconds };
-}"""
+  if (kind !== "slices") point("pointerup", ...at(frames), 0);
+  return {{ offered_per_s: frames / seconds, painted_per_s: painted / seconds }};
+}}"""
 
 
 # A click of the point tool, until the model's mask shows 10 pixels next to it.
-CLICK = """async ([x, y]) => {
-  const canvas = document.querySelector("canvas.ctai-sam2-canvas");
-  const context = canvas.getContext("2d");
-  const ratio = canvas.width / canvas.getBoundingClientRect().width;
-  const look = () => context.getImageData((x + 10) * ratio - 2, y * ratio - 2, 4, 4).data.join();
-  const box = canvas.getBoundingClientRect();
-  const at = { clientX: box.left + x, clientY: box.top + y, bubbles: true };
-  const before = look();
+CLICK = f"""async ([x, y]) => {{
+  {PAGE}
+  const ratio = canvas.width / box.width;
+  const near = () => look((x + 20) * ratio, y * ratio);
+  const before = near();
   const started = performance.now();
-  for (const name of ["mousedown", "mouseup"]) canvas.dispatchEvent(new MouseEvent(name, at));
-  while (performance.now() - started < 20000) {
-    await new Promise(requestAnimationFrame);
-    if (look() !== before) return performance.now() - started;
-  }
+  point("pointerdown", x, y, 1);
+  point("pointerup", x, y, 0);
+  while (performance.now() - started < 20000) {{
+    await frame();
+    if (near() !== before) return performance.now() - started;
+  }}
   return null;
-}"""
+}}"""
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
@@ -152,64 +187,93 @@ def measure_sending(repeats: int) -> dict[str, dict[str, float]]:
     return figures
 
 
+@contextmanager
+def delayed(lab: Any, seconds: float) -> Iterator[Any]:
+    """Give the same server behind a line that holds everything back for so long, in each direction."""
+    target = urlsplit(lab.url)
+    loop = asyncio.new_event_loop()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            loop.call_later(seconds, writer.write, data)
+        loop.call_later(seconds, writer.close)
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(target.hostname, target.port)
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer), return_exceptions=True)
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    server = asyncio.run_coroutine_threadsafe(asyncio.start_server(connect, "127.0.0.1", 0), loop).result()
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield replace(lab, url=f"http://127.0.0.1:{port}")
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
 def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
-    """Time the mouse moving to the picture changing, in a real JupyterLab."""
+    """Count painted pictures, time and bytes of gestures, in a real JupyterLab."""
     from playwright.sync_api import sync_playwright
 
-    from tests.browser.lab import CHROMIUM, FLAGS, Notebook, running_lab
+    from tests.browser.lab import CHROMIUM, FLAGS, running_lab
 
+    figures: dict[str, dict[str, float]] = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         running_lab(Path(folder) / "lab") as lab,
         sync_playwright() as engine,
+        delayed(lab, 0.05) as far,
     ):
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        notebook = Notebook.open(browser, lab, "benchmark", [CELL])
-        notebook.press("Brush")
-        notebook.page.mouse.move(*notebook.place(200, 200).page)
-        notebook.settled_pixels()
-        times: list[float] = []
-        for number in range(repeats):
-            waited: Any = notebook.page.evaluate(
-                WATCH, [150 + (number * 37) % 300, 150 + (number * 53) % 250]
-            )
-            if waited is not None:
-                times.append(waited)
-            notebook.page.wait_for_timeout(120)
-        drag: Any = notebook.page.evaluate(DRAG, [250, 180])
-        notebook.settled_pixels()
-        traffic = _traffic_of(notebook, lambda: notebook.page.evaluate(DRAG, [300, 60]))
-        notebook.press("Pan")
-        notebook.until("editor.document.view.tool == 'pan'")
-        pan: Any = notebook.page.evaluate(DRAG, [250, 120])
+        for name, server, times, count in (
+            ("512", lab, 1, 9),
+            ("512, 100 ms away", far, 1, 9),
+            ("2048", lab, 4, 3),
+        ):
+            cell = VOLUME_CELL.format(times=times, count=count)
+            figures |= _measure_gestures(browser, server, name, cell, count, repeats)
         browser.close()
-    return {
-        "isolated move, on the page": {**quantiles(times), "answered": len(times) / repeats},
-        "drag of the brush, on the page": drag,
-        "stroke of 60 moves, over the wire": traffic,
-        "drag of the picture, on the page": pan,
+    return figures
+
+
+def _measure_gestures(
+    browser: Any, lab: Any, name: str, cell: str, count: int, repeats: int
+) -> dict[str, dict[str, float]]:
+    from tests.browser.lab import Notebook, traffic_of
+
+    figures: dict[str, dict[str, float]] = {}
+    notebook = Notebook.open(
+        browser, lab, f"benchmark-{name.split(',')[0]}-{len(name)}", [cell], size=(1366, 768)
+    )
+    page = notebook.page
+    notebook.settle_size()
+    notebook.until(f"len(editor._events._held) == {count}")
+    for kind in ("pan", "window", "brush", "slices"):
+        if kind != "slices":
+            notebook.press(kind.capitalize())
+            notebook.until(f"editor.document.view.tool == {kind!r}")
+        notebook.settled_pixels()
+        figures[f"{name}: {kind}, on the page"] = page.evaluate(PAINTED, [kind, 180])
+        notebook.settled_pixels()
+    notebook.press("Brush")
+    notebook.until("editor.document.view.tool == 'brush'")
+    times = page.evaluate(WATCH, repeats)
+    figures[f"{name}: a movement of the brush to the picture"] = {
+        **quantiles(times),
+        "answered": len(times) / repeats,
     }
-
-
-def _traffic_of(notebook: Any, act: Callable[[], object]) -> dict[str, float]:
-    """Bytes that go over the page's websockets while something is done, both ways."""
-    seen = {"sent_kB": 0.0, "received_kB": 0.0, "messages": 0.0}
-    session = notebook.page.context.new_cdp_session(notebook.page)
-    session.send("Network.enable")
-
-    def count(name: str, event: Any) -> None:
-        payload, is_text = event["response"]["payloadData"], event["response"]["opcode"] == 1
-        seen[name] += len(payload) / 1000 * (1.0 if is_text else 0.75)
-        seen["messages"] += 1
-
-    session.on("Network.webSocketFrameSent", lambda event: count("sent_kB", event))
-    session.on("Network.webSocketFrameReceived", lambda event: count("received_kB", event))
-    act()
-    # The page is looked at, not the kernel: a request to it would be counted too.
     notebook.settled_pixels()
-    notebook.page.wait_for_timeout(1000)
-    session.detach()
-    return seen
+    stroke = traffic_of(notebook, lambda: page.evaluate(PAINTED, ["brush", 60]))
+    figures[f"{name}: stroke of 60 moves, over the wire"] = stroke
+    page.mouse.move(*notebook.place(100, 100).page)
+    notebook.settled_pixels()
+    wheel = traffic_of(notebook, lambda: page.mouse.wheel(0, -100))
+    figures[f"{name}: another slice, over the wire"] = wheel
+    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.context.close()
+    return figures
 
 
 def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:

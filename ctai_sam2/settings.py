@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     cache_memory_mb: float = Field(
         64, ge=1, description="Maximum size in MB of the masks of the prediction cache held in memory."
     )
+    editor_keys: Path | None = Field(
+        None,
+        description="File of the keys that were changed in the editors. Default: in the user's "
+        "configuration folder.",
+    )
     service_url: str | None = Field(
         None,
         description="Address of a segmentation service, or several separated by commas: the first that is "

@@ -80,12 +80,15 @@ class Paint(MaskCommand):
         Radius in pixels.
     erase : bool
         Take away instead of adding.
+    scales : tuple of float
+        Share of the radius at each point, from a pen's pressure; the whole radius when empty.
     """
 
     points_xy: tuple[tuple[float, float], ...]
     radius_mm: float = 0.0
     radius_px: float | None = None
     erase: bool = False
+    scales: tuple[float, ...] = ()
 
     def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
         row_mm, column_mm = ct_slice.spacing_mm
@@ -94,7 +97,8 @@ class Paint(MaskCommand):
             if self.radius_px is None
             else (self.radius_px, self.radius_px)
         )
-        return _joined(mask, stroke_to_mask(self.points_xy, radius, ct_slice.shape_hw), self.erase)
+        stroke = stroke_to_mask(self.points_xy, radius, ct_slice.shape_hw, scales=self.scales)
+        return _joined(mask, stroke, self.erase)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ctai_sam2.editor.actions import BY_KEY, BY_NAME, key_combination
+from ctai_sam2.editor.actions import BY_NAME, key_combination
 from ctai_sam2.editor.document import Document
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.inference import Inference
 from ctai_sam2.editor.inference_status import Confirmation, MaskSource
+from ctai_sam2.editor.keys import KeyMap
 from ctai_sam2.editor.pointer import PointerSession
 from ctai_sam2.editor.session import KeepsEvents
 from ctai_sam2.errors import InputError
@@ -51,6 +52,8 @@ class Controller(PointerSession):
         self.handlers: dict[str, Callable[[], object]] = {}
         """What the view does for actions that are not about the document: ``save``, ``accept``, ``help`` …"""
         self.auto_run = auto_run
+        self.keys = KeyMap()
+        """Which key does what."""
         self.inference: Inference = Inference(
             document, mask_source, lock=self.lock, perform=self.apply, notify=self._announce
         )
@@ -70,7 +73,7 @@ class Controller(PointerSession):
     def key(self, key: str, modifiers: frozenset[str] = frozenset(), *, pressed: bool = True) -> bool:
         """Take a key, named as browsers do (``"z"``, ``"Escape"``); return whether it means anything."""
         with self.lock:
-            action = BY_KEY.get(key_combination(key, modifiers))
+            action = self.keys.action_of(key_combination(key, modifiers))
             if action is None:
                 return False
             if pressed:

@@ -369,6 +369,11 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Rectangle {number}: x {x0}–{x1}, y {y0}–{y1}",
             "矩形 {number}：x {x0}–{x1}，y {y0}–{y1}",
         ),
+        "view.keys_change": (
+            "Click a key to choose another one: press it, Backspace for the first one again, Esc for none.",
+            "单击按键可更改：按下新键；Backspace 恢复默认，Esc 放弃。",
+        ),
+        "view.key_changed": ("{action}: {keys}", "{action}：{keys}"),
         "view.keys_hint": (
             "Keys work while the editor has the focus. Wheel: slices of a volume, else zoom; Shift+wheel: "
             "slices; Ctrl+wheel: zoom; middle button or space: pan.",

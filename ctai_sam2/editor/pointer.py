@@ -26,6 +26,7 @@ class PointerSession(EditingSession):
         self._tools = make_tools()
         self._pressed: Tool | None = None
         self._panning = False
+        self._brush_scale = 1.0
         self._wheel_steps = 0.0
         self._hover: Pointer | None = None
         self._screen_xy: tuple[float, float] | None = None
@@ -106,19 +107,41 @@ class PointerSession(EditingSession):
         *,
         button: Button = "left",
         modifiers: frozenset[str] = frozenset(),
+        brush_scales: Sequence[float] = (),
     ) -> None:
         """Take a whole drag, from press to release, in canvas coordinates: the same as its single events.
 
         Observers are notified once it is done.
+
+        Parameters
+        ----------
+        points : sequence of (float, float)
+            Of the pointer.
+        button, modifiers
+            As they were when it began.
+        brush_scales : sequence of float, optional
+            Share of the brush's radius at each point, from a pen's pressure.
+
+        Raises
+        ------
+        InputError
+            If there is not one scale, above 0 and up to 1, for each point.
         """
         if not points:
             return
+        scales = tuple(brush_scales) or (1.0,) * len(points)
+        if len(scales) != len(points) or not all(0 < scale <= 1 for scale in scales):
+            raise InputError("each point of a gesture needs a brush's scale, above 0 and up to 1")
         with self.lock, self._one_notice():
-            self.press(*points[0], button=button, modifiers=modifiers)
-            for point in points[1:-1]:
-                self.move(*point)
+            hover = self._hover
+            for number, (point, self._brush_scale) in enumerate(zip(points, scales, strict=True)):
+                if number == 0:
+                    self.press(*point, button=button, modifiers=modifiers)
+                elif number < len(points) - 1:
+                    self.move(*point)
             self.release(*points[-1])
-            self._hover = None
+            # The page says where the pointer is; until then the read-out stays as it was.
+            self._hover, self._brush_scale = hover, 1.0
             self.tool.hover = None
 
     def take_viewport(self, px_per_mm: float, pan_x: float, pan_y: float) -> None:
@@ -270,5 +293,6 @@ class PointerSession(EditingSession):
             screen_y=screen[1],
             button=button,
             modifiers=frozenset(modifiers),
+            brush_scale=self._brush_scale,
         )
         return self._hover

@@ -20,7 +20,13 @@ from ctai_sam2.types import Mask
 _SLACK = 1e-6
 
 
-def stroke_to_mask(points_xy: ArrayLike, radius: tuple[float, float], shape_hw: tuple[int, int]) -> Mask:
+def stroke_to_mask(
+    points_xy: ArrayLike,
+    radius: tuple[float, float],
+    shape_hw: tuple[int, int],
+    *,
+    scales: Sequence[float] = (),
+) -> Mask:
     """Pixels whose centre lies within a brush drawn along a line, and every pixel the line itself crosses.
 
     Parameters
@@ -31,11 +37,14 @@ def stroke_to_mask(points_xy: ArrayLike, radius: tuple[float, float], shape_hw: 
         Radius of the brush in pixels along x and along y; they differ where pixels are not square.
     shape_hw : (int, int)
         Rows and columns.
+    scales : sequence of float, optional
+        Share of the radius at each point, above 0 to 1, as a pen's pressure gives it: the way to a point is
+        as wide as the point. The whole radius when omitted.
 
     Raises
     ------
     InputError
-        If there is no point, one is not finite, or a radius is negative.
+        If there is no point, one is not finite, a radius is negative, or the scales do not fit.
 
     Examples
     --------
@@ -54,9 +63,9 @@ def stroke_to_mask(points_xy: ArrayLike, radius: tuple[float, float], shape_hw: 
     points = np.clip(points, -margin, 2 * margin)
     painted = np.zeros(shape_hw, dtype=np.bool_)
     starts, ends = (points[:-1], points[1:]) if len(points) > 1 else (points, points)
-    unit = np.maximum([rx, ry], _SLACK)
-    for start, end in zip(starts, ends, strict=True):
-        reach = np.array([rx, ry])
+    for start, end, scale in zip(starts, ends, _checked_scales(scales, len(points)), strict=True):
+        reach = np.array([rx, ry]) * scale
+        unit = np.maximum(reach, _SLACK)
         low, high = np.minimum(start, end) - reach, np.maximum(start, end) + reach
         x0, y0 = np.maximum(np.ceil(low - _SLACK), 0).astype(int)
         x1, y1 = np.minimum(np.floor(high + _SLACK) + 1, (width, height)).astype(int)
@@ -128,6 +137,14 @@ def checked_points(points_xy: ArrayLike, *, least: int) -> NDArray[np.float64]:
             f"at least {least} finite points (x, y) are needed", received=f"shape {points.shape}"
         )
     return points
+
+
+def _checked_scales(scales: Sequence[float], count: int) -> NDArray[np.float64]:
+    """Return the scale of each part of a line of ``count`` points."""
+    checked = np.asarray(scales if len(scales) else np.ones(count), dtype=np.float64)
+    if checked.shape != (count,) or not ((checked > 0) & (checked <= 1)).all():
+        raise InputError("a brush's scales must lie above 0 and up to 1, one for each point")
+    return checked if count == 1 else checked[1:]
 
 
 def _mark_line(painted: Mask, start: NDArray[np.float64], end: NDArray[np.float64]) -> None:

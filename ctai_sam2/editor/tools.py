@@ -47,7 +47,10 @@ Outcome: TypeAlias = Command | Compound | Change | None
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """Where the pointer is, on the image and on the screen, and which button is pressed."""
+    """Where the pointer is, on the image and on the screen, and which button is pressed.
+
+    ``brush_scale`` is the share of the brush's radius that a pen's pressure gives.
+    """
 
     x: float
     y: float
@@ -55,6 +58,7 @@ class Pointer:
     screen_y: float
     button: Button = "left"
     modifiers: frozenset[str] = frozenset()
+    brush_scale: float = 1.0
 
     @property
     def opposite(self) -> bool:
@@ -273,15 +277,18 @@ class BrushTool(Tool):
     def __init__(self, *, erases: bool = False) -> None:
         super().__init__()
         self.erases = erases
+        self.scales: list[float] = []
 
     def press(self, at: Pointer, document: Document) -> Outcome:
         self.points, self.erase, self.hover = [(at.x, at.y)], self.erases != at.opposite, at
+        self.scales = [at.brush_scale]
         return None
 
     def move(self, at: Pointer, document: Document) -> Outcome:
         self.hover = at
         if self.points and _screen_distance(self.points[-1], at, document) >= _THIN_PX:
             self.points.append((at.x, at.y))
+            self.scales.append(at.brush_scale)
         return None
 
     def release(self, at: Pointer, document: Document) -> Outcome:
@@ -289,10 +296,15 @@ class BrushTool(Tool):
             return None
         if self.points[-1] != (at.x, at.y):
             self.points.append((at.x, at.y))
-        points, erase = tuple(self.points), self.erase
+            self.scales.append(at.brush_scale)
+        points, scales, erase = tuple(self.points), tuple(self.scales), self.erase
         self.cancel()
         return Paint(
-            label=document.view.active, points_xy=points, radius_mm=document.view.brush_radius_mm, erase=erase
+            label=document.view.active,
+            points_xy=points,
+            radius_mm=document.view.brush_radius_mm,
+            erase=erase,
+            scales=() if set(scales) == {1.0} else scales,
         )
 
     def preview(self, document: Document) -> Preview:

@@ -1,7 +1,7 @@
 """The picture: a slice with masks, marks and the gesture under way, drawn from a controller.
 
 Grey pixels and masks lie on hidden canvases, one canvas pixel per image pixel. The
-visible canvas has three layers (image, masks, pointer); zoom and pan draw the hidden ones
+visible canvas has four layers (image, masks, furniture, pointer); zoom and pan draw the hidden ones
 through a transform and send no pixels. Positions are CSS pixels everywhere but in the
 transform, which multiplies by the screen's pixel ratio: sharp on any screen.
 """
@@ -61,7 +61,7 @@ class SliceCanvas:
         size = {"width": f"{width}px", "height": f"{height}px"}
         fixed = {f"{bound}_{side}": value for side, value in size.items() for bound in ("min", "max")}
         self.widget = MultiCanvas(
-            3, width=width, height=height, layout=Layout(flex="0 0 auto", **size, **fixed)
+            4, width=width, height=height, layout=Layout(flex="0 0 auto", **size, **fixed)
         )
         self.widget.add_class("ctai-sam2-canvas")
         self.controller = controller
@@ -69,13 +69,17 @@ class SliceCanvas:
         self._on_ready = on_ready
         self.page_draws = False
         """Whether the page itself draws the brush's ring and the gestures under way."""
+        self.fill_on_page: Callable[[int, Window], bool] | None = None
+        """Has the page fill the grey canvas, of a slice and a window; False where it cannot."""
         self.guide: Guide | None = None
         """Where another editor's slice lies; drawn as a line."""
         self._pointer_shown: object = None
         self._covered_right = 0
         self._dirty: Box | None = _ALL
         self._others_stale = True
-        self._grey_shown: tuple[int, Window, bool] | None = None
+        self._grey_shown: tuple[int, Window] | None = None
+        self._smooth_shown = True
+        self._furniture_shown: object = None
         self._look_shown: tuple[float, bool, bool] | None = None
         self._transform: tuple[float, ...] = ()
         self._boxes: list[Box] = []
@@ -105,10 +109,6 @@ class SliceCanvas:
     def sources(self) -> tuple[Canvas, Canvas, Canvas]:
         """The hidden canvases in image pixels: grey, masks, another reader's masks."""
         return self._grey, self._masks, self._others
-
-    def require_pointer(self) -> None:
-        """Note that the page drew over the picture by itself: the uppermost layer must be drawn again."""
-        self._pointer_shown = None
 
     def resize(self, width: int, height: int, *, covered_right: int = 0) -> None:
         """Take another size on the page in CSS pixels; sizes that no screen has are ignored."""
@@ -155,27 +155,29 @@ class SliceCanvas:
         """Note that nothing on the page can be trusted."""
         self._grey_shown, self._look_shown = None, None
         self._dirty, self._others_stale, self._transform = _ALL, True, ()
-        self._boxes_of, self._pointer_shown = None, None
+        self._boxes_of, self._pointer_shown, self._furniture_shown = None, None, None
 
     def paint(self) -> None:
         """Send what is not on the page yet, in one message."""
         with self.controller.lock, drawing(self._grey):
             self._paint_grey()
             self._paint_masks()
+            self._paint_furniture()
             self._paint_pointer()
 
     # Layers ----------------------------------------------------------------------------------
 
     def _paint_grey(self) -> None:
         document = self.controller.document
-        shown = (document.index, document.view.window, document.view.smooth)
+        shown, smooth = (document.index, document.view.window), document.view.smooth
         transform = self._page_transform()
         if shown != self._grey_shown:
-            self._grey.put_image_data(render_grey(document), 0, 0)
-        elif transform == self._transform:
+            if self.fill_on_page is None or not self.fill_on_page(*shown):
+                self._grey.put_image_data(render_grey(document), 0, 0)
+        elif (transform, smooth) == (self._transform, self._smooth_shown):
             return
-        self._draw_through(self.widget[0], transform, self._grey, smooth=document.view.smooth)
-        self._grey_shown = shown
+        self._draw_through(self.widget[0], transform, self._grey, smooth=smooth)
+        self._grey_shown, self._smooth_shown = shown, smooth
 
     def _paint_masks(self) -> None:
         document, view = self.controller.document, self.controller.document.view
@@ -190,7 +192,8 @@ class SliceCanvas:
             x0, y0, x1, y1 = self._dirty
             rgba, x, y = render_overlay(document, (x0, y0, min(x1, width - 1), min(y1, height - 1)))
             self._masks.clear_rect(x, y, rgba.shape[1], rgba.shape[0])
-            self._masks.put_image_data(rgba, x, y)
+            if rgba.any():
+                self._masks.put_image_data(rgba, x, y)
         if self._others_stale:
             self._others.clear()
             if document.references:
@@ -203,30 +206,53 @@ class SliceCanvas:
         if shown == self._pointer_shown:
             return
         self._pointer_shown = shown
-        layer = self.widget[2]
+        layer = self._cleared(3)
+        self._draw_rectangles(layer)
+        self._draw_guide(layer)
+        self._draw_marks(layer)
+        self._draw_preview(layer, self._preview())
+        self._draw_banner(layer)
+
+    def _paint_furniture(self) -> None:
+        """Draw letters and scale bar, which stay where they are while the slice moves."""
+        zoom = self.controller.document.view.viewport.px_per_mm
+        letters = self.controller.document.edge_letters()
+        shown = (zoom, letters, self.width, self.height, self.pixel_ratio)
+        if shown != self._furniture_shown:
+            self._draw_furniture(self._cleared(2))
+            self._furniture_shown = shown
+
+    def _preview(self) -> Preview:
+        """Return what is drawn of the gesture under way: nothing of those that the page draws."""
+        preview = self.controller.preview
+        drawn = ("ruler", "roi") if self.page_draws else (preview.kind,)
+        return preview if preview.kind in drawn else Preview()
+
+    def _cleared(self, number: int) -> Canvas:
+        """Return an empty layer that takes CSS pixels."""
+        layer = self.widget[number]
         layer.reset_transform()
         layer.clear()
         layer.scale(self.pixel_ratio, self.pixel_ratio)
         layer.font, layer.line_cap, layer.line_join = _FONT, "round", "round"
-        self._draw_furniture(layer)
-        self._draw_rectangles(layer)
-        self._draw_guide(layer)
-        self._draw_marks(layer)
-        self._draw_preview(layer, self.controller.preview)
-        self._draw_banner(layer)
+        return layer
 
     def _pointer_state(self) -> object:
         """All that the uppermost layer depends on; where it is the same nothing is sent."""
-        document, preview = self.controller.document, self.controller.preview
-        if self.page_draws and preview.kind == "none":
-            preview = Preview()
+        document, preview = self.controller.document, self._preview()
         view, status = document.view, self.controller.inference.status
+        size = (self.width, self.height, self.pixel_ratio)
+        has_marks = document.profile.name == "l3" or any(document.marks(name) for name in document.labels)
+        empty = not has_marks and preview == Preview() and self.guide is None
+        if empty and status.state != "running":
+            # Nothing is drawn, whatever slice and place are in view.
+            return size
         marks = tuple(document.marks(name) for name in document.labels)
         revisions = tuple(document.revision_of(name) for name in document.labels)
         return (
             *(document.index, view.viewport, view.active, view.language, tuple(document.labels.values())),
             *(marks, revisions if document.profile.name == "l3" else (), preview, status.state),
-            *(self.width, self.height, self.pixel_ratio, self.guide),
+            *(*size, self.guide),
         )
 
     def _draw_through(
@@ -337,7 +363,7 @@ class SliceCanvas:
             self._draw_box(layer, (x0, y0, x1, y1), _HINT if is_prompt else colour, dashed=is_prompt)
         elif preview.kind in ("ruler", "roi"):
             self._draw_measure(layer, preview.kind, points)
-        if radius > 0 and hover is not None and not self.page_draws:
+        if radius > 0 and hover is not None:
             for shade, width in ((_DARK, 2.5), (NEGATIVE if preview.erase else _LIGHT, 1.0)):
                 _pen(layer, shade, width)
                 layer.stroke_circle(*hover, max(radius, 1.0))

@@ -10,7 +10,9 @@ import ipywidgets as ipw
 from ctai_sam2.editor import Controller, text
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.errors import CtaiError
-from ctai_sam2.widgets.events import Guard
+
+Guard = Callable[[Callable[[], object]], None]
+"""Runs something and shows what it raises."""
 
 KEY_NAMES = {" ": "Space", "arrowup": "↑", "arrowdown": "↓", "arrowleft": "←", "arrowright": "→"}
 _ICONS = {
@@ -86,7 +88,7 @@ class ControlFactory:
 
     def tooltip(self, action: str) -> str:
         """Return what an action does, and its keys."""
-        keys = ", ".join(key_text(key) for key in BY_NAME[action].keys)
+        keys = ", ".join(key_text(key) for key in self.controller.keys.keys_of(action))
         return self.text(BY_NAME[action].text) + (f"  [{keys}]" if keys else "")
 
     def button(self, key: str, act: Callable[[], object], *, icon: str = "", style: str = "") -> ipw.Button:

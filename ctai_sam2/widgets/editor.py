@@ -505,6 +505,7 @@ class MaskEditor(ABC):
             "previous_case": lambda: self.step_case(-1),
             "open_partner": self.open_partner,
         }
+        self._events.attach(controller)
         controller.subscribe(lambda change: self._notice(change) if controller is self.controller else None)
         self._panel.show(controller)
         self.check_segmenter()

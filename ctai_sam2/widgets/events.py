@@ -8,34 +8,22 @@ events serve, and "not this" is reached by its button or key.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import anywidget
 import numpy as np
-import traitlets
 
-from ctai_sam2.editor import text
-from ctai_sam2.editor.actions import BY_KEY
+from ctai_sam2.editor import Controller, Message, text
+from ctai_sam2.editor.actions import BY_NAME
+from ctai_sam2.editor.tools import CLOSE_PX
 from ctai_sam2.editor.viewport import MAX_PX_PER_MM, MIN_PX_PER_MM
+from ctai_sam2.types import CTVolume, Window
 from ctai_sam2.widgets.canvas import SliceCanvas
+from ctai_sam2.widgets.companion import Companion, pack_pixels
+from ctai_sam2.widgets.controls import Guard, key_text
+from ctai_sam2.widgets.localiser import line_percent
+from ctai_sam2.widgets.user_keys import read_keys, write_keys
 
 _PIXELS_PER_STEP = 100.0
-
-Guard = Callable[[Callable[[], object]], None]
-"""Runs something and shows what it raises."""
-
-
-class Companion(anywidget.AnyWidget):
-    """The front-end that reports buttons, modifiers, wheel and keys; it shows nothing itself."""
-
-    _esm = Path(__file__).with_name("companion.js").read_text(encoding="utf-8")
-    width = traitlets.Int().tag(sync=True)
-    height = traitlets.Int().tag(sync=True)
-    shortcuts = traitlets.List(traitlets.Unicode()).tag(sync=True)
-    fills = traitlets.Bool().tag(sync=True)
-    view = traitlets.Dict().tag(sync=True)
-    layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 
 class Events:
@@ -54,12 +42,17 @@ class Events:
     def __init__(self, canvas: SliceCanvas, guard: Guard, *, fills: bool = False) -> None:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
+        self._keys = canvas.controller.keys = read_keys()
         self.companion = Companion(
-            width=canvas.width, height=canvas.height, shortcuts=sorted(BY_KEY), fills=fills
+            width=canvas.width, height=canvas.height, shortcuts=self._keys.keys, fills=fills
         )
-        self.companion.layers = [layer.model_id for layer in canvas.sources]
+        self.companion.layers = [layer.model_id for layer in (*canvas.sources, canvas.widget)]
         self.companion.on_msg(lambda _, content, buffers: guard(lambda: self.take(content, buffers)))
         self._taken = 0
+        self._series, self._series_of = 0, canvas.controller
+        self._held: frozenset[int] = frozenset()
+        """Slices of the case in view that the page holds."""
+        canvas.fill_on_page = self._fill_on_page
         page = canvas.widget
         page.on_mouse_down(lambda x, y: self._at(canvas.controller.press, x, y))
         page.on_mouse_move(lambda x, y: self._at(canvas.controller.move, x, y))
@@ -71,14 +64,34 @@ class Events:
         page.on_touch_move(lambda touches: self._touch(canvas.controller.move, touches))
         page.on_touch_end(lambda _: guard(lambda: canvas.controller.release(*self._touched)))
         page.on_touch_cancel(lambda _: guard(canvas.controller.cancel_gesture))
+        self.show()
+
+    def attach(self, controller: Controller) -> None:
+        """Give the controller of another case the user's keys."""
+        controller.keys = self._keys
+
+    def _change_key(self, action: str, key: str | None) -> None:
+        """Give an action another key, for all editors that are opened from now on."""
+        controller = self._canvas.controller
+        with controller.lock:
+            keys = self._keys.changed(action, key)
+            write_keys(keys)
+            self._keys = controller.keys = keys
+            self.companion.shortcuts = keys.keys
+            controller.call("keys")
+            shown = " ".join(key_text(each) for each in keys.keys_of(action))
+            values = {"action": Message(BY_NAME[action].text), "keys": shown}
+            controller.say(Message("view.key_changed", values))
 
     def show(self) -> None:
         """Send what a page needs to draw gestures itself, where it changed."""
         controller = self._canvas.controller
+        self._follow(controller)
         document = controller.document
         view, viewport = document.view, document.view.viewport
-        label = document.labels[view.active]
-        self.companion.view = {
+        label, preview = document.labels[view.active], controller.preview
+        corners = preview.points_xy if preview.kind == "polygon" else ()
+        shown = {
             "tool": view.tool,
             "color": label.colour,
             "locked": label.locked,
@@ -87,16 +100,38 @@ class Events:
             "spacing": [viewport.spacing_mm[1], viewport.spacing_mm[0]],
             "pan": list(viewport.pan_xy),
             "limits": [MIN_PX_PER_MM, MAX_PX_PER_MM],
-            "scrolls": view.wheel_scrolls and document.slice_count > 1,
+            "series": self._series,
+            "count": document.slice_count,
+            "level": view.window.level,
+            "width": view.window.width,
+            "scrolls": view.wheel_scrolls,
             "smooth": view.smooth,
+            "polygon": {
+                "points": [list(point) for point in corners],
+                "erase": preview.erase,
+                "close_px": CLOSE_PX,
+            },
             "waiting": text("view.waiting", view.language),
-            "taken": self._taken,
         }
+        with self.companion.hold_sync():
+            self.companion.view, self.companion.taken = shown, self._taken
+            self.companion.index = document.index
+            if isinstance(document.source, CTVolume) and document.profile.plane == "axial":
+                self.companion.line = line_percent(document.source, document.index)
 
     def take(self, content: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
-        """Take a message of the companion."""
+        """Take a message of the page side."""
+        # Nobody paints in between: what is shown as taken has been done, and both go out together.
+        with self._canvas.controller.lock:
+            self._taken = max(self._taken, int(content.get("number", 0)))
+            try:
+                self._take(content, buffers)
+            finally:
+                if "number" in content:
+                    self._canvas.ready()
+
+    def _take(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         controller = self._canvas.controller
-        self._taken = max(self._taken, int(content.get("number", 0)))
         kind = content.get("event")
         held = frozenset(content.get("modifiers", ()))
         if kind == "move":
@@ -106,17 +141,18 @@ class Events:
             controller.press(*content["at"], button=content["button"], modifiers=held)
         elif kind == "release":
             controller.release(*content["at"])
+        elif kind == "cancel":
+            controller.cancel_gesture()
         elif kind == "gesture":
             points = [(float(x), float(y)) for x, y in np.frombuffer(buffers[0], "<f8").reshape(-1, 2)]
-            self._canvas.require_pointer()
-            controller.gesture(points, button=content["button"], modifiers=held)
+            scales = np.frombuffer(buffers[1], "<f8").tolist() if len(buffers) > 1 else ()
+            controller.gesture(points, button=content["button"], modifiers=held, brush_scales=scales)
         elif kind == "viewport":
-            self._canvas.require_pointer()
             controller.take_viewport(float(content["px_per_mm"]), *(float(v) for v in content["pan"]))
+        elif kind == "slice":
+            controller.go_to(int(content["index"]))
         elif kind == "hover":
             controller.hover(*content["at"])
-        elif kind == "draws":
-            self._canvas.page_draws = True
         elif kind == "leave":
             controller.leave()
         elif kind == "double":
@@ -125,6 +161,24 @@ class Events:
             controller.wheel(content["steps"], *content["at"], modifiers=held)
         elif kind == "key":
             controller.key(content["key"], held, pressed=content["pressed"])
+        elif kind == "bind":
+            self._change_key(str(content["action"]), content["key"])
+        else:
+            self._take_of_page(content)
+
+    def _take_of_page(self, content: Mapping[str, Any]) -> None:
+        """Take what the page says of itself: its screen, its size, the pixels that it holds."""
+        controller, kind = self._canvas.controller, content.get("event")
+        if kind == "draws":
+            # A page that was loaded anew holds no pixels.
+            self._canvas.page_draws, self._held = True, frozenset()
+        elif kind == "holds":
+            self._take_held(content)
+        elif kind == "lost":
+            with controller.lock:
+                self._held = frozenset()
+                self._canvas.require_all()
+                self._canvas.ready()
         elif kind == "screen":
             with controller.lock:
                 self._canvas.set_pixel_ratio(float(content["pixel_ratio"]))
@@ -135,6 +189,38 @@ class Events:
                 self._canvas.resize(width, height, covered_right=round(float(content["covered"])))
                 self.companion.width, self.companion.height = self._canvas.width, self._canvas.height
                 self._canvas.ready()
+
+    # Pixels that the page holds, so that it can show them in any window without a message ------------
+
+    def _follow(self, controller: Controller) -> None:
+        """Forget what the page holds where another case is shown."""
+        if controller is not self._series_of:
+            self._series_of, self._series, self._held = controller, self._series + 1, frozenset()
+
+    def _take_held(self, content: Mapping[str, Any]) -> None:
+        controller, series, index = self._canvas.controller, content["series"], content["next"]
+        with controller.lock:
+            self._follow(controller)
+            if series != self._series:
+                return
+            self._held = frozenset(content["indices"])
+            if index is None:
+                return
+            hu = controller.document.slice_at(int(index)).hu
+        dtype, packed = pack_pixels(hu)
+        message = {"event": "pixels", "series": series, "index": index, "dtype": dtype, "shape": hu.shape}
+        self.companion.send(message, [packed])
+
+    def _fill_on_page(self, index: int, window: Window) -> bool:
+        """Let the page fill the grey canvas from the pixels that it holds; whether it does."""
+        self._follow(self._canvas.controller)
+        if index not in self._held:
+            return False
+        look = {"index": index, "level": window.level, "width": window.width}
+        self.companion.send({"event": "grey", "series": self._series, **look})
+        return True
+
+    # Where the page side cannot run: ipycanvas's events ----------------------------------------------
 
     def _wheel(self, dx: float, dy: float) -> None:
         # Browsers turn the wheel sideways while Shift is held; ipycanvas does not report the key itself.

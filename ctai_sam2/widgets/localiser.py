@@ -24,16 +24,24 @@ _kept: list[tuple[CTVolume, str, int]] = []
 
 
 def draw_localiser(volume: CTVolume, axial_index: int) -> str:
-    """HTML of the volume's middle sagittal slice with a line where the axial slice cuts it."""
+    """HTML of the volume's middle sagittal slice with a line where the axial slice cuts it.
+
+    The page side moves the line by a variable, so that the picture is sent once.
+    """
     picture, width = _picture(volume)
-    depth = volume.shape_zyx[0]
-    top = 100 * (row_of_axial(volume, axial_index) + 0.5) / depth
+    top = line_percent(volume, axial_index)
     return (
         f'<div style="position:relative;width:{width}px;height:{_HEIGHT_PX}px;margin:4px auto">'
         f'<img alt="" src="{picture}" style="width:{width}px;height:{_HEIGHT_PX}px">'
-        f'<div style="position:absolute;left:0;right:0;top:{top:.2f}%;border-top:1px solid #F0E442"></div>'
+        '<div style="position:absolute;left:0;right:0;border-top:1px solid #F0E442;'
+        f'top:var(--ctai-sam2-line, {top:.2f}%)"></div>'
         "</div>"
     )
+
+
+def line_percent(volume: CTVolume, axial_index: int) -> float:
+    """Where an axial slice cuts the localiser, in percent of its height from the top."""
+    return round(100 * (row_of_axial(volume, axial_index) + 0.5) / volume.shape_zyx[0], 2)
 
 
 def known_axial_index(

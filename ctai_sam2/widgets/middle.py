@@ -155,7 +155,9 @@ class MiddleMaskEditor(MaskEditor):
 
     def _localise(self) -> str:
         source = self.document.source
-        return draw_localiser(source, self.document.index) if isinstance(source, CTVolume) else ""
+        # The page side moves the line by itself.
+        index = 0 if self._canvas.page_draws else self.document.index
+        return draw_localiser(source, index) if isinstance(source, CTVolume) else ""
 
     def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
         from ctai_sam2.widgets.l3 import L3MaskEditor

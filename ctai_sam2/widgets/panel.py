@@ -15,9 +15,9 @@ import ipywidgets as ipw
 
 from ctai_sam2.editor import Controller, Message
 from ctai_sam2.editor.actions import BY_NAME
+from ctai_sam2.editor.keys import RESERVED
 from ctai_sam2.widgets.case_bar import CaseBar, CaseList
-from ctai_sam2.widgets.controls import ControlFactory, key_text
-from ctai_sam2.widgets.events import Guard
+from ctai_sam2.widgets.controls import ControlFactory, Guard, key_text
 from ctai_sam2.widgets.label_panel import LabelPanel, Proposal
 from ctai_sam2.widgets.notices import Notices
 from ctai_sam2.widgets.slice_bar import SliceBar
@@ -121,6 +121,7 @@ class Panel:
         with controller.lock:
             self._controller = controller
             controller.handlers |= {"help": self.toggle_help, "panel": self.toggle_labels}
+            controller.handlers["keys"] = self.show_keys
             self._controls.language = ""
             self.refresh()
 
@@ -132,6 +133,11 @@ class Panel:
     def toggle_help(self) -> None:
         """Show the list of keys, or hide it."""
         self._help.layout.display = None if self._help.layout.display == "none" else "none"
+
+    def show_keys(self) -> None:
+        """Write tooltips and the list of keys anew: keys were changed."""
+        self._controls.language = ""
+        self.refresh()
 
     def toggle_labels(self) -> None:
         """Hide the panel over the picture, or show it."""
@@ -167,16 +173,22 @@ class Panel:
 
     def _help_table(self) -> str:
         tools = [f"tool.{tool}" for tool in self._controller.document.profile.tools]
-        names = [*tools, *(n for n in BY_NAME if not n.startswith("tool.") and BY_NAME[n].keys)]
+        keymap = self._controller.keys
+        names = [*tools, *(n for n in BY_NAME if not n.startswith("tool."))]
         rows = []
         for name in names:
-            action = BY_NAME[name]
-            keys = " ".join(f"<kbd>{escape(key_text(key))}</kbd>" for key in action.keys)
+            action, texts = BY_NAME[name], [key_text(key) for key in keymap.keys_of(name)]
+            if RESERVED & set(action.keys):
+                keys = " ".join(f"<kbd>{escape(each)}</kbd>" for each in texts)
+            else:
+                shown = " ".join(texts) or "…"
+                keys = f'<button class="ctai-sam2-key" data-action="{name}">{escape(shown)}</button>'
             words = escape(self._controls.text(action.text))
             if name in tools:
                 words += f": {escape(self._controls.text(action.text.replace('tool.', 'help.')))}"
             rows.append(f"<tr><td>{keys}</td><td>{words}</td></tr>")
-        hint = f"<p>{escape(self._controls.text('view.keys_hint'))}</p>"
+        hints = (escape(self._controls.text(key)) for key in ("view.keys_hint", "view.keys_change"))
+        hint = f"<p>{'<br>'.join(hints)}</p>"
         return f"<div>{hint}<table>{''.join(rows)}</table></div>"
 
 

@@ -9,13 +9,14 @@ STYLE = """<style>
 .ctai-sam2-editor { display: flex; flex-flow: column; box-sizing: border-box; width: 100%;
 height: var(--ctai-sam2-height, 640px); min-height: 380px; margin: 0; font-size: 13px;
 overflow: hidden; container-type: inline-size; }
+.jp-CodeCell.jp-mod-outputsScrolled .jp-Cell-outputArea:has(.ctai-sam2-editor) { max-height: none; }
 .ctai-sam2-editor > .widget-box, .ctai-sam2-editor > .jupyter-widget-box { flex: 0 0 auto; }
 .ctai-sam2-editor button { height: 26px; line-height: 24px; padding: 0 8px; margin: 1px;
 flex: 0 0 auto; }
 .ctai-sam2-editor .widget-html, .ctai-sam2-editor .widget-html-content
 { height: auto; margin: 0 2px; line-height: 1.35; min-height: 0; }
 .ctai-sam2-editor select { height: 24px; }
-.ctai-sam2-editor canvas { background: #000; cursor: crosshair; }
+.ctai-sam2-editor canvas { background: #000; cursor: crosshair; touch-action: none; }
 .ctai-sam2-editor canvas:focus-visible, .ctai-sam2-editor button:focus-visible,
 .ctai-sam2-editor select:focus-visible, .ctai-sam2-editor input:focus-visible
 { outline: 2px solid #56B4E9; outline-offset: -2px; }
@@ -58,6 +59,9 @@ z-index: 1; }
 .ctai-sam2-editor .ctai-sam2-waiting { position: absolute; right: 8px; bottom: 6px; display: none; padding:
 2px 8px;
 background: #E69F00; color: #111; border-radius: 3px; pointer-events: none; z-index: 4; }
+.ctai-sam2-editor .ctai-sam2-place { position: absolute; left: 50%; bottom: 24px; transform: translateX(-50%);
+display: none; padding: 2px 8px; background: rgba(20, 20, 20, 0.72); color: #EEE; border-radius: 3px;
+pointer-events: none; font-variant-numeric: tabular-nums; z-index: 4; }
 .ctai-sam2-editor .ctai-sam2-notices { position: absolute; left: 4px; top: 4px; max-width: 46%;
 flex-flow: column; pointer-events: none; z-index: 2; }
 .ctai-sam2-editor .ctai-sam2-notices > * { background: rgba(20, 20, 20, 0.72); color: #EEE;
@@ -74,6 +78,9 @@ border-radius: 4px; padding: 8px 10px; align-items: center; flex-flow: row wrap;
 background: #FFF; padding: 8px; z-index: 6; width: auto; }
 .ctai-sam2-editor .ctai-sam2-help .widget-html-content { color: #111; white-space: normal; }
 .ctai-sam2-editor .ctai-sam2-help td { padding: 1px 8px 1px 0; vertical-align: top; }
+.ctai-sam2-editor .ctai-sam2-key { border: 1px solid #888; border-radius: 3px; background: none; color: #111;
+cursor: pointer; height: auto; line-height: 1.3; padding: 0 4px; }
+.ctai-sam2-editor .ctai-sam2-choosing { background: #E69F00; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
 
 .ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 232px;

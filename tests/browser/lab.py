@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,3 +294,24 @@ class Notebook:
         words = re.compile(rf"^\s*{re.escape(name)}\s*$")
         # By its text: an icon's glyph would be part of the accessible name.
         self.page.locator(".ctai-sam2-editor button:visible").filter(has_text=words).first.click()
+
+
+def traffic_of(notebook: Notebook, act: Callable[[], object]) -> dict[str, float]:
+    """Bytes that go over the page's websockets while something is done, both ways."""
+    seen = {"sent_kB": 0.0, "received_kB": 0.0, "messages": 0.0}
+    session = notebook.page.context.new_cdp_session(notebook.page)
+    session.send("Network.enable")
+
+    def count(name: str, event: Any) -> None:
+        payload, is_text = event["response"]["payloadData"], event["response"]["opcode"] == 1
+        seen[name] += len(payload) / 1000 * (1.0 if is_text else 0.75)
+        seen["messages"] += 1
+
+    session.on("Network.webSocketFrameSent", lambda event: count("sent_kB", event))
+    session.on("Network.webSocketFrameReceived", lambda event: count("received_kB", event))
+    act()
+    # The page is looked at, not the kernel: a request to it would be counted too.
+    notebook.settled_pixels()
+    notebook.page.wait_for_timeout(1000)
+    session.detach()
+    return seen

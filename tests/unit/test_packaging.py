@@ -105,7 +105,11 @@ def test_a_wheel_holds_the_service_under_the_packages_name(tmp_path: Path) -> No
     (built,) = WheelBuilder(str(PROJECT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(built) as wheel:
         names = wheel.namelist()
-    assert "ctai_sam2/widgets/companion.js" in names
+    modules = {
+        f"ctai_sam2/widgets/page/{path.name}" for path in (PROJECT / "ctai_sam2/widgets/page").iterdir()
+    }
+    assert modules
+    assert modules <= set(names)
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"ctai_sam2"}
     assert {f"ctai_sam2/models/embedded/sam2_ct_nano.{end}" for end in ("safetensors", "json")} <= set(names)
     modules = {path.name for path in (PROJECT / "service").glob("*.py")}

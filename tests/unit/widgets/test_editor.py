@@ -60,7 +60,7 @@ def make_l3_volume() -> CTVolume:
 
 def act(editor: MaskEditor, event: str, **content: Any) -> None:
     """Send an event as the page does, through ipycanvas."""
-    editor._canvas.widget[2]._handle_frontend_event(None, {"event": event, **content}, [])
+    editor._canvas.widget[3]._handle_frontend_event(None, {"event": event, **content}, [])
 
 
 def drag(editor: MaskEditor, *points: tuple[float, float]) -> None:

@@ -1,0 +1,43 @@
+"""The keys that a user chose, in a file that all editors share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import platformdirs
+
+from ctai_sam2.editor.keys import KeyMap
+from ctai_sam2.errors import StorageError
+from ctai_sam2.io.atomic import write_json
+from ctai_sam2.settings import Settings
+
+
+def keys_path() -> Path:
+    """Return the file that the settings name, else the one in the user's configuration folder."""
+    named = Settings().editor_keys
+    return named or Path(platformdirs.user_config_dir("ctai_sam2", appauthor=False)) / "editor_keys.json"
+
+
+def read_keys() -> KeyMap:
+    """Read the user's keys; those of the table where there is no file or it cannot be used."""
+    try:
+        return KeyMap.from_json(json.loads(keys_path().read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return KeyMap()
+
+
+def write_keys(keys: KeyMap) -> None:
+    """Keep the user's keys.
+
+    Raises
+    ------
+    StorageError
+        If the file cannot be written.
+    """
+    path = keys_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError("the keys cannot be kept", received=error.strerror) from error
+    write_json(path, keys.to_json())
