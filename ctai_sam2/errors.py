@@ -5,6 +5,7 @@
     CtaiError                       anything this package raises on purpose
     ├── InputError (ValueError)     an argument, a file's content or a setting cannot be used
     │   ├── AnatomyNotFound         the slice does not show what one click needs to start from
+    │   │   └── OtherRegion         the slice shows another part of the body than the abdomen
     │   └── ManifestError           a cohort's list of cases has rows that cannot be used; names every one
     ├── DicomError                  a DICOM object is damaged, or is not the object expected
     ├── GeometryError               orientation, spacing or positions contradict each other

@@ -58,7 +58,7 @@ def _faults_of_command(command: click.Command, words: list[str]) -> list[str]:
 
 
 def _unknown_options(command: click.Command, words: list[str]) -> list[str]:
-    known = {"-h", "--help"}.union(*(parameter.opts for parameter in command.params))
+    known = {"-h", "--help"}.union(*(p.opts + p.secondary_opts for p in command.params))
     given = (_bare(word).partition("=")[0] for word in words)
     return [f"{command.name} {word}" for word in given if re.match(r"--?[a-z]", word) and word not in known]
 

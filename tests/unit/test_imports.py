@@ -113,6 +113,8 @@ def test_only_few_modules_import_torch() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] in {"torch", "sam2", "torchvision"} for name in names):
                 found.add(path.relative_to(PACKAGE).as_posix())
+    # Another project's model is torch's own, whatever ours run on.
+    allowed |= {"evaluation/peers.py"}
     rest = {name for name in found if not name.startswith("training/")} - allowed
     assert rest <= {"cli/doctor.py"}, "torch is the business of models/"
 
