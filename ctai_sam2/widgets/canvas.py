@@ -217,7 +217,7 @@ class SliceCanvas:
         """Draw letters and scale bar, which stay where they are while the slice moves."""
         zoom = self.controller.document.view.viewport.px_per_mm
         letters = self.controller.document.edge_letters()
-        shown = (zoom, letters, self.width, self.height, self.pixel_ratio)
+        shown = (zoom, letters, self.width, self._covered_right, self.height, self.pixel_ratio)
         if shown != self._furniture_shown:
             self._draw_furniture(self._cleared(2))
             self._furniture_shown = shown
@@ -275,7 +275,7 @@ class SliceCanvas:
         middle_x, middle_y = self.width / 2, self.height / 2
         for letter, x, y in (
             (left, _MARGIN_PX + 4, middle_y),
-            (right, self.width - _MARGIN_PX - 4, middle_y),
+            (right, self.width - self._covered_right - _MARGIN_PX - 4, middle_y),
             (top, middle_x, _MARGIN_PX + 6),
             (bottom, middle_x, self.height - _MARGIN_PX - 6),
         ):

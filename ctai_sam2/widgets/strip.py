@@ -146,7 +146,8 @@ class SliceStrip:
             here = tops.get(self._controls.controller.document.index)
             if here is not None:
                 layer.stroke_style, layer.line_width = _HERE, 2.0
-                layer.stroke_rect(1, max(here, 1.0), WIDTH_PX - 2, max(step, 3.0))
+                # Beside the level's name, which it would cross.
+                layer.stroke_rect(_BAR_X - 1, max(here, 1.0), WIDTH_PX - _BAR_X, max(step, 3.0))
 
     def _draw_levels(self, tops: dict[int, float], step: float) -> None:
         layer = self.canvas

@@ -26,7 +26,7 @@ flex: 0 0 auto; }
 .ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
 .ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
 .ctai-sam2-editor .ctai-sam2-cases { width: auto; max-width: 260px; }
-.ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }
+.ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 148px; }
 .ctai-sam2-editor .ctai-sam2-field { width: auto; }
 .ctai-sam2-editor .ctai-sam2-field label { width: auto; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-field input { width: 62px; flex: 0 0 auto; }
@@ -91,6 +91,7 @@ background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 
 --jp-layout-color1: #2A2A2A; --jp-layout-color2: #3A3A3A; --jp-border-color1: #555;
 --jp-widgets-input-color: #EEE; --jp-widgets-input-background-color: #2A2A2A;
 --jp-widgets-input-border-color: #666; --jp-content-font-color1: #EEE; }
+.ctai-sam2-editor .ctai-sam2-panel > * { flex: 0 0 auto; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-html-content { color: #EEE; font-size: 12px; }
 .ctai-sam2-editor .ctai-sam2-rows { flex-flow: column; }
 .ctai-sam2-editor .ctai-sam2-row { flex-flow: row wrap; align-items: center; margin: 0 0 2px 0; }

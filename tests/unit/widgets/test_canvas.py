@@ -71,6 +71,18 @@ def test_a_stroke_sends_only_lines_until_it_ends_and_then_its_box(
     assert recorder.names()[before - 1] == "clearRect"
 
 
+def test_the_right_letter_is_beside_what_covers_the_picture(
+    controller: Controller, canvas: SliceCanvas, recorder: Recorder
+) -> None:
+    recorder.clear()
+    canvas.resize(300, 200, covered_right=80)
+    canvas.paint()
+    right = controller.document.edge_letters()[1]
+    assert right
+    [x] = [values[1] for _, name, values, _ in recorder.commands if name == "fillText" and values[0] == right]
+    assert 200 < x < 300 - 80
+
+
 def test_zoom_and_pan_send_no_pixels(controller: Controller, canvas: SliceCanvas, recorder: Recorder) -> None:
     recorder.clear()
     controller.wheel(2, 100, 50)

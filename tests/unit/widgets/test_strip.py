@@ -122,6 +122,10 @@ def test_the_strip_shows_gates_and_a_press_goes_to_the_slice(
     drawn = [command for command in recorder.commands if command[0] == model(strip.canvas)]
     assert [name for _, name, _, _ in drawn].count("fillRects") == 2
     assert GATE_COLOURS["red"] in str([values for _, _, values, _ in drawn])
+    # The frame around the slice in view leaves the level's name readable.
+    [frame] = [values for _, name, values, _ in drawn if name == "strokeRect"]
+    [level] = [values for _, name, values, _ in drawn if name == "fillText"]
+    assert frame[0] >= level[1] + 20
     recorder.clear()
     strip_of(editor)
     assert not [command for command in recorder.commands if command[0] == model(strip.canvas)]
