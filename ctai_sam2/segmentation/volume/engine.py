@@ -347,7 +347,9 @@ def judge_slices(
             for other in order[max(place - 1, 0) : place + 2]
             if other != index
         }
-        verdict = judge_slice(structure, one.full(shape), neighbours, one.confidence)
+        verdict = judge_slice(
+            structure, one.full(shape), neighbours, one.confidence, automatic=one.source == "automatic"
+        )
         if one.source in ("anchor", "absent"):
             judged[index] = replace(one, gate="green", reasons=())
         else:

@@ -30,6 +30,10 @@ class GateParameters:
         Ratio of areas to that of the neighbours, as a logarithm, above which a slice is amber or red.
     amber_confidence, red_confidence : float
         Confidence below which a slice is amber or red.
+    amber_automatic, red_automatic : float
+        The same for a slice segmented on its own. A psoas' confidence is there the probability that its area
+        is within 10 % too, as about half of the slices are; only next to nothing tells a wrong mask. With the
+        general limits slices that were right were replaced by propagated ones.
     """
 
     step_mm: float = 3.0
@@ -39,12 +43,16 @@ class GateParameters:
     red_area: float = 0.45
     amber_confidence: float = 0.6
     red_confidence: float = 0.3
+    amber_automatic: float = 0.6
+    red_automatic: float = 0.3
 
 
+_PSOAS = GateParameters(amber_automatic=0.1, red_automatic=0.02)
 PARAMETERS: Mapping[str, GateParameters] = MappingProxyType(
     {
-        "psoas_left": GateParameters(),
-        "psoas_right": GateParameters(),
+        "psoas": _PSOAS,
+        "psoas_left": _PSOAS,
+        "psoas_right": _PSOAS,
         # Bowel and fat change shape faster than muscle from slice to slice.
         "vat": GateParameters(amber_dice=0.6, red_dice=0.35, amber_area=0.35, red_area=0.7),
         "imat": GateParameters(amber_dice=0.3, red_dice=0.1, amber_area=0.6, red_area=1.2),
@@ -77,6 +85,8 @@ def judge_slice(
     mask: Mask,
     neighbours: Mapping[float, Mask],
     confidence: float | None,
+    *,
+    automatic: bool = False,
 ) -> Judgement:
     """Judge a mask by the masks next to it.
 
@@ -90,6 +100,8 @@ def judge_slice(
         Distance in mm to mask, of one or two neighbouring slices.
     confidence : float or None
         Of the mask, 0 to 1; None where no model made it.
+    automatic : bool
+        Whether the slice was segmented on its own rather than from another.
     """
     limits = PARAMETERS.get(structure, _DEFAULT)
     findings: list[tuple[Gate, str]] = []
@@ -113,8 +125,10 @@ def judge_slice(
         if jump > limits.amber_area:
             gate = "red" if jump > limits.red_area else "amber"
             findings.append((gate, "the area jumps from slice to slice"))
-    if confidence is not None and confidence < limits.amber_confidence:
-        gate = "red" if confidence < limits.red_confidence else "amber"
+    amber = limits.amber_automatic if automatic else limits.amber_confidence
+    red = limits.red_automatic if automatic else limits.red_confidence
+    if confidence is not None and confidence < amber:
+        gate = "red" if confidence < red else "amber"
         findings.append((gate, f"the model is not sure (confidence {confidence:.2f})"))
     worst: Gate = "green"
     for gate, _ in findings:

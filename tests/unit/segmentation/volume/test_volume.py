@@ -236,3 +236,14 @@ def test_the_range_covers_the_ends_of_its_levels() -> None:
 def test_an_empty_neighbour_gives_no_prompt() -> None:
     with pytest.raises(InputError):
         prompt_from_neighbour(np.zeros(SHAPE, bool), "muscle", SPACING, margin_mm=1.0)
+
+
+def test_a_psoas_segmented_on_its_own_is_doubted_only_where_its_confidence_is_next_to_nothing() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[10:30, 10:30] = True
+    gates = {
+        c: judge_slice("psoas_left", mask, {3.0: mask}, c, automatic=True).gate for c in (0.01, 0.05, 0.3)
+    }
+    assert gates == {0.01: "red", 0.05: "amber", 0.3: "green"}
+    assert judge_slice("psoas_left", mask, {3.0: mask}, 0.3).gate == "amber"
+    assert judge_slice("muscle", mask, {3.0: mask}, 0.3, automatic=True).gate == "amber"
