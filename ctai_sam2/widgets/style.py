@@ -26,7 +26,7 @@ flex: 0 0 auto; }
 .ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
 .ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
 .ctai-sam2-editor .ctai-sam2-cases { width: auto; max-width: 260px; }
-.ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 148px; }
+.ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }
 .ctai-sam2-editor .ctai-sam2-field { width: auto; }
 .ctai-sam2-editor .ctai-sam2-field label { width: auto; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-field input { width: 62px; flex: 0 0 auto; }
