@@ -139,6 +139,8 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     # A polygon: corners and the edge to the pointer while Python takes nothing; then its mask.
     notebook.press("Polygon")
     notebook.until("editor.document.view.tool == 'polygon'")
+    # The options of a tool can change the picture's size, which the page tells a moment later.
+    page.wait_for_timeout(1000)
     notebook.tell("follow()")
     corners = [notebook.place(x, y) for x, y in ((10, 10), (30, 12), (20, 30))]
     before = notebook.settled_pixels()
@@ -155,7 +157,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.until("bool(editor.document.mask('psoas_left')[14, 20])")
     ways = [corner.screen for corner in (*corners, corners[0])]
     notebook.tell(f"for at in {ways}: twin.press(*at); twin.release(*at)")
-    assert notebook.ask("digest(editor.document)") == notebook.ask("digest(twin.document)")
+    notebook.until("digest(editor.document) == digest(twin.document)")
     page.mouse.move(at[0], at[1])
     require_pythons_picture(notebook)
 
