@@ -124,6 +124,7 @@ def choose_engine(
     except Exception as error:  # whatever an engine's library raises: PyTorch is there
         refusal = str(error) if isinstance(error, EngineRefused) else f"failed with {type(error).__name__}"
         logger.warning("PyTorch computes instead of %s: %s", wish, refusal)
+        logger.debug("the engine's error", exc_info=error)
         return EngineChoice(name="torch", refusal=refusal)
     network.engine = engine
     logger.info("%s computes; least IoU with PyTorch's masks %.4f", engine.name, least_iou)

@@ -43,7 +43,7 @@ class FewTokensTransformer(nn.Module):
         if point_embedding.shape[1] > self._most_tokens:
             attended: tuple[Tensor, Tensor] = self.upstream(image_embedding, image_pe, point_embedding)
             return attended
-        places = image_pe.flatten(2).transpose(-2, -1)
+        places = image_pe.flatten(2).transpose(-2, -1).contiguous()
         positions = image_embedding.flatten(2).transpose(-2, -1)
         tokens = point_embedding
         for layer in self.upstream.layers:

@@ -8,6 +8,7 @@ import queue
 import shutil
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -180,5 +181,8 @@ def _export(openvino: Any, network: Network, place: Path) -> None:
 def _save(
     openvino: Any, graph: nn.Module, example: tuple[Tensor, ...], shapes: list[list[int]], path: Path
 ) -> None:
-    model = openvino.convert_model(graph, example_input=example, input=shapes)
+    with warnings.catch_warnings():
+        # Tracing warns of each branch that it takes for good; whether that is right, the masks show.
+        warnings.simplefilter("ignore")
+        model = openvino.convert_model(graph, example_input=example, input=shapes)
     openvino.save_model(model, path, compress_to_fp16=False)
