@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import fft, ndimage
 
 from ctai_sam2.image.masks import grow
 from ctai_sam2.types import Acquisition, Mask
@@ -166,9 +166,18 @@ def _in_discs(
     down, across = np.mgrid[-half[0] : half[0] + 1, -half[1] : half[1] + 1]
     disc = (np.hypot(down * spacing_mm[0], across * spacing_mm[1]) <= radius_mm).astype(np.float64)
     disc /= disc.sum()
-    mean = signal.fftconvolve(values, disc, mode="same")
-    square = signal.fftconvolve(values**2, disc, mode="same")
+    mean, square = _convolve(values, disc), _convolve(values**2, disc)
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def _convolve(values: NDArray[np.float64], disc: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Do what ``scipy.signal.fftconvolve`` does in mode "same"; importing that takes longer than a study."""
+    whole = [fft.next_fast_len(a + b - 1, real=True) for a, b in zip(values.shape, disc.shape, strict=True)]
+    product = fft.rfftn(values, whole) * fft.rfftn(disc, whole)
+    top, left = ((side - 1) // 2 for side in disc.shape)
+    height, width = values.shape
+    same: NDArray[np.float64] = fft.irfftn(product, whole)[top : top + height, left : left + width]
+    return same
 
 
 def _nearest(

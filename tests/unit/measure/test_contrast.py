@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import signal
 
+from ctai_sam2.measure import contrast
 from ctai_sam2.measure.contrast import (
     CONTRAST_SOURCE,
     PhaseEstimate,
@@ -28,6 +30,15 @@ def test_the_phase_of_phantoms(phase: str) -> None:
         found = estimate_phase(phantom.hu, phantom.masks["L3"], phantom.masks["muscle"], phantom.spacing_mm)
         right += found is not None and found.phase == phase
     assert right >= 3
+
+
+def test_convolution_is_that_of_scipy_signal_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    for shape, disc_shape in (((64, 64), (13, 13)), ((50, 71), (11, 17)), ((33, 20), (7, 5))):
+        values, disc = rng.normal(size=shape), rng.random(disc_shape)
+        np.testing.assert_array_equal(
+            contrast._convolve(values, disc), signal.fftconvolve(values, disc, mode="same")
+        )
 
 
 def test_without_a_vertebra_there_is_no_estimate() -> None:
