@@ -200,7 +200,8 @@ def _stored_values(volume: CTVolume, signed: bool, slope: float, intercept: floa
         )
     by_step = np.zeros(int(occurring[-1]) + 1, info.dtype)
     by_step[occurring] = stored
-    return by_step[steps]
+    converted: NDArray[Any] = by_step[steps]
+    return converted
 
 
 def _oriented(

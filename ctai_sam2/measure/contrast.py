@@ -169,7 +169,8 @@ def _in_discs(
     disc = (np.hypot(down * spacing_mm[0], across * spacing_mm[1]) <= radius_mm).astype(np.float64)
     disc /= disc.sum()
     mean, square = (
-        cv2.filter2D(grid, -1, disc, borderType=cv2.BORDER_CONSTANT) for grid in (values, values**2)
+        np.asarray(cv2.filter2D(grid, -1, disc, borderType=cv2.BORDER_CONSTANT), np.float64)
+        for grid in (values, values**2)
     )
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
