@@ -45,7 +45,7 @@ def test_masks_tables_and_dicom_are_written(study: Path, tmp_path: Path) -> None
     files = json.loads(done.stdout)["files"]
     assert all(Path(path).is_file() for path in (*files["masks"], *files["dicom"], files["levels"]))
     assert volumes.seen["levels"] == ("L4", "L1")  # type: ignore[attr-defined]
-    assert volumes.seen["every_mm"] == 6.0  # type: ignore[attr-defined]
+    assert volumes.seen["every_mm"] == 9.0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
