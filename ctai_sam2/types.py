@@ -22,6 +22,8 @@ from ctai_sam2.errors import GeometryError, InputError
 
 Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal", "oblique", "unknown"]
+SliceSource: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
+SliceGate: TypeAlias = Literal["green", "amber", "red"]
 PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown")
 
 MAX_POINTS = 1024

@@ -31,10 +31,10 @@ from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.gates import GATES, judge_slice, limits_of
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
 from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_slices
-from ctai_sam2.segmentation.volume.result import SliceMask, Source, crop_mask
+from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
 from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTVolume, Mask, Window
+from ctai_sam2.types import CTVolume, Mask, SliceSource, Window
 
 _SESSIONS = 32
 _PASSES = 2
@@ -460,7 +460,7 @@ def _next_anchor(
 
 
 def slice_mask_of(
-    mask: Mask, source: Source, *, predicted: float | None = None, spread_cm2: float | None = None
+    mask: Mask, source: SliceSource, *, predicted: float | None = None, spread_cm2: float | None = None
 ) -> SliceMask:
     """Crop a mask to its box."""
     corner, crop = crop_mask(mask)

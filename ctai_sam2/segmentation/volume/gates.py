@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, get_args
 
 import numpy as np
 
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.quality import logit
-from ctai_sam2.types import Mask
+from ctai_sam2.types import Mask, SliceGate
 
-Gate: TypeAlias = Literal["green", "amber", "red"]
-GATES: Final[tuple[Gate, ...]] = get_args(Gate)
+GATES: Final[tuple[SliceGate, ...]] = get_args(SliceGate)
 """From the best to the worst."""
 
 
@@ -87,7 +86,7 @@ class Judgement:
         How well the mask fits, 0 to 1: predicted overlap times overlap with the neighbours.
     """
 
-    gate: Gate
+    gate: SliceGate
     reasons: tuple[str, ...]
     score: float
 
@@ -123,7 +122,7 @@ def judge_slice(
         How far the areas of both directions of propagation differ, as a share of the area.
     """
     limits = limits_of(structure)
-    findings: list[tuple[Gate, str]] = []
+    findings: list[tuple[SliceGate, str]] = []
     overlap = 1.0
     area = int(mask.sum())
     if neighbours:
@@ -133,7 +132,7 @@ def judge_slice(
             overlaps.append(dice(mask, other) ** (1.0 / max(distance_mm / limits.step_mm, 0.5)))
         overlap = max(overlaps)
         if overlap < limits.amber_dice:
-            gate: Gate = "red" if overlap < limits.red_dice else "amber"
+            gate: SliceGate = "red" if overlap < limits.red_dice else "amber"
             findings.append((gate, f"little overlap with the neighbouring slices (Dice {overlap:.2f})"))
         jump = min(
             abs(float(np.log((area + 1) / (int(other.sum()) + 1))))
@@ -162,7 +161,7 @@ def judge_slice(
             findings.append(
                 ("red" if is_red else "amber", f"the model is less sure (overlap {predicted:.2f}{than})")
             )
-    worst: Gate = "green"
+    worst: SliceGate = "green"
     for gate, _ in findings:
         if gate == "red" or worst == "green":
             worst = gate

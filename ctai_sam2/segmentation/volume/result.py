@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import limit_to_hu
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.volume.gates import Gate
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTVolume, Mask
+from ctai_sam2.types import CTVolume, Mask, SliceGate, SliceSource
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Source: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +67,8 @@ class SliceMask:
 
     corner_yx: tuple[int, int]
     crop: Mask
-    source: Source
-    gate: Gate = "green"
+    source: SliceSource
+    gate: SliceGate = "green"
     reasons: tuple[str, ...] = ()
     confidence: float | None = None
     predicted_overlap: float | None = None
