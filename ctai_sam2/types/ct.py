@@ -13,8 +13,6 @@ from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.types.checks import as_float, frozen, set_field
 
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal", "oblique", "unknown"]
-SliceSource: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
-SliceGate: TypeAlias = Literal["green", "amber", "red"]
 PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown")
 
 
