@@ -28,7 +28,7 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession
 from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.gates import GATES, judge_slice, limits_of
+from ctai_sam2.segmentation.volume.gates import GATES, judge_slice, judge_slices, limits_of, typical_overlap
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
 from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_slices
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
@@ -41,8 +41,6 @@ _PASSES = 2
 """A run longer than a mask may be propagated is gone on with from what came out plausible, once."""
 _MOST_AT_ONCE = 4
 """Slices worked on at the same time: memory grows with each."""
-_FEWEST_TYPICAL = 3
-"""From so many slices on it can be said what is typical."""
 _SAME_DICE = 0.97
 """A correction has no effect any more where propagated and present mask agree so well."""
 
@@ -233,24 +231,45 @@ class Engine:
         at = list(span).index(anchor.axial_index)
         found[anchor.axial_index] = slice_mask_of(anchor.mask, "anchor")
         for direction in (1, -1):
-            previous = anchor.mask
-            for place in range(at + direction, len(span) if direction == 1 else -1, direction):
+            last, previous = at, anchor.mask
+            while previous.any() and (place := self._next_stop(span, last, direction, found)) is not None:
                 index = span[place]
-                if found[index].source == "anchor" or not previous.any():
+                mask = before = found[index].full(anchor.mask.shape)
+                is_end = found[index].source == "anchor"
+                if not is_end:
+                    if self._distance(anchor.axial_index, index) > self.parameters.longest_run_mm:
+                        break
+                    mask, predicted = self._from_neighbour(structure, previous, span[last], index)
+                    is_end = dice(mask, before) >= _SAME_DICE
+                    mask = before if is_end else mask
+                if not is_end:
+                    other_anchor = _next_anchor(span, place, direction, found)
+                    if other_anchor is not None:
+                        share = self._share(anchor.axial_index, index, other_anchor)
+                        mask = interpolate_masks(mask, before, share**2, self._spacing, drifts=False)
+                    found[index] = slice_mask_of(mask, "propagated", predicted=predicted)
+                between = [span[step] for step in range(last + direction, place, direction)]
+                self._interpolate(structure, between, (span[last], previous), (index, mask), found)
+                if is_end:
                     break
-                mask, predicted = self._from_neighbour(structure, previous, span[place - direction], index)
-                before = found[index].full(mask.shape)
-                if dice(mask, before) >= _SAME_DICE or self._distance(anchor.axial_index, index) > (
-                    self.parameters.longest_run_mm
-                ):
-                    break
-                other_anchor = _next_anchor(span, place, direction, found)
-                if other_anchor is not None:
-                    share = self._share(anchor.axial_index, index, other_anchor)
-                    mask = interpolate_masks(mask, before, share**2, self._spacing, drifts=False)
-                found[index] = slice_mask_of(mask, "propagated", predicted=predicted)
-                previous = mask
+                last, previous = place, mask
         found.update(self._judged(structure, found))
+
+    def _next_stop(
+        self, span: Sequence[int], place: int, direction: int, found: Mapping[int, SliceMask]
+    ) -> int | None:
+        """Return where to look next: as far as a step in doubt may be, and not past an anchor."""
+        stop = None
+        for step in range(place + direction, len(span) if direction == 1 else -1, direction):
+            if (
+                stop is not None
+                and self._distance(span[place], span[step]) > self.parameters.doubtful_step_mm
+            ):
+                break
+            stop = step
+            if found[span[step]].source == "anchor":
+                break
+        return stop
 
     @property
     def _spacing(self) -> tuple[float, float]:
@@ -331,7 +350,7 @@ class Engine:
             min((i for i in order if i > index), default=None),
         ]
         neighbours = {self._distance(index, i): found[i].full(shape) for i in near if i is not None}
-        typical = _typical_overlap(found.values())
+        typical = typical_overlap(found.values())
         verdicts = [
             judge_slice(structure, one.full(shape), neighbours, one.predicted_overlap, typical=limit)
             for one, limit in ((automatic, typical), (propagated, None))
@@ -382,67 +401,22 @@ class Engine:
                 for index in run:
                     found[index] = slice_mask_of(np.zeros(shape, np.bool_), "absent")
                 continue
-            shares = [self._share(below, index, above) for index in run]
-            blended = blend_masks(found[below].full(shape), found[above].full(shape), shares, self._spacing)
-            for index, mask in zip(run, blended, strict=True):
-                found[index] = slice_mask_of(self._within_limits(structure, index, mask), "interpolated")
+            ends = [(index, found[index].full(shape)) for index in (below, above)]
+            self._interpolate(structure, run, ends[0], ends[1], found)
 
-
-def judge_slices(
-    volume: CTVolume, structure: Structure, found: Mapping[int, SliceMask]
-) -> dict[int, SliceMask]:
-    """Judge each mask by those next to it; what a reader decided is green."""
-    positions = np.asarray(volume.slice_positions_mm)
-    shape = volume.shape_zyx[1:]
-    order = sorted(found)
-    typical = _typical_overlap(found.values())
-    _, row_mm, column_mm = volume.spacing_zyx_mm
-    areas = {index: float(one.crop.sum()) * row_mm * column_mm / 100 for index, one in found.items()}
-    sources = [index for index in order if found[index].source in ("automatic", "anchor")]
-    judged: dict[int, SliceMask] = {}
-    for place, index in enumerate(order):
-        one = found[index]
-        neighbours = {
-            abs(float(positions[index] - positions[other])): found[other].full(shape)
-            for other in order[max(place - 1, 0) : place + 2]
-            if other != index
-        }
-        origins = {
-            abs(float(positions[index] - positions[other])): int(found[other].crop.sum())
-            for other in (_nearest(sources, index, -1), _nearest(sources, index, 1))
-            if other is not None and one.source == "propagated"
-        }
-        verdict = judge_slice(
-            structure,
-            one.full(shape),
-            neighbours,
-            one.predicted_overlap,
-            typical=typical if one.source == "automatic" else None,
-            followed_from=origins,
-            spread_share=None if one.spread_cm2 is None else one.spread_cm2 / max(areas[index], 1e-6),
-        )
-        if one.source in ("anchor", "absent"):
-            judged[index] = replace(one, gate="green", reasons=())
-        else:
-            judged[index] = replace(one, gate=verdict.gate, reasons=verdict.reasons)
-    return judged
-
-
-def _typical_overlap(slices: Collection[SliceMask]) -> float | None:
-    """Return what the model predicts on the better slices of those segmented on their own; None of few."""
-    predicted = [
-        one.predicted_overlap
-        for one in slices
-        if one.source == "automatic" and one.predicted_overlap is not None
-    ]
-    return float(np.percentile(predicted, 75)) if len(predicted) >= _FEWEST_TYPICAL else None
-
-
-def _nearest(order: Sequence[int], index: int, direction: int) -> int | None:
-    """Return the nearest of some ascending slices below or above another."""
-    if direction < 0:
-        return max((other for other in order if other < index), default=None)
-    return min((other for other in order if other > index), default=None)
+    def _interpolate(
+        self,
+        structure: Structure,
+        between: Sequence[int],
+        first: tuple[int, Mask],
+        last: tuple[int, Mask],
+        found: dict[int, SliceMask],
+    ) -> None:
+        """Fill slices with the shapes between two others, within the limits of the tissue."""
+        shares = [self._share(first[0], index, last[0]) for index in between]
+        blended = blend_masks(first[1], last[1], shares, self._spacing) if shares else []
+        for index, mask in zip(between, blended, strict=True):
+            found[index] = slice_mask_of(self._within_limits(structure, index, mask), "interpolated")
 
 
 def automatic_span(span: Sequence[int], automatic: Mapping[int, SliceMask]) -> list[int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, get_args
 
@@ -11,8 +11,12 @@ import numpy as np
 
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.quality import logit
-from ctai_sam2.types import Mask, SliceGate
+from ctai_sam2.segmentation.volume.result import SliceMask
+from ctai_sam2.structures import Structure
+from ctai_sam2.types import CTVolume, Mask, SliceGate
 
+_FEWEST_TYPICAL = 3
+"""From so many slices on it can be said what is typical."""
 GATES: Final[tuple[SliceGate, ...]] = get_args(SliceGate)
 """From the best to the worst."""
 
@@ -172,3 +176,60 @@ def judge_slice(
 def limits_of(structure: str) -> GateParameters:
     """Return a structure's limits."""
     return PARAMETERS.get(structure, _DEFAULT)
+
+
+def judge_slices(
+    volume: CTVolume, structure: Structure, found: Mapping[int, SliceMask]
+) -> dict[int, SliceMask]:
+    """Judge each mask by those next to it; what a reader decided is green."""
+    positions = np.asarray(volume.slice_positions_mm)
+    shape = volume.shape_zyx[1:]
+    order = sorted(found)
+    typical = typical_overlap(found.values())
+    _, row_mm, column_mm = volume.spacing_zyx_mm
+    areas = {index: float(one.crop.sum()) * row_mm * column_mm / 100 for index, one in found.items()}
+    sources = [index for index in order if found[index].source in ("automatic", "anchor")]
+    judged: dict[int, SliceMask] = {}
+    for place, index in enumerate(order):
+        one = found[index]
+        neighbours = {
+            abs(float(positions[index] - positions[other])): found[other].full(shape)
+            for other in order[max(place - 1, 0) : place + 2]
+            if other != index
+        }
+        origins = {
+            abs(float(positions[index] - positions[other])): int(found[other].crop.sum())
+            for other in (_nearest(sources, index, -1), _nearest(sources, index, 1))
+            if other is not None and one.source == "propagated"
+        }
+        verdict = judge_slice(
+            structure,
+            one.full(shape),
+            neighbours,
+            one.predicted_overlap,
+            typical=typical if one.source == "automatic" else None,
+            followed_from=origins,
+            spread_share=None if one.spread_cm2 is None else one.spread_cm2 / max(areas[index], 1e-6),
+        )
+        if one.source in ("anchor", "absent"):
+            judged[index] = replace(one, gate="green", reasons=())
+        else:
+            judged[index] = replace(one, gate=verdict.gate, reasons=verdict.reasons)
+    return judged
+
+
+def typical_overlap(slices: Collection[SliceMask]) -> float | None:
+    """Return what the model predicts on the better slices of those segmented on their own; None of few."""
+    predicted = [
+        one.predicted_overlap
+        for one in slices
+        if one.source == "automatic" and one.predicted_overlap is not None
+    ]
+    return float(np.percentile(predicted, 75)) if len(predicted) >= _FEWEST_TYPICAL else None
+
+
+def _nearest(order: Sequence[int], index: int, direction: int) -> int | None:
+    """Return the nearest of some ascending slices below or above another."""
+    if direction < 0:
+        return max((other for other in order if other < index), default=None)
+    return min((other for other in order if other > index), default=None)

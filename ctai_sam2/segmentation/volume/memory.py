@@ -14,7 +14,8 @@ from ctai_sam2.image.masks import limit_to_hu
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.engine import judge_slices, slice_mask_of
+from ctai_sam2.segmentation.volume.engine import slice_mask_of
+from ctai_sam2.segmentation.volume.gates import judge_slices
 from ctai_sam2.segmentation.volume.ranges import find_level_ranges, finish_volume, range_of
 from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
 from ctai_sam2.structures import Structure
