@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -269,3 +270,37 @@ def test_the_whole_pipeline_runs_on_a_slice(tmp_path: Path) -> None:
     done = run_cohort([case], tmp_path / "out", segmenter=FAKE, workers=1, progress=False)
     assert done.inferred == 1
     assert read_table(tmp_path / "out")["sat_area_mm2"][0] > 0
+
+
+class LostCluster:
+    """Stands in for a Dask client whose scheduler is gone in the middle of a run."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {"a": 1}
+
+    def run(self, *_: Any, **__: Any) -> dict[str, float]:
+        raise OSError("closed")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError("10.0.0.7 is gone"), Unavailable), (StorageError("full"), StorageError)]
+)
+def test_a_lost_scheduler_ends_the_run_with_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    pytest.importorskip("distributed")
+
+    class Broken:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def __call__(self, _: Any) -> Any:
+            raise error
+            yield
+
+    monkeypatch.setattr("joblib.Parallel", Broken)
+    monkeypatch.setattr("joblib.parallel_config", lambda *_, **__: contextlib.nullcontext())
+    with pytest.raises(kind) as caught:
+        run(make_cases(tmp_path / "in", 1), tmp_path / "out", dask=LostCluster())
+    assert "10.0.0.7" not in str(caught.value)
+    assert list(read_table(tmp_path / "out")["status"]) == ["not done"]
