@@ -377,7 +377,7 @@ def main() -> None:
         found, of = figures[name], name.partition(", ")[2]
         ratios |= {
             f"cohort, {of}: as a worker does it, to the bare question": Ratio(
-                found["worker_vs_bare"], "lower", 1.05
+                found["worker_vs_bare"], "lower", 1.03
             ),
             f"cohort, {of}: one worker, to two": Ratio(found["one_worker_vs_two"], "higher", 1.7),
             f"cohort, {of}: first run, to the finished one": Ratio(

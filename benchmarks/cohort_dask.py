@@ -24,6 +24,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from benchmarks.cohort import PROJECT, make_cohort, run
 from benchmarks.reporting import Ratio, add_json_option, report
 from ctai_sam2.cohort import CohortRun, run_cohort
@@ -84,6 +86,13 @@ class Cluster:
         if self._scheduler is not None:
             self._kill(self._scheduler)
         self._scheduler = None
+
+    def scheduler_use(self) -> tuple[float, float]:
+        """Return the scheduler's processor time in seconds, and its memory in MB."""
+        process = psutil.Process(self._scheduler.pid) if self._scheduler is not None else None
+        if process is None:
+            return 0.0, 0.0
+        return sum(process.cpu_times()[:2]), process.memory_info().rss / 1e6
 
     def end(self) -> None:
         """End everything."""
@@ -214,7 +223,10 @@ def measure(folder: Path, count: int, workers: int, slow_s: float) -> dict[str, 
             print(f"noticed: {attempt.error!r}", file=sys.stderr)
             cluster.start(workers)
             attempt = begin(manifest, there, cluster, workers)
+        idle_s, _ = cluster.scheduler_use()
+        left = count - count_records(there)
         attempt.join()
+        busy_s, scheduler_mb = cluster.scheduler_use()
         if attempt.error is not None:
             raise attempt.error
         took_s = time.perf_counter() - started
@@ -227,6 +239,8 @@ def measure(folder: Path, count: int, workers: int, slow_s: float) -> dict[str, 
         "workers": workers,
         **losses,
         "cases_per_s": (count - before) / took_s,
+        "scheduler_ms_per_case": 1000 * (busy_s - idle_s) / max(1, left),
+        "scheduler_mb": scheduler_mb,
         "rerun_s": again.done.seconds,
         "unchanged_when_called_again": again.done.unchanged,
         "failed": again.done.failed,

@@ -20,10 +20,7 @@ from ctai_sam2.cohort.store import CohortStore, stamp_of
 from ctai_sam2.cohort.table import read_table
 from tests.unit.cohort.making import QUICK, do_here, make_cases, write_slice
 
-
-@pytest.fixture(autouse=True)
-def here(monkeypatch: pytest.MonkeyPatch) -> None:
-    do_here(monkeypatch)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pictures" / "P000.jpg").stat().st_size > 500
 
 
+@pytest.mark.usefixtures("here")
 def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     done = run(make_cases(tmp_path / "in", 2), tmp_path / "out")
@@ -56,6 +57,7 @@ def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parquet["psoas_left_hu_mean"], csv["psoas_left_hu_mean"])
 
 
+@pytest.mark.usefixtures("here")
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     run(cases, tmp_path / "out")
@@ -66,6 +68,7 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
+@pytest.mark.usefixtures("here")
 def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -75,6 +78,7 @@ def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 2
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 4)
     run(cases, tmp_path / "out")
@@ -87,6 +91,7 @@ def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Pa
     assert (tmp_path / "out" / "masks" / "P002.nii.gz").is_file()
 
 
+@pytest.mark.usefixtures("here")
 def test_another_definition_is_measured_without_the_model_as_if_it_had_been_asked(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -105,6 +110,7 @@ def test_another_definition_is_measured_without_the_model_as_if_it_had_been_aske
     assert set(read_table(tmp_path / "out")["definitions"]) == {WIDE.identifier}
 
 
+@pytest.mark.usefixtures("here")
 def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -119,6 +125,7 @@ def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.csv").read_bytes() == table
 
 
+@pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -126,6 +133,7 @@ def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 0
 
 
+@pytest.mark.usefixtures("here")
 def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     broken = tmp_path / "in" / "DoeJane.npz"
