@@ -135,7 +135,7 @@ def main() -> None:
                 pstats.Stats(profile).sort_stats("tottime").print_stats(25)
                 (folder / "out" / name).unlink()
     ratios = {
-        "finished cohort called again: a case of many, to table from its record": Ratio(
+        "finished cohort: called again, to its table made from the records": Ratio(
             figures["called_again_s"] / figures["table_from_records_s"], "lower", 0.1
         )
     }

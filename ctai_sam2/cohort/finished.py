@@ -29,7 +29,7 @@ from ctai_sam2.cohort.store import (
     names_in,
     stamp_of,
 )
-from ctai_sam2.io.safe_text import from_cell, separator_of
+from ctai_sam2.io.safe_text import separator_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,9 +103,10 @@ def list_cases(path: str | os.PathLike[str]) -> Listing | None:
         for row in rows:
             if not any(row):
                 continue
-            if from_cell(row[path_at]) != row[path_at]:
+            place = row[path_at]
+            if place != place.strip() or place.startswith("'") or "\\" in place:
                 return None
-            cases.append((from_cell(row[case_at]), os.path.join(base, row[path_at])))
+            cases.append((row[case_at].strip(), os.path.join(base, place)))
     except (csv.Error, IndexError, StopIteration, ValueError):
         return None
     return Listing(digest=_digest(os.fsencode(base), content), cases=tuple(cases))

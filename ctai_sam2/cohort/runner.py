@@ -166,9 +166,9 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
     store = CohortStore(Path(out).resolve())
     listing = list_cases(manifest) if isinstance(manifest, (str, os.PathLike)) else None
     if listing is not None:
-        finished = _find_finished(listing, store, config)
-        if finished is not None:
-            return replace(finished, seconds=time.perf_counter() - started)
+        found = _find_finished(listing, store, config)
+        if found is not None:
+            return replace(found, seconds=time.perf_counter() - started)
     cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else list(manifest)
     config = config.resolve(len(cases))
     _require_own_folder(store, cases)
@@ -260,7 +260,7 @@ def _describe(files: CohortFiles, summary: Mapping[str, Any], **counts: Any) -> 
 
 def _find_finished(listing: Listing, store: CohortStore, config: CohortConfig) -> CohortRun | None:
     """Describe the cohort where nothing is to be done, which is seen without reading the cases; else None."""
-    if store.read_index().finished is None:
+    if not store.has_index:
         return None
     with store.locked():
         note = read_finished(listing, store, config.resolve(len(listing.cases)))

@@ -184,11 +184,13 @@ class CohortStore:
         states = {}
         with suppress(OSError), os.scandir(self.folder / "records") as entries:
             for entry in entries:
-                name, ending = os.path.splitext(entry.name)
-                if ending == ".json":
-                    with suppress(OSError):
-                        state = entry.stat()
-                        states[name] = (state.st_size, state.st_mtime_ns)
+                if not entry.name.endswith(".json"):
+                    continue
+                try:
+                    state = entry.stat()
+                except OSError:  # it has just been moved
+                    continue
+                states[entry.name[: -len(".json")]] = (state.st_size, state.st_mtime_ns)
         return states
 
     def index_entry(
@@ -217,6 +219,11 @@ class CohortStore:
         if record is None or state is None:
             return None
         return IndexEntry(*state, record.key, record.is_done, record.retry)
+
+    @property
+    def has_index(self) -> bool:
+        """Whether there is an index."""
+        return (self.folder / _INDEX).is_file()
 
     def read_index(self) -> RecordIndex:
         """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
