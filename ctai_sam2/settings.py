@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         "auto",
         description="Precision of the image encoder; auto is bfloat16 on CUDA that has it, else float32.",
     )
+    engine: Literal["torch", "openvino", "auto"] = Field(
+        "torch",
+        description="What computes the network on a CPU; auto is OpenVINO where the extra fast-cpu is "
+        "installed. It is taken only where its masks are those of PyTorch.",
+    )
     num_threads: int | None = Field(
         None,
         ge=1,

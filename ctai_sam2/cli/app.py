@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     from ctai_sam2.models import Segmenter
     from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.structures import Structure
-    from ctai_sam2.study_outputs import StudyFiles, TableRow
+    from ctai_sam2.study_outputs import TableRow
     from ctai_sam2.types import Prompt
 
 app = typer.Typer(
     name="ctai-sam2",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Boxes and colors around the help would take as long to import as everything else.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
         "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "
@@ -397,6 +399,9 @@ def _segment_and_report(
             any_region=any_region,
         )
     row = measure_study(result, height_m=height_m, definitions=limits)
+    if not as_json:
+        # The numbers are shown while the pictures are drawn.
+        _print_study(result, row)
     files = write_study(result, row, out, definitions=limits)
     if as_json:
         medians = [asdict(median) for median in result.medians]
@@ -404,7 +409,7 @@ def _segment_and_report(
             {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
         )
         return
-    _print_study(result, row, files)
+    _print_files(vars(files))
 
 
 def _definitions(name_or_file: str | None) -> TissueDefinitions:
@@ -413,7 +418,7 @@ def _definitions(name_or_file: str | None) -> TissueDefinitions:
     return load_definitions(name_or_file) if name_or_file else DEFAULT_DEFINITIONS
 
 
-def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
+def _print_study(result: StudyResult, row: TableRow) -> None:
     from ctai_sam2.study_outputs import summarise
 
     print_line()
@@ -437,7 +442,6 @@ def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
     )
     print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
     _print_warnings(result.warnings)
-    _print_files(vars(files))
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:

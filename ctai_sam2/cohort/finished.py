@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ctai_sam2._version import __version__
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.corrections import correction_digest
-from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.store import (
     PREDICTIONS_FOLDER,
     CohortStore,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.finished import digest_pairs, is_settled, read_corrections
-from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.store import PREDICTIONS_FOLDER, CohortStore, IndexEntry, key_of, names_in, stamp_of
 from ctai_sam2.cohort.table import own_columns
 from ctai_sam2.errors import DamagedFile

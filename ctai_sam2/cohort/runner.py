@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
-from ctai_sam2.cohort.manifest import Case, read_manifest
+from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.patients import find_same_patients
 from ctai_sam2.cohort.planning import RunPlan, plan_tasks
 from ctai_sam2.cohort.store import CohortStore, RecordIndex

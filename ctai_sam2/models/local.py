@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 from cachetools import LRUCache
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.image.hashing import hash_content
+from ctai_sam2.models.engine import EngineChoice, EngineWish, choose_engine
 from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
@@ -49,6 +50,7 @@ class _Loaded:
     network: Network
     identity: ModelIdentity
     calibration: Calibration | None
+    engine: EngineChoice
 
     def confidence(self, predicted_iou: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores as they are reported: calibrated where the weights say how."""
@@ -87,6 +89,10 @@ class LocalSegmenter(ClosedByWith):
         Expected digest of the checkpoint; that of the registry when omitted.
     store : ModelStore, optional
         Folder of named checkpoints; the user's data folder when omitted.
+    engine : {"torch", "openvino", "auto"}
+        What computes encoder and decoder on a CPU; see `ctai_sam2.models.engine`.
+    engine_folder : Path, optional
+        Where networks exported for an engine are kept.
 
     Raises
     ------
@@ -109,7 +115,11 @@ class LocalSegmenter(ClosedByWith):
         num_threads: int | None = None,
         sha256: str | None = None,
         store: ModelStore | None = None,
+        engine: EngineWish = "torch",
+        engine_folder: Path | None = None,
     ) -> None:
+        if engine not in get_args(EngineWish):
+            raise InputError("no such engine", received=engine, hint="Use torch, openvino or auto.")
         if max_embeddings < 1:
             raise InputError("at least one embedding must be cached", received=max_embeddings)
         if num_threads is not None and num_threads < 1:
@@ -142,6 +152,8 @@ class LocalSegmenter(ClosedByWith):
         self._device_name = device
         self._dtype: DType = dtype
         self._num_threads = num_threads
+        self._engine_wish: EngineWish = engine
+        self._engine_folder = engine_folder
         self._encode_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
@@ -155,6 +167,11 @@ class LocalSegmenter(ClosedByWith):
     def identity(self) -> ModelIdentity:
         """The model, its weights' digest, device and precision; loads it if that was not done."""
         return self._require_loaded().identity
+
+    @property
+    def engine(self) -> EngineChoice:
+        """What computes the network, and why not another engine; loads the model if that was not done."""
+        return self._require_loaded().engine
 
     def predict(
         self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
@@ -315,17 +332,18 @@ class LocalSegmenter(ClosedByWith):
             load_weights(model, state)
             network = Network(model, device=device, dtype=dtype)
             calibration = read_calibration(path)
-        logger.info("loaded %s on %s in %s", self._name, device, dtype)
+        engine = choose_engine(network, self._engine_wish, weights_sha256=digest, folder=self._engine_folder)
+        logger.info("loaded %s on %s in %s, computed by %s", self._name, device, dtype, engine.name)
         identity = ModelIdentity(
             name=self._name,
             weights_sha256=digest,
             image_size=network.image_size,
-            device=str(device),
+            device=str(device) if engine.name == "torch" else f"{device} ({engine.name})",
             dtype=dtype,
             code_version=__version__,
             structures=network.structures,
         )
-        return _Loaded(network=network, identity=identity, calibration=calibration)
+        return _Loaded(network=network, identity=identity, calibration=calibration, engine=engine)
 
     def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
         key = hash_content(image)

@@ -100,6 +100,8 @@ def test_only_few_modules_import_torch() -> None:
             "slice_memory",
             "dense_head",
             "tensor_threads",
+            "engine",
+            "openvino_engine",
         )
     }
     # The network that names vertebrae runs in this process whatever the segmenter is.
@@ -144,6 +146,27 @@ def run_python(code: str) -> str:
 def test_importing_loads_nothing_heavy(module: str) -> None:
     heavy = ["torch", "sam2", "torchvision", "ipywidgets", "ipycanvas", "matplotlib", "pydicom", "pandas"]
     code = f"import {module}, sys, json; print(json.dumps([m for m in {heavy!r} if m in sys.modules]))"
+    assert json.loads(run_python(code)) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ("--help", ["numpy", "scipy", "pandas", "pydantic", "pydicom", "torch", "matplotlib", "PIL", "rich"]),
+        # The imports of this function are most of the time of `measure`.
+        ("measure --help", ["scipy.signal", "scipy.stats", "pandas", "torch", "matplotlib"]),
+    ],
+)
+def test_commands_start_without_what_they_do_not_need(command: str, heavy: list[str]) -> None:
+    code = f"""
+import contextlib, io, json, sys
+from ctai_sam2.cli.app import app
+with contextlib.redirect_stdout(io.StringIO()):
+    app({command.split()!r}, standalone_mode=False)
+if "measure" in {command!r}:
+    from ctai_sam2.study_outputs import measure_files
+print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
+"""
     assert json.loads(run_python(code)) == []
 
 
