@@ -31,6 +31,7 @@ from typing import Any
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
 from ctai_sam2.errors import DamagedFile, StorageError
 from ctai_sam2.io import write_text
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.journal.lock import lock_file
 
 _KEY_VERSION = 1
@@ -175,7 +176,7 @@ class CohortStore:
     def read_index(self) -> dict[str, list[Any]]:
         """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
         try:
-            entries = json.loads((self.folder / _INDEX).read_bytes())["records"]
+            entries = parse_json((self.folder / _INDEX).read_bytes())["records"]
             known = {str(name): list(entry) for name, entry in entries.items() if len(entry) == _ENTRY_LENGTH}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}

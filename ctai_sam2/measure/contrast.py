@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, signal
+from scipy import fft, ndimage
 
 from ctai_sam2.image.masks import grow
 from ctai_sam2.types import Acquisition, Mask
@@ -166,9 +166,17 @@ def _in_discs(
     down, across = np.mgrid[-half[0] : half[0] + 1, -half[1] : half[1] + 1]
     disc = (np.hypot(down * spacing_mm[0], across * spacing_mm[1]) <= radius_mm).astype(np.float64)
     disc /= disc.sum()
-    mean = signal.fftconvolve(values, disc, mode="same")
-    square = signal.fftconvolve(values**2, disc, mode="same")
+    mean, square = _convolved(values, disc), _convolved(values**2, disc)
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def _convolved(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Convolve with a kernel of odd sides, 0 beyond the border; scipy.signal takes a second to import."""
+    whole = [a + b - 1 for a, b in zip(values.shape, kernel.shape, strict=True)]
+    padded = [fft.next_fast_len(size, real=True) for size in whole]
+    result = fft.irfftn(fft.rfftn(values, padded) * fft.rfftn(kernel, padded), padded)
+    down, across = (size // 2 for size in kernel.shape)
+    return np.asarray(result[down : down + values.shape[0], across : across + values.shape[1]])
 
 
 def _nearest(
