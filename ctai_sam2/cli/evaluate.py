@@ -10,6 +10,7 @@ import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def evaluate(
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    require_file(path)
     try:
         notes = parse_json(path.read_text(encoding="utf-8"), unique_keys=True)
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
 from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.io.atomic import write_json
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import checked_mask, same_places
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.json_text import parse_json
@@ -386,10 +387,9 @@ def _expand_counts(text: str) -> list[int]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    require_file(path)
     try:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except OSError as error:
         raise InputError(
             f"{path.name} cannot be opened", hint="Check the path and its permissions."

@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.label_values import LARGEST_LABEL
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.io.structure_terms import checked_label, renamed_notes, structure_of, unique_name
 from ctai_sam2.structures import COHORT_MASK_LABELS
@@ -121,6 +122,7 @@ def read_label_table(table: Path) -> LabelNames:
     InputError
         If it is no such table, a label or a name stands twice, or one cannot be a label.
     """
+    require_file(table)
     try:
         text = _text_of(table)
         pairs = list(_pairs_in(table, text))

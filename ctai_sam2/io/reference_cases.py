@@ -17,6 +17,7 @@ from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.array_archive import unpack_arrays
 from ctai_sam2.io.dicom_pixels import AIR_HU
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
@@ -62,8 +63,7 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
         If no CT has this spacing.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    require_file(path)
     try:
         arrays, _ = unpack_arrays(path)
     except DamagedFile as error:

@@ -19,6 +19,7 @@ from ctai_sam2.io.dicom_series import Series
 from ctai_sam2.io.dicom_text import shown_maker, valid_uid
 from ctai_sam2.io.dicom_values import value_of
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.study import find_series
@@ -336,8 +337,7 @@ def read_derived(path: Path, classes: Collection[str], what: str, *, only_class:
     """
     from pydicom import dcmread
 
-    if not path.is_file():
-        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    require_file(path)
     if not looks_like_dicom(path):
         raise DicomError(f"{path.name} is not a DICOM file", hint=f"Give {what}.")
     try:

@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.io.atomic import write_text
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.json_text import parse_json
 
 DensityRule: TypeAlias = Literal["original", "fixed"]
@@ -266,8 +267,9 @@ def load_definitions(name_or_path: str | os.PathLike[str]) -> TissueDefinitions:
         return TISSUE_DEFINITIONS[name_or_path]
     path = Path(name_or_path)
     try:
+        require_file(path)
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, InputError) as error:
         raise InputError(
             "no tissue definitions of this name, and no readable file either",
             received=path.name,
