@@ -224,7 +224,8 @@ def _write_tables(folder: Path) -> list[Path]:
 
 def _table_readers(_: Path) -> list[Callable[[Path], Any]]:
     from ctai_sam2.agreement.readings import read_readings
-    from ctai_sam2.cohort.manifest import parse_prompt, read_manifest
+    from ctai_sam2.cohort.case import parse_prompt
+    from ctai_sam2.cohort.manifest import read_manifest
     from ctai_sam2.io.label_tables import read_label_table
 
     def prompt(path: Path) -> None:

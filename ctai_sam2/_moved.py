@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import importlib.abc
 import importlib.machinery
 import sys
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader, MetaPathFinder
+else:
+    # The real ones add nothing that is used here, and their import a tenth to the start of a command.
+    class Loader: ...
+
+    class MetaPathFinder: ...
+
 
 MOVED = {
     "ctai_sam2.cohort.scanning": "ctai_sam2.cohort.scan",
@@ -28,7 +37,7 @@ MOVED = {
 """Old path to new path, of the modules that documentation and notebooks named."""
 
 
-class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _MovedModules(MetaPathFinder, Loader):
     """Resolves the paths in `MOVED` and nothing else."""
 
     def find_spec(

@@ -34,7 +34,9 @@ app = typer.Typer(
     name="ctai-sam2",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    # Boxes and colors around the help would take as long to import as everything else.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
         "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from ctai_sam2.cohort.runner import CohortRun
     from ctai_sam2.cohort.worklist import Worklist
 
-app = typer.Typer(name="cohort", no_args_is_help=True, help="Measure many studies; review what is flagged.")
+app = typer.Typer(
+    name="cohort",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Measure many studies; review what is flagged.",
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Results = Annotated[Path, typer.Argument(help="Folder that 'cohort run' wrote.")]

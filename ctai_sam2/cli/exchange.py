@@ -10,7 +10,6 @@ import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 
 if TYPE_CHECKING:
     from ctai_sam2.io.imported_masks import ImportedMasks
@@ -199,6 +198,8 @@ def _open(study: Path, series: str | None, axial_index: int | None) -> CTSlice |
 
 def _is_volume_file(path: Path) -> bool:
     """Tell whether a study is one file of a volume, to which no DICOM object can refer."""
+    from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
+
     return path.name.lower().endswith(LABEL_VOLUME_ENDINGS)
 
 

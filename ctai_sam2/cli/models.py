@@ -12,7 +12,9 @@ from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_
 if TYPE_CHECKING:
     from ctai_sam2.models.registry import ModelStatus
 
-app = typer.Typer(no_args_is_help=True, help="List, download, verify, export and import checkpoints.")
+app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="List, download, verify, export and import checkpoints."
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A name from 'models list'.")]

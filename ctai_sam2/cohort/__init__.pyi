@@ -1,6 +1,6 @@
+from .case import Case as Case
 from .case_record import CaseRecord as CaseRecord
 from .config import CohortConfig as CohortConfig
-from .manifest import Case as Case
 from .manifest import read_manifest as read_manifest
 from .manifest import write_manifest as write_manifest
 from .methods import write_methods as write_methods

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.case_record import Cell
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.predictions import CasePredictions
 from ctai_sam2.segmentation import AxialResult, PredictsMasks, segment_axial
 from ctai_sam2.study_row import measure_results

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from ctai_sam2._version import __version__
+from ctai_sam2.cohort.case import Case, format_prompt
 from ctai_sam2.cohort.case_record import RECORD_VERSION
-from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.store import key_of
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE

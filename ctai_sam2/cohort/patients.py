@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ctai_sam2.cohort.manifest import Case
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
 from ctai_sam2.io.folders import files_below

@@ -47,8 +47,3 @@ def bibtex_of(key: str, *, version: str) -> str:
     @software{ctai_sam2,
     """
     return _entries()[key].replace("VERSION", version)
-
-
-def reference_keys() -> tuple[str, ...]:
-    """Return the keys of all works that can be cited."""
-    return tuple(_entries())

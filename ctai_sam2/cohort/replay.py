@@ -13,11 +13,11 @@ from typing import Literal, NoReturn, TypeAlias
 import numpy as np
 
 from ctai_sam2._version import __version__
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.case_record import CaseRecord, Cell
 from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
-from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.predictions import CasePredictions, ReplayingSegmenter, read_predictions
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary

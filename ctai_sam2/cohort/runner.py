@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import read_note
-from ctai_sam2.cohort.manifest import Case, read_manifest
+from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.patients import find_same_patients
 from ctai_sam2.cohort.store import PREDICTIONS_FOLDER, CohortStore, key_of, names_in, stamp_of
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks

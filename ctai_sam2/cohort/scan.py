@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ctai_sam2.cohort.manifest import Case
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.io import SeriesInfo
 from ctai_sam2.io.dicom_headers import looks_like_dicom

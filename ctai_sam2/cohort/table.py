@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2._version import __version__
+from ctai_sam2.cohort.case import Case, format_prompt
 from ctai_sam2.cohort.case_record import CaseError, CaseRecord
 from ctai_sam2.cohort.columns import (
     COMPARED,
@@ -22,7 +23,6 @@ from ctai_sam2.cohort.columns import (
 from ctai_sam2.cohort.columns import TABLE_COLUMNS as TABLE_COLUMNS
 from ctai_sam2.cohort.columns import data_dictionary as data_dictionary
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.manifest import Case, format_prompt
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.volumes import write_levels_table

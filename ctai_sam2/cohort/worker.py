@@ -17,12 +17,12 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.case_record import CaseAcquisition, CaseError, CaseQuality, CaseRecord
 from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice
 from ctai_sam2.cohort.case_row import without_names as without_names
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
-from ctai_sam2.cohort.manifest import Case
 from ctai_sam2.cohort.predictions import (
     CasePredictions,
     ReplayingSegmenter,

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ctai_sam2.cohort.case import Case, parse_prompt
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import add_reading, read_note
-from ctai_sam2.cohort.manifest import Case, parse_prompt
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.store import CohortStore

@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import approximate_polygon
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import as_mask
@@ -347,6 +346,8 @@ def _trace_rings(inside: Mask) -> list[tuple[NDArray[np.float64], tuple[int, int
 
 
 def _thin(ring_xy: NDArray[np.float64], tolerance_px: float) -> NDArray[np.float64]:
+    from skimage.measure import approximate_polygon  # brings scipy.signal and scipy.stats
+
     closed = np.concatenate([ring_xy, ring_xy[:1]])
     thinned: NDArray[np.float64] = approximate_polygon(closed, tolerance_px)[:-1]  # type: ignore[no-untyped-call]
     collapsed = len(thinned) < 3 or _signed_area(thinned) * _signed_area(ring_xy) <= 0

@@ -61,7 +61,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
         except OSError as error:
             raise _storage_error(target, error) from error
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -109,7 +109,7 @@ def write_together(main: str | os.PathLike[str]) -> Iterator[Path]:
                 os.replace(path, target.with_name(path.name))
         except OSError as error:
             raise _storage_error(target, error) from error
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def require_writable(folder: str | os.PathLike[str]) -> Path:
@@ -235,8 +235,8 @@ def _read_umask() -> int:
 _UMASK = _read_umask()
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name itself must survive a power cut; not every file system lets a folder be synced.
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep a folder's new names through a power cut, where its file system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

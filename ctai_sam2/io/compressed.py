@@ -68,6 +68,24 @@ def gunzip_start(data: bytes, count: int, *, name: str, kind: str) -> bytes:
         raise damaged_stream(name, kind, "its compressed data does not match its checksum") from error
 
 
+def surplus_warnings(body: bytes, size: int, *, name: str, kind: str) -> list[str]:
+    """Hold a file's voxels against the size that its header declares; the warnings say what is left over.
+
+    Raises
+    ------
+    InputError
+        If the body is shorter.
+    """
+    if len(body) < size:
+        raise InputError(
+            f"{name} is not a readable {kind} file (truncated)",
+            received=f"{len(body)} of {size} bytes",
+            hint="Something cut it off on its way: copy or export it again.",
+        )
+    surplus = len(body) - size
+    return [f"{surplus} bytes after the last voxel were left out"] if surplus else []
+
+
 def damaged_stream(name: str, kind: str, cause: str) -> InputError:
     """Make the error for a compressed file that is not whole."""
     return InputError(

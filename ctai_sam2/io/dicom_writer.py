@@ -181,10 +181,14 @@ def _stored_values(volume: CTVolume, signed: bool, slope: float, intercept: floa
         raise InputError("only whole HU can be written without loss", received=str(hu.dtype))
     if not np.isfinite([slope, intercept]).all() or slope == 0:
         raise InputError("a rescale needs a finite slope that is not 0", received=(slope, intercept))
-    exact = (hu.astype(np.float64) - intercept) / slope
-    stored = np.rint(exact)
+    lowest = int(hu.min())
+    # Few values occur, many times each: they are converted once.
+    steps = np.subtract(hu, lowest, dtype=np.int32)
+    occurring = np.flatnonzero(np.bincount(steps.ravel()))
+    values = occurring + lowest
+    stored = np.rint((values - intercept) / slope)
     info = np.iinfo(np.int16 if signed else np.uint16)
-    if np.abs(np.rint(stored * slope + intercept) - hu).max() > 0:
+    if (np.rint(stored * slope + intercept) != values).any():
         raise InputError(
             "these HU cannot be stored exactly", received=f"slope {slope:g}, intercept {intercept:g}"
         )
@@ -194,7 +198,10 @@ def _stored_values(volume: CTVolume, signed: bool, slope: float, intercept: floa
             received=f"{stored.min():.0f} to {stored.max():.0f} in {info.dtype}",
             hint="Choose another slope, intercept or sign.",
         )
-    return stored.astype(info.dtype)
+    by_step = np.zeros(int(occurring[-1]) + 1, info.dtype)
+    by_step[occurring] = stored
+    converted: NDArray[Any] = by_step[steps]
+    return converted
 
 
 def _oriented(

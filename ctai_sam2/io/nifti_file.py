@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
-from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start
+from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start, surplus_warnings
 from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible
@@ -199,15 +199,7 @@ def _plain_bytes(raw: bytes, size: int, name: str) -> tuple[bytes, list[str]]:
         raw, trailing = gunzip(raw, limit=size + (1 << 20), name=name, kind="NIfTI")
         if trailing:
             warnings.append(f"{trailing} bytes after the end of the compressed data were left out")
-    if len(raw) < size:
-        raise InputError(
-            f"{name} is not a readable NIfTI file (truncated)",
-            received=f"{len(raw)} of {size} bytes",
-            hint="It may be truncated, or something else under this name; export it again.",
-        )
-    if len(raw) > size:
-        warnings.append(f"{len(raw) - size} bytes after the last voxel were left out")
-    return raw, warnings
+    return raw, warnings + surplus_warnings(raw, size, name=name, kind="NIfTI")
 
 
 def _refuse_overlap(name: str, content: bytes, offset: int, *, is_pair: bool) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
-from ctai_sam2.io.compressed import bunzip2, gunzip
+from ctai_sam2.io.compressed import bunzip2, gunzip, surplus_warnings
 from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible, to_ct_volume
 from ctai_sam2.types import CTVolume
@@ -262,15 +262,7 @@ def _decoded(name: str, body: bytes, fields: Mapping[str, str], size: int) -> tu
         raise _unreadable(name, "its byte skip is negative")
     if encoding in ("ascii", "text", "txt"):
         return body, warnings
-    if len(body) < size:
-        raise InputError(
-            f"{name} is not a readable NRRD file (truncated)",
-            received=f"{len(body)} of {size} bytes",
-            hint="It may be truncated, or something else under this name; export it again.",
-        )
-    if len(body) > size:
-        warnings.append(f"{len(body) - size} bytes after the last voxel were left out")
-    return body, warnings
+    return body, warnings + surplus_warnings(body, size, name=name, kind="NRRD")
 
 
 def _skip(name: str, fields: Mapping[str, str], key: str) -> int:

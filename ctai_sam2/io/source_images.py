@@ -105,11 +105,6 @@ class SourceImages:
         return self.frames[0].series_uid
 
     @property
-    def instance_uids(self) -> frozenset[str]:
-        """SOPInstanceUIDs of the images."""
-        return frozenset(frame.instance_uid for frame in self.frames)
-
-    @property
     def is_multiframe(self) -> bool:
         """True where files hold several images."""
         return len({frame.path for frame in self.frames}) < len(self.frames)

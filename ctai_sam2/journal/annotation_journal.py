@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from ctai_sam2.errors import RecordError, StorageError
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.io.atomic import atomic_write
+from ctai_sam2.io.atomic import atomic_write, sync_folder
 from ctai_sam2.journal.lines import FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
@@ -345,7 +345,7 @@ class AnnotationJournal:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o666)
         try:
             if is_new:
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
             if written:
                 os.fsync(descriptor)
         except BaseException:
@@ -404,15 +404,6 @@ class AnnotationJournal:
 
 def _encoded(event: Mapping[str, Any]) -> bytes:
     return encode_line(0, event, FIRST_CHECK)[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 _HINTS = {

@@ -17,7 +17,6 @@ MAX_CANDIDATES = 3
 """Masks in one prediction."""
 
 SHA256_PATTERN = "^[0-9a-f]{64}$"
-REQUEST_ID_PATTERN = "^[0-9a-f]{32}$"
 
 _MAX_DAY_MS = 86_400_000.0
 

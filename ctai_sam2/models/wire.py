@@ -74,13 +74,7 @@ _PIECE_RUNS = 1 << 16
 _INTEGER_BYTES = 4
 """Enough for the longest run: 4 x 7 bits, of which a mask of 4096 x 4096 pixels needs 25."""
 
-_SHA256 = re.compile("[0-9a-f]{64}")
 _REQUEST_ID = re.compile("[0-9a-f]{32}")
-
-
-def is_digest(text: str) -> bool:
-    """Tell whether a text is a SHA-256 in small hexadecimal digits."""
-    return _SHA256.fullmatch(text) is not None
 
 
 def is_request_id(text: str) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -261,9 +260,3 @@ def _fit_one(found: Sequence[Evidence]) -> Trust:
     return Trust(
         bias=round(float(best[0]), 4), overlap=round(float(best[1]), 4), agreement=round(float(best[2]), 4)
     )
-
-
-def read_evidence(path: Path) -> list[Evidence]:
-    """Read the evidence that `write_trust` stored next to the curves."""
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [Evidence(**{**row, "gates": tuple(row["gates"])}) for row in rows]

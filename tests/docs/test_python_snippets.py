@@ -33,7 +33,8 @@ RUNNING = pages_to_run()
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the paths of the pages exist."""
     folder = tmp_path_factory.mktemp("snippets")
-    make_demo_study(folder / "path" / "to" / "dicom")
+    (folder / "path" / "to").mkdir(parents=True)
+    (folder / "path" / "to" / "dicom").symlink_to(make_demo_study())
     return folder
 
 

@@ -47,7 +47,7 @@ def make_phantoms(folder: Path, count: int) -> tuple[list[Case], list[Any]]:
 @pytest.mark.timeout(300)
 def test_the_shipped_model_measures_a_cohort(tmp_path: Path) -> None:
     cases, phantoms = make_phantoms(tmp_path, 3)
-    cases.append(Case(case_id="study", path=make_demo_study(tmp_path / "study"), height_m=1.75))
+    cases.append(Case(case_id="study", path=make_demo_study(), height_m=1.75))
     done = run_cohort(cases, tmp_path / "out", workers=1, progress=False)
     assert (done.inferred, done.failed) == (4, 0)
     worklist = Worklist(tmp_path / "out")

@@ -16,14 +16,14 @@ from ctai_sam2.phantom import make_volume, masks_from_labels, reference_paramete
 from ctai_sam2.segmentation import find_l3_in_volume, mid_l3_axial_index, segment_axial
 
 
-def test_demo_study_comes_out_as_it_was_drawn(tmp_path: Path) -> None:
+def test_demo_study_comes_out_as_it_was_drawn() -> None:
     drawn = make_volume(
         reference_parameters(),
         shape_zyx=SHAPE_ZYX,
         spacing_zyx_mm=SPACING_ZYX_MM,
         rng=np.random.default_rng(SEED),
     )
-    volume = read_study(make_demo_study(tmp_path / "study"))
+    volume = read_study(make_demo_study())
     with open_segmenter("local") as segmenter:
         study = segment_study(volume, segmenter)
     z_mm = (volume.affine @ (0, 0, study.axial_index, 1))[2]

@@ -147,6 +147,27 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert json.loads(run_python(code)) == []
 
 
+@pytest.mark.parametrize(
+    ("command", "heavy"),
+    [
+        ("--help", ["numpy", "scipy", "pandas", "pydantic", "pydicom", "torch", "matplotlib", "PIL", "rich"]),
+        # The imports of this function are most of the time of `measure`.
+        ("measure --help", ["scipy.signal", "scipy.stats", "pandas", "torch", "matplotlib"]),
+    ],
+)
+def test_commands_start_without_what_they_do_not_need(command: str, heavy: list[str]) -> None:
+    code = f"""
+import contextlib, io, json, sys
+from ctai_sam2.cli.app import app
+with contextlib.redirect_stdout(io.StringIO()):
+    app({command.split()!r}, standalone_mode=False)
+if "measure" in {command!r}:
+    from ctai_sam2.study_outputs import measure_files
+print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
+"""
+    assert json.loads(run_python(code)) == []
+
+
 def test_public_names_are_sorted_and_load() -> None:
     assert list(ctai_sam2.__all__) == sorted(ctai_sam2.__all__)
     for name in ctai_sam2.__all__:

@@ -56,11 +56,6 @@ class Grid:
         points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
         return np.asarray((points + 0.5) * GRID_MM / np.array(self.spacing_mm[::-1]) - 0.5)
 
-    def points_to_grid(self, points_xy: ArrayLike) -> NDArray[np.float64]:
-        """Points (x, y) on the slice to points on the grid, shape (N, 2)."""
-        points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
-        return np.asarray((points + 0.5) * np.array(self.spacing_mm[::-1]) / GRID_MM - 0.5)
-
     def mask_to_slice(self, mask: Mask) -> Mask:
         """Sample a mask of the grid at the slice's pixel centres, shape (H, W)."""
         rows, columns = (

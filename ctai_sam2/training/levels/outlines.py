@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 
 import cv2
@@ -173,8 +172,3 @@ def _polygon(shape: tuple[int, ...], corners: object) -> NDArray[np.bool_]:
 
 def _grown(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     return cv2.dilate(mask.astype(np.uint8), np.ones((2 * by + 1, 2 * by + 1), np.uint8)) > 0
-
-
-def angle_deg(way: NDArray[np.float64]) -> float:
-    """How far a way down leads backwards, degrees."""
-    return math.degrees(math.atan2(way[0], way[1]))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctai_sam2.cohort import Case, read_manifest, scan_cases, write_manifest
-from ctai_sam2.cohort.manifest import check_rows, format_prompt, parse_prompt
+from ctai_sam2.cohort.case import format_prompt, parse_prompt
+from ctai_sam2.cohort.manifest import check_rows
 from ctai_sam2.errors import InputError, ManifestError
 from ctai_sam2.io import write_dicom_series
 from ctai_sam2.types import CTVolume, Prompt

@@ -6,7 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy import ndimage, signal
 
+from ctai_sam2.measure import contrast
 from ctai_sam2.measure.contrast import (
     CONTRAST_SOURCE,
     PhaseEstimate,
@@ -28,6 +30,18 @@ def test_the_phase_of_phantoms(phase: str) -> None:
         found = estimate_phase(phantom.hu, phantom.masks["L3"], phantom.masks["muscle"], phantom.spacing_mm)
         right += found is not None and found.phase == phase
     assert right >= 3
+
+
+def test_means_in_discs_are_those_of_a_convolution() -> None:
+    hu = np.random.default_rng(0).normal(100, 40, (50, 71))
+    mean, spread = contrast._in_discs(hu, 3.0, (1.0, 0.8))
+    smooth = ndimage.median_filter(hu, size=3)
+    down, across = np.mgrid[-3:4, -4:5]
+    disc = np.hypot(down, across * 0.8) <= 3.0
+    expected = signal.fftconvolve(smooth, disc / disc.sum(), mode="same")
+    np.testing.assert_allclose(mean, expected, atol=1e-9)
+    inner = smooth[20:27, 30:39][disc]
+    assert spread[23, 34] == pytest.approx(inner.std())
 
 
 def test_without_a_vertebra_there_is_no_estimate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +27,17 @@ def recorder() -> Iterator[Recorder]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohort")
+    run_cohort(make_cases(folder / "in", 2), folder / "out", **QUICK)
+    return folder / "out"
+
+
 @pytest.fixture
-def results(tmp_path: Path) -> Path:
-    run_cohort(make_cases(tmp_path / "in", 2), tmp_path / "out", **QUICK)
-    return tmp_path / "out"
+def results(finished: Path, tmp_path: Path) -> Path:
+    """A finished cohort that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
 
 
 def test_cases_are_corrected_signed_and_gone_through(results: Path) -> None:

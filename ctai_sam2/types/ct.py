@@ -1,33 +1,19 @@
-"""Values that travel between rooms: slices, volumes, prompts, predictions.
-
-All are frozen, keyword-only and valid once constructed. Arrays are stored as
-read-only views or copies, so a value never changes behind its holder's back.
-
-Coordinates: ``x`` is the column, ``y`` the row, pixel (0, 0) is the first one
-and integer coordinates are pixel centres. Patient coordinates are DICOM LPS in
-mm: +x to the patient's left, +y posterior, +z towards the head.
-"""
+"""CT slices and volumes in Hounsfield units, with their place in the patient."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.types.checks import as_float, frozen, set_field
 
-Mask: TypeAlias = NDArray[np.bool_]
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal", "oblique", "unknown"]
 PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown")
-
-MAX_POINTS = 1024
-"""More points than any person or rule places; beyond it a request is a mistake."""
-
-_STRUCTURE_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +96,6 @@ class Acquisition:
     scanner: str | None = None
 
 
-Progress: TypeAlias = Callable[[int, int, str], None]
-"""Called with what is done, the total, and the name of what comes next: one shape for every function."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CTSlice:
     """One CT slice in Hounsfield units, in display orientation.
@@ -162,7 +144,7 @@ class CTSlice:
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _set(self, "hu", _checked_hu(self.hu, ndim=2))
+        set_field(self, "hu", _checked_hu(self.hu, ndim=2))
         if self.row_offsets is not None:
             offsets = np.array(self.row_offsets, dtype=np.float64)
             if offsets.shape != self.hu.shape[:1] or offsets[0] != 0 or not (np.diff(offsets) > 0).all():
@@ -170,13 +152,13 @@ class CTSlice:
                     "row offsets must be one increasing number per row, from 0",
                     received=f"shape {offsets.shape} for {self.hu.shape[0]} rows",
                 )
-            _set(self, "row_offsets", _frozen(offsets))
-        _set(self, "spacing_mm", _checked_spacing(self.spacing_mm, 2))
+            set_field(self, "row_offsets", frozen(offsets))
+        set_field(self, "spacing_mm", _checked_spacing(self.spacing_mm, 2))
         if self.plane not in PLANES:
             raise InputError("no such plane", received=self.plane, hint=f"One of {', '.join(PLANES)}.")
         if self.affine is not None:
-            _set(self, "affine", _checked_affine(self.affine))
-        _set(self, "warnings", tuple(self.warnings))
+            set_field(self, "affine", _checked_affine(self.affine))
+        set_field(self, "warnings", tuple(self.warnings))
 
     def __repr__(self) -> str:
         rows, columns = self.shape_hw
@@ -233,8 +215,8 @@ class CTVolume:
     instance_numbers: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
-        _set(self, "hu_zyx", _checked_hu(self.hu_zyx, ndim=3))
-        _set(self, "affine", _checked_affine(self.affine))
+        set_field(self, "hu_zyx", _checked_hu(self.hu_zyx, ndim=3))
+        set_field(self, "affine", _checked_affine(self.affine))
         depth = self.hu_zyx.shape[0]
         if self.slice_positions_mm is None:
             positions = np.arange(depth, dtype=np.float64) * self.spacing_zyx_mm[0]
@@ -247,13 +229,13 @@ class CTVolume:
                 hint="Sort the slices along their normal and drop duplicates first.",
             )
         positions.setflags(write=False)
-        _set(self, "slice_positions_mm", positions)
+        set_field(self, "slice_positions_mm", positions)
         if len(self.instance_numbers) not in (0, depth):
             raise GeometryError(
                 "there is one instance number per slice, or none",
                 received=f"{len(self.instance_numbers)} numbers for {depth} slices",
             )
-        _set(self, "warnings", tuple(self.warnings))
+        set_field(self, "warnings", tuple(self.warnings))
 
     def __repr__(self) -> str:
         depth, rows, columns = self.shape_zyx
@@ -359,285 +341,6 @@ class CTVolume:
         return None if even else offsets[-1] - offsets[::-1]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Prompt:
-    """What a person or a rule points at, in pixel coordinates of the slice.
-
-    Parameters
-    ----------
-    points_xy : array_like, shape (N, 2), optional
-        Points as (column, row).
-    labels : array_like, shape (N,), optional
-        1 for foreground, 0 for background; all foreground when omitted.
-    box_xyxy : sequence of 4 floats, optional
-        (x0, y0, x1, y1) with x0 < x1 and y0 < y1.
-    mask : array_like, shape (H, W), optional
-        A previous boolean mask to refine.
-    structure : str, optional
-        What is meant, such as ``psoas_left``, for models that know structures by name. Others go by points,
-        box and mask alone.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree, a number is not finite, a label is not 0 or 1, the box has no area, or the
-        structure is no name.
-    """
-
-    points_xy: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 2), np.float32))
-    labels: NDArray[np.int32] | None = None
-    box_xyxy: tuple[float, float, float, float] | None = None
-    mask: Mask | None = None
-    structure: str | None = None
-
-    def __post_init__(self) -> None:
-        points = _as_float(self.points_xy, "points")
-        if points.size == 0:
-            points = points.reshape(0, 2)
-        if points.ndim != 2 or points.shape[1] != 2:
-            raise InputError(
-                "points must be pairs (x, y)",
-                received=f"an array of shape {points.shape}",
-                hint="Give an array of shape (N, 2).",
-            )
-        if len(points) > MAX_POINTS:
-            raise InputError("too many points", received=len(points), hint=f"At most {MAX_POINTS}.")
-        if not np.isfinite(points).all():
-            raise InputError(
-                "a point is not a finite number", hint="Drop the points that are NaN or infinite."
-            )
-        labels = np.ones(len(points), np.int32) if self.labels is None else np.array(self.labels)
-        if labels.shape != (len(points),):
-            raise InputError(
-                "one label per point is needed",
-                received=f"{labels.size} labels for {len(points)} points",
-            )
-        if not np.isin(labels, (0, 1)).all():
-            raise InputError(
-                "labels are 1 (foreground) or 0 (background)",
-                received=", ".join(sorted({str(v) for v in labels.tolist()})),
-            )
-        _set(self, "points_xy", _frozen(points))
-        _set(self, "labels", _frozen(labels.astype(np.int32)))
-        if self.box_xyxy is not None:
-            _set(self, "box_xyxy", _checked_box(self.box_xyxy))
-        if self.mask is not None:
-            mask = np.asarray(self.mask)
-            if mask.ndim != 2 or mask.dtype != np.bool_:
-                raise InputError(
-                    "a mask prompt is a boolean array (H, W)",
-                    received=f"{mask.dtype} of shape {mask.shape}",
-                    hint="Compare with a threshold first, for example mask > 0.",
-                )
-            _set(self, "mask", _frozen(np.array(mask)))
-        if self.structure is not None and not _STRUCTURE_NAME.fullmatch(str(self.structure)):
-            raise InputError(
-                "a structure is named in small letters, digits and underscores",
-                received=str(self.structure)[:40],
-                hint="For example psoas_left.",
-            )
-
-    @classmethod
-    def point(cls, x: float, y: float, *, label: int = 1, structure: str | None = None) -> Prompt:
-        """One point at column ``x``, row ``y``."""
-        return cls(
-            points_xy=np.array([[x, y]], np.float32), labels=np.array([label], np.int32), structure=structure
-        )
-
-    @property
-    def is_placed(self) -> bool:
-        """True where a point, a box or a mask says where; a structure's name alone does not."""
-        return len(self.points_xy) > 0 or self.box_xyxy is not None or self.mask is not None
-
-    def require_within(self, shape_hw: tuple[int, int]) -> None:
-        """Check the prompt against the slice it is meant for.
-
-        Raises
-        ------
-        InputError
-            If the prompt is empty, a point or the box lies outside the slice, or the mask has another shape.
-        """
-        height, width = shape_hw
-        if not self.is_placed and self.structure is None:
-            raise InputError("the prompt is empty", hint="Give at least a point, a box or a mask.")
-        x, y = self.points_xy[:, 0], self.points_xy[:, 1]
-        outside = (x < -0.5) | (y < -0.5) | (x > width - 0.5) | (y > height - 0.5)
-        if outside.any():
-            first = tuple(round(float(v), 1) for v in self.points_xy[int(np.argmax(outside))])
-            raise InputError(
-                f"{int(outside.sum())} of {len(x)} points lie outside the slice of {width} x {height} pixels",
-                received=f"first (x, y) = {first}",
-                hint="Points are (column, row) from (0, 0) at the top left.",
-            )
-        if self.box_xyxy is not None:
-            x0, y0, x1, y1 = self.box_xyxy
-            if x0 < -0.5 or y0 < -0.5 or x1 > width - 0.5 or y1 > height - 0.5:
-                raise InputError(
-                    f"the box leaves the slice of {width} x {height} pixels",
-                    received=self.box_xyxy,
-                    hint="Clip it to the slice.",
-                )
-        if self.mask is not None and self.mask.shape != (height, width):
-            raise InputError(
-                "the mask prompt has another shape than the slice",
-                received=f"{self.mask.shape} for a slice of {(height, width)}",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelIdentity:
-    """Which model made a prediction: enough to reproduce a mask or to notice that it changed.
-
-    Parameters
-    ----------
-    name : str
-        Registry name, for example ``sam2-ct-nano``.
-    weights_sha256 : str
-        Hex digest of the weights file.
-    image_size : int
-        Side in pixels at which the encoder runs.
-    device, dtype : str
-        For example ``cpu``, ``float32``.
-    code_version : str
-        Version of this package.
-    structures : tuple of str
-        Structures that the model knows by name, see `Prompt`.
-    """
-
-    name: str
-    weights_sha256: str
-    image_size: int
-    device: str
-    dtype: str
-    code_version: str
-    structures: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Health:
-    """Whether a segmenter is available, and why not.
-
-    Parameters
-    ----------
-    available : bool
-        True if it can make a prediction now.
-    backend : str
-        ``local``, ``remote``, ``cached``, ``fallback`` or a test's name.
-    detail : str
-        One sentence for a person.
-    identity : ModelIdentity, optional
-        The model it would use.
-    """
-
-    available: bool
-    backend: str
-    detail: str
-    identity: ModelIdentity | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Prediction:
-    """Candidate masks, best first, and where they came from.
-
-    Parameters
-    ----------
-    masks : array_like of bool, shape (K, H, W)
-        One to three candidates.
-    scores : array_like, shape (K,)
-        Confidence in each, 0 to 1, decreasing: the model's predicted IoU; where its weights carry a
-        calibration, as the embedded ones do, the probability that the mask reaches a Dice of 0.85.
-    identity : ModelIdentity
-        The model that made them.
-    processing_time_ms : float
-        Time the model took; for a cached prediction, the time of the original run.
-    cached : bool
-        True where nothing was computed.
-    backend : str
-        The segmenter that made it.
-    window : Window, optional
-        The window the image was made with, where known.
-
-    Raises
-    ------
-    InputError
-        If shapes disagree or scores are not sorted.
-    """
-
-    masks: NDArray[np.bool_]
-    scores: NDArray[np.float32]
-    identity: ModelIdentity
-    processing_time_ms: float
-    cached: bool = False
-    backend: str = "local"
-    window: Window | None = None
-
-    def __post_init__(self) -> None:
-        masks = np.asarray(self.masks)
-        scores = np.array(self.scores, dtype=np.float32)
-        if masks.ndim != 3 or masks.dtype != np.bool_ or len(masks) == 0 or scores.shape != (len(masks),):
-            raise InputError(
-                "a prediction is boolean masks (K, H, W) with K scores",
-                received=f"{masks.dtype} {masks.shape} and {scores.shape}",
-            )
-        if not np.isfinite(scores).all() or (np.diff(scores) > 0).any():
-            raise InputError("scores must be finite and sorted best first", received=scores.tolist())
-        _set(self, "masks", _frozen(masks.view()))
-        _set(self, "scores", _frozen(scores))
-
-    def __repr__(self) -> str:
-        count, rows, columns = self.masks.shape
-        return (
-            f"Prediction({count} masks of {rows} x {columns}, confidence {self.confidence_score:.2f}, "
-            f"{self.identity.name} by {self.backend})"
-        )
-
-    @property
-    def mask(self) -> Mask:
-        """The best candidate, shape (H, W)."""
-        best: Mask = self.masks[0]
-        return best
-
-    @property
-    def confidence_score(self) -> float:
-        """Confidence in the best candidate, 0 to 1; see `scores`."""
-        return float(self.scores[0])
-
-    def with_candidate_first(self, index: int) -> Prediction:
-        """Only candidate ``index``, as a prediction of its own."""
-        if not 0 <= index < len(self.masks):
-            raise InputError("no such candidate", received=index, hint=f"Give 0 to {len(self.masks) - 1}.")
-        return replace(self, masks=self.masks[index : index + 1], scores=self.scores[index : index + 1])
-
-
-def _set(instance: object, name: str, value: object) -> None:
-    object.__setattr__(instance, name, value)
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.setflags(write=False)
-    return array
-
-
-def _as_float(value: ArrayLike, what: str) -> NDArray[np.float32]:
-    try:
-        with np.errstate(over="ignore"):  # infinite then, and refused as such
-            return np.array(value, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{what} must be numbers", received=type(value).__name__) from error
-
-
-def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
-    values = _as_float(box, "box corners")
-    if values.shape != (4,) or not np.isfinite(values).all():
-        raise InputError("a box is four finite numbers (x0, y0, x1, y1)", received=f"shape {values.shape}")
-    x0, y0, x1, y1 = (float(v) for v in values)
-    if x1 <= x0 or y1 <= y0:
-        raise InputError(
-            "the box has no area", received=(x0, y0, x1, y1), hint="Give x0 < x1 and y0 < y1, in pixels."
-        )
-    return x0, y0, x1, y1
-
-
 def _checked_hu(hu: ArrayLike, *, ndim: int) -> NDArray[Any]:
     array = np.asarray(hu)
     if array.ndim != ndim or array.size == 0:
@@ -663,11 +366,11 @@ def _checked_hu(hu: ArrayLike, *, ndim: int) -> NDArray[Any]:
         if low < -32768 or high > 32767:
             raise InputError("values outside the range of Hounsfield units", received=(low, high))
         array = array.astype(np.int16)
-    return _frozen(array.view())
+    return frozen(array.view())
 
 
 def _checked_spacing(spacing_mm: Sequence[float], count: int) -> tuple[float, ...]:
-    values = _as_float(spacing_mm, "spacing").astype(np.float64)
+    values = as_float(spacing_mm, "spacing").astype(np.float64)
     if values.shape != (count,) or not np.isfinite(values).all() or (values <= 0).any():
         raise GeometryError(
             f"spacing must be {count} positive numbers in mm",
