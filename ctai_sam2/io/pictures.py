@@ -147,7 +147,8 @@ def open_picture(
     """
     from PIL import Image
 
-    require_file(path)
+    if isinstance(path, Path):
+        require_file(path)
     try:
         with (
             quiet("PIL"),
