@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import hashlib
 import os
@@ -142,12 +143,13 @@ def _rectangles() -> list[tuple[slice, slice]]:
 
 @functools.cache
 def _shown_series() -> tuple[CTVolume, SourceImages]:
-    """Make a series on disk that masks can refer to."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_dicom_series(folder, small_volume())
-        volume = read_study(folder)
-        assert isinstance(volume, CTVolume)
-        return volume, find_source_images(folder)
+    """Make a series on disk that masks can refer to, as long as this process lives."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    write_dicom_series(folder, small_volume())
+    volume = read_study(folder)
+    assert isinstance(volume, CTVolume)
+    return volume, find_source_images(folder)
 
 
 def _write_dicom_masks(kind: str) -> Callable[[Path, int], object]:
