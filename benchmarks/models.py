@@ -23,6 +23,7 @@ from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.models import CachedSegmenter
+from ctai_sam2.models.engine import is_installed
 from ctai_sam2.models.local import LocalSegmenter
 from ctai_sam2.models.sam2_network import build_sam2
 from ctai_sam2.phantom import make_axial_slice, random_parameters, reference_parameters
@@ -30,6 +31,7 @@ from ctai_sam2.segmentation import AxialSession
 from ctai_sam2.types import CTSlice, Prompt
 
 TINY = "sam2.1_hiera_tiny"
+OPENVINO = "float32, OpenVINO"
 CLICKS = 5
 STRUCTURES = ("psoas_left", "psoas_right", "muscle", "vertebra")
 
@@ -92,10 +94,38 @@ def measure_busy(image: np.ndarray, prompt: Prompt) -> dict[str, float]:
     }
 
 
+def compare_engines(images: list[np.ndarray], prompt: Prompt) -> dict[str, float]:
+    """Time the embedded model with OpenVINO and with PyTorch, in turn."""
+    with (
+        LocalSegmenter(device="cpu") as plain,
+        LocalSegmenter(device="cpu", engine="openvino") as fast,
+    ):
+        if fast.engine.refusal is not None:
+            raise SystemExit(f"OpenVINO was refused: {fast.engine.refusal}")
+        pair = (fast, plain)
+        first: tuple[list[float], list[float]] = ([], [])
+        click: tuple[list[float], list[float]] = ([], [])
+        for number, image in enumerate(images):
+            # The first slice is a warm-up.
+            for one, times in zip(pair, first, strict=True):
+                took = time_ms(lambda one=one, image=image: one.predict(image, prompt))
+                times += [took] * (number > 0)
+            for place in range(CLICKS):
+                at = Prompt.point(290 + 3 * place, 260 + number)
+                for one, times in zip(pair, click, strict=True):
+                    times.append(time_ms(lambda one=one, image=image, at=at: one.predict(image, at)))
+        return {
+            "click_ms": statistics.median(click[0]),
+            "first_mask_vs_torch": median_of_pairs(*first),
+            "click_vs_torch": median_of_pairs(*click),
+            "least_iou_with_torch": fast.engine.least_iou or 0.0,
+        }
+
+
 def compare_with_upstream(
     weights: Path, images: list[np.ndarray], prompt: Prompt
 ) -> dict[str, dict[str, float]]:
-    """Run SAM 2.1 tiny with the same random weights here, in three ways, and through upstream's predictor."""
+    """Run SAM 2.1 tiny with the same random weights here, in several ways, and through upstream's."""
     model = build_sam2(TINY)
     model.load_state_dict(torch.load(weights, weights_only=True)["model"])
     upstream = SAM2ImagePredictor(model.eval())
@@ -118,6 +148,7 @@ def compare_with_upstream(
                 "float32": {"dtype": "float32"},
                 "bfloat16": {"dtype": "bfloat16"},
                 "float32 at 512": {"dtype": "float32", "image_size": 512},
+                **({OPENVINO: {"dtype": "float32", "engine": "openvino"}} if is_installed() else {}),
             }.items()
         }
         for segmenter in ours.values():
@@ -126,6 +157,7 @@ def compare_with_upstream(
         first: dict[str, list[float]] = {name: [] for name in (*ours, "upstream")}
         click: dict[str, list[float]] = {name: [] for name in (*ours, "upstream")}
         different = 0
+        overlaps = []
         for image in images[1:]:
             first["upstream"].append(time_ms(lambda image=image: first_upstream(image)))
             for name, segmenter in ours.items():
@@ -134,7 +166,13 @@ def compare_with_upstream(
                 click["upstream"].append(time_ms(click_upstream))
                 for name, segmenter in ours.items():
                     click[name].append(time_ms(lambda one=segmenter, image=image: one.predict(image, prompt)))
-            different += int((ours["float32"].predict(image, prompt).masks != click_upstream()).sum())
+            theirs = click_upstream()
+            different += int((ours["float32"].predict(image, prompt).masks != theirs).sum())
+            if OPENVINO in ours:
+                found = ours[OPENVINO].predict(image, prompt).masks
+                overlaps += [
+                    (a & b).sum() / max((a | b).sum(), 1) for a, b in zip(found, theirs, strict=True)
+                ]
         figures = {
             f"{TINY}, {name}": {
                 "first_mask_ms": statistics.median(first[name]),
@@ -145,6 +183,8 @@ def compare_with_upstream(
             for name in ours
         }
         figures[f"{TINY}, float32"]["pixels_unlike_upstream"] = float(different)
+        if overlaps:
+            figures[f"{TINY}, {OPENVINO}"]["least_iou_with_upstream"] = float(min(overlaps))
         figures[f"{TINY}, bfloat16"]["embedding_error_percent"] = 100 * max(
             relative_error(ours["bfloat16"], ours["float32"], image) for image in images
         )
@@ -206,8 +246,19 @@ def ratios_of(figures: dict[str, dict[str, float]]) -> dict[str, Ratio]:
         "float32": (None, 0.8),
         "bfloat16": (0.75, 0.8),
         "float32 at 512": (0.25, None),
+        OPENVINO: (0.6, 0.5),
     }
+    if "sam2-ct-nano, OpenVINO" in figures:
+        measured = figures["sam2-ct-nano, OpenVINO"]
+        ratios["embedded model: first mask with OpenVINO, to PyTorch's"] = Ratio(
+            measured["first_mask_vs_torch"], "lower"
+        )
+        ratios["embedded model: click with OpenVINO, to PyTorch's"] = Ratio(
+            measured["click_vs_torch"], "lower"
+        )
     for name, (first, click) in targets.items():
+        if f"{TINY}, {name}" not in figures:
+            continue
         measured = figures[f"{TINY}, {name}"]
         ratios[f"{TINY}, {name}: first mask, to upstream's"] = Ratio(
             measured["first_mask_vs_upstream"], "lower", first
@@ -234,6 +285,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         figures["sam2-ct-nano"] = measure_embedded(images, prompt, Path(folder, "cache"))
         figures["sam2-ct-nano, busy neighbour"] = measure_busy(images[0], prompt)
+        if is_installed():
+            figures["sam2-ct-nano, OpenVINO"] = compare_engines(images, prompt)
         figures["sam2-ct-nano, bfloat16"] = compare_precisions(arguments.phantoms)
         weights = Path(folder, "random.pt")
         torch.manual_seed(0)

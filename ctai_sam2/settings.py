@@ -78,6 +78,11 @@ class Settings(BaseSettings):
         "auto",
         description="Precision of the image encoder; auto is bfloat16 on CUDA that has it, else float32.",
     )
+    engine: Literal["torch", "openvino", "auto"] = Field(
+        "torch",
+        description="What computes the network on a CPU; auto is OpenVINO where the extra fast-cpu is "
+        "installed. It is taken only where its masks are those of PyTorch.",
+    )
     num_threads: int | None = Field(
         None,
         ge=1,
@@ -85,7 +90,7 @@ class Settings(BaseSettings):
         description="CPU threads of torch in this process; unset leaves torch's own choice.",
     )
     max_embeddings: int = Field(
-        16, ge=1, le=4096, description="Image embeddings kept in memory (about 16 MB each at 1024 pixels)."
+        16, ge=1, le=4096, description="Image embeddings kept in memory, at 16.8 MB each; smaller ones more."
     )
     confidence_threshold: float = Field(
         0.5, ge=0, le=1, description="Confidence below which a mask is flagged for review."

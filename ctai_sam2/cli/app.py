@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ctai_sam2.models import Segmenter
     from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.structures import Structure
-    from ctai_sam2.study_outputs import StudyFiles, TableRow
+    from ctai_sam2.study_outputs import TableRow
     from ctai_sam2.types import Prompt
 
 app = typer.Typer(
@@ -162,7 +162,7 @@ def segment(
             min=0.0,
             help="With --levels: segment at this distance, interpolate between; 0 for every slice.",
         ),
-    ] = 6.0,
+    ] = 9.0,
     dicom: Annotated[
         list[str] | None, typer.Option("--dicom", help="With --levels: seg or rtstruct as well; repeatable.")
     ] = None,
@@ -399,6 +399,9 @@ def _segment_and_report(
             any_region=any_region,
         )
     row = measure_study(result, height_m=height_m, definitions=limits)
+    if not as_json:
+        # The numbers are shown while the pictures are drawn.
+        _print_study(result, row)
     files = write_study(result, row, out, definitions=limits)
     if as_json:
         medians = [asdict(median) for median in result.medians]
@@ -406,7 +409,7 @@ def _segment_and_report(
             {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
         )
         return
-    _print_study(result, row, files)
+    _print_files(vars(files))
 
 
 def _definitions(name_or_file: str | None) -> TissueDefinitions:
@@ -415,7 +418,7 @@ def _definitions(name_or_file: str | None) -> TissueDefinitions:
     return load_definitions(name_or_file) if name_or_file else DEFAULT_DEFINITIONS
 
 
-def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
+def _print_study(result: StudyResult, row: TableRow) -> None:
     from ctai_sam2.study_outputs import summarise
 
     print_line()
@@ -439,7 +442,6 @@ def _print_study(result: StudyResult, row: TableRow, files: StudyFiles) -> None:
     )
     print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
     _print_warnings(result.warnings)
-    _print_files(vars(files))
 
 
 def _print_warnings(warnings: Sequence[str]) -> None:

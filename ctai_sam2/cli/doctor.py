@@ -58,6 +58,7 @@ def examine(settings: Settings) -> list[Check]:
         ("device", lambda: _check_device(settings)),
         ("sam2", _check_sam2),
         ("weights", lambda: _check_weights(settings)),
+        ("engine", lambda: examine_engine(settings)),
         ("segmentation", _check_segmentation),
         ("cache", lambda: _check_cache(settings)),
         ("service", lambda: _check_service(settings)),
@@ -166,6 +167,29 @@ def _check_weights(settings: Settings) -> Check:
         return Check(layer="weights", status="ok", detail=f"own checkpoint {path.name}")
     status = open_store(settings).verify(settings.model)
     return Check(layer="weights", status="ok", detail=f"{settings.model}: {status.detail}")
+
+
+def examine_engine(settings: Settings) -> Check:
+    """Say what computes the network; loads it where another engine than PyTorch is wished for."""
+    from ctai_sam2.models.engine import is_installed
+    from ctai_sam2.models.factory import open_local
+
+    if settings.engine == "torch":
+        there = "OpenVINO is installed" if is_installed() else "the extra fast-cpu is not installed"
+        return Check(layer="engine", status="ok", detail=f"PyTorch computes (SAM2_ENGINE=torch; {there})")
+    with open_local(settings) as segmenter:
+        choice = segmenter.engine
+    if choice.refusal is not None:
+        return Check(
+            layer="engine",
+            status="warn",
+            detail=f"PyTorch computes, OpenVINO was not taken: {choice.refusal}",
+            hint="Set SAM2_ENGINE=torch, or install the extra: pip install 'ctai-sam2[fast-cpu]'.",
+        )
+    if choice.least_iou is None:
+        return Check(layer="engine", status="ok", detail=f"PyTorch computes (SAM2_ENGINE={settings.engine})")
+    detail = f"{choice.name} computes; least IoU with PyTorch's masks {choice.least_iou:.4f}"
+    return Check(layer="engine", status="ok", detail=detail)
 
 
 def _check_segmentation() -> Check:

@@ -20,7 +20,7 @@ from ctai_sam2.io.dicom_acquisition import kernel_of, read_acquisition
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
 from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
 from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
-from ctai_sam2.io.dicom_values import functional_value, number_of, texts_of, value_of
+from ctai_sam2.io.dicom_values import functional_value, number_of, tag_of, texts_of, value_of
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import Acquisition
 
@@ -285,7 +285,10 @@ def read_dataset(path: FileSource, *, pixels: bool) -> Any:
                 file,
                 stop_before_pixels=not pixels,
                 force=True,
-                specific_tags=list(PIXEL_KEYWORDS if pixels else (*HEADER_KEYWORDS, *PATIENT_KEYWORDS)),
+                specific_tags=[
+                    tag_of(keyword)
+                    for keyword in (PIXEL_KEYWORDS if pixels else (*HEADER_KEYWORDS, *PATIENT_KEYWORDS))
+                ],
             )
     except OSError as error:
         if isinstance(error, EOFError) or error.errno is None:
@@ -434,10 +437,8 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
 
 def _raw_bytes(dataset: Any, keyword: str) -> bytes | None:
     """Bytes of an element as they stand in the file, in whatever character set."""
-    from pydicom.datadict import tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in dataset:
+    tag = tag_of(keyword)
+    if tag not in dataset:
         return None
     value = dataset.get_item(tag).value
     if value is None:

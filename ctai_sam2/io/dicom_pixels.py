@@ -146,7 +146,9 @@ class _PixelCells:
         Bits outside of the value may hold an overlay, or anything.
         """
         wide: Any = np.int64 if decoded.dtype.itemsize > 2 else np.int32
-        values: NDArray[Any] = np.right_shift(decoded.astype(wide), self.shift)
+        values: NDArray[Any] = decoded.astype(wide)
+        if self.shift:
+            values >>= self.shift
         low, high = self.range
         crowded = bool(self.shift and (decoded & ((1 << self.shift) - 1)).any())
         if int(values.min()) < low or int(values.max()) > high:
@@ -303,7 +305,7 @@ def _rescale(
     if abs(slope) > _COARSE_HU:
         cautions.append(f"stored values are {abs(slope):.3g} HU apart")
     if slope.is_integer() and intercept.is_integer() and abs(slope) < 1024 and abs(intercept) < 2**30:
-        return stored * int(slope) + int(intercept)
+        return (stored if slope == 1 else stored * int(slope)) + int(intercept)
     return np.rint(stored.astype(np.float64) * slope + intercept)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pydicom.tag import BaseTag
 
 
 def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> Any:
@@ -26,10 +30,20 @@ def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> A
 def value_of(dataset: Any, keyword: str) -> Any:
     """Get a value, or None where the element is missing, empty or malformed."""
     try:
-        value = dataset.get(keyword)
+        # By its tag: by its keyword each element that is missing costs an exception.
+        element = dataset.get(tag_of(keyword))
+        value = None if element is None else element.value
     except Exception:  # a malformed element is as good as a missing one
         return None
     return None if value is None or (isinstance(value, str) and not value.strip()) else value
+
+
+@cache
+def tag_of(keyword: str) -> BaseTag:
+    """Tag of an element of the standard."""
+    from pydicom.tag import Tag
+
+    return Tag(keyword)
 
 
 def number_of(value: Any) -> float | None:

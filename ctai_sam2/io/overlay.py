@@ -26,6 +26,8 @@ _STANDARD_LETTERS = {
 _BAR_LENGTHS_MM = (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 _FILL = 0.28
 _DPI = 120
+_PNG_LEVEL = 2
+"""Of 9: a fifth larger than the usual 6, in a fifth of the time."""
 
 
 def write_overlay_png(
@@ -129,10 +131,11 @@ def _render(
     axes.set_axis_off()
     # Axes in mm, so that unequal spacing shows true proportions.
     extent = (0.0, width_mm, height_mm, 0.0)
-    axes.imshow(window_to_uint8(slice.hu, window), cmap="gray", vmin=0, vmax=255, extent=extent)
+    # One picture of all: matplotlib would resample each layer by itself, at the size of the paper.
+    axes.imshow(_filled(window_to_uint8(slice.hu, window), masks, colours), extent=extent)
     for name, mask in masks.items():
         if mask.any():
-            _draw_mask(axes, mask, colours[name], slice.spacing_mm, extent)
+            _draw_outline(axes, mask, colours[name], slice.spacing_mm)
     axes.set_xlim(0.0, width_mm)
     axes.set_ylim(height_mm, 0.0)
     axes.set_aspect("equal")
@@ -158,25 +161,32 @@ def _render(
             fontsize=10,
         )
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="black")
+    options = {"compress_level": _PNG_LEVEL}
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="black", pil_kwargs=options)
     return buffer.getvalue()
 
 
-def _draw_mask(
-    axes: Any,
-    mask: NDArray[np.bool_],
-    colour: str,
-    spacing_mm: tuple[float, float],
-    extent: tuple[float, float, float, float],
-) -> None:
-    fill = np.zeros((*mask.shape, 4), dtype=np.float32)
-    fill[mask] = (*_rgb(colour), _FILL)
-    axes.imshow(fill, extent=extent, interpolation="nearest")
+def _filled(
+    grey: NDArray[np.uint8], masks: Mapping[str, NDArray[np.bool_]], colours: Mapping[str, str]
+) -> NDArray[np.uint8]:
+    """Color the masks (H, W) of a slice, later ones over earlier ones; returns (H, W, 3)."""
+    picture = np.repeat(grey[:, :, None], 3, axis=2).astype(np.float32)
+    for name, mask in masks.items():
+        picture[mask] += _FILL * (np.float32(255) * np.array(_rgb(colours[name]), np.float32) - picture[mask])
+    return np.rint(picture).astype(np.uint8)
+
+
+def _draw_outline(axes: Any, mask: NDArray[np.bool_], colour: str, spacing_mm: tuple[float, float]) -> None:
+    from contourpy import contour_generator
+    from matplotlib.collections import LineCollection
+
     # A border of background closes outlines that reach the edge of the picture.
     padded = np.pad(mask.astype(np.float32), 1)
     rows = (np.arange(padded.shape[0]) - 0.5) * spacing_mm[0]
     columns = (np.arange(padded.shape[1]) - 0.5) * spacing_mm[1]
-    axes.contour(columns, rows, padded, levels=[0.5], colors=[colour], linewidths=1.3)
+    # What axes.contour does, without its color bars and norms: half of the time of a picture.
+    lines: Any = contour_generator(columns, rows, padded).lines(0.5)
+    axes.add_collection(LineCollection(lines, colors=[colour], linewidths=1.3), autolim=False)
 
 
 def _draw_scale_bar(axes: Any, width_mm: float, height_mm: float) -> None:

@@ -65,7 +65,7 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         raise Unavailable("one-click segmentation is switched off", hint="Set SAM2_ENABLED=true.")
     if kind != "auto":
         return _BACKENDS[kind](settings)
-    backends = {"local": _open_local(settings)}
+    backends: dict[str, Segmenter] = {"local": open_local(settings)}
     if settings.service_urls:
         remote = _open_remote(settings, retry_for_s=RETRY_BEFORE_FALLBACK_S)
         is_first = settings.prefer == "service"
@@ -135,7 +135,8 @@ def download_model(
     )
 
 
-def _open_local(settings: Settings) -> Segmenter:
+def open_local(settings: Settings) -> LocalSegmenter:
+    """Open SAM2 in this process without a cache, as the settings say."""
     path = settings.model_path
     return LocalSegmenter(
         path if path is not None and is_checkpoint_file(path) else settings.model,
@@ -147,6 +148,8 @@ def _open_local(settings: Settings) -> Segmenter:
         num_threads=settings.num_threads,
         sha256=settings.model_sha256,
         store=open_store(settings),
+        engine=settings.engine,
+        engine_folder=cache_folder(settings) / "engines",
     )
 
 
@@ -169,7 +172,7 @@ def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Seg
     return FallbackSegmenter(opened) if len(opened) > 1 else next(iter(opened.values()))
 
 
-_BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": _open_local, "remote": _open_remote}
+_BACKENDS: dict[str, Callable[[Settings], Segmenter]] = {"local": open_local, "remote": _open_remote}
 
 
 def is_checkpoint_file(path: Path) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import numpy as np
 from cachetools import LRUCache
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.image.hashing import hash_content
+from ctai_sam2.models.engine import EngineChoice, EngineWish, choose_engine
 from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EMBEDDING_BYTES = 16_800_000
+"""Of a slice at 1024 pixels in float32."""
+
 DType = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T")
 
@@ -49,6 +53,7 @@ class _Loaded:
     network: Network
     identity: ModelIdentity
     calibration: Calibration | None
+    engine: EngineChoice
 
     def confidence(self, predicted_iou: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores as they are reported: calibrated where the weights say how."""
@@ -80,13 +85,18 @@ class LocalSegmenter(ClosedByWith):
         Precision of the encoder; the decoder always runs in float32. ``auto`` is bfloat16 on CUDA that has
         it, else float32.
     max_embeddings : int
-        Slices whose embedding is cached, least recently used dropped first; 16.8 MB each at 1024 pixels.
+        Slices whose embedding is cached, least recently used dropped first, at 16.8 MB each, their size at
+        1024 pixels; of a smaller model more slices fit into the same memory.
     num_threads : int, optional
         CPU threads of torch, a setting of the whole process; unset leaves it alone.
     sha256 : str, optional
         Expected digest of the checkpoint; that of the registry when omitted.
     store : ModelStore, optional
         Folder of named checkpoints; the user's data folder when omitted.
+    engine : {"torch", "openvino", "auto"}
+        What computes encoder and decoder on a CPU; see `ctai_sam2.models.engine`.
+    engine_folder : Path, optional
+        Where networks exported for an engine are kept.
 
     Raises
     ------
@@ -109,7 +119,11 @@ class LocalSegmenter(ClosedByWith):
         num_threads: int | None = None,
         sha256: str | None = None,
         store: ModelStore | None = None,
+        engine: EngineWish = "torch",
+        engine_folder: Path | None = None,
     ) -> None:
+        if engine not in get_args(EngineWish):
+            raise InputError("no such engine", received=engine, hint="Use torch, openvino or auto.")
         if max_embeddings < 1:
             raise InputError("at least one embedding must be cached", received=max_embeddings)
         if num_threads is not None and num_threads < 1:
@@ -142,10 +156,14 @@ class LocalSegmenter(ClosedByWith):
         self._device_name = device
         self._dtype: DType = dtype
         self._num_threads = num_threads
+        self._engine_wish: EngineWish = engine
+        self._engine_folder = engine_folder
         self._encode_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
-        self._embeddings: LRUCache[str, Embedding] = LRUCache(max_embeddings)
+        self._embeddings: LRUCache[str, Embedding] = LRUCache(
+            max_embeddings * _EMBEDDING_BYTES, getsizeof=_bytes_of
+        )
         self._divisions: LRUCache[str, Division] = LRUCache(max_embeddings)
         self._loaded: _Loaded | None = None
         self._failure: str | None = None
@@ -155,6 +173,11 @@ class LocalSegmenter(ClosedByWith):
     def identity(self) -> ModelIdentity:
         """The model, its weights' digest, device and precision; loads it if that was not done."""
         return self._require_loaded().identity
+
+    @property
+    def engine(self) -> EngineChoice:
+        """What computes the network, and why not another engine; loads the model if that was not done."""
+        return self._require_loaded().engine
 
     def predict(
         self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None
@@ -315,17 +338,18 @@ class LocalSegmenter(ClosedByWith):
             load_weights(model, state)
             network = Network(model, device=device, dtype=dtype)
             calibration = read_calibration(path)
-        logger.info("loaded %s on %s in %s", self._name, device, dtype)
+        engine = choose_engine(network, self._engine_wish, weights_sha256=digest, folder=self._engine_folder)
+        logger.info("loaded %s on %s in %s, computed by %s", self._name, device, dtype, engine.name)
         identity = ModelIdentity(
             name=self._name,
             weights_sha256=digest,
             image_size=network.image_size,
-            device=str(device),
+            device=str(device) if engine.name == "torch" else f"{device} ({engine.name})",
             dtype=dtype,
             code_version=__version__,
             structures=network.structures,
         )
-        return _Loaded(network=network, identity=identity, calibration=calibration)
+        return _Loaded(network=network, identity=identity, calibration=calibration, engine=engine)
 
     def _embed(self, network: Network, image: NDArray[np.uint8]) -> Embedding:
         key = hash_content(image)
@@ -386,6 +410,10 @@ class LocalSegmenter(ClosedByWith):
                 received=self._name,
                 hint="Close other programs, choose a smaller model, or lower SAM2_MAX_EMBEDDINGS.",
             ) from error
+
+
+def _bytes_of(embedding: Embedding) -> int:
+    return sum(level.nbytes for level in (embedding.top, *embedding.high_res))
 
 
 def _encode_apart(network: Network, work: Callable[[], T]) -> T:

@@ -4,7 +4,7 @@ The decoder lets a handful of tokens and some thousand image positions look at e
 other. Projecting every position to every head is what costs; where tokens are fewer
 than a head is wide, it is cheaper to bring the tokens into the image's space:
 (W_q t) · (W_k x) = (W_k' W_q t) · x, and likewise for what is summed up. Results
-differ only by rounding.
+differ only by rounding. Written in operations that can be exported (`transpose`, not `mT`).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class FewTokensTransformer(nn.Module):
         if point_embedding.shape[1] > self._most_tokens:
             attended: tuple[Tensor, Tensor] = self.upstream(image_embedding, image_pe, point_embedding)
             return attended
-        places = image_pe.flatten(2).mT
-        positions = image_embedding.flatten(2).mT
+        places = image_pe.flatten(2).transpose(-2, -1).contiguous()
+        positions = image_embedding.flatten(2).transpose(-2, -1)
         tokens = point_embedding
         for layer in self.upstream.layers:
             if layer.skip_first_layer_pe:
@@ -79,7 +79,7 @@ def look_at_image(attention: Any, tokens: Tensor, keys: Tensor, values: Tensor) 
         "bthd,hdc->bhtc", _per_head(attention, attention.q_proj(tokens)), _rows(attention, attention.k_proj)
     )
     # The bias of the keys adds the same to every position, which softmax takes away again.
-    shares = (queries.flatten(1, 2) @ keys.mT).mul_(_scale(attention)).softmax(dim=-1)
+    shares = (queries.flatten(1, 2) @ keys.transpose(-2, -1)).mul_(_scale(attention)).softmax(dim=-1)
     seen = (shares @ values).reshape(queries.shape)
     # Shares add up to one: so much of the bias of the values comes through.
     gathered = torch.einsum("bhtc,hdc->bthd", seen, _rows(attention, attention.v_proj)).flatten(2)
@@ -95,14 +95,14 @@ def add_from_tokens(
     directions = torch.einsum("bthd,hdc->bhtc", offered, _rows(attention, attention.q_proj))
     bias = torch.einsum("bthd,hd->bht", offered, _per_head(attention, attention.q_proj.bias))
     # Positions last: softmax over the few tokens then runs along memory.
-    scores = torch.baddbmm(bias.flatten(1)[:, :, None], directions.flatten(1, 2), queries.mT)
+    scores = torch.baddbmm(bias.flatten(1)[:, :, None], directions.flatten(1, 2), queries.transpose(-2, -1))
     by_head = scores.mul_(_scale(attention)).reshape(*directions.shape[:3], -1)
     shares = by_head.softmax(dim=2).flatten(1, 2)
     out = _per_head(attention, attention.out_proj.weight)
     given = torch.einsum("bthd,chd->bhtc", _per_head(attention, attention.v_proj(values)), out)
     # Shares of each head add up to one: a part of the bias with every head makes the whole of it.
     given = given + attention.out_proj.bias / attention.num_heads
-    return torch.baddbmm(positions, shares.mT, given.flatten(1, 2))
+    return torch.baddbmm(positions, shares.transpose(-2, -1), given.flatten(1, 2))
 
 
 def _per_head(attention: Any, values: Tensor) -> Tensor:

@@ -9,19 +9,28 @@ rounding, because on a CPU the decoder's attention is reckoned in another order
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
-from ctai_sam2.errors import DeviceUnavailable, InputError
+from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError
 from ctai_sam2.models.dense_head import DENSE_STRUCTURES, Division, divide_image
 from ctai_sam2.models.mask_decoder import FewTokensTransformer
 from ctai_sam2.types import Prompt
+
+if TYPE_CHECKING:
+    from ctai_sam2.models.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MASK_PROMPT_LOGIT = 10.0
 """A mask prompt becomes logits of plus and minus this, as upstream turns given masks into outputs."""
@@ -66,11 +75,15 @@ class Network:
         if device.type == "cpu":
             decoder = self._model.sam_mask_decoder
             decoder.transformer = FewTokensTransformer(decoder.transformer)
+        self.engine: Engine | None = None
+        """Computes encoder and decoder instead of PyTorch, where there is one."""
+        self.dtype = dtype
         self._autocast = dtype == "bfloat16"
         if self._autocast:
             _keep_residuals_exact(self._model.image_encoder.trunk)
         self.device = device
         self.image_size = int(model.image_size)
+        self.description = repr(model)
         tokens = getattr(self._model, "structure_tokens", None)
         self._named: tuple[str, ...] = () if tokens is None else tokens.names
         self.dense_structures: tuple[str, ...] = (
@@ -86,10 +99,20 @@ class Network:
 
     def encode_many(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Embed several windowed slices in one run, each uint8 of its own shape (H, W)."""
-        batch = torch.cat([prepare_image(image, self.image_size) for image in images]).to(self.device)
+        return self._by_engine(lambda engine: self.encode_with(engine, images))
+
+    def encode_with(
+        self, engine: Engine | None, images: Sequence[NDArray[np.uint8]], *, exact: bool = False
+    ) -> list[Embedding]:
+        """Embed slices as `encode_many`, with an engine or, for None, with PyTorch; exact: in float32."""
+        prepared = [prepare_image(image, self.image_size) for image in images]
+        if engine is not None:
+            found = map(engine.encode, prepared)
+            return [Embedding(top=levels[-1], high_res=levels[:-1]) for levels in found]
+        batch = torch.cat(prepared).to(self.device)
         with (
             torch.inference_mode(),
-            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast and not exact),
         ):
             features = self._model.forward_image(batch)
             _, flat, _, sizes = self._model._prepare_backbone_features(features)
@@ -124,6 +147,12 @@ class Network:
         InputError
             If the prompt is nothing but a name this model does not know.
         """
+        return self._by_engine(lambda engine: self.decode_with(engine, embedding, prompt, shape_hw))
+
+    def decode_with(
+        self, engine: Engine | None, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Predict masks as `decode`, with an engine or, for None, with PyTorch."""
         if not prompt.is_placed and prompt.structure not in self._named:
             raise InputError(
                 "the model does not know this structure by name",
@@ -143,6 +172,8 @@ class Network:
                 index = torch.tensor([self._named.index(prompt.structure)], device=self.device)
                 tokens = self._model.structure_tokens(index, encoder.not_a_point_embed.weight)
                 sparse = torch.cat([sparse, tokens], dim=1)
+            if engine is not None:
+                return engine.decode(embedding, sparse, dense)
             logits, ious, _, _ = self._model.sam_mask_decoder(
                 image_embeddings=embedding.top,
                 image_pe=self._dense_pe,
@@ -152,6 +183,67 @@ class Network:
                 repeat_image=False,
                 high_res_features=embedding.high_res,
             )
+        return logits, ious
+
+    def _by_engine(self, work: Callable[[Engine | None], T]) -> T:
+        """Do work with the engine, and with PyTorch from the moment on that the engine fails."""
+        engine = self.engine
+        if engine is not None:
+            try:
+                return work(engine)
+            except CtaiError:
+                raise
+            except Exception as error:  # whatever the engine's library raises
+                logger.warning("PyTorch computes instead of %s: %s", engine.name, type(error).__name__)
+                logger.debug("the engine's error", exc_info=error)
+                self.engine = None
+        return work(None)
+
+
+class EncoderGraph(nn.Module):
+    """The encoder as one function of tensors, to export it: an image (1, 3, s, s) to its feature maps."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.model = network._model
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return the maps of `Embedding`, finest first."""
+        _, flat, _, sizes = self.model._prepare_backbone_features(self.model.forward_image(image))
+        if self.model.directly_add_no_mem_embed:
+            flat = [*flat[:-1], flat[-1] + self.model.no_mem_embed]
+        return tuple(
+            level.permute(1, 2, 0).reshape(1, -1, int(size[0]), int(size[1]))
+            for level, size in zip(flat, sizes, strict=True)
+        )
+
+
+class DecoderGraph(nn.Module):
+    """The mask decoder as one function of tensors, to export it."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.decoder = network._model.sam_mask_decoder
+        self.register_buffer("places", network._dense_pe.clone())
+
+    def forward(
+        self,
+        finest: torch.Tensor,
+        finer: torch.Tensor,
+        top: torch.Tensor,
+        sparse: torch.Tensor,
+        dense: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return logits (1, 3, h, w) and predicted IoU (1, 3)."""
+        logits, ious, _, _ = self.decoder(
+            image_embeddings=top,
+            image_pe=self.places,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            repeat_image=False,
+            high_res_features=[finest, finer],
+        )
         return logits, ious
 
 

@@ -13,6 +13,7 @@ from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
 from ctai_sam2.image.distances import depth_of
 from ctai_sam2.image.masks import grow
+from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.compartments import (
     COMPARTMENT_NAMES,
     GROUPS,
@@ -251,7 +252,7 @@ class JudgedSlice:
                 divided = self.divided.compartments.masks[side]
                 if not divided.any():
                     agreed[side] = result.mask
-                elif _dice(result.mask, divided) < _SAME_PSOAS:
+                elif dice(result.mask, divided) < _SAME_PSOAS:
                     agreed[side] = divided
                 else:
                     agreed[side] = divided & grow(
@@ -288,16 +289,15 @@ class JudgedSlice:
             result = self.psoas[structure]
             if isinstance(result, AnatomyNotFound):
                 raise result
-            return NumberEvidence(
-                score=result.confidence or 0.0, agreement=_dice(result.mask, dense[structure])
-            )
+            agreement = dice(result.mask, dense[structure]) if result.mask.any() else 0.0
+            return NumberEvidence(score=result.confidence or 0.0, agreement=agreement)
         if structure == "imat":
             # It is as sure as the muscle that it lies in; there is no reference to fit its own to.
             return self.evidence("muscle")
         second = self.divided.second_opinion if structure == "muscle" else None
         return NumberEvidence(
             score=float(self.divided.named(structure).scores[0]),
-            agreement=None if second is None else _dice(dense[structure], second.mask),
+            agreement=None if second is None else dice(dense[structure], second.mask),
         )
 
     def segment(self, structure: Structure, threshold: float) -> StructureResult:
@@ -440,7 +440,3 @@ def divide_by_model(framed: FramedSlice) -> DividedSlice | None:
         compartments=divide_slice(classes, ct_slice.hu, body, ct_slice.spacing_mm, framed.definitions),
         predictions=predictions,
     )
-
-
-def _dice(a: Mask, b: Mask) -> float:
-    return float(2 * (a & b).sum()) / max(float(a.sum() + b.sum()), 1.0)

