@@ -133,6 +133,13 @@ def _read_export(name: str) -> Callable[[Path], int | None]:
     return read
 
 
+def _own_folder() -> Path:
+    """Make a folder that lives as long as this process."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 @functools.cache
 def _rectangles() -> list[tuple[slice, slice]]:
     """List all rectangles of a slice: a number that outlines keep exactly."""
@@ -143,9 +150,8 @@ def _rectangles() -> list[tuple[slice, slice]]:
 
 @functools.cache
 def _shown_series() -> tuple[CTVolume, SourceImages]:
-    """Make a series on disk that masks can refer to, as long as this process lives."""
-    folder = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """Make a series on disk that masks can refer to."""
+    folder = _own_folder()
     write_dicom_series(folder, small_volume())
     volume = read_study(folder)
     assert isinstance(volume, CTVolume)
@@ -222,16 +228,24 @@ def _read_weights(folder: Path) -> int | None:
     return version
 
 
-def _bundle(path: Path, version: int) -> Path:
-    with tempfile.TemporaryDirectory() as folder:
-        store = _store(Path(folder))
-        (store.make_folder() / "a.pt").write_bytes(_weights(version))
-        return export_bundle(["a"], store, path)
+@functools.cache
+def _filled_store(version: int) -> ModelStore:
+    store = _store(_own_folder())
+    (store.make_folder() / "a.pt").write_bytes(_weights(version))
+    return store
+
+
+def _write_bundle(folder: Path, version: int) -> object:
+    return export_bundle(["a"], _filled_store(version), folder / "a.zip")
+
+
+@functools.cache
+def _bundle_of(version: int) -> Path:
+    return export_bundle(["a"], _filled_store(version), _own_folder() / "a.zip")
 
 
 def _import_bundle(folder: Path, version: int) -> object:
-    with tempfile.TemporaryDirectory() as elsewhere:
-        return import_bundle(_bundle(Path(elsewhere) / "a.zip", version), _store(folder))
+    return import_bundle(_bundle_of(version), _store(folder))
 
 
 def _read_bundle(folder: Path) -> int | None:
@@ -315,7 +329,7 @@ WRITERS = {
     "SEG": Writer(write=_write_dicom_masks("seg"), read=_read_dicom_masks),
     "RTSTRUCT": Writer(write=_write_dicom_masks("rtstruct"), read=_read_dicom_masks),
     "download": Writer(write=_download, read=_read_weights),
-    "bundle": Writer(write=lambda folder, version: _bundle(folder / "a.zip", version), read=_read_bundle),
+    "bundle": Writer(write=_write_bundle, read=_read_bundle),
     "unpacked bundle": Writer(write=_import_bundle, read=_read_weights),
     "definitions": Writer(write=_write_definitions, read=_read_definitions),
     "journal": Writer(write=_write_journal, read=_read_journal),
