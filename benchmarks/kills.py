@@ -1,10 +1,17 @@
-"""Kill writers at random moments: ``python -m benchmarks.kills --kills 1000``.
+"""Kill writers at random moments, and stop them at every change of the disk.
+
+``python -m benchmarks.kills --kills 1000`` kills real processes.
 
 A process writes version after version of something (records, tables, readings, predictions, masks,
 journals, the cache of the service, cases of a cohort) and reports each as soon as the writer has confirmed
 it. It is killed with ``SIGKILL`` after a random time. Then what is on disk is read: it has to be whole, and
-no older than what was confirmed. The next process goes on with the same files. Exit code 1 if anything is
-lost or damaged.
+no older than what was confirmed. The next process goes on with the same files.
+
+``python -m benchmarks.kills --stops 100000`` simulates, which is cheaper: a disk takes nothing any more from
+its n-th change on, whatever the code tries then. First every pair of changes is tried on new files (stopped
+at the first, tried again and stopped at the second), then changes drawn at random on files that stay.
+
+Exit code 1 if anything is lost or damaged.
 """
 
 from __future__ import annotations
@@ -22,7 +29,8 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,9 +43,14 @@ from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.models import CachedSegmenter
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter, make_image
+from tests.robustness.failing_disk import Stopped, StoppingDisk, failing
 from tests.robustness.writers import WRITERS, Writer
 from tests.unit.cohort.making import QUICK, make_cases
 
+LONGEST_WALK = 60
+MOST_CHANGES = 24
+"""Of a writer's changes to the disk, some more than any makes for one version."""
+STOPS_TURN_S = 2.0
 LONGEST_S = 0.05
 """Mean time a process lives after its first write is confirmed."""
 
@@ -131,13 +144,106 @@ def kill_once(writer: Writer, folder: Path, first: int, rng: random.Random) -> t
     return max(confirmed, found or 0), None
 
 
+def stop_once(writer: Writer, folder: Path, version: int, change: int | None) -> tuple[bool, str | None]:
+    """Write a version on a disk that stops at a change; return whether it did, and what is wrong.
+
+    The version before has to be there, or this one.
+    """
+    before = writer.read(folder)
+    with failing(StoppingDisk(folder, change)) as disk, suppress(Stopped):
+        writer.write(folder, version)
+    found = writer.read(folder)
+    allowed = {before, version} if disk.has_stopped else {version}
+    wrong = None if found in allowed else f"{before} was there, {version} was written, {found} is there"
+    return disk.has_stopped, wrong
+
+
+def stop_at_pairs(writer: Writer, scratch: Path) -> Iterator[str | None]:
+    """Stop at every pair of changes in turn, from no files and from one version; yield what is wrong."""
+    for has_old in (False, True):
+        for first in itertools.count():
+            has_stopped = False
+            for second in itertools.count():
+                folder = scratch / "pairs"
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                if has_old:
+                    writer.write(folder, 1)
+                has_stopped, wrong = stop_once(writer, folder, 2, first)
+                if has_stopped or wrong is not None:
+                    yield wrong
+                stops_again, wrong = stop_once(writer, folder, 3, second)
+                if stops_again or wrong is not None:
+                    yield wrong
+                _, wrong = stop_once(writer, folder, 4, None)
+                if wrong is not None:
+                    yield f"after two stops: {wrong}"
+                if not stops_again or not has_stopped:
+                    break
+            if not has_stopped:
+                break
+
+
+def stop_at_random(writer: Writer, scratch: Path, rng: random.Random) -> Iterator[str | None]:
+    """Stop at changes drawn at random, on files that stay for a while; yield what is wrong, without end."""
+    folder = scratch / "walk"
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for version in range(1, LONGEST_WALK):
+            has_stopped, wrong = stop_once(writer, folder, version, rng.randrange(MOST_CHANGES))
+            if has_stopped or wrong is not None:
+                yield wrong
+
+
+def stop_in_shares(names: list[str], stops: int, seconds: float, seed: int) -> int:
+    """Stop writers until count or time is reached; return how many stops were with a loss."""
+    until = time.monotonic() + seconds
+    counts: Counter[str] = Counter()
+    pairs: Counter[str] = Counter()
+    lost: list[str] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {name: stop_at_pairs(WRITERS[name], Path(scratch)) for name in names}
+        walks = {
+            name: stop_at_random(WRITERS[name], Path(scratch), random.Random(f"{name} {seed}"))
+            for name in names
+        }
+        while sum(counts.values()) < stops and time.monotonic() < until:
+            for name in names:
+                turn_ends = time.process_time() + STOPS_TURN_S
+                while time.process_time() < turn_ends and sum(counts.values()) < stops:
+                    try:
+                        wrong = next(runs[name])
+                    except StopIteration:
+                        pairs[name] = counts[name]
+                        runs[name] = walks[name]
+                        continue
+                    except Exception as error:  # what cannot be read is a loss; a generator has ended with it
+                        wrong = f"{type(error).__name__}: {error}"
+                        runs[name] = stop_at_random(WRITERS[name], Path(scratch), random.Random(counts[name]))
+                    counts[name] += 1
+                    if wrong is not None:
+                        lost.append(f"{name}, stop {counts[name]}: {wrong}")
+    for name, count in counts.items():
+        done = f"all pairs ({pairs[name]})" if name in pairs else "pairs not finished"
+        print(f"{name:<20}{count:>9} simulated stops, {done}")
+    print(f"{'together':<20}{sum(counts.values()):>9} simulated stops, {len(lost)} with a loss")
+    print("\n".join(lost[:20]))
+    return len(lost)
+
+
 def main() -> int:
     """Kill; 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="together (default 1000)")
     parser.add_argument("--writers", nargs="+", choices=ALL_WRITERS, default=list(ALL_WRITERS))
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--stops", type=int, help="simulate so many stops of the machine instead")
+    parser.add_argument("--seconds", type=float, default=2000, help="of simulating, at most (default 2000)")
     given = parser.parse_args()
+    if given.stops:
+        names = [name for name in given.writers if name in WRITERS and name != "definitions"]
+        return 1 if stop_in_shares(names, given.stops, given.seconds, given.seed) else 0
     rng = random.Random(given.seed)
     kills: Counter[str] = Counter()
     versions: Counter[str] = Counter()

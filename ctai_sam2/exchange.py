@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES
@@ -171,8 +172,7 @@ def import_masks(
         If a DICOM file is damaged or neither SEG nor RTSTRUCT.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    require_file(path)
     found = _read_all(path, of, source=source, series_uid=series_uid, image=image, table=table)
     notes = list(found.warnings)
     masks: dict[str, Mask] = dict(found)

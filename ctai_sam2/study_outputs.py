@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from ctai_sam2.io import (
     write_overlay_png,
     write_table_csv,
 )
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
@@ -336,6 +336,7 @@ def measure_files(
             height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
             slice_extent_mm=ct.thickness_mm,
             middle_slice=axial_index,
+            any_region=True,  # looked at above
         )
     )
     row["circumference_cm"] = body_circumference_cm(ct)
@@ -370,7 +371,7 @@ def claim_folder(folder: str | Path, image: CTSlice | CTVolume) -> None:
         raise InputError(f"the folder {folder.name} holds the results of a cohort", hint="Choose another.")
     whole, slices = fingerprint(image), _slice_fingerprints(image)
     try:
-        content = json.loads(note.read_bytes())
+        content = parse_json(note.read_bytes())
         known, known_slices = str(content["image_sha256"]), set(map(str, content.get("slices", ())))
     except FileNotFoundError:
         known, known_slices = whole, slices

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import read_study
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.columns import SIDED_GROUPS
@@ -100,6 +100,7 @@ def replay_study(
         height_m=None if height is None else float(height),
         slice_extent_mm=ct.thickness_mm,
         middle_slice=index,
+        any_region=True,
     )
     # What comes from other sources than these masks is left out: vessels, outline of the body, muscle groups.
     compared = {
@@ -141,7 +142,7 @@ def _read_row(path: Path) -> dict[str, str]:
 
 def _image_digest(path: Path) -> str:
     try:
-        return str(json.loads(path.read_bytes())["image_sha256"])
+        return str(parse_json(path.read_bytes())["image_sha256"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedFile(
             "study.json, which says whose results the folder holds, cannot be read",

@@ -381,6 +381,10 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
     )
 
 
+_HEADINGS = ("measure", "value", "unit", "z", "percentile", "low")
+_NUMBER_COLUMNS = tuple(_HEADINGS.index(name) for name in ("value", "z", "percentile"))
+
+
 def render_pdf(report: StudyReport) -> bytes:
     """Make the page as a PDF of one sheet of A4, in English."""
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
@@ -399,7 +403,7 @@ def render_pdf(report: StudyReport) -> bytes:
             [texts[one.column], one.value, one.unit, one.z, one.percentile, _yes_no(one.is_low, texts)]
             for one in report.numbers
         ],
-        colLabels=[texts[name] for name in ("measure", "value", "unit", "z", "percentile", "low")],
+        colLabels=[texts[name] for name in _HEADINGS],
         colWidths=[0.42, 0.12, 0.16, 0.08, 0.12, 0.1],
         cellLoc="left",
         loc="upper left",
@@ -407,6 +411,9 @@ def render_pdf(report: StudyReport) -> bytes:
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 1.15)
+    for (_, column), cell in table.get_celld().items():
+        if column in _NUMBER_COLUMNS:
+            cell.set_text_props(horizontalalignment="right")
     lines = [
         *(f"{texts['as_unenhanced']}: {text}" for text in report.as_unenhanced),
         f"{texts['reference']}: {report.reference or texts['no_reference']}",

@@ -16,6 +16,7 @@ import numpy as np
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import mask_to_rle, rle_to_mask
 from ctai_sam2.io import write_bytes, write_mask_nifti, write_table_csv
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, VolumeResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import ModelIdentity
@@ -238,7 +239,7 @@ class SliceFolder:
 
 def _unpacked(path: Path) -> tuple[str, Any]:
     with zipfile.ZipFile(path) as archive:
-        content = json.loads(archive.read("content.json"))
+        content = parse_json(archive.read("content.json"))
     return content["key"], content["content"]
 
 

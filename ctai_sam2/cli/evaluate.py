@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,8 @@ import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
+from ctai_sam2.io.folders import require_file
+from ctai_sam2.io.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -153,8 +154,9 @@ def evaluate(
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
+    require_file(path)
     try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
+        notes = parse_json(path.read_text(encoding="utf-8"), unique_keys=True)
     except (OSError, ValueError) as error:
         raise InputError("the notes on cases cannot be read", received=path.name) from error
     if not isinstance(notes, dict) or not all(isinstance(one, dict) for one in notes.values()):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import CtaiError, DamagedFile
 from ctai_sam2.io import write_bytes
 from ctai_sam2.io.array_archive import pack_arrays, unpack_arrays
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.models.cache_key import make_key
 from ctai_sam2.segmentation import PredictsMasks
 from ctai_sam2.types import Acquisition, CTSlice, Mask, ModelIdentity, Prediction, Prompt, Window
@@ -170,7 +171,7 @@ def read_predictions(path: Path) -> CasePredictions:
     """
     try:
         arrays, texts = unpack_arrays(path)
-        meta = json.loads(texts[_META])
+        meta = parse_json(texts[_META])
         if meta["format"] not in (1, _FORMAT):
             raise ValueError(meta["format"])
         gap_mm, is_gap_known = _gap_of(meta)
@@ -218,7 +219,7 @@ def read_predictions(path: Path) -> CasePredictions:
 
 
 # Whatever the values say that are not there, or are none of ours.
-_DAMAGE = (CtaiError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+_DAMAGE = (CtaiError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 
 def _gap_of(meta: Mapping[str, Any]) -> tuple[float | None, bool]:

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
 from ctai_sam2.errors import DamagedFile, StorageError
 from ctai_sam2.io import write_text
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.journal.lock import lock_file
 
 _KEY_VERSION = 1
@@ -228,7 +229,7 @@ class CohortStore:
     def read_index(self) -> RecordIndex:
         """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
         try:
-            content = json.loads((self.folder / _INDEX).read_bytes())
+            content = parse_json((self.folder / _INDEX).read_bytes())
             records = {name: IndexEntry(*entry) for name, entry in content["records"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return RecordIndex()

@@ -28,6 +28,7 @@ from ctai_sam2.cohort.store import CohortStore, IndexEntry, RecordIndex, state_o
 from ctai_sam2.cohort.volumes import write_levels_table
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
 from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
@@ -205,7 +206,7 @@ def read_summary(store: CohortStore) -> dict[str, Any]:
     """
     path = store.folder / "summary.json"
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise InputError(
             f"the folder {store.folder.name} holds no results of a cohort",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.models.local import DType, LocalSegmenter
 from ctai_sam2.models.registry import EMBEDDED, ModelStore
 
@@ -121,7 +121,7 @@ def _card_of(path: Path) -> tuple[str | None, int | None]:
     """Read configuration and image size from the card that training writes next to weights."""
     card = path.with_suffix(".json")
     try:
-        content = json.loads(card.read_text(encoding="utf-8"))
+        content = parse_json(card.read_text(encoding="utf-8"))
         config, size = content["config"]["model"], content["image_size"]
     except (OSError, ValueError, KeyError, TypeError):
         return None, None

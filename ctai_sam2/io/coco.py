@@ -12,7 +12,6 @@ other programs are taken by their image's size.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -26,9 +25,11 @@ from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
 from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.io.atomic import write_json
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import checked_mask, same_places
 from ctai_sam2.io.imported_masks import ImportedMasks
-from ctai_sam2.io.structure_terms import Authorship, checked_label, structure_of, unique_name
+from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.io.structure_terms import Authorship, checked_label, renamed_notes, structure_of, unique_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _ROUNDING_PX = 1.0
@@ -255,7 +256,9 @@ def _categories(entries: list[Any], notes: list[str]) -> dict[int, str]:
     categories: dict[int, str] = {}
     for entry in entries:
         number = int(entry["id"])
-        known = structure_of(str(entry["name"]), None, None, None)
+        label = str(entry["name"])
+        known = structure_of(label, None, None, None)
+        notes += renamed_notes(label, known)
         name = unique_name(known, dict.fromkeys(categories.values()))
         if name != known:
             notes.append(f"the category {known} stands twice; the second is called {name}")
@@ -384,15 +387,14 @@ def _expand_counts(text: str) -> list[int]:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    require_file(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{path.name} cannot be opened", hint="Check the path and its permissions."
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f"{path.name} is not readable JSON", hint="It may be truncated; export it again."
         ) from error

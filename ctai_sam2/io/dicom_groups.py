@@ -205,7 +205,7 @@ def _split_runs(group: ImageGroup) -> list[ImageGroup]:
         return [group]
     breaks = np.flatnonzero(np.abs(steps - step) > _EVEN_TOLERANCE * abs(step)) + 1
     runs = np.split(np.arange(len(frames)), breaks)
-    if len(runs) < 2 or min(len(run) for run in runs) < _FEWEST_IN_RUN:
+    if not _are_runs([len(run) for run in runs]):
         return [group]
     spans = sorted(_span(positions[run]) for run in runs)
     if not all(low < high - SAME_PLACE_MM for (_, high), (low, _) in pairwise(spans)):
@@ -217,6 +217,13 @@ def _split_runs(group: ImageGroup) -> list[ImageGroup]:
         )
         for run in runs
     ]
+
+
+def _are_runs(lengths: Sequence[int]) -> bool:
+    """Tell whether runs are long, or many and alike, enough to be no chance."""
+    if len(lengths) < 2:
+        return False
+    return min(lengths) >= _FEWEST_IN_RUN or (min(lengths) == max(lengths) == 2 and len(lengths) >= 3)
 
 
 def _parts_by(

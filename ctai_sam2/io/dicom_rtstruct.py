@@ -50,6 +50,7 @@ from ctai_sam2.io.structure_terms import (
     Code,
     StructureTerm,
     checked_label,
+    renamed_notes,
     structure_of,
     unique_name,
 )
@@ -364,6 +365,7 @@ def _structure_names(dataset: Any, notes: list[str]) -> dict[int, str]:
         number = int(item.ROINumber)
         label = str(value_of(item, "ROIName") or f"structure {number}")
         known = structure_of(label, *codes.get(number, (None, None)), None)
+        notes += renamed_notes(label, known)
         name = unique_name(known, dict.fromkeys(names.values()))
         if name != known:
             notes.append(f"{known} stands twice in the file; the second is called {name}")

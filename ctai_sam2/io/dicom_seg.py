@@ -38,6 +38,7 @@ from ctai_sam2.io.structure_terms import (
     Authorship,
     StructureTerm,
     checked_label,
+    renamed_notes,
     structure_of,
     term_of,
     unique_name,
@@ -350,6 +351,7 @@ def _segment_names(dataset: Any, notes: list[str]) -> dict[int, str]:
         if number == 0:
             # A label map may describe its background as segment 0.
             continue
+        notes += renamed_notes(label, known)
         name = unique_name(known, dict.fromkeys(names.values()))
         if name != known:
             notes.append(f"{known} stands twice in the file; the second is called {name}")

@@ -86,6 +86,18 @@ def shown_kernel(text: str | None) -> str | None:
     return name if is_name else None
 
 
+def shown_maker(maker: str | None) -> str | None:
+    """Give the maker of a scanner where it is a known one; None where a word is not.
+
+    Examples
+    --------
+    >>> shown_maker("GE MEDICAL SYSTEMS"), shown_maker("Doe^Jane"), shown_maker("")
+    ('GE MEDICAL SYSTEMS', None, None)
+    """
+    words = _words(maker)
+    return (maker or "").strip() if words and all(word in _MAKERS.split() for word in words) else None
+
+
 def shown_scanner(maker: str | None, model: str | None) -> str | None:
     """Give maker and model of a scanner where both are known ones; None where a word is not.
 
@@ -95,14 +107,15 @@ def shown_scanner(maker: str | None, model: str | None) -> str | None:
     ('SIEMENS SOMATOM Definition AS+', None)
     """
     makers, models = _MAKERS.split(), _MODELS.split()
-    of_maker, of_model = (
-        [word.strip("+.,()").upper() for word in re.split(r"[ _/-]+", text or "") if word]
-        for text in (maker, model)
-    )
+    of_maker, of_model = _words(maker), _words(model)
     is_known = all(word in makers for word in of_maker) and all(
         word in models or word in makers or _MODEL_PART.fullmatch(word) for word in of_model
     )
     return " ".join(text.strip() for text in (maker, model) if text) if of_model and is_known else None
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip("+.,()").upper() for word in re.split(r"[ _/-]+", text or "") if word]
 
 
 def one_line(value: Any, limit: int = 64) -> str | None:

@@ -154,12 +154,13 @@ def _without_repeats(
 
 
 def _refuse_interleaved(frames: Sequence[FrameHeader]) -> None:
-    """Refuse two stacks pushed into each other, which nothing in their headers tells apart.
+    """Refuse stacks pushed into each other, which nothing in their headers tells apart.
 
     Raises
     ------
     GeometryError
-        If images lie much nearer to each other than the rest, or two distances alternate.
+        If images lie much nearer to each other than the rest, two distances alternate, or they lie in like
+        clusters.
     """
     if len(frames) < 3:
         return
@@ -180,13 +181,37 @@ def _refuse_interleaved(frames: Sequence[FrameHeader]) -> None:
             even.mean() - odd.mean()
         ) > 2 * _SAME_STEP * max(even.mean(), odd.mean()):
             near = np.flatnonzero(steps == steps.min())
+    if near.size == 0 and _lies_in_clusters(steps, thickness_mm):
+        near = np.flatnonzero(steps == steps.min())
     if near.size:
         first, second = (frames[int(near[0]) + k].path.name for k in (0, 1))
         raise GeometryError(
-            "two stacks lie within each other: some of the images are far nearer than the others",
+            "stacks lie within each other: some of the images are far nearer than the others",
             received=f"steps of {steps.min():.3g} to {steps.max():.3g} mm, {first} and {second}",
             hint="The folder mixes phases or reconstructions: keep one of them.",
         )
+
+
+def _lies_in_clusters(steps: NDArray[np.float64], thickness_mm: float | None) -> bool:
+    """Tell whether the images lie in like clusters, as those of many phases of few slices.
+
+    Images missing from one stack leave clusters too: a whole number of steps apart, and within a cluster the
+    slices then touch or overlap by half at most.
+    """
+    is_far = steps > steps.min() / _NEAR_SHARE
+    clusters = np.split(steps, np.flatnonzero(is_far))
+    within = [clusters[0], *(cluster[1:] for cluster in clusters[1:])]
+    if len(within) < 2 or steps[is_far].max() > LIMITS.step_mm[1] or not within[0].size:
+        return False
+    if any(one.shape != within[0].shape for one in within):
+        return False
+    if any(np.abs(one - within[0]).max() > _SAME_STEP * steps.min() for one in within):
+        return False
+    near_mm = float(np.mean(within))
+    if thickness_mm is not None:
+        return near_mm < _NEAR_SHARE * thickness_mm
+    ratio = float(steps[is_far].min()) / near_mm
+    return abs(ratio - round(ratio)) > _SAME_STEP * ratio
 
 
 def _is_even_but_for_a_gap(

@@ -1,4 +1,4 @@
-"""All files below a folder, through links too, and what could not be followed."""
+"""Files to read: one that is named, or all below a folder, and what could not be followed."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
         ) from error
     seen = {os.path.realpath(folder)}
     yield from _walk(folder, skipped, seen)
+
+
+def require_file(path: Path) -> None:
+    """Refuse to open what is no file: nothing, a folder, a pipe that never ends, a device.
+
+    Raises
+    ------
+    InputError
+        If there is no file of this name.
+    """
+    try:
+        is_file = path.is_file()
+    except OSError:  # what is in the way, opening it says
+        return
+    if not is_file:
+        raise InputError(f"there is no file {path.name}", hint="Check the path.")
 
 
 def why_not_followed(entry: Path) -> str | None:

@@ -21,6 +21,7 @@ from ctai_sam2.io.grids import checked_mask
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_tables import (
     COHORT_LABELS,
+    LabelNames,
     find_label_table,
     is_cohort_mask,
     read_label_table,
@@ -198,7 +199,7 @@ def read_labels(
         If it lies on another grid, or next to the image.
     """
     path = Path(path)
-    stated = dict(names) if names is not None else _stated_names(path, table)
+    stated = names if names is not None else _stated_names(path, table)
     picture = path.name.lower().endswith(MASK_PICTURE_SUFFIXES)
     if picture:
         if isinstance(of, CTVolume):
@@ -212,6 +213,7 @@ def read_labels(
         tables, notes, description = list(volume.names), [], volume.description
     if stated:
         tables = [stated, *tables[1:]]
+    notes += [note for one in tables if isinstance(one, LabelNames) for note in one.notes]
     result: dict[str, Mask] = {}
     without_name: list[str] = []
     for layer, layer_names in zip(layers, tables, strict=True):
@@ -254,14 +256,14 @@ def _elsewhere(name: str, distance_mm: float) -> str:
     return f"{name} is empty on this slice; its nearest voxels lie {abs(distance_mm):.1f} mm away {where}"
 
 
-def _stated_names(path: Path, table: str | os.PathLike[str] | None) -> dict[int, str]:
+def _stated_names(path: Path, table: str | os.PathLike[str] | None) -> Mapping[int, str]:
     """Names from the table that was given, or next to the file, or of the cohort it belongs to."""
     if table is not None:
         return read_label_table(Path(table))
     found = find_label_table(path)
     if found is not None:
         return read_label_table(found)
-    return dict(COHORT_LABELS) if is_cohort_mask(path) else {}
+    return COHORT_LABELS if is_cohort_mask(path) else {}
 
 
 def _read_picture(

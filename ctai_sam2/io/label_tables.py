@@ -9,7 +9,6 @@ TotalSegmentator writes. In a ``.seg.nrrd``: 3D Slicer's segments.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,7 +18,9 @@ from xml.etree import ElementTree
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.label_values import LARGEST_LABEL
-from ctai_sam2.io.structure_terms import checked_label, structure_of, unique_name
+from ctai_sam2.io.folders import require_file
+from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.io.structure_terms import checked_label, renamed_notes, structure_of, unique_name
 from ctai_sam2.structures import COHORT_MASK_LABELS
 
 LABEL_MAP_ENDINGS = (
@@ -49,6 +50,18 @@ _ITKSNAP = re.compile(
 _SLICER = re.compile(r"\s*(\d+)\s+(\S+)(?:\s+\d+){3,4}\s*")
 _BACKGROUND = ("background", "clear label", "clear_label")
 _LARGEST_TABLE = 1 << 20
+
+Codes = tuple[str | None, str | None, str | None]
+"""DICOM codes of a structure's type, side and region."""
+
+
+class LabelNames(dict[int, str]):
+    """Names by label, with a note on each that the table has in other words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[str] = []
+
 
 COHORT_LABELS: Mapping[int, str] = MappingProxyType(
     {value: name for name, value in COHORT_MASK_LABELS.items()}
@@ -101,7 +114,7 @@ def label_table_xml(names: Mapping[int, str]) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def read_label_table(table: Path) -> dict[int, str]:
+def read_label_table(table: Path) -> LabelNames:
     """Read names by label from a table of a kind the module's docstring lists.
 
     Raises
@@ -109,10 +122,11 @@ def read_label_table(table: Path) -> dict[int, str]:
     InputError
         If it is no such table, a label or a name stands twice, or one cannot be a label.
     """
+    require_file(table)
     try:
         text = _text_of(table)
         pairs = list(_pairs_in(table, text))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"the table {table.name} cannot be read",
             hint="Correct or remove it; without it labels are called label_1 and so on.",
@@ -125,7 +139,7 @@ def read_label_table(table: Path) -> dict[int, str]:
     return _checked(table.name, pairs)
 
 
-def names_in_nifti(path: Path) -> dict[int, str]:
+def names_in_nifti(path: Path) -> LabelNames:
     """Read names by label from a NIfTI header's label table; empty where there is none."""
     import nibabel
 
@@ -135,7 +149,7 @@ def names_in_nifti(path: Path) -> dict[int, str]:
         with quiet("nibabel.global"):
             extensions = list(getattr(nibabel.load(path).header, "extensions", []))
     except Exception:  # nibabel raises many kinds; whether the file is readable, its reader says
-        return {}
+        return LabelNames()
     pairs: list[tuple[int, str]] = []
     for extension in extensions:
         try:
@@ -151,7 +165,7 @@ def names_in_nifti(path: Path) -> dict[int, str]:
     return _checked(path.name, pairs)
 
 
-def names_in_segments(fields: Mapping[str, str], name: str) -> dict[int, dict[int, str]]:
+def names_in_segments(fields: Mapping[str, str], name: str) -> dict[int, LabelNames]:
     """Read 3D Slicer's segments from the fields of an NRRD file: names by label, by layer.
 
     Raises
@@ -159,7 +173,7 @@ def names_in_segments(fields: Mapping[str, str], name: str) -> dict[int, dict[in
     InputError
         If a segment's fields cannot be parsed.
     """
-    layers: dict[int, list[tuple[int, str]]] = {}
+    layers: dict[int, list[tuple[int, str, Codes]]] = {}
     numbers = sorted(
         {int(found.group(1)) for key in fields if (found := re.fullmatch(r"Segment(\d+)_\w+", key))}
     )
@@ -175,11 +189,11 @@ def names_in_segments(fields: Mapping[str, str], name: str) -> dict[int, dict[in
             raise InputError(f"the segments of {name} cannot be parsed", hint="Export it again.") from error
         label = fields.get(f"{key}_Name") or fields.get(f"{key}_ID") or f"segment_{number + 1}"
         codes = _codes_in_tags(fields.get(f"{key}_Tags", ""))
-        layers.setdefault(layer, []).append((value, structure_of(label, *codes)))
-    return {layer: _checked(name, pairs) for layer, pairs in layers.items()}
+        layers.setdefault(layer, []).append((value, label, codes))
+    return {layer: _named(name, pairs) for layer, pairs in layers.items()}
 
 
-def _codes_in_tags(tags: str) -> tuple[str | None, str | None, str | None]:
+def _codes_in_tags(tags: str) -> Codes:
     """Type, side and region codes in a segment's terminology entry."""
     found = re.search(r"TerminologyEntry:([^|]*)", tags)
     parts = found.group(1).split("~") if found else []
@@ -200,13 +214,13 @@ def _looks_like_table(table: Path) -> bool:
     try:
         text = _text_of(table)
         return any(True for _ in _pairs_in(table, text))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def _pairs_in(table: Path, text: str) -> Iterable[tuple[int, str]]:
     if table.suffix.lower() == ".json":
-        return _pairs_in_json(table, json.loads(text))
+        return _pairs_in_json(table, parse_json(text, unique_keys=True))
     if table.suffix.lower() == ".tsv":
         rows = csv.DictReader(text.splitlines(), delimiter="\t")
         return [(int(row["index"]), row["name"]) for row in rows]
@@ -239,15 +253,20 @@ def _pairs_in_lines(text: str) -> list[tuple[int, str]]:
     return pairs
 
 
-def _checked(source: str, pairs: Iterable[tuple[int, str]]) -> dict[int, str]:
-    names: dict[int, str] = {}
-    for label, name in pairs:
+def _checked(source: str, pairs: Iterable[tuple[int, str]]) -> LabelNames:
+    return _named(source, ((label, name, (None, None, None)) for label, name in pairs))
+
+
+def _named(source: str, described: Iterable[tuple[int, str, Codes]]) -> LabelNames:
+    names = LabelNames()
+    for label, name, codes in described:
         if label == 0 or name.strip().lower() in _BACKGROUND:
             continue
         if not 0 < label <= LARGEST_LABEL:
             raise InputError(f"{source} names a label that cannot be one", received=label)
         if label in names:
             raise InputError(f"{source} names a label twice", received=label, hint="Correct its table.")
-        known = structure_of(checked_label(name.strip()), None, None, None)
+        known = structure_of(checked_label(name.strip()), *codes)
+        names.notes += renamed_notes(name, known)
         names[label] = unique_name(known, dict.fromkeys(names.values()))
     return names

@@ -14,7 +14,7 @@ from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.geometry import canonicalise
 from ctai_sam2.image.label_values import as_labels, soft_edge_problem
 from ctai_sam2.io.grids import Grid, grid_of, mask_from_canonical, overlap_of, same_places
-from ctai_sam2.io.label_tables import names_in_nifti, names_in_segments
+from ctai_sam2.io.label_tables import LabelNames, names_in_nifti, names_in_segments
 from ctai_sam2.io.nifti_file import load_nifti
 from ctai_sam2.io.nrrd import NRRD_SUFFIXES, load_nrrd
 from ctai_sam2.types import CTSlice, CTVolume
@@ -91,7 +91,7 @@ def read_label_volume(path: str | os.PathLike[str], *, has_names: bool = False) 
         content = load_nrrd(path)
         stored, affine, is_placed = content.stored, content.affine, content.is_placed
         by_layer = names_in_segments(content.fields, path.name)
-        names = tuple(by_layer.get(layer, {}) for layer in range(len(stored)))
+        names = tuple(by_layer.get(layer, LabelNames()) for layer in range(len(stored)))
     else:
         nifti = load_nifti(path)
         values = nifti.stored

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start, surplus_warnings
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible
 
@@ -50,6 +51,7 @@ def load_nifti(path: Path) -> StoredVolume:
     GeometryError
         If its affine is singular, or the two orientations of its header contradict each other.
     """
+    require_file(path)
     try:
         header_path, image_path = _pair_of(path)
         raw_header = _read(header_path)
@@ -73,8 +75,6 @@ def load_nifti(path: Path) -> StoredVolume:
         affine, is_placed, found = _affine_lps(name, header, image_class)
     except CtaiError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except OSError as error:
         cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
         raise InputError(

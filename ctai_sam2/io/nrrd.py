@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import bunzip2, gunzip, surplus_warnings
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible, to_ct_volume
 from ctai_sam2.types import CTVolume
 
@@ -165,11 +166,10 @@ def load_nrrd(path: Path) -> NrrdContent:
 
 
 def _read(path: Path) -> bytes:
+    require_file(path)
     try:
         with path.open("rb") as file:
             return file.read()
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except OSError as error:
         cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
         raise InputError(

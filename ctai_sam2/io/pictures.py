@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
 
@@ -146,6 +147,8 @@ def open_picture(
     """
     from PIL import Image
 
+    if isinstance(path, Path):
+        require_file(path)
     try:
         with (
             quiet("PIL"),
@@ -167,8 +170,6 @@ def open_picture(
         raise
     except Image.DecompressionBombError as error:
         raise InputError(f"{path.name} is larger than a CT slice can be") from error
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except PermissionError as error:
         raise InputError(
             f"{path.name} cannot be opened: permission denied", hint="Check its permissions."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.array_archive import unpack_arrays
 from ctai_sam2.io.dicom_pixels import AIR_HU
+from ctai_sam2.io.folders import require_file
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
 _MASK_PREFIX = "mask_"
@@ -62,8 +63,7 @@ def read_case_npz(path: str | os.PathLike[str]) -> ReferenceCase:
         If no CT has this spacing.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    require_file(path)
     try:
         arrays, _ = unpack_arrays(path)
     except DamagedFile as error:
@@ -122,7 +122,7 @@ def _meta_of(path: Path, value: NDArray[Any] | None) -> dict[str, Any]:
     if value is None:
         return {}
     try:
-        meta = json.loads(str(value))
+        meta = parse_json(str(value))
     except ValueError as error:
         raise InputError(f"the notes in {path.name} are not JSON") from error
     return meta if isinstance(meta, dict) else {}

@@ -16,6 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.io.folders import require_file
 
 _FORMULA = "=+-@＝＋－＠"
 _LITERAL = "\\u005cu"
@@ -154,10 +155,9 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, 
         If the file is missing, is no table in UTF-8, or a row has more cells than the header.
     """
     path = Path(path)
+    require_file(path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"there is no file {path.name}", hint="Check the path.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error
     except OSError as error:

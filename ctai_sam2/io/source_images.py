@@ -16,8 +16,10 @@ from ctai_sam2.geometry import affine_from_dicom
 from ctai_sam2.io.dicom_groups import SAME_PLACE_MM, projections
 from ctai_sam2.io.dicom_headers import CT_IMAGE, FrameHeader, damaged, looks_like_dicom
 from ctai_sam2.io.dicom_series import Series
+from ctai_sam2.io.dicom_text import shown_maker, valid_uid
 from ctai_sam2.io.dicom_values import value_of
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
+from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.study import find_series
@@ -63,7 +65,14 @@ _GEOMETRY_KEYWORDS = (
     "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )
-_TEXT_KEYWORDS = ("PatientName", "PatientID", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+_TEXT_KEYWORDS = (
+    *("PatientName", "PatientID", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+    "PositionReferenceIndicator",
+)
+_UID_KEYWORDS = (
+    *("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"),
+    *("SOPClassUID", "SOPInstanceUID"),
+)
 _EMPTIED_KEYWORDS = (
     "PatientBirthDate",
     "StudyDate",
@@ -71,6 +80,7 @@ _EMPTIED_KEYWORDS = (
     "StudyID",
     "AccessionNumber",
     "ReferringPhysicianName",
+    "PositionReferenceIndicator",
 )
 
 
@@ -238,18 +248,25 @@ def read_source_dataset(frame: FrameHeader) -> Any:
                 force=True,
                 specific_tags=[*_IDENTITY_KEYWORDS, *_GEOMETRY_KEYWORDS],
             )
-            stated = bool(dataset.get("FrameOfReferenceUID")) and bool(dataset.get("StudyInstanceUID"))
+            uids = {keyword: dataset.get(keyword) for keyword in _UID_KEYWORDS}
+            maker = shown_maker(str(dataset.get("Manufacturer") or ""))
+            sex = str(dataset.get("PatientSex") or "").strip().upper()
     except Exception as error:  # pydicom raises whatever its parser stumbles over
         raise damaged(frame.path, f"its header cannot be parsed ({type(error).__name__})") from error
-    if not stated:
+    if any(uid and not valid_uid(uid) for uid in uids.values()):
+        # A damaged element may hold what stood behind it; nothing could refer to it anyway.
+        raise damaged(frame.path, "one of its UIDs is none")
+    if not (uids["FrameOfReferenceUID"] and uids["StudyInstanceUID"]):
         raise DicomError(
             f"{frame.path.name} states no study or no frame of reference, so nothing can refer to it",
             hint="Export the images again from the PACS, or export the masks to NIfTI.",
         )
     _to_unicode(dataset)
+    dataset.Manufacturer = maker or ""
+    dataset.PatientSex = sex if sex in ("M", "F", "O") else ""
     if "SOPClassUID" not in dataset:
         dataset.SOPClassUID = dataset.file_meta.get("MediaStorageSOPClassUID", CT_IMAGE)
-    for keyword in ("PatientName", "PatientID", "PatientSex", *_EMPTIED_KEYWORDS):
+    for keyword in ("PatientName", "PatientID", *_EMPTIED_KEYWORDS):
         if keyword not in dataset:
             setattr(dataset, keyword, "")
     return dataset
@@ -315,8 +332,7 @@ def read_derived(path: Path, classes: Collection[str], what: str, *, only_class:
     """
     from pydicom import dcmread
 
-    if not path.is_file():
-        raise InputError(f"there is no file {path.name}", hint="Check the path.")
+    require_file(path)
     if not looks_like_dicom(path):
         raise DicomError(f"{path.name} is not a DICOM file", hint=f"Give {what}.")
     try:

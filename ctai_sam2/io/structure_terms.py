@@ -179,6 +179,17 @@ def structure_of(label: str, type_code: str | None, side_code: str | None, regio
     return label.strip()
 
 
+def renamed_notes(label: str, name: str) -> list[str]:
+    """Say that a label was read as another name; nothing where it is the same.
+
+    Examples
+    --------
+    >>> renamed_notes("Left psoas", "psoas_left"), renamed_notes("muscle", "muscle")
+    (['Left psoas was read as psoas_left'], [])
+    """
+    return [] if label.strip() == name else [f"{label.strip()} was read as {name}"]
+
+
 def known_by_other_name(label: str) -> str | None:
     """Return our name of a structure that other programs call by this label; None where there is none.
 

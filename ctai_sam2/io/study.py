@@ -403,6 +403,8 @@ def _require_there(path: Path) -> None:
         there = False
     if not there:
         raise InputError(f"there is nothing at {path.name or path}", hint="Check the path.")
+    if not (path.is_dir() or path.is_file()):
+        raise InputError(f"{path.name} is neither a file nor a folder", hint="Check the path.")
 
 
 def _refuse_other_kinds(path: Path) -> None:

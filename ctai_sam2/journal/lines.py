@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ctai_sam2.errors import InputError, RecordError
+from ctai_sam2.io.json_text import parse_json
 
 FORMAT = "ctai_sam2 annotation record"
 VERSION = 1
@@ -106,14 +107,14 @@ def _decode(
     line: bytes, number: int, check_before: str, *, skip_bytes: int
 ) -> tuple[dict[str, Any], str] | None:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
         body = json.dumps(value["event"], sort_keys=True, separators=(",", ":"), allow_nan=False)
         fits = (
             value["n"] == number
             and value.get("skip", 0) == skip_bytes
             and value["check"] == _check(number, body, check_before, skip_bytes)
         )
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     if not fits or not isinstance(value["event"], dict):
         return None

@@ -7,10 +7,12 @@ the contrast phase it was found with. Research use: a label is no diagnosis.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, cast, get_args
+from importlib import resources
+from typing import Literal, TypeAlias, get_args
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.definitions import require_identity
@@ -97,79 +99,17 @@ class CutoffTable:
         return any(line.quantity == quantity for line in self.cutoffs)
 
 
-def _by_sex(**low_below: tuple[float, float]) -> tuple[Cutoff, ...]:
-    """Lines for men and women, by quantity."""
-    lines: list[Cutoff] = []
-    for quantity, (men, women) in low_below.items():
-        lines.append(Cutoff(quantity=cast(Quantity, quantity), sex="M", low_below=men))
-        lines.append(Cutoff(quantity=cast(Quantity, quantity), sex="F", low_below=women))
-    return tuple(lines)
+def _read_tables() -> dict[str, CutoffTable]:
+    """Read the tables that ship with the package; each line there has the fields of `Cutoff`."""
+    content = json.loads(resources.files(__package__).joinpath("cutoffs.json").read_text(encoding="utf-8"))
+    tables = [
+        CutoffTable(**{**entry, "cutoffs": tuple(Cutoff(**line) for line in entry["cutoffs"])})
+        for entry in content
+    ]
+    return {table.name: table for table in tables}
 
 
-CUTOFF_TABLES: Mapping[str, CutoffTable] = {
-    table.name: table
-    for table in (
-        CutoffTable(
-            name="prado-2008",
-            version="1",
-            source="Prado et al., Lancet Oncol 9 (2008) 629-635: obese patients with solid tumours",
-            cutoffs=_by_sex(smi_cm2_m2=(52.4, 38.5)),
-        ),
-        CutoffTable(
-            name="martin-2013",
-            version="1",
-            source="Martin et al., J Clin Oncol 31 (2013) 1539-1547: lung or gastrointestinal cancer",
-            cutoffs=(
-                Cutoff(quantity="smi_cm2_m2", sex="F", low_below=41),
-                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=43, bmi_below=25),
-                Cutoff(quantity="smi_cm2_m2", sex="M", low_below=53, bmi_from=25),
-                Cutoff(quantity="smd_hu", low_below=41, bmi_below=25),
-                Cutoff(quantity="smd_hu", low_below=33, bmi_from=25),
-            ),
-        ),
-        CutoffTable(
-            name="derstine-2018",
-            version="1",
-            source="Derstine et al., Sci Rep 8 (2018) 11369: mean - 2 SD of kidney donors, unenhanced",
-            checked="against the abstract of the paper",
-            cutoffs=_by_sex(sma_cm2=(144.3, 92.2), smi_cm2_m2=(45.4, 34.4), smd_hu=(38.5, 34.3)),
-        ),
-        CutoffTable(
-            name="van-der-werf-2018",
-            version="1",
-            source="van der Werf et al., Eur J Clin Nutr 72 (2018) 288-296: 5th percentile of 420 potential "
-            "kidney donors, the Netherlands",
-            checked="against the abstract of the paper",
-            cutoffs=_by_sex(sma_cm2=(134.0, 89.2), smi_cm2_m2=(41.6, 32.0), smd_hu=(29.3, 22.0)),
-        ),
-        CutoffTable(
-            name="yoon-2021",
-            version="1",
-            source="Yoon et al. (2021), Reference values for skeletal muscle mass at the third lumbar "
-            "vertebral level measured by computed tomography in a healthy Korean population: mean - 2 SD of "
-            "659 liver donors",
-            checked="against the abstract of the paper",
-            cutoffs=_by_sex(sma_cm2=(117.04, 71.39), smi_cm2_m2=(39.33, 27.77)),
-        ),
-        CutoffTable(
-            name="korea-2021",
-            version="1",
-            source="Reference data and T-scores of lumbar skeletal muscle area in a healthy "
-            "Korean population, J Gerontol A 76 (2021), doi:10.1093/gerona/glaa065: T-score < -2 "
-            "among 11,845 adults",
-            checked="against the abstract of the paper",
-            cutoffs=_by_sex(sma_cm2=(119.3, 74.2), smi_cm2_m2=(39.8, 28.4)),
-        ),
-        CutoffTable(
-            name="hamaguchi-2016",
-            version="1",
-            source="Hamaguchi et al., Nutrition 32 (2016) 1200-1205: mean - 2 SD of Japanese liver donors "
-            "under 50 years, unenhanced; psoas muscle index",
-            checked="against the abstract of the paper",
-            cutoffs=_by_sex(pmi_cm2_m2=(6.36, 3.92)),
-        ),
-    )
-}
+CUTOFF_TABLES: Mapping[str, CutoffTable] = _read_tables()
 """Published cut-offs by name. Each belongs to its population and its acquisition."""
 
 

@@ -8,19 +8,20 @@ each row of a table, and the object itself, as JSON, next to it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.errors import InputError
+from ctai_sam2.io.atomic import write_text
+from ctai_sam2.io.folders import require_file
+from ctai_sam2.io.json_text import parse_json
 
 DensityRule: TypeAlias = Literal["original", "fixed"]
 Tissue: TypeAlias = Literal["muscle", "imat", "sat", "vat"]
@@ -195,7 +196,7 @@ class TissueDefinitions:
             used, or the hash does not match.
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text, unique_keys=True)
         except ValueError as error:
             raise InputError("tissue definitions must be JSON text") from error
         if not isinstance(content, dict):
@@ -266,8 +267,9 @@ def load_definitions(name_or_path: str | os.PathLike[str]) -> TissueDefinitions:
         return TISSUE_DEFINITIONS[name_or_path]
     path = Path(name_or_path)
     try:
+        require_file(path)
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, InputError) as error:
         raise InputError(
             "no tissue definitions of this name, and no readable file either",
             received=path.name,
@@ -284,26 +286,7 @@ def save_definitions(definitions: TissueDefinitions, path: str | os.PathLike[str
     StorageError
         If the file cannot be written.
     """
-    target = Path(path)
-    temporary: Path | None = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=target.parent, prefix=".definitions-", delete=False
-        ) as stream:
-            temporary = Path(stream.name)
-            stream.write(definitions.to_json() + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except OSError as error:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        raise StorageError(
-            f"tissue definitions could not be written to {target.name}",
-            received=error.strerror or type(error).__name__,
-            hint="Check that the folder exists, is writable and has space.",
-        ) from error
+    write_text(path, definitions.to_json() + "\n")
 
 
 def _range_from_json(value: Any, tissue: str) -> HuRange:

@@ -7,10 +7,11 @@ of a table's range of age, and at another level than its own, nothing is given. 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
+from importlib import resources
 from statistics import NormalDist
 from typing import Literal, TypeAlias
 
@@ -148,111 +149,17 @@ class ReferenceComparison:
         return None if self.percentile is None else self.percentile < 5.0
 
 
-def _by_age(
-    quantity: Quantity,
-    sex: Sex,
-    ages: tuple[float, ...],
-    *,
-    n: tuple[int, ...] | None = None,
-    mean: tuple[float, ...] | None = None,
-    sd: tuple[float, ...] | None = None,
-    p5: tuple[float, ...] | None = None,
-) -> tuple[ReferenceGroup, ...]:
-    """One group for each pair of neighbouring ages."""
-
-    def at(values: tuple[float, ...] | None, index: int) -> float | None:
-        return None if values is None else values[index]
-
-    return tuple(
-        ReferenceGroup(
-            quantity=quantity,
-            sex=sex,
-            age_from=low,
-            age_below=high,
-            n=None if n is None else n[index],
-            mean=at(mean, index),
-            sd=at(sd, index),
-            p5=at(p5, index),
-        )
-        for index, (low, high) in enumerate(pairwise(ages))
-    )
+def _read_tables() -> dict[str, ReferenceTable]:
+    """Read the tables that ship with the package; each line there has the fields of `ReferenceGroup`."""
+    path = resources.files(__package__).joinpath("reference_values.json")
+    tables = [
+        ReferenceTable(**{**entry, "groups": tuple(ReferenceGroup(**line) for line in entry["groups"])})
+        for entry in json.loads(path.read_text(encoding="utf-8"))
+    ]
+    return {table.name: table for table in tables}
 
 
-_FRAMINGHAM_AGES = (33.0, 45.0, 55.0, 65.0, 75.0, 93.0)
-_FRAMINGHAM_N = (279, 588, 500, 321, 171)
-_DECADES = (20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
-
-REFERENCE_TABLES: Mapping[str, ReferenceTable] = {
-    table.name: table
-    for table in (
-        ReferenceTable(
-            name="framingham-2024",
-            version="1",
-            source="Muscle reference values from thoracic and abdominal CT for sarcopenia assessment: the "
-            "Framingham Heart Study, Invest Radiol 59 (2024) 259-270, doi:10.1097/RLI.0000000000001012, "
-            "table 2",
-            population="community, United States; CT of 2002 to 2011; women of 33 to 92 years",
-            checked="women: against table 2 of the paper; men: table not to be had, so they are left out",
-            groups=(
-                *_by_age(
-                    "sma_cm2",
-                    "F",
-                    _FRAMINGHAM_AGES,
-                    n=_FRAMINGHAM_N,
-                    mean=(120.9, 119.5, 110.6, 104.5, 99.5),
-                    sd=(18.4, 18.5, 16.3, 15.8, 16.0),
-                ),
-                *_by_age(
-                    "smi_cm2_m2",
-                    "F",
-                    _FRAMINGHAM_AGES,
-                    n=_FRAMINGHAM_N,
-                    mean=(48.2, 48.0, 45.8, 44.3, 43.5),
-                    sd=(7.1, 7.2, 6.8, 6.5, 6.7),
-                ),
-                *_by_age(
-                    "smd_hu",
-                    "F",
-                    _FRAMINGHAM_AGES,
-                    n=_FRAMINGHAM_N,
-                    mean=(42.6, 38.1, 33.4, 29.3, 25.2),
-                    sd=(5.5, 7.2, 6.8, 6.6, 6.8),
-                ),
-            ),
-        ),
-        ReferenceTable(
-            name="van-der-werf-2018",
-            version="1",
-            source="van der Werf et al., Eur J Clin Nutr 72 (2018) 288-296, "
-            "doi:10.1038/s41430-017-0034-5, table 3",
-            population="420 potential kidney donors of 20 to 82 years, the Netherlands; predicted 5th "
-            "percentile for all BMIs",
-            checked="against table 3 of the paper; attenuation from 70 years on not to be had, so left out",
-            groups=(
-                *_by_age("sma_cm2", "M", _DECADES, p5=(153.0, 146.1, 139.0, 131.8, 124.5, 116.9)),
-                *_by_age("sma_cm2", "F", _DECADES, p5=(111.2, 104.9, 98.3, 91.5, 84.5, 77.3)),
-                *_by_age("smi_cm2_m2", "M", _DECADES, p5=(44.9, 43.4, 41.8, 40.2, 38.6, 36.9)),
-                *_by_age("smi_cm2_m2", "F", _DECADES, p5=(36.7, 35.3, 33.9, 32.3, 30.7, 28.9)),
-                *_by_age("smd_hu", "M", _DECADES[:-1], p5=(35.5, 33.5, 31.4, 29.4, 27.3)),
-                *_by_age("smd_hu", "F", _DECADES[:-1], p5=(34.6, 31.1, 27.5, 23.9, 20.2)),
-            ),
-        ),
-        ReferenceTable(
-            name="yoon-2021",
-            version="1",
-            source="Yoon et al., Reference values for skeletal muscle mass at the third lumbar vertebral "
-            "level measured by computed tomography in a healthy Korean population (2021)",
-            population="659 liver donors (408 men) of 20 to 60 years, Korea; 5th percentile",
-            checked="against the abstract of the paper",
-            groups=(
-                *_by_age("sma_cm2", "M", (20.0, 61.0), n=(408,), p5=(126.88,)),
-                *_by_age("sma_cm2", "F", (20.0, 61.0), n=(251,), p5=(78.85,)),
-                *_by_age("smi_cm2_m2", "M", (20.0, 61.0), n=(408,), p5=(40.96,)),
-                *_by_age("smi_cm2_m2", "F", (20.0, 61.0), n=(251,), p5=(30.60,)),
-            ),
-        ),
-    )
-}
+REFERENCE_TABLES: Mapping[str, ReferenceTable] = _read_tables()
 """Published reference values by name."""
 
 DEFAULT_REFERENCE = "framingham-2024"

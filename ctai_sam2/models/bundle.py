@@ -19,7 +19,8 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctai_sam2.errors import InputError, StorageError, WeightsError
-from ctai_sam2.models.registry import Checkpoint, ModelStore, digest_record, require_digest
+from ctai_sam2.io.atomic import atomic_write
+from ctai_sam2.models.registry import Checkpoint, ModelStore, put_checkpoint, require_digest
 
 _MANIFEST = "manifest.json"
 _FORMAT = "ctai-sam2-models/1"
@@ -101,19 +102,13 @@ def export_bundle(names: Iterable[str], store: ModelStore, target: str | Path) -
                 "source": checkpoint.source,
             }
         )
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED, allowZip64=True) as bundle:
-            bundle.writestr(_MANIFEST, json.dumps({"format": _FORMAT, "files": entries}, indent=2))
-            for checkpoint in chosen:
-                bundle.write(store.path_of(checkpoint), checkpoint.file_name)
-        os.replace(part, target)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise StorageError(
-            f"the bundle {target.name} cannot be written", received=error.strerror or type(error).__name__
-        ) from error
+    with (
+        atomic_write(target) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as bundle,
+    ):
+        bundle.writestr(_MANIFEST, json.dumps({"format": _FORMAT, "files": entries}, indent=2))
+        for checkpoint in chosen:
+            bundle.write(store.path_of(checkpoint), checkpoint.file_name)
     return target
 
 
@@ -157,10 +152,7 @@ def import_bundle(source: str | Path, store: ModelStore) -> list[str]:
                 require_digest(actual, checkpoint.sha256 or digest, checkpoint.name)
                 arrived.append((checkpoint, digest, path))
             for checkpoint, digest, path in arrived:
-                place = store.path_of(checkpoint)
-                os.replace(path, place)
-                if checkpoint.sha256 is None:
-                    digest_record(place).write_text(f"{digest}  {place.name}\n", encoding="ascii")
+                put_checkpoint(path, store.path_of(checkpoint), None if checkpoint.sha256 else digest)
     except _DAMAGE as error:
         raise WeightsError(
             f"{source.name} is damaged or no bundle of checkpoints", hint="Copy it again."
@@ -222,4 +214,6 @@ def _copy(packed: Any, file: BinaryIO, size_bytes: int) -> str:
         digest.update(piece)
         file.write(piece)
         left -= len(piece)
+    file.flush()
+    os.fsync(file.fileno())
     return digest.hexdigest()

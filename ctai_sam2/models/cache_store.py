@@ -28,6 +28,7 @@ from joblib._store_backends import CacheItemInfo, FileSystemStoreBackend
 from pydantic import FiniteFloat, ValidationError
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.models import wire
 from ctai_sam2.models.cache_key import CacheKey
 from ctai_sam2.models.messages import MessageBody, PredictionBody, WindowBody
@@ -232,13 +233,13 @@ def _read_bounded(path: Path) -> bytes:
 def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(1 << 16))
+            found = parse_json(file.read(1 << 16))
         written_at = float(found["time"])
         if not math.isfinite(written_at):
             raise ValueError("not a time")
     except FileNotFoundError:
         return {}  # another process has not finished writing
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         logger.warning(
             "the note to an entry of the prediction cache is damaged (%s): computed again",
             type(error).__name__,

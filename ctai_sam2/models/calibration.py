@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError, WeightsError
+from ctai_sam2.io.json_text import parse_json
 
 GOOD_DICE = 0.85
 """Dice from which on a mask counts as good: about what two readers reach on the psoas."""
@@ -70,7 +71,7 @@ class Calibration:
             If it is something else.
         """
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             return cls(gain=float(values["gain"]), bias=float(values["bias"]))
         except (ValueError, KeyError, TypeError, InputError) as error:
             raise WeightsError("the weights file's calibration cannot be read") from error

@@ -26,8 +26,9 @@ from ctai_sam2.errors import InputError, StorageError, WeightsError, WeightsMiss
 from ctai_sam2.models.registry import (
     Checkpoint,
     ModelStore,
-    digest_record,
     hash_file,
+    put_checkpoint,
+    record_digest,
     require_digest,
     require_sha256,
 )
@@ -97,7 +98,8 @@ def download_checkpoint(
     target = store.make_folder() / checkpoint.file_name
     with _storage_errors(target.name):
         if target.is_file() and hash_file(target) == expected:
-            _record_digest(checkpoint, target, expected)
+            if checkpoint.sha256 is None:
+                record_digest(target, expected)
             return target
     _require_authorities()
     url = f"{mirror_url.rstrip('/')}/{checkpoint.file_name}" if mirror_url else checkpoint.url
@@ -106,13 +108,12 @@ def download_checkpoint(
         target,
         sha256=expected,
         size_bytes=checkpoint.size_bytes,
+        keeps_digest=checkpoint.sha256 is None,
         progress=progress,
         timeout_s=timeout_s,
         attempts=attempts,
         sleep=sleep,
     )
-    with _storage_errors(target.name):
-        _record_digest(checkpoint, target, expected)
     logger.info("downloaded and verified %s", name)
     return target
 
@@ -123,12 +124,16 @@ def fetch_file(
     *,
     sha256: str,
     size_bytes: int | None = None,
+    keeps_digest: bool = False,
     progress: Progress | None = None,
     timeout_s: tuple[float, float] = (10.0, 60.0),
     attempts: int = 3,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Fetch one file of known digest; parameters and errors as `download_checkpoint`'s."""
+    """Fetch one file of known digest, which is stored next to it if ``keeps_digest``.
+
+    Other parameters and errors are those of `download_checkpoint`.
+    """
     # The digest in the name keeps the rest of another version from being continued.
     part = target.with_name(f"{target.name}.{sha256[:8]}.part")
     for attempt in range(1, attempts + 1):
@@ -152,7 +157,7 @@ def fetch_file(
         except WeightsError:
             part.unlink()
             raise
-        os.replace(part, target)
+        put_checkpoint(part, target, sha256 if keeps_digest else None)
 
 
 class _Interrupted(Exception):
@@ -279,11 +284,6 @@ def _require_authorities() -> None:
 def _require_space(part: Path, total: int | None, have: int) -> None:
     if total is not None and total - have > shutil.disk_usage(part.parent).free:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _record_digest(checkpoint: Checkpoint, target: Path, sha256: str) -> None:
-    if checkpoint.sha256 is None:
-        digest_record(target).write_text(f"{sha256}  {target.name}\n", encoding="ascii")
 
 
 @contextmanager

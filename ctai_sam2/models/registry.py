@@ -6,7 +6,7 @@ Nothing here touches the network; `ctai_sam2.models.download` does, on request.
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import threading
 from collections.abc import Iterable
@@ -19,6 +19,8 @@ from typing import Any
 import platformdirs
 
 from ctai_sam2.errors import InputError, StorageError, WeightsError, WeightsMissing
+from ctai_sam2.io.atomic import write_text
+from ctai_sam2.io.json_text import parse_json
 
 EMBEDDED = "sam2-ct-nano"
 """Name of the model that ships with the package."""
@@ -231,7 +233,16 @@ class ModelStore:
         if checkpoint.sha256 is not None:
             return checkpoint.sha256
         record = digest_record(self.path_of(checkpoint))
-        return require_sha256(record.read_text(encoding="ascii")[:64]) if record.is_file() else None
+        if not record.is_file():
+            return None
+        try:
+            text = record.read_text(encoding="ascii", errors="replace")
+            return require_sha256(text[:64])
+        except (OSError, InputError) as error:
+            raise WeightsError(
+                f"the stored SHA-256 of {checkpoint.name} cannot be read",
+                hint="Download or import the checkpoint again.",
+            ) from error
 
     def digest(self, path: Path) -> str:
         """SHA-256 of a file as hex; read once, and again only if size or time of change differ.
@@ -357,6 +368,35 @@ def digest_record(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
 
 
+def record_digest(path: Path, sha256: str) -> None:
+    """Store the digest of a file next to it.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be written.
+    """
+    write_text(digest_record(path), f"{sha256}  {path.name}\n")
+
+
+def put_checkpoint(source: Path, target: Path, sha256: str | None) -> None:
+    """Move a complete, verified file to a checkpoint's place; store its digest unless that is None.
+
+    Wherever this is interrupted, no digest stands next to a file that has another one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be moved.
+    StorageError
+        If the digest cannot be written.
+    """
+    digest_record(target).unlink(missing_ok=True)
+    os.replace(source, target)
+    if sha256 is not None:
+        record_digest(target, sha256)
+
+
 def embedded_folder() -> Path:
     """Return the package's folder of embedded weights."""
     return Path(str(resources.files("ctai_sam2.models"))) / "embedded"
@@ -375,7 +415,7 @@ def embedded_card() -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path.name} of the embedded model cannot be read", hint="Install again."

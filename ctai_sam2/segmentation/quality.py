@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +16,7 @@ import numpy as np
 
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.image.distances import depth_of
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.segmentation.compartments import Compartments
 from ctai_sam2.types import Mask
 
@@ -246,7 +246,7 @@ def read_trust(text: str) -> dict[str, Trust]:
         If the text is something else.
     """
     try:
-        return {str(kind): Trust(**values) for kind, values in json.loads(text)["curves"].items()}
+        return {str(kind): Trust(**values) for kind, values in parse_json(text)["curves"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError("the curves of confidence cannot be read", received="trust.json") from error
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.image.plausibility import require_measurable_volume, require_region
+from ctai_sam2.image.plausibility import require_measurable_slice, require_measurable_volume, require_region
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -117,6 +117,7 @@ def robustness(
     seed: int = 0,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
+    any_region: bool = False,
 ) -> Robustness:
     """Segment a structure with jittered prompts and report how much area and mask change.
 
@@ -142,11 +143,14 @@ def robustness(
         Decides the jitter.
     window, definitions
         As in `segment_structure`.
+    any_region : bool
+        Go on where an axial slice shows something other than an abdomen.
 
     Raises
     ------
     AnatomyNotFound
-        If there is no prompt and the anatomy to make one from is not visible.
+        If there is no prompt and the anatomy to make one from is not visible, or the slice shows another
+        part of the body.
     InputError
         If a number is out of range, or a structure is missing or has no model behind it.
     SegmenterError
@@ -166,6 +170,10 @@ def robustness(
     wanted = structure if isinstance(prompt, Prompt) else prompt
     if wanted is None:
         raise InputError("a prompt of one's own needs a structure", hint='Give structure="psoas_left".')
+    if wanted != "l3":
+        require_axial(ct_slice)
+        require_measurable_slice(ct_slice)
+        require_region(ct_slice, prompted=isinstance(prompt, Prompt), any_region=any_region)
     start, central, predict = _open(ct_slice, prompt, wanted, segmenter, window, definitions)
     rng = np.random.default_rng(seed)
     masks: list[Mask] = []
@@ -354,7 +362,6 @@ def _open(
             return segment_l3_by_user(ct_slice, segmenter, one, window).mask
 
     else:
-        require_axial(ct_slice)
         session = AxialSession.open(ct_slice, segmenter, window=window, definitions=definitions)
         own = prompt if isinstance(prompt, Prompt) else None
         central = session.segment(wanted, prompt=own)
@@ -387,7 +394,11 @@ def _measure(
 ) -> tuple[float, float | None]:
     """Area in cm² and mean HU as the table has them."""
     row = measure_slice(
-        ct_slice.hu, {result.structure: result.mask}, ct_slice.spacing_mm, definitions=definitions
+        ct_slice.hu,
+        {result.structure: result.mask},
+        ct_slice.spacing_mm,
+        definitions=definitions,
+        any_region=True,
     )
     column = "combo" if result.structure == "muscle" else result.structure
     area, hu = row[f"{column}_area_mm2"], row[f"{column}_hu_mean"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 from ctai_sam2.editor import Controller, Document, Message, View
 from ctai_sam2.errors import CtaiError, InputError, StorageError
 from ctai_sam2.io.atomic import write_json
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.models import Segmenter
 from ctai_sam2.types import CTSlice, CTVolume, Window
@@ -176,7 +176,7 @@ def read_view(path: Path, document: Document) -> None:
     """Take up how the reader looked at cases the last time; what is not there or unusable stays as it is."""
     view, profile = document.view, document.profile
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = parse_json(path.read_text(encoding="utf-8"))
         changes = {name: kept[name] for name in _KEPT}
         changes["window"] = Window(level=float(kept["window"][0]), width=float(kept["window"][1]))
         if changes["tool"] not in profile.tools or changes["active"] not in document.labels:

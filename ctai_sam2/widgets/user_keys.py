@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import platformdirs
@@ -10,6 +9,7 @@ import platformdirs
 from ctai_sam2.editor.keys import KeyMap
 from ctai_sam2.errors import StorageError
 from ctai_sam2.io.atomic import write_json
+from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.settings import Settings
 
 
@@ -22,7 +22,7 @@ def keys_path() -> Path:
 def read_keys() -> KeyMap:
     """Read the user's keys; those of the table where there is no file or it cannot be used."""
     try:
-        return KeyMap.from_json(json.loads(keys_path().read_text(encoding="utf-8")))
+        return KeyMap.from_json(parse_json(keys_path().read_text(encoding="utf-8"), unique_keys=True))
     except (OSError, ValueError):
         return KeyMap()
 

@@ -550,7 +550,7 @@ def dicom_series() -> Iterator[ImageCase]:
     for apart in (0.01, 0.5, 1.0):
         yield ImageCase(
             name=f"two stacks {apart} mm apart, by nothing", write=two_stacks(lambda _: {}, apart),
-            read=read_study, error=GeometryError, words="two stacks lie within each other",
+            read=read_study, error=GeometryError, words="stacks lie within each other",
         )  # fmt: skip
     yield ImageCase(
         name="two stacks at one place, by nothing", write=two_stacks(lambda _: {}, 0.0), read=read_study,

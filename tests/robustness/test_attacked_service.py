@@ -105,6 +105,8 @@ def test_a_client_that_hangs_up_ends_its_decoding() -> None:
     with serving(FakeSegmenter(), service_settings(decode_timeout=300, decode_workers=1)) as url:
         gone = raw(url, head(f"/v1/images/{wire.digest_of(data)}", Content_Length=len(data)) + data)
         wait_for(lambda: gauge(url, "ctai_queue_waiting") == 1)
+        assert requests.get(f"{url}/health", timeout=WAIT_S).status_code == 200
+        assert gauge(url, "ctai_queue_waiting") == 1, "the health waited for the picture"
         gone.close()
         wait_for(lambda: gauge(url, "ctai_dropped_total") == 1)
         target = io.BytesIO()

@@ -46,9 +46,17 @@ def url() -> Iterator[str]:
 SMALL = np.arange(256, dtype=np.int16).reshape(16, 16)
 
 
-def ct_of_somebody(stored: np.ndarray[Any, Any] = SMALL) -> bytes:
-    """Return a CT image that names somebody wherever its header has room for text."""
-    dataset = ct_dataset(stored, PixelSpacing=[400 / len(stored)] * 2)
+def ct_of_somebody(stored: np.ndarray[Any, Any] = SMALL, number: int = 1) -> bytes:
+    """Return a CT image of a series that names somebody wherever its header has room for text."""
+    dataset = ct_dataset(
+        stored,
+        PixelSpacing=[400 / len(stored)] * 2,
+        ImagePositionPatient=[-10, -20, 5 * number],
+        SOPInstanceUID=f"2.25.1{number}",
+        StudyInstanceUID="2.25.3",
+        FrameOfReferenceUID="2.25.4",
+        InstanceNumber=number,
+    )
     for keyword in ("PatientName", "ReferringPhysicianName", "OperatorsName", "PerformingPhysicianName"):
         setattr(dataset, keyword, NAME)
     for keyword in ("PatientID", "AccessionNumber", "StudyID", "OtherPatientIDs"):
@@ -56,7 +64,7 @@ def ct_of_somebody(stored: np.ndarray[Any, Any] = SMALL) -> bytes:
     for keyword in (
         *("InstitutionName", "InstitutionAddress", "StationName", "Manufacturer", "ManufacturerModelName"),
         *("StudyDescription", "SeriesDescription", "ProtocolName", "ConvolutionKernel", "ContrastBolusAgent"),
-        *("PatientComments", "ImageComments", "RequestedProcedureDescription"),
+        *("PatientComments", "ImageComments", "RequestedProcedureDescription", "PositionReferenceIndicator"),
     ):
         setattr(dataset, keyword, f"{NAME} {IDENTIFIER}"[:16] if keyword in _SHORT else NAME)
     code = Dataset()
@@ -97,8 +105,8 @@ def with_length(data: bytes, element: Element, length: int, value: bytes | None 
     return data[: element.value - len(packed)] + packed + rest
 
 
-def damaged_files(stored: np.ndarray[Any, Any] = SMALL) -> Iterator[bytes]:
-    data = ct_of_somebody(stored)
+def damaged_files(stored: np.ndarray[Any, Any] = SMALL, number: int = 1) -> Iterator[bytes]:
+    data = ct_of_somebody(stored, number)
     name = f"{NAME} ".encode()
     for element in elements_of(data):
         length = element.end - element.value

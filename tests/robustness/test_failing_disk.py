@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,14 @@ from ctai_sam2.errors import CtaiError, StorageError
 from ctai_sam2.models import CachedSegmenter
 from ctai_sam2.types import Prediction, Prompt
 from tests.fakes import FakeSegmenter, make_image
-from tests.robustness.failing_disk import FailingDisk, failing, files_end_at
+from tests.robustness.failing_disk import (
+    FailingDisk,
+    Stopped,
+    StoppingDisk,
+    SyncedDisk,
+    failing,
+    files_end_at,
+)
 from tests.robustness.writers import WRITERS, Writer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits of the system are set")
@@ -76,6 +84,31 @@ def test_wherever_the_disk_is_full(tmp_path: Path, name: str) -> None:
         with files_end_at(size):
             was_written = attempt(writer, folder)
         require_whole(writer, folder, was_written=was_written, has_old=True)
+
+
+@pytest.mark.parametrize("has_old", [False, True], ids=["new", "replacing"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_wherever_the_machine_stops(tmp_path: Path, name: str, has_old: bool) -> None:
+    writer = WRITERS[name]
+    for number in range(MOST_CALLS):
+        folder = begin(writer, tmp_path / str(number), has_old=has_old)
+        with failing(StoppingDisk(folder, number)) as disk, suppress(Stopped):
+            writer.write(folder, NEW)
+        require_whole(writer, folder, was_written=not disk.has_stopped, has_old=has_old)
+        if not disk.has_stopped:
+            assert number > 1
+            return
+        shutil.rmtree(folder)
+    raise AssertionError("there are more changes than are tried")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_takes_a_place_is_on_the_disk(tmp_path: Path, name: str) -> None:
+    writer = WRITERS[name]
+    with failing(SyncedDisk(tmp_path)) as disk:
+        for version in (OLD, NEW):
+            writer.write(tmp_path, version)
+    assert disk.moved_unsynced == []
 
 
 @pytest.mark.filterwarnings("ignore:Unable to write")  # joblib's, of a file for git

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import hashlib
+import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +22,15 @@ from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_cas
 from ctai_sam2.cohort.corrections import add_reading, read_correction
 from ctai_sam2.cohort.predictions import CasePredictions, read_predictions, write_predictions
 from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.errors import WeightsMissing
 from ctai_sam2.exchange import export_masks, import_masks
 from ctai_sam2.io import read_study, write_dicom_series, write_table_csv, write_volume_nifti
+from ctai_sam2.io.source_images import SourceImages, find_source_images
 from ctai_sam2.journal.annotation_journal import AnnotationJournal
 from ctai_sam2.measure.definitions import TISSUE_DEFINITIONS, load_definitions, save_definitions
+from ctai_sam2.models.bundle import export_bundle, import_bundle
+from ctai_sam2.models.download import download_checkpoint
+from ctai_sam2.models.registry import Checkpoint, ModelStore
 from ctai_sam2.types import CTVolume
 
 
@@ -123,6 +133,129 @@ def _read_export(name: str) -> Callable[[Path], int | None]:
     return read
 
 
+def _own_folder() -> Path:
+    """Make a folder that lives as long as this process."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@functools.cache
+def _rectangles() -> list[tuple[slice, slice]]:
+    """List all rectangles of a slice: a number that outlines keep exactly."""
+    rows, columns = small_volume().shape_zyx[1:]
+    spans = [[slice(a, b) for a in range(size) for b in range(a + 1, size + 1)] for size in (rows, columns)]
+    return [(row, column) for row in spans[0] for column in spans[1]]
+
+
+@functools.cache
+def _shown_series() -> tuple[CTVolume, SourceImages]:
+    """Make a series on disk that masks can refer to."""
+    folder = _own_folder()
+    write_dicom_series(folder, small_volume())
+    volume = read_study(folder)
+    assert isinstance(volume, CTVolume)
+    return volume, find_source_images(folder)
+
+
+def _write_dicom_masks(kind: str) -> Callable[[Path, int], object]:
+    def write(folder: Path, version: int) -> object:
+        volume, source = _shown_series()
+        mask = np.zeros(volume.shape_zyx, bool)
+        mask[(1, *_rectangles()[version])] = True
+        return export_masks({"muscle": mask}, volume, folder / "a.dcm", format=kind, source=source)
+
+    return write
+
+
+def _read_dicom_masks(folder: Path) -> int | None:
+    path = folder / "a.dcm"
+    if not path.exists():
+        return None
+    (mask,) = import_masks(path, _shown_series()[0]).values()
+    rows, columns = (np.flatnonzero(mask[1].any(axis=axis)) for axis in (1, 0))
+    return _rectangles().index((slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)))
+
+
+def _weights(version: int) -> bytes:
+    return b"%d;" % version * 99
+
+
+class _Mirror(BaseHTTPRequestHandler):
+    """Serves version n of the checkpoint under /n/."""
+
+    def do_GET(self) -> None:
+        content = _weights(int(self.path.split("/")[1]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@functools.cache
+def _mirror(_: int) -> str:
+    """Start a mirror for this process, which ends with it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def _store(folder: Path) -> ModelStore:
+    known = Checkpoint(
+        name="a", file_name="a.pt", config="sam2_ct_nano", licence="none", source="here", url="http://none/"
+    )
+    return ModelStore(folder / "models", checkpoints=[known])
+
+
+def _download(folder: Path, version: int) -> object:
+    digest = hashlib.sha256(_weights(version)).hexdigest()
+    mirror = f"{_mirror(os.getpid())}/{version}"
+    return download_checkpoint("a", _store(folder), sha256=digest, mirror_url=mirror, attempts=1)
+
+
+def _read_weights(folder: Path) -> int | None:
+    store = _store(folder)
+    try:
+        store.verify("a")
+    except WeightsMissing:
+        return None
+    content = store.locate("a").read_bytes()
+    version = int(content.partition(b";")[0])
+    assert content == _weights(version)
+    return version
+
+
+@functools.cache
+def _filled_store(version: int) -> ModelStore:
+    store = _store(_own_folder())
+    (store.make_folder() / "a.pt").write_bytes(_weights(version))
+    return store
+
+
+def _write_bundle(folder: Path, version: int) -> object:
+    return export_bundle(["a"], _filled_store(version), folder / "a.zip")
+
+
+@functools.cache
+def _bundle_of(version: int) -> Path:
+    return export_bundle(["a"], _filled_store(version), _own_folder() / "a.zip")
+
+
+def _import_bundle(folder: Path, version: int) -> object:
+    return import_bundle(_bundle_of(version), _store(folder))
+
+
+def _read_bundle(folder: Path) -> int | None:
+    if not (folder / "a.zip").exists():
+        return None
+    with tempfile.TemporaryDirectory() as elsewhere:
+        import_bundle(folder / "a.zip", _store(Path(elsewhere)))
+        return _read_weights(Path(elsewhere))
+
+
 def _write_series(folder: Path, version: int) -> None:
     shutil.rmtree(folder / f"s{version}", ignore_errors=True)
     write_dicom_series(folder / f"s{version}", small_volume())
@@ -193,6 +326,11 @@ WRITERS = {
     "COCO": Writer(write=_write_export("a.json"), read=_read_export("a.json")),
     "DICOM series": Writer(write=_write_series, read=_read_series),
     "volume": Writer(write=_write_volume, read=_read_volume),
+    "SEG": Writer(write=_write_dicom_masks("seg"), read=_read_dicom_masks),
+    "RTSTRUCT": Writer(write=_write_dicom_masks("rtstruct"), read=_read_dicom_masks),
+    "download": Writer(write=_download, read=_read_weights),
+    "bundle": Writer(write=_write_bundle, read=_read_bundle),
+    "unpacked bundle": Writer(write=_import_bundle, read=_read_weights),
     "definitions": Writer(write=_write_definitions, read=_read_definitions),
     "journal": Writer(write=_write_journal, read=_read_journal),
     "compacted journal": Writer(write=_compact_journal, read=_read_journal),

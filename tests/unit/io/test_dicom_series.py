@@ -360,10 +360,30 @@ def test_a_stack_with_one_large_gap_is_one_stack(tmp_path: Path, positions: tupl
     assert any("1 gap in the stack" in text for text in volume.warnings)
 
 
-@pytest.mark.parametrize("positions", [(0, 0.5, 5, 5.5, 10, 10.5), (0, 5, 10, 10.1, 15), (0, 0.1, 10, 10.1)])
+@pytest.mark.parametrize(
+    "positions",
+    [
+        (0, 0.5, 5, 5.5, 10, 10.5),
+        (0, 5, 10, 10.1, 15),
+        (0, 0.1, 10, 10.1),
+        (0, 0.5, 1, 5, 5.5, 6),
+        (0, 0.4, 0.8, 1.2, 5, 5.4, 5.8, 6.2, 10, 10.4, 10.8, 11.2),
+    ],
+)
 def test_stacks_within_each_other_are_no_gap(tmp_path: Path, positions: tuple[float, ...]) -> None:
     paths = write_series(tmp_path / "s", make_volume((len(positions), 4, 4)))
     for path, z in zip(paths, positions, strict=True):
         edit(path, ImagePositionPatient=[0.0, 0.0, z], SliceThickness=5)
-    with pytest.raises(GeometryError, match="two stacks lie within each other"):
+    with pytest.raises(GeometryError, match="stacks lie within each other"):
+        read_study(tmp_path / "s")
+
+
+def test_phases_of_two_slices_are_told_apart_by_the_order_of_the_images(tmp_path: Path) -> None:
+    positions = (0, 6, 2, 8, 4, 10)  # evenly spaced together, in three runs by number
+    paths = write_series(tmp_path / "s", make_volume((len(positions), 4, 4)))
+    for number, (path, z) in enumerate(zip(paths, positions, strict=True), 1):
+        edit(path, ImagePositionPatient=[0.0, 0.0, z], SliceThickness=5, InstanceNumber=number)
+    found = list_series(tmp_path / "s")
+    assert [one.image_count for one in found] == [2, 2, 2]
+    with pytest.raises(InputError, match="order of the images"):
         read_study(tmp_path / "s")

@@ -12,7 +12,9 @@ from ctai_sam2.segmentation.robustness import jitter_prompt
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
 
-SLICE = CTSlice(hu=np.full((80, 100), 40, np.int16), spacing_mm=(1.0, 2.0), plane="axial")
+SLICE = CTSlice(
+    hu=np.pad(np.full((78, 98), 40, np.int16), 1, constant_values=-1000), spacing_mm=(1.0, 2.0), plane="axial"
+)
 
 
 def disc(x: float = 50, y: float = 40, radius: float = 12) -> np.ndarray:
