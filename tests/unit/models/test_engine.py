@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -152,7 +153,24 @@ def test_another_engine_is_none() -> None:
 
 @pytest.fixture
 def openvino() -> None:
-    pytest.importorskip("openvino", reason="the extra fast-cpu is not installed")
+    if not engine.is_installed():
+        pytest.skip("the extra fast-cpu is not installed")
+
+
+def test_openvino_reports_nothing_over_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ctai_sam2.models.openvino_engine import import_openvino
+
+    (tmp_path / "openvino_telemetry.py").write_text("")
+    (tmp_path / "openvino.py").write_text(
+        "try:\n    import openvino_telemetry\nexcept ImportError:\n    openvino_telemetry = None\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0].startswith("openvino")]:
+        monkeypatch.delitem(sys.modules, name)
+    imported = import_openvino()
+    del sys.modules["openvino"]  # not by monkeypatch, which would put it back
+    assert imported.openvino_telemetry is None
+    assert "openvino_telemetry" not in sys.modules
 
 
 @pytest.mark.usefixtures("openvino")
