@@ -109,10 +109,9 @@ border-box;
 .ctai-sam2-editor .ctai-sam2-rows > .ctai-sam2-row { flex: 0 0 100%; box-sizing: border-box; }
 .ctai-sam2-editor .ctai-sam2-rows > .ctai-sam2-half { flex: 0 0 50%; min-width: 0; overflow: hidden; }
 .ctai-sam2-editor .ctai-sam2-row.ctai-sam2-half button.ctai-sam2-label { flex: 1 1 50px; min-width: 0;
-max-width: 86px; }
+max-width: 88px; font-size: 11px; padding: 0 2px; }
 .ctai-sam2-editor .ctai-sam2-half .ctai-sam2-outline { display: none; }
 .ctai-sam2-editor .ctai-sam2-half button.ctai-sam2-icon { display: none; }
-.ctai-sam2-editor .ctai-sam2-half > .widget-html { margin: 0 2px; }
 .ctai-sam2-editor .ctai-sam2-row { flex-flow: row wrap; align-items: center; margin: 0 0 1px 0; }
 .ctai-sam2-editor .ctai-sam2-row .widget-colorpicker { width: 22px; flex: 0 0 22px; margin: 0 2px;
 height: 20px;
@@ -127,6 +126,7 @@ overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
 .ctai-sam2-editor .ctai-sam2-row > .widget-html, .ctai-sam2-editor .ctai-sam2-row > .jupyter-widget-html
 { flex: 0 1 auto; margin: 0 0 0 28px; height: 15px; line-height: 15px; }
 .ctai-sam2-editor .ctai-sam2-row .widget-html-content { line-height: 15px; }
+.ctai-sam2-editor .ctai-sam2-row.ctai-sam2-half > .widget-html { margin: 0 2px; }
 .ctai-sam2-editor .ctai-sam2-panel .jupyter-widget-Collapse-header, .ctai-sam2-editor .ctai-sam2-panel
 .jupyter-widget-Collapse-contents { background: #2A2A2A; color: #EEE; padding: 3px 6px; border-color:
 #555; }
@@ -165,7 +165,7 @@ animation: ctai-sam2-turn 1s linear infinite; margin: 0 8px; }
 @container (max-width: 980px) {
 .ctai-sam2-editor .ctai-sam2-title.ctai-sam2-spare { display: none; }
 }
-@container (max-width: 620px) {
+@container (max-width: 700px) {
 .ctai-sam2-editor > .ctai-sam2-body { flex-flow: row wrap; align-content: stretch; }
 .ctai-sam2-editor .ctai-sam2-panel { position: static; order: -1; flex: 0 0 100%; width: 100%;
 max-height: 132px; margin: 0 0 2px 0; }
