@@ -6,6 +6,7 @@ is what the package's client sends, cannot, and is decoded in a thread of this p
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import struct
 from collections.abc import Callable
@@ -55,15 +56,30 @@ class DecodeWorkers:
         self._own_turns = turns
         self._turns = Turns(settings.decode_workers)
         self._processes = anyio.CapacityLimiter(settings.decode_workers)
+        self._starting: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start a worker, so that the first image does not wait for that.
+
+        A request that is given up meanwhile does not end it: on a machine where starting takes longer than
+        a request may, no image would ever be decoded.
 
         Raises
         ------
         BrokenWorkerProcess
             If none can be started.
         """
+        starting = asyncio.ensure_future(self._start())
+        self._starting.add(starting)
+        starting.add_done_callback(self._has_started)
+        await asyncio.shield(starting)
+
+    def _has_started(self, starting: asyncio.Task[None]) -> None:
+        self._starting.discard(starting)
+        if not starting.cancelled():
+            starting.exception()  # raised where somebody waits for it, and of no interest elsewhere
+
+    async def _start(self) -> None:
         for tries_left in reversed(range(_STARTS)):
             try:
                 await to_process.run_sync(prepare, cancellable=True, limiter=self._processes)

@@ -24,7 +24,8 @@ from service import bodies
 from service.bodies import PARSED_HERE_BYTES
 from service.faults import Fault
 from service.limits import Admission, Turns, current_ticket
-from service.workers import is_plain_png
+from service.metrics import Metrics
+from service.workers import DecodeWorkers, is_plain_png
 from tests.fakes import FakeSegmenter, make_image
 from tests.service.running import WAIT_S, service_settings, serving
 from tests.service.test_load import (
@@ -112,6 +113,34 @@ def test_a_client_that_hangs_up_ends_its_decoding() -> None:
         target = io.BytesIO()
         Image.fromarray(make_image((64, 64))).save(target, "JPEG")
         assert upload(url, target.getvalue()).status_code == 200
+
+
+def test_a_worker_that_starts_slowly_outlives_the_request_it_was_started_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def run() -> list[str]:
+        log: list[str] = []
+        may_go_on = asyncio.Event()
+
+        async def start_slowly(*_: object, **__: object) -> None:
+            log.append("started")
+            await may_go_on.wait()
+            log.append("ready")
+
+        monkeypatch.setattr("service.workers.to_process.run_sync", start_slowly)
+        workers = DecodeWorkers(service_settings(), Turns(1), Metrics())
+        request = asyncio.ensure_future(workers.start())
+        while not log:
+            await asyncio.sleep(0)
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        assert request.cancelled()
+        may_go_on.set()
+        for _ in range(9):
+            await asyncio.sleep(0)
+        return log
+
+    assert asyncio.run(run()) == ["started", "ready"]
 
 
 @pytest.mark.parametrize(
