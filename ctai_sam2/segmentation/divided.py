@@ -25,6 +25,7 @@ from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
+from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_psoas
 from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
@@ -39,8 +40,6 @@ _CORTEX_REACH_MM = 3.0
 _LOST_WALL_MM2 = 500.0
 _LOST_WALL_DEPTH_MM = 10.0
 _MUSCLE_SLACK_MM = 1.6
-_PSOAS_SLACK_MM = 1.2
-_SAME_PSOAS = 0.5
 _MODEL_NAMES: dict[Structure, str] = {"imat": "between"}
 
 
@@ -235,37 +234,42 @@ class JudgedSlice:
                 divided.compartments.masks["wall"],
                 divided.ct_slice.spacing_mm,
             )
-        for side in self.agreed_psoas.values():
-            muscle |= side
+        for psoas in self.agreed_psoas.values():
+            muscle &= ~psoas.bright
+        for psoas in self.agreed_psoas.values():
+            muscle |= psoas.mask
         return muscle
 
     @cached_property
-    def agreed_psoas(self) -> dict[Structure, Mask]:
-        """Each psoas that was found: what division and prompted decoder both see, with some slack.
-
-        The division errs towards quadratus lumborum and kidney, the decoder towards fat and root. Where the
-        two are different things, the decoder was pointed at another muscle.
-        """
-        agreed = {}
-        for side, result in self.psoas.items():
-            if isinstance(result, StructureResult):
-                divided = self.divided.compartments.masks[side]
-                if not divided.any():
-                    agreed[side] = result.mask
-                elif dice(result.mask, divided) < _SAME_PSOAS:
-                    agreed[side] = divided
-                else:
-                    agreed[side] = divided & grow(
-                        result.mask, _PSOAS_SLACK_MM, self.divided.ct_slice.spacing_mm
-                    )
-        return agreed
+    def agreed_psoas(self) -> dict[Structure, AgreedPsoas]:
+        """Each psoas that was found: what division and prompted decoder both see; see `agree_on_psoas`."""
+        seen = self.divided.compartments.masks
+        found = {side: one for side, one in self.psoas.items() if isinstance(one, StructureResult)}
+        if not found:
+            return {}
+        disc = self.divided.named("disc").mask & seen["spine"]
+        return {
+            side: agree_on_psoas(
+                self.divided.ct_slice,
+                result.mask,
+                seen[side],
+                spine=seen["spine"],
+                disc=disc,
+                limits=self.divided.definitions.muscle,
+            )
+            for side, result in found.items()
+        }
 
     @cached_property
     def masks(self) -> dict[str, Mask]:
         """The masks to use: psoas, muscle, and fat outside of it."""
         empty = np.zeros_like(self.muscle)
         masks = dict(self.divided.compartments.masks)
-        masks |= {side: self.agreed_psoas.get(side, empty) for side in self.psoas}
+        agreed = {side: one.mask for side, one in self.agreed_psoas.items()}
+        # What the division called psoas and is none lies next to it: quadratus lumborum.
+        lost = np.any([masks[side] & ~mask for side, mask in agreed.items()], axis=0) if agreed else empty
+        masks["quadratus"] = masks["quadratus"] | (lost & self.muscle)
+        masks |= {side: agreed.get(side, empty) for side in self.psoas}
         masks["muscle"] = self.muscle
         return masks | self._fat(self.muscle)
 
@@ -289,8 +293,9 @@ class JudgedSlice:
             result = self.psoas[structure]
             if isinstance(result, AnatomyNotFound):
                 raise result
-            agreement = dice(result.mask, dense[structure]) if result.mask.any() else 0.0
-            return NumberEvidence(score=result.confidence or 0.0, agreement=agreement)
+            return NumberEvidence(
+                score=result.confidence or 0.0, agreement=self.agreed_psoas[structure].agreement
+            )
         if structure == "imat":
             # It is as sure as the muscle that it lies in; there is no reference to fit its own to.
             return self.evidence("muscle")
@@ -321,7 +326,7 @@ class JudgedSlice:
             found = self.psoas[structure]
             if isinstance(found, AnatomyNotFound):
                 raise found
-            result = replace(found, mask=self.agreed_psoas[structure])
+            result = replace(found, mask=self.agreed_psoas[structure].mask)
         else:
             known_as = _MODEL_NAMES.get(structure, structure)
             result = StructureResult(

@@ -197,7 +197,8 @@ def test_two_opinions_that_differ_make_a_number_doubtful() -> None:
     gates = find_gross_errors(found, SPACING, agreements={"psoas_left": 0.5, "psoas_right": 0.97})
     assert [(gate.name, gate.structures) for gate in gates] == [("second_opinion", ("psoas_left",))]
     assert confidence_of("psoas_left", 0.95, 0.5, gates) <= GATED_CONFIDENCE
-    assert confidence_of("psoas_left", 0.95, 0.97, ()) > confidence_of("psoas_left", 0.7, 0.97, ())
+    assert confidence_of("psoas_left", 0.95, 0.97, ()) > confidence_of("psoas_left", 0.95, 0.7, ())
+    assert confidence_of("muscle", 0.95, 0.97, ()) > confidence_of("muscle", 0.7, 0.97, ())
 
 
 def test_a_jump_against_both_neighbours_is_seen_and_a_trend_is_not() -> None:

@@ -150,7 +150,10 @@ def test_psoas_is_where_division_and_decoder_agree_or_the_division_where_they_do
     # A pixel of slack is left where they agree.
     extra = (found.mask & ~left).sum() / left.sum()
     assert (found.mask & left).sum() == left.sum()
-    assert (extra > 0.25) if elsewhere else (extra < 0.06)
+    assert (extra > 0.12) if elsewhere else (extra < 0.06)
+    # In front of the transverse processes lies psoas, behind them another muscle.
+    assert not (found.mask & behind & (y > 149)).any()
+    assert (judged.masks["quadratus"] & behind & (y > 149)).any()
     assert any("second_opinion" in text for text in found.warnings) == elsewhere
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from ctai_sam2.errors import InputError
 from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
+from ctai_sam2.training import dense_trust
 from ctai_sam2.training.__main__ import main
 from ctai_sam2.training.dense_batches import (
     DenseBatches,
@@ -183,6 +187,30 @@ def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
     left_out = leave_patients_out(evidence)
     assert left_out["numbers"] == 400
     assert not any(case.startswith("case0:") for case in left_out["sure_and_bad"])
+
+
+def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def collect(cases: Any, skip: Any = ()) -> Iterator[Evidence]:
+        for name, _ in cases:
+            yield from (replace(one, case=name, is_real=False) for one in some_evidence()[:40])
+
+    def draw(count: int, *, seed: int, kind: str | None = None) -> Iterator[str]:
+        return (f"phantom-{kind or 'any'}-{number}" for number in range(count))
+
+    monkeypatch.setattr(dense_trust, "collect_evidence", collect)
+    monkeypatch.setattr(dense_trust, "draw_cases", draw)
+    document = dense_trust.write_trust(
+        tmp_path / "trust.json",
+        cases=tmp_path,
+        model=None,
+        folds={},
+        phantoms=4,  # type: ignore[arg-type]
+    )
+    assert document["judged"]["phantoms"]["numbers"] == (4 + 2) * 40
+    assert document["judged"]["phantoms of a kind not trained on, the other half"]["numbers"] == 2 * 40
+    assert len(dense_trust.read_evidence(tmp_path / "trust.evidence.json")) == 8 * 40
 
 
 def test_a_zoomed_image_lies_about_the_spine(phantom: tuple[np.ndarray, np.ndarray]) -> None:
