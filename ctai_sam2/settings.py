@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         description="CPU threads of torch in this process; unset leaves torch's own choice.",
     )
     max_embeddings: int = Field(
-        16, ge=1, le=4096, description="Image embeddings kept in memory (about 16 MB each at 1024 pixels)."
+        16, ge=1, le=4096, description="Image embeddings kept in memory, at 16.8 MB each; smaller ones more."
     )
     confidence_threshold: float = Field(
         0.5, ge=0, le=1, description="Confidence below which a mask is flagged for review."

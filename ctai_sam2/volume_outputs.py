@@ -147,6 +147,7 @@ class SliceFolder:
                     crop=_crop_of(one),
                     source="automatic",
                     confidence=one["confidence"],
+                    predicted_overlap=one["predicted_overlap"],
                 )
                 for name, one in content.items()
             }
@@ -163,7 +164,12 @@ class SliceFolder:
             If the file cannot be written.
         """
         content = {
-            name: {"corner": one.corner_yx, "confidence": one.confidence, **_outline_of(one.crop)}
+            name: {
+                "corner": one.corner_yx,
+                "confidence": one.confidence,
+                "predicted_overlap": one.predicted_overlap,
+                **_outline_of(one.crop),
+            }
             for name, one in found.items()
         }
         self._keep(self._path(axial_index), key, content)

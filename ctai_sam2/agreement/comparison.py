@@ -1,20 +1,4 @@
-"""Agreement of two readers, with the choice of the slice apart from the contour.
-
-Let f_R(s) be what reader R measures on slice s; reader A chose slice a, reader B
-slice b. Their difference D = f_A(a) - f_B(b) has two causes. Where both chose the
-same slice, D is the contours' alone. Where they did not, one more measurement
-divides it, the same outliner's on both slices:
-
-    by A's contours:  D = [f_A(a) - f_A(b)]  +  [f_A(b) - f_B(b)]
-    by B's contours:  D = [f_B(a) - f_B(b)]  +  [f_A(a) - f_B(a)]
-                          slice                  contour
-
-With both crossed measurements the two ways are averaged (Shapley's value), so no
-reader is favoured; with one, its way is taken; with none, D stays undivided and is
-counted as such. Slice and contour add up to D in each case, and their shares of
-D's variance, cov(part, D) / var(D), add up to one. A share can be negative where one
-part makes up for the other.
-"""
+"""Agreement of two readers: measurements, outlines, and the choice of the slice apart from the contour."""
 
 from __future__ import annotations
 
@@ -24,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ctai_sam2.agreement.division import FEWEST_CASES, Division, divide_cases
 from ctai_sam2.agreement.readings import DrawnMask, Reading, readings_of_rows
 from ctai_sam2.agreement.statistics import (
     BlandAltman,
@@ -34,6 +19,7 @@ from ctai_sam2.agreement.statistics import (
     measurement_error,
     within_subject_cv,
 )
+from ctai_sam2.agreement.volumes import VOLUME_SUFFIX, VolumeOverlap, compare_volumes
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.overlap import dice, hausdorff_mm
 
@@ -49,37 +35,7 @@ MEASURES: tuple[str, ...] = (
     "vat_area_mm2",
     "imat_area_mm2",
 )
-"""Columns compared unless others are named."""
-
-FEWEST_CASES = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Division:
-    """How much of the differences in one measure the slice makes and how much the contour.
-
-    Parameters
-    ----------
-    n : int
-        Cases divided: same slice, or with a crossed measurement.
-    undivided : int
-        Cases on different slices without one; left out.
-    slice_mean, contour_mean : float
-        Mean difference, first minus second, from either cause.
-    slice_sd, contour_sd : float
-        Standard deviation of either part (n - 1).
-    slice_share, contour_share : float
-        Shares of the variance of the differences; they add up to 1. NaN where differences do not vary.
-    """
-
-    n: int
-    undivided: int
-    slice_mean: float
-    contour_mean: float
-    slice_sd: float
-    contour_sd: float
-    slice_share: float
-    contour_share: float
+"""Columns compared unless others are named; volumes, ``…_volume_cm3``, are too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +132,8 @@ class ReaderComparison:
         By column and scope.
     overlaps : tuple of Overlap
         By case and structure; only where both outlined one slice.
+    volumes : tuple of VolumeOverlap
+        The same of outlines over whole volumes on one grid.
     slices : SliceChoice, optional
         None where slices are unknown.
     pairs : mapping of str to tuple of (case, first, second, same slice)
@@ -191,6 +149,7 @@ class ReaderComparison:
     only_second: tuple[str, ...]
     measures: tuple[MeasureAgreement, ...]
     overlaps: tuple[Overlap, ...]
+    volumes: tuple[VolumeOverlap, ...]
     slices: SliceChoice | None
     pairs: Mapping[str, tuple[tuple[str, float, float, bool | None], ...]]
     cautions: tuple[str, ...] = ()
@@ -218,7 +177,7 @@ def compare_readers(
         Outlines by case and structure, where the tables are not readings that carry them.
     crossed_a : iterable of mapping or of Reading, optional
         What the first reader measures on the *second's* slice; divides differences into slice and contour
-        (see the module's docstring). Its ``middle_slice``, where given, must be the second's.
+        (see `ctai_sam2.agreement.division`). Its ``middle_slice``, where given, must be the second's.
     crossed_b : iterable of mapping or of Reading, optional
         What the second reader measures on the first's slice.
     measures : sequence of str, optional
@@ -273,14 +232,14 @@ def compare_readers(
         pairs[measure] = tuple(
             (case, a[case].values[measure], b[case].values[measure], same[case]) for case in both
         )
-        division = _divide(measure, both, a, b, over_a, over_b, same)
+        division = divide_cases(measure, both, a, b, over_a, over_b, same)
         found.append(_agreement(measure, "all", pairs[measure], confidence, division))
         on_one = [pair for pair in pairs[measure] if pair[3]]
         if FEWEST_CASES <= len(on_one) < len(both):
             found.append(_agreement(measure, "same_slice", on_one, confidence, None))
     if not found:
         raise InputError("no column can be compared", received=", ".join(measures or MEASURES))
-    if any(value is None for value in same.values()):
+    if any(same[case] is None and not (a[case].volumes and b[case].volumes) for case in cases):
         cautions.append(
             "not every row says which slice was measured: the effects of slice and contour "
             "cannot be separated there"
@@ -295,6 +254,8 @@ def compare_readers(
         and _same_slice(a[case], b[case])
         and not drawn.lies_with(b[case].masks[name])
     ]
+    compared, of_volumes = compare_volumes({case: (a[case].volumes, b[case].volumes) for case in cases})
+    apart += of_volumes
     if apart:
         cautions.append(f"{len(apart)} masks lie on different grids and were not compared: {_some(apart)}")
     if len(cases) < 15:
@@ -307,47 +268,11 @@ def compare_readers(
         only_second=tuple(case for case in b if case not in a),
         measures=tuple(found),
         overlaps=tuple(overlap for case in cases for overlap in _overlaps(a[case], b[case])),
+        volumes=compared,
         slices=_slice_choice([(a[case], b[case]) for case in cases]),
         pairs=pairs,
         cautions=tuple(cautions),
     )
-
-
-def divide_difference(
-    first: float, second: float, *, first_crossed: float | None = None, second_crossed: float | None = None
-) -> tuple[float, float] | None:
-    """Divide first minus second into what the slice makes and what the contour makes.
-
-    Parameters
-    ----------
-    first, second : float
-        What each reader measured on the slice of their own choice.
-    first_crossed : float, optional
-        What the first measures on the second's slice.
-    second_crossed : float, optional
-        What the second measures on the first's slice.
-
-    Returns
-    -------
-    tuple of (slice part, contour part), or None
-        They add up to the difference; None without a crossed measurement.
-
-    Examples
-    --------
-    The first took a slice with 10 cm² more and outlines 2 cm² more generously.
-
-    >>> divide_difference(112.0, 100.0, first_crossed=102.0, second_crossed=110.0)
-    (10.0, 2.0)
-    """
-    slice_parts = []
-    if first_crossed is not None:
-        slice_parts.append(first - first_crossed)
-    if second_crossed is not None:
-        slice_parts.append(second_crossed - second)
-    if not slice_parts:
-        return None
-    slice_part = sum(slice_parts) / len(slice_parts)
-    return slice_part, first - second - slice_part
 
 
 def _by_case(
@@ -387,9 +312,12 @@ def _require_slices(
 def _chosen_measures(
     measures: Sequence[str] | None, a: Mapping[str, Reading], b: Mapping[str, Reading], cases: Sequence[str]
 ) -> list[str]:
+    volumes = {
+        name for by in (a, b) for case in cases for name in by[case].values if name.endswith(VOLUME_SUFFIX)
+    }
     present = [
         name
-        for name in (measures or MEASURES)
+        for name in (measures or (*MEASURES, *sorted(volumes)))
         if any(name in a[case].values for case in cases) and any(name in b[case].values for case in cases)
     ]
     missing = sorted(set(measures or ()) - set(present))
@@ -460,47 +388,6 @@ def _agreement(
         error=measurement_error(ratings, relative=relative),
         bland_altman=bland_altman(first, second, confidence=confidence),
         division=division,
-    )
-
-
-def _divide(
-    measure: str,
-    cases: Sequence[str],
-    a: Mapping[str, Reading],
-    b: Mapping[str, Reading],
-    over_a: Mapping[str, Reading],
-    over_b: Mapping[str, Reading],
-    same: Mapping[str, bool | None],
-) -> Division | None:
-    parts: list[tuple[float, float]] = []
-    for case in cases:
-        first, second = a[case].values[measure], b[case].values[measure]
-        if same[case]:
-            parts.append((0.0, first - second))
-            continue
-        divided = divide_difference(
-            first,
-            second,
-            first_crossed=over_a[case].values.get(measure) if case in over_a else None,
-            second_crossed=over_b[case].values.get(measure) if case in over_b else None,
-        )
-        if divided is not None:
-            parts.append(divided)
-    if len(parts) < FEWEST_CASES:
-        return None
-    by_slice, by_contour = np.array(parts).T
-    covariance = np.cov(np.stack([by_slice, by_contour, by_slice + by_contour]))
-    total = float(covariance[2, 2])
-    varies = total > 0
-    return Division(
-        n=len(parts),
-        undivided=len(cases) - len(parts),
-        slice_mean=float(by_slice.mean()),
-        contour_mean=float(by_contour.mean()),
-        slice_sd=float(by_slice.std(ddof=1)),
-        contour_sd=float(by_contour.std(ddof=1)),
-        slice_share=float(covariance[0, 2]) / total if varies else float("nan"),
-        contour_share=float(covariance[1, 2]) / total if varies else float("nan"),
     )
 
 

@@ -37,6 +37,8 @@ class AgreementFiles:
         CSV, both readers' values by case.
     overlaps : Path, optional
         CSV, Dice and HD95 by case and structure, where masks were compared.
+    volumes : Path, optional
+        CSV, Dice and volumes by case and structure, where masks of whole volumes were compared.
     summary : Path
         JSON with everything.
     figure : Path
@@ -46,6 +48,7 @@ class AgreementFiles:
     measures: Path
     pairs: Path
     overlaps: Path | None
+    volumes: Path | None
     summary: Path
     figure: Path
 
@@ -91,6 +94,7 @@ def describe_comparison(comparison: ReaderComparison) -> dict[str, Any]:
             "slices": None if comparison.slices is None else asdict(comparison.slices),
             "measures": [describe_measure(entry) for entry in comparison.measures],
             "overlaps": [asdict(entry) for entry in comparison.overlaps],
+            "volumes": [asdict(entry) for entry in comparison.volumes],
             "cautions": list(comparison.cautions),
         }
     )
@@ -119,15 +123,18 @@ def write_comparison(comparison: ReaderComparison, folder: str | os.PathLike[str
         for measure, rows in comparison.pairs.items()
         for case, first, second, same in rows
     ]
-    overlaps = None
+    overlaps = volumes = None
     if comparison.overlaps:
         overlaps = write_table_csv(folder / "overlaps.csv", [asdict(entry) for entry in comparison.overlaps])
+    if comparison.volumes:
+        volumes = write_table_csv(folder / "volumes.csv", [asdict(entry) for entry in comparison.volumes])
     return AgreementFiles(
         measures=write_table_csv(
             folder / "agreement.csv", [describe_measure(entry) for entry in comparison.measures]
         ),
         pairs=write_table_csv(folder / "pairs.csv", pairs),
         overlaps=overlaps,
+        volumes=volumes,
         summary=write_json(folder / "agreement.json", describe_comparison(comparison)),
         figure=write_bytes(folder / "bland_altman.png", draw_bland_altman(comparison)),
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctai_sam2.agreement.volumes import LEVELS_TABLE, DrawnVolume, values_of_levels
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
@@ -28,6 +29,7 @@ SLICE_COLUMN = "middle_slice"
 COHORT_TABLE = "table.csv"
 """Name of the table in a cohort's results folder."""
 
+_MEASUREMENTS = "measurements.csv"
 _SAME_PLANE_MM = 0.05
 _TEXT_COLUMNS = ("definitions", "contrast_source")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
@@ -107,6 +109,8 @@ class Reading:
         The axial slice the reader chose.
     masks : mapping of str to DrawnMask
         Outlines on that slice, by structure.
+    volumes : mapping of str to DrawnVolume
+        Outlines over many slices, by structure.
     left_out : tuple of str
         Files of masks that are not compared, and why.
     """
@@ -115,6 +119,7 @@ class Reading:
     values: Mapping[str, float]
     slice_index: int | None = None
     masks: Mapping[str, DrawnMask] = field(default_factory=dict)
+    volumes: Mapping[str, DrawnVolume] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
 
@@ -126,7 +131,8 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     path : path-like
         A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which table and
         masks are read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and
-        ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them.
+        ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them, or ``levels.csv`` and masks of whole volumes
+        as it writes them with ``--levels``.
 
     Raises
     ------
@@ -142,7 +148,7 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
         if not readings:
             raise InputError(
                 f"{path.name} holds no case",
-                hint="Each subfolder is a case and holds measurements.csv, as 'ctai-sam2 segment' writes it.",
+                hint="A subfolder is a case: measurements.csv or levels.csv of 'ctai-sam2 segment'.",
             )
         return readings
     readings = readings_of_rows(_read_rows(path), path.name)
@@ -222,25 +228,41 @@ def _number(cell: Any, column: str = "", row: str = "") -> float | None:
 
 
 def _is_case(folder: Path) -> bool:
-    return folder.is_dir() and (folder / "measurements.csv").is_file()
+    return any((folder / name).is_file() for name in (_MEASUREMENTS, LEVELS_TABLE))
 
 
 def _read_case(folder: Path) -> Reading:
-    rows = _read_rows(folder / "measurements.csv")
-    if len(rows) != 1:
-        raise InputError(
-            "a case's measurements.csv holds one row", received=f"{len(rows)} in {folder.name[:64]}"
-        )
-    masks, left_out = {}, []
+    row: dict[str, Any] = {}
+    if (folder / _MEASUREMENTS).is_file():
+        rows = _read_rows(folder / _MEASUREMENTS)
+        if len(rows) != 1:
+            raise InputError(
+                f"a case's {_MEASUREMENTS} holds one row", received=f"{len(rows)} in {folder.name[:64]}"
+            )
+        row = dict(rows[0])
+    if (folder / LEVELS_TABLE).is_file():
+        row |= values_of_levels(_read_level_rows(folder / LEVELS_TABLE))
+    masks, volumes, left_out = {}, {}, []
     for path in sorted((folder / "masks").glob("*.nii.gz")):
         found = _read_drawn(path)
         if isinstance(found, str):
             left_out.append(found)
             continue
+        name = path.name.removesuffix(".nii.gz")
+        if isinstance(found, DrawnVolume):
+            volumes[name] = found
+            continue
         labels, spacing_mm, grid = found
         mask = as_single_mask(labels, what=path.name)
-        masks[path.name.removesuffix(".nii.gz")] = DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
-    return replace(_reading(folder.name, rows[0], masks), left_out=tuple(left_out))
+        masks[name] = DrawnMask(mask=mask, spacing_mm=spacing_mm, grid=grid)
+    return replace(_reading(folder.name, row, masks), volumes=volumes, left_out=tuple(left_out))
+
+
+def _read_level_rows(path: Path) -> list[dict[str, str]]:
+    rows = _read_rows(path)
+    if any(not row.get("structure") or not row.get("level") for row in rows):
+        raise InputError(f"{path.name} needs columns structure and level", received=path.parent.name[:64])
+    return rows
 
 
 def _with_cohort_masks(reading: Reading, path: Path) -> Reading:
@@ -248,6 +270,8 @@ def _with_cohort_masks(reading: Reading, path: Path) -> Reading:
     if not path.is_file():
         return reading
     found = _read_drawn(path)
+    if isinstance(found, DrawnVolume):
+        found = f"{path.name} holds more than one slice"
     if isinstance(found, str):
         return replace(reading, left_out=(found,))
     labels, spacing_mm, grid = found
@@ -263,8 +287,8 @@ def _with_cohort_masks(reading: Reading, path: Path) -> Reading:
     return replace(reading, masks=drawn)
 
 
-def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | str:
-    """Labels of one slice with its spacing and place, or why they cannot be compared."""
+def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | DrawnVolume | str:
+    """Labels of one slice with its spacing and place, a volume's place, or why they cannot be compared."""
     try:
         labels, grid = read_label_block(path)
     except InputError as error:
@@ -272,7 +296,7 @@ def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | 
             return f"{path.name} states no orientation"
         raise
     if 1 not in labels.shape:
-        return f"{path.name} holds more than one slice"
+        return DrawnVolume(path=path, grid=grid)
     thin = labels.shape.index(1)
     steps_zyx = np.linalg.norm(grid.affine[:3, :3], axis=0)[::-1]
     rows_mm, columns_mm = (float(step) for axis, step in enumerate(steps_zyx) if axis != thin)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+
+if TYPE_CHECKING:
+    from ctai_sam2.agreement import VolumeOverlap
 
 SHOWN = ("measure", "scope", "n", "icc", "icc_low", "icc_high", "cv_percent", "bias", "loa_low", "loa_high")
 SHOWN_DIVISION = ("measure", "n_divided", "slice_sd", "contour_sd", "slice_share", "contour_share")
@@ -73,6 +77,9 @@ def agreement(
     if comparison.overlaps:
         print_line("\nOutlines on one slice:")
         print_table(_overlap_rows(described["overlaps"]), ("structure", "n", "dice", "hd95_mm"))
+    if comparison.volumes:
+        print_line("\nOutlines over whole volumes:")
+        print_table(_volume_rows(comparison.volumes), ("structure", "n", "dice", "difference_percent"))
     if comparison.slices is not None:
         chosen = comparison.slices
         print_line(
@@ -96,6 +103,23 @@ def _names(names: str | None, first: Path, second: Path) -> tuple[str, str]:
 
         raise InputError("names are two, with a comma between", received=names, hint="As in anna,model.")
     return one.strip(), other.strip()
+
+
+def _volume_rows(volumes: Sequence[VolumeOverlap]) -> list[dict[str, object]]:
+    from statistics import median
+
+    rows: list[dict[str, object]] = []
+    for structure in dict.fromkeys(entry.structure for entry in volumes):
+        chosen = [entry for entry in volumes if entry.structure == structure]
+        rows.append(
+            {
+                "structure": structure,
+                "n": len(chosen),
+                "dice": median(entry.dice for entry in chosen),
+                "difference_percent": median(entry.difference_percent for entry in chosen),
+            }
+        )
+    return rows
 
 
 def _overlap_rows(overlaps: list[dict[str, object]]) -> list[dict[str, object]]:

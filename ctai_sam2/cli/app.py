@@ -162,7 +162,7 @@ def segment(
             min=0.0,
             help="With --levels: segment at this distance, interpolate between; 0 for every slice.",
         ),
-    ] = 6.0,
+    ] = 9.0,
     dicom: Annotated[
         list[str] | None, typer.Option("--dicom", help="With --levels: seg or rtstruct as well; repeatable.")
     ] = None,

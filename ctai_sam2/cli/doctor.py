@@ -58,7 +58,7 @@ def examine(settings: Settings) -> list[Check]:
         ("device", lambda: _check_device(settings)),
         ("sam2", _check_sam2),
         ("weights", lambda: _check_weights(settings)),
-        ("engine", lambda: _check_engine(settings)),
+        ("engine", lambda: examine_engine(settings)),
         ("segmentation", _check_segmentation),
         ("cache", lambda: _check_cache(settings)),
         ("service", lambda: _check_service(settings)),
@@ -169,7 +169,8 @@ def _check_weights(settings: Settings) -> Check:
     return Check(layer="weights", status="ok", detail=f"{settings.model}: {status.detail}")
 
 
-def _check_engine(settings: Settings) -> Check:
+def examine_engine(settings: Settings) -> Check:
+    """Say what computes the network; loads it where another engine than PyTorch is wished for."""
     from ctai_sam2.models.engine import is_installed
     from ctai_sam2.models.factory import open_local
 

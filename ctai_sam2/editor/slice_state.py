@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 from ctai_sam2.errors import InputError
-
-SliceSource: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
-SliceGate: TypeAlias = Literal["green", "amber", "red"]
+from ctai_sam2.types import SliceGate, SliceSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -162,9 +162,9 @@ def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.dev
             # Put back, the close view fills a part of the slice, and nothing beyond it.
             placed = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
             full = full * (1 - placed[:, -1:]) + placed[:, :-1]
-        labels = full[0].argmax(dim=0).to(torch.uint8).cpu().numpy()
+        labels = _labels(full[0]).to(torch.uint8).cpu().numpy()
         coarse = F.interpolate(full, size=(_SCORED_PX, _SCORED_PX), mode="area")[0]
-        taken = F.one_hot(coarse.argmax(dim=0), len(DENSE_CLASSES)).permute(2, 0, 1).float()
+        taken = F.one_hot(_labels(coarse), len(DENSE_CLASSES)).permute(2, 0, 1).float()
         scores = {}
         for name, members in DENSE_STRUCTURES.items():
             index = [DENSE_CLASSES.index(member) for member in members]
@@ -192,14 +192,18 @@ class Division:
 
     def mask(self, structure: str) -> NDArray[np.bool_]:
         """Return the mask (H, W) of one of `DENSE_STRUCTURES`; the spine separates left from right."""
-        index = [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES[structure]]
-        mask: NDArray[np.bool_] = np.isin(self._labels, index)
+        mask = self._mask_of(structure)
         if structure in ("psoas_left", "psoas_right"):
-            spine = np.isin(self._labels, [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES["spine"]])
+            spine = self._mask_of("spine")
             columns = np.flatnonzero(spine.any(axis=0))
             middle = float(columns[0] + columns[-1]) / 2 if columns.size else (self._labels.shape[1] - 1) / 2
             on_left = np.arange(mask.shape[1])[None, :] > middle
             mask = mask & (on_left if structure == "psoas_left" else ~on_left)
+        return mask
+
+    def _mask_of(self, structure: str) -> NDArray[np.bool_]:
+        is_member = np.array([name in DENSE_STRUCTURES[structure] for name in DENSE_CLASSES])
+        mask: NDArray[np.bool_] = is_member[self._labels]
         return mask
 
 
@@ -219,12 +223,17 @@ def _chances(head: nn.Module, grey: Tensor) -> Tensor:
     return F.interpolate(chances, size=grey.shape[-2:], mode="bilinear", align_corners=False)
 
 
+def _labels(chances: Tensor) -> Tensor:
+    """Return each pixel's likeliest class; on a CPU `max` takes a fifth of the time of `argmax`."""
+    return chances.max(dim=0).indices
+
+
 def _spine_middle(full: Tensor) -> tuple[float, float] | None:
     """Return the middle of vertebral body or disc, x and y from -1 to 1 between the image's edges."""
     index = torch.tensor(
         [DENSE_CLASSES.index(name) for name in DENSE_STRUCTURES["spine"]], device=full.device
     )
-    rows, columns = torch.nonzero(torch.isin(full[0].argmax(dim=0), index), as_tuple=True)
+    rows, columns = torch.nonzero(torch.isin(_labels(full[0]), index), as_tuple=True)
     if not len(columns):
         return None
     height, width = full.shape[-2:]

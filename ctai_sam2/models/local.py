@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_EMBEDDING_BYTES = 16_800_000
+"""Of a slice at 1024 pixels in float32."""
+
 DType = Literal["auto", "float32", "bfloat16"]
 T = TypeVar("T")
 
@@ -82,7 +85,8 @@ class LocalSegmenter(ClosedByWith):
         Precision of the encoder; the decoder always runs in float32. ``auto`` is bfloat16 on CUDA that has
         it, else float32.
     max_embeddings : int
-        Slices whose embedding is cached, least recently used dropped first; 16.8 MB each at 1024 pixels.
+        Slices whose embedding is cached, least recently used dropped first, at 16.8 MB each, their size at
+        1024 pixels; of a smaller model more slices fit into the same memory.
     num_threads : int, optional
         CPU threads of torch, a setting of the whole process; unset leaves it alone.
     sha256 : str, optional
@@ -157,7 +161,9 @@ class LocalSegmenter(ClosedByWith):
         self._encode_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._load_lock = threading.Lock()
-        self._embeddings: LRUCache[str, Embedding] = LRUCache(max_embeddings)
+        self._embeddings: LRUCache[str, Embedding] = LRUCache(
+            max_embeddings * _EMBEDDING_BYTES, getsizeof=_bytes_of
+        )
         self._divisions: LRUCache[str, Division] = LRUCache(max_embeddings)
         self._loaded: _Loaded | None = None
         self._failure: str | None = None
@@ -404,6 +410,10 @@ class LocalSegmenter(ClosedByWith):
                 received=self._name,
                 hint="Close other programs, choose a smaller model, or lower SAM2_MAX_EMBEDDINGS.",
             ) from error
+
+
+def _bytes_of(embedding: Embedding) -> int:
+    return sum(level.nbytes for level in (embedding.top, *embedding.high_res))
 
 
 def _encode_apart(network: Network, work: Callable[[], T]) -> T:

@@ -9,9 +9,10 @@ rounding, because on a CPU the decoder's attention is reckoned in another order
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,13 +20,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from ctai_sam2.errors import DeviceUnavailable, InputError
+from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError
 from ctai_sam2.models.dense_head import DENSE_STRUCTURES, Division, divide_image
 from ctai_sam2.models.mask_decoder import FewTokensTransformer
 from ctai_sam2.types import Prompt
 
 if TYPE_CHECKING:
     from ctai_sam2.models.engine import Engine
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MASK_PROMPT_LOGIT = 10.0
 """A mask prompt becomes logits of plus and minus this, as upstream turns given masks into outputs."""
@@ -94,7 +99,7 @@ class Network:
 
     def encode_many(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedding]:
         """Embed several windowed slices in one run, each uint8 of its own shape (H, W)."""
-        return self.encode_with(self.engine, images)
+        return self._by_engine(lambda engine: self.encode_with(engine, images))
 
     def encode_with(
         self, engine: Engine | None, images: Sequence[NDArray[np.uint8]], *, exact: bool = False
@@ -142,7 +147,7 @@ class Network:
         InputError
             If the prompt is nothing but a name this model does not know.
         """
-        return self.decode_with(self.engine, embedding, prompt, shape_hw)
+        return self._by_engine(lambda engine: self.decode_with(engine, embedding, prompt, shape_hw))
 
     def decode_with(
         self, engine: Engine | None, embedding: Embedding, prompt: Prompt, shape_hw: tuple[int, int]
@@ -179,6 +184,20 @@ class Network:
                 high_res_features=embedding.high_res,
             )
         return logits, ious
+
+    def _by_engine(self, work: Callable[[Engine | None], T]) -> T:
+        """Do work with the engine, and with PyTorch from the moment on that the engine fails."""
+        engine = self.engine
+        if engine is not None:
+            try:
+                return work(engine)
+            except CtaiError:
+                raise
+            except Exception as error:  # whatever the engine's library raises
+                logger.warning("PyTorch computes instead of %s: %s", engine.name, type(error).__name__)
+                logger.debug("the engine's error", exc_info=error)
+                self.engine = None
+        return work(None)
 
 
 class EncoderGraph(nn.Module):

@@ -12,6 +12,7 @@ from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.distances import within_distance
 from ctai_sam2.image.framing import Frame, frame_sagittal, frame_slice
 from ctai_sam2.image.windowing import SOFT_TISSUE
+from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
 
@@ -142,7 +143,9 @@ def name_structure(prompt: Prompt, structure: str) -> Prompt:
 
 def prefer_agreeing(prediction: Prediction, rough: Mask) -> Prediction:
     """Choose the candidate that scores best once overlap with a rough outline counts too."""
-    overlap = np.array([_dice(mask, rough) for mask in prediction.masks])
+    if not rough.any():
+        return prediction.with_candidate_first(int(np.argmax(prediction.scores)))
+    overlap = np.array([dice(mask, rough) for mask in prediction.masks])
     scores = np.asarray(prediction.scores, dtype=np.float64) + WEIGHT_OF_AGREEMENT * overlap
     return prediction.with_candidate_first(int(np.argmax(scores)))
 
@@ -198,7 +201,3 @@ def _anchor_xy(prompt: Prompt | None) -> tuple[float, float] | None:
         rows, columns = np.nonzero(prompt.mask)
         return float(columns.mean()), float(rows.mean())
     return None
-
-
-def _dice(a: Mask, b: Mask) -> float:
-    return float(2 * (a & b).sum()) / max(float(a.sum() + b.sum()), 1.0)

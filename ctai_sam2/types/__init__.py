@@ -11,7 +11,7 @@ mm: +x to the patient's left, +y posterior, +z towards the head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from ctai_sam2.types.ct import PLANES, Acquisition, CTSlice, CTVolume, Plane, Window
 from ctai_sam2.types.predictions import Health, ModelIdentity, Prediction
@@ -19,6 +19,10 @@ from ctai_sam2.types.prompts import MAX_POINTS, Mask, Prompt
 
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called with what is done, the total, and the name of what comes next: one shape for every function."""
+
+SliceSource: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
+SliceGate: TypeAlias = Literal["green", "amber", "red"]
+"""Where a mask of a volume comes from on a slice, and how plausible it is next to its neighbours."""
 
 __all__ = [
     "MAX_POINTS",
@@ -33,5 +37,7 @@ __all__ = [
     "Prediction",
     "Progress",
     "Prompt",
+    "SliceGate",
+    "SliceSource",
     "Window",
 ]

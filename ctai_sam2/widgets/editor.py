@@ -125,6 +125,7 @@ class MaskEditor(ABC):
                     describe=self._describe,
                     propose=self._propose,
                     localiser=self._localise,
+                    pixel_ratio=lambda: self._canvas.pixel_ratio,
                     height_m=lambda: self._height_in_use(self.document.index),
                     set_height_m=self._set_height_m if self._takes_height else None,
                 ),

@@ -46,6 +46,8 @@ class PanelSource:
         Other results to choose from: what a button says, and what it does.
     localiser : callable
         HTML that shows where the slice lies.
+    pixel_ratio : callable
+        The screen's pixels per CSS pixel.
     height_m : callable
         Body height in metres, or None.
     set_height_m : callable or None
@@ -59,6 +61,7 @@ class PanelSource:
     describe: Callable[[], Sequence[Message]]
     propose: Callable[[], Sequence[Proposal]]
     localiser: Callable[[], str]
+    pixel_ratio: Callable[[], float]
     height_m: Callable[[], float | None]
     set_height_m: Callable[[float | None], object] | None
 
@@ -96,7 +99,7 @@ class Panel:
         )
         self._proposals = self._labels.proposals
         self._slices = SliceBar(controls)
-        self._strip = SliceStrip(controls)
+        self._strip = SliceStrip(controls, source.pixel_ratio)
         self._help = ipw.HTML()
         self._help.add_class("ctai-sam2-help")
         self._help.layout.display = "none"

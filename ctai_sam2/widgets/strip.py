@@ -6,7 +6,7 @@ What it shows is also said in words, for screen readers and as a tooltip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import ipywidgets as ipw
@@ -41,10 +41,13 @@ class SliceStrip:
     ----------
     controls : ControlFactory
         Makes its buttons.
+    pixel_ratio : callable
+        Returns the screen's pixels per CSS pixel.
     """
 
-    def __init__(self, controls: ControlFactory) -> None:
-        self._controls = controls
+    def __init__(self, controls: ControlFactory, pixel_ratio: Callable[[], float]) -> None:
+        self._controls, self._pixel_ratio = controls, pixel_ratio
+        self._height, self._ratio = _LEAST_HEIGHT_PX, 1.0
         self._slices: list[StripSlice] = []
         self._shown: object = None
         self._is_dragging = False
@@ -71,22 +74,28 @@ class SliceStrip:
         label = document.view.active
         shown = (
             *(id(document), document.revision, document.levels, document.span, label, document.index),
-            *(height, self._controls.language),
+            *(height, self._pixel_ratio(), self._controls.language),
         )
         if shown == self._shown:
             return
         self._shown = shown
         self._slices = strip_slices(document, label)
-        if self.canvas.height != height:
-            self.canvas.height = height
+        self._resize(height, self._pixel_ratio())
         self._say(controller)
         self._draw()
 
     def index_at(self, y: float) -> int | None:
         """Slice at a height of the strip, in CSS pixels from its top; None where there is none."""
-        if not self._slices or not 0 <= y < self.canvas.height:
+        if not self._slices or not 0 <= y < self._height:
             return None
-        return self._slices[-1 - int(y * len(self._slices) / self.canvas.height)].index
+        return self._slices[-1 - int(y * len(self._slices) / self._height)].index
+
+    def _resize(self, height: int, ratio: float) -> None:
+        if (height, ratio) == (self._height, self._ratio):
+            return
+        self._height, self._ratio = height, ratio
+        self.canvas.layout.width, self.canvas.layout.height = f"{WIDTH_PX}px", f"{height}px"
+        self.canvas.width, self.canvas.height = round(WIDTH_PX * ratio), round(height * ratio)
 
     def _say(self, controller: Controller) -> None:
         document = controller.document
@@ -116,7 +125,7 @@ class SliceStrip:
     # Drawing ---------------------------------------------------------------------------------
 
     def _draw(self) -> None:
-        slices, height = self._slices, float(self.canvas.height)
+        slices, height = self._slices, float(self._height)
         if not slices:
             return
         step = height / len(slices)
@@ -124,6 +133,8 @@ class SliceStrip:
         with drawing(self.canvas):
             layer = self.canvas
             layer.clear()
+            layer.save()
+            layer.scale(self._ratio, self._ratio)
             layer.fill_style = "#161616"
             layer.fill_rect(0, 0, WIDTH_PX, height)
             self._draw_levels(tops, step)
@@ -148,6 +159,7 @@ class SliceStrip:
                 layer.stroke_style, layer.line_width = _HERE, 2.0
                 # Beside the level's name, which it would cross.
                 layer.stroke_rect(_BAR_X - 1, max(here, 1.0), WIDTH_PX - _BAR_X, max(step, 3.0))
+            layer.restore()
 
     def _draw_levels(self, tops: dict[int, float], step: float) -> None:
         layer = self.canvas
@@ -174,7 +186,7 @@ class SliceStrip:
         self._is_dragging = False
 
     def _go_to(self, y: float) -> None:
-        index = self.index_at(y)
+        index = self.index_at(y / self._ratio)
         if index is not None:
             self._controls.guarded(lambda: self._controls.controller.go_to(index))
 

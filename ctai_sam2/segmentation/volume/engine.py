@@ -26,15 +26,15 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession
-from ctai_sam2.segmentation.results import PredictsMasks
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.gates import judge_slice
+from ctai_sam2.segmentation.volume.gates import GATES, judge_slice, judge_slices, limits_of, typical_overlap
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
-from ctai_sam2.segmentation.volume.ranges import runs_of
+from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_slices
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
 from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTVolume, Mask, Window
+from ctai_sam2.types import CTVolume, Mask, SliceSource, Window
 
 _SESSIONS = 32
 _PASSES = 2
@@ -58,6 +58,10 @@ class EngineParameters:
         A propagated mask ends this far outside its neighbour: ``reach_mm + reach_share x step``.
     longest_run_mm : float
         No mask is propagated further than this from a plausible slice.
+    doubtful_step_mm : float
+        Slices in doubt are propagated in steps of at most this.
+    longest_gap_mm : float
+        A slice is held to its neighbours where neither is further away.
     """
 
     margin_mm: float = 1.0
@@ -65,6 +69,8 @@ class EngineParameters:
     reach_mm: float = 1.5
     reach_share: float = 0.8
     longest_run_mm: float = 60.0
+    doubtful_step_mm: float = 6.0
+    longest_gap_mm: float = 15.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,48 +140,89 @@ class Engine:
         for name in structures:
             with contextlib.suppress(AnatomyNotFound):
                 result = session.segment(name)
-                masks[name] = slice_mask_of(result.mask, "automatic", confidence=result.confidence)
+                masks[name] = replace(
+                    slice_mask_of(result.mask, "automatic", predicted=_predicted(result)),
+                    confidence=result.confidence,
+                )
         if self.kept is not None:
             self.kept.write(index, key, masks)
         return masks
 
-    def to_refine(
-        self,
-        structure: Structure,
-        span: Sequence[int],
-        decoded: Sequence[int],
-        found: Mapping[int, SliceMask],
-    ) -> set[int]:
-        """Return slices between decoded ones that cannot be interpolated: an end is missing or in doubt."""
+    def look_closer(
+        self, structure: Structure, looked: Sequence[int], found: Mapping[int, SliceMask]
+    ) -> tuple[set[int], set[int]]:
+        """Return slices to look at between those looked at, which cannot be interpolated.
+
+        Parameters
+        ----------
+        structure : str
+            Which.
+        looked : sequence of int
+            Slices looked at, ascending.
+        found : mapping of int to SliceMask
+            Those on which it was found.
+
+        Returns
+        -------
+        tuple of (halfway to where the structure ends, within stretches in doubt)
+        """
         judged = self._judged(structure, found)
-        doubtful: set[int] = set()
-        for low, high in pairwise(decoded):
-            ends = [judged.get(low), judged.get(high)]
-            if ends == [None, None] or all(one is not None and one.gate == "green" for one in ends):
+        ends, doubtful = set(), set()
+        for low, high in pairwise(looked):
+            pair = [judged.get(low), judged.get(high)]
+            if high - low < 2 or pair == [None, None]:
                 continue
-            doubtful |= {index for index in span if low < index < high}
-        return doubtful
+            if None in pair:
+                ends.add((low + high) // 2)
+            elif any(one is not None and one.gate != "green" for one in pair):
+                between = range(low, high + 1)
+                doubtful |= set(spread_slices(self.volume, between, self.parameters.doubtful_step_mm, ()))
+        return ends, doubtful - set(looked)
 
     def complete(
         self,
         structure: Structure,
         span: Sequence[int],
-        decoded: Collection[int],
+        looked: Collection[int],
         automatic: Mapping[int, SliceMask],
     ) -> dict[int, SliceMask]:
         """Judge slices, replace runs that are not green by propagation, fill what is left."""
         found = self._judged(structure, automatic)
-        within = set(automatic_span(span, automatic)) & set(decoded)
+        self._hold_to_neighbours(structure, found)
+        within = sorted(set(automatic_span(span, automatic)) & set(looked))
         for _ in range(_PASSES):
             plausible = [i for i in sorted(found) if found[i].gate == "green"]
-            unsettled = sorted(within - set(plausible))
+            unsettled = set(within) - set(plausible)
             if not unsettled or not plausible:
                 break
-            for run in runs_of(unsettled):
+            for run in runs_within(within, unsettled):
                 self._propagate_into(structure, run, found, plausible)
             found = self._judged(structure, found)
         self._fill(structure, span, found)
         return self._judged(structure, found)
+
+    def _hold_to_neighbours(self, structure: Structure, found: dict[int, SliceMask]) -> None:
+        """Take from each automatic mask what neither plausible neighbour has, and add what both have.
+
+        A model that takes another muscle for the psoas does so on some slices and not on those next to them.
+        """
+        share = limits_of(structure).slack_share
+        shape = self.volume.shape_zyx[1:]
+        order = [index for index in sorted(found) if found[index].gate == "green"]
+        if share is None:
+            return
+        held = {}
+        for below, index, above in zip(order, order[1:], order[2:], strict=False):
+            distances = self._distance(below, index), self._distance(index, above)
+            if found[index].source != "automatic" or max(distances) > self.parameters.longest_gap_mm:
+                continue
+            lower, mask, upper = (found[i].full(shape) for i in (below, index, above))
+            slack_mm = share * max(distances)
+            missed = lower & upper & ~grow(mask, slack_mm, self._spacing)
+            mask &= grow(lower | upper, slack_mm, self._spacing)
+            corner, crop = crop_mask(mask | self._within_limits(structure, index, missed))
+            held[index] = replace(found[index], corner_yx=corner, crop=crop)
+        found.update(held)
 
     def correct(
         self, structure: Structure, span: Sequence[int], found: dict[int, SliceMask], anchor: VolumeAnchor
@@ -184,24 +231,45 @@ class Engine:
         at = list(span).index(anchor.axial_index)
         found[anchor.axial_index] = slice_mask_of(anchor.mask, "anchor")
         for direction in (1, -1):
-            previous = anchor.mask
-            for place in range(at + direction, len(span) if direction == 1 else -1, direction):
+            last, previous = at, anchor.mask
+            while previous.any() and (place := self._next_stop(span, last, direction, found)) is not None:
                 index = span[place]
-                if found[index].source == "anchor" or not previous.any():
+                mask = before = found[index].full(anchor.mask.shape)
+                is_end = found[index].source == "anchor"
+                if not is_end:
+                    if self._distance(anchor.axial_index, index) > self.parameters.longest_run_mm:
+                        break
+                    mask, predicted = self._from_neighbour(structure, previous, span[last], index)
+                    is_end = dice(mask, before) >= _SAME_DICE
+                    mask = before if is_end else mask
+                if not is_end:
+                    other_anchor = _next_anchor(span, place, direction, found)
+                    if other_anchor is not None:
+                        share = self._share(anchor.axial_index, index, other_anchor)
+                        mask = interpolate_masks(mask, before, share**2, self._spacing, drifts=False)
+                    found[index] = slice_mask_of(mask, "propagated", predicted=predicted)
+                between = [span[step] for step in range(last + direction, place, direction)]
+                self._interpolate(structure, between, (span[last], previous), (index, mask), found)
+                if is_end:
                     break
-                mask, confidence = self._from_neighbour(structure, previous, span[place - direction], index)
-                before = found[index].full(mask.shape)
-                if dice(mask, before) >= _SAME_DICE or self._distance(anchor.axial_index, index) > (
-                    self.parameters.longest_run_mm
-                ):
-                    break
-                other_anchor = _next_anchor(span, place, direction, found)
-                if other_anchor is not None:
-                    share = self._share(anchor.axial_index, index, other_anchor)
-                    mask = interpolate_masks(mask, before, share**2, self._spacing)
-                found[index] = slice_mask_of(mask, "propagated", confidence=confidence)
-                previous = mask
+                last, previous = place, mask
         found.update(self._judged(structure, found))
+
+    def _next_stop(
+        self, span: Sequence[int], place: int, direction: int, found: Mapping[int, SliceMask]
+    ) -> int | None:
+        """Return where to look next: as far as a step in doubt may be, and not past an anchor."""
+        stop = None
+        for step in range(place + direction, len(span) if direction == 1 else -1, direction):
+            if (
+                stop is not None
+                and self._distance(span[place], span[step]) > self.parameters.doubtful_step_mm
+            ):
+                break
+            stop = step
+            if found[span[step]].source == "anchor":
+                break
+        return stop
 
     @property
     def _spacing(self) -> tuple[float, float]:
@@ -249,16 +317,18 @@ class Engine:
             candidates = [ways[index] for ways in (upwards, downwards) if index in ways]
             if not candidates:
                 continue
-            mask, confidence = candidates[0]
+            mask, predicted = candidates[0]
             spread = None
             if len(candidates) == 2 and below is not None and above is not None:
                 share = self._share(below, index, above)
-                mask = interpolate_masks(candidates[0][0], candidates[1][0], share, self._spacing)
-                confidence = min(candidates[0][1], candidates[1][1])
+                mask = interpolate_masks(
+                    candidates[0][0], candidates[1][0], share, self._spacing, drifts=False
+                )
+                predicted = min(candidates[0][1], candidates[1][1])
                 spread = abs(int(candidates[0][0].sum()) - int(candidates[1][0].sum())) * (
                     self._spacing[0] * self._spacing[1] / 100
                 )
-            propagated = slice_mask_of(mask, "propagated", confidence=confidence, spread_cm2=spread)
+            propagated = slice_mask_of(mask, "propagated", predicted=predicted, spread_cm2=spread)
             found[index] = self._better(structure, index, found.get(index), propagated, found, settled)
             settled.add(index)
 
@@ -280,11 +350,13 @@ class Engine:
             min((i for i in order if i > index), default=None),
         ]
         neighbours = {self._distance(index, i): found[i].full(shape) for i in near if i is not None}
-        scores = [
-            judge_slice(structure, one.full(shape), neighbours, one.confidence).score
-            for one in (automatic, propagated)
+        typical = typical_overlap(found.values())
+        verdicts = [
+            judge_slice(structure, one.full(shape), neighbours, one.predicted_overlap, typical=limit)
+            for one, limit in ((automatic, typical), (propagated, None))
         ]
-        return automatic if scores[0] >= scores[1] else propagated
+        ranks = [(GATES.index(verdict.gate), -verdict.score) for verdict in verdicts]
+        return automatic if ranks[0] <= ranks[1] else propagated
 
     def _walk(
         self, structure: Structure, start: int, run: Sequence[int], found: Mapping[int, SliceMask]
@@ -295,8 +367,8 @@ class Engine:
         for index in run:
             if not previous.any() or self._distance(start, index) > self.parameters.longest_run_mm:
                 break
-            mask, confidence = self._from_neighbour(structure, previous, at, index)
-            masks[index] = (mask, confidence)
+            mask, predicted = self._from_neighbour(structure, previous, at, index)
+            masks[index] = (mask, predicted)
             previous, at = mask, index
         return masks
 
@@ -310,13 +382,18 @@ class Engine:
         )
         result = self._session(index).segment(structure, prompt=prompt)
         reach = grow(mask, p.reach_mm + p.reach_share * step, self._spacing)
-        return np.asarray(result.mask & reach), float(result.confidence or 0.0)
+        return np.asarray(result.mask & reach), _predicted(result) or 0.0
+
+    def _within_limits(self, structure: Structure, index: int, mask: Mask) -> Mask:
+        limits = self.definitions.limits_of(structure)
+        if limits is None:
+            return mask
+        return limit_to_hu(mask, self.volume.hu_zyx[index], limits.low_hu, limits.high_hu)
 
     def _fill(self, structure: Structure, span: Sequence[int], found: dict[int, SliceMask]) -> None:
         """Interpolate slices between two that have a mask; beyond the ends the structure is absent."""
         known = sorted(found)
         shape = self.volume.shape_zyx[1:]
-        limits = self.definitions.limits_of(structure)
         for run in runs_of([i for i in span if i not in found]):
             below = max((i for i in known if i < run[0]), default=None)
             above = min((i for i in known if i > run[-1]), default=None)
@@ -324,37 +401,22 @@ class Engine:
                 for index in run:
                     found[index] = slice_mask_of(np.zeros(shape, np.bool_), "absent")
                 continue
-            shares = [self._share(below, index, above) for index in run]
-            blended = blend_masks(found[below].full(shape), found[above].full(shape), shares, self._spacing)
-            for index, mask in zip(run, blended, strict=True):
-                if limits is not None:
-                    mask = limit_to_hu(mask, self.volume.hu_zyx[index], limits.low_hu, limits.high_hu)
-                found[index] = slice_mask_of(mask, "interpolated")
+            ends = [(index, found[index].full(shape)) for index in (below, above)]
+            self._interpolate(structure, run, ends[0], ends[1], found)
 
-
-def judge_slices(
-    volume: CTVolume, structure: Structure, found: Mapping[int, SliceMask]
-) -> dict[int, SliceMask]:
-    """Judge each mask by those next to it; what a reader decided is green."""
-    positions = np.asarray(volume.slice_positions_mm)
-    shape = volume.shape_zyx[1:]
-    order = sorted(found)
-    judged: dict[int, SliceMask] = {}
-    for place, index in enumerate(order):
-        one = found[index]
-        neighbours = {
-            abs(float(positions[index] - positions[other])): found[other].full(shape)
-            for other in order[max(place - 1, 0) : place + 2]
-            if other != index
-        }
-        verdict = judge_slice(
-            structure, one.full(shape), neighbours, one.confidence, automatic=one.source == "automatic"
-        )
-        if one.source in ("anchor", "absent"):
-            judged[index] = replace(one, gate="green", reasons=())
-        else:
-            judged[index] = replace(one, gate=verdict.gate, reasons=verdict.reasons)
-    return judged
+    def _interpolate(
+        self,
+        structure: Structure,
+        between: Sequence[int],
+        first: tuple[int, Mask],
+        last: tuple[int, Mask],
+        found: dict[int, SliceMask],
+    ) -> None:
+        """Fill slices with the shapes between two others, within the limits of the tissue."""
+        shares = [self._share(first[0], index, last[0]) for index in between]
+        blended = blend_masks(first[1], last[1], shares, self._spacing) if shares else []
+        for index, mask in zip(between, blended, strict=True):
+            found[index] = slice_mask_of(self._within_limits(structure, index, mask), "interpolated")
 
 
 def automatic_span(span: Sequence[int], automatic: Mapping[int, SliceMask]) -> list[int]:
@@ -372,17 +434,22 @@ def _next_anchor(
 
 
 def slice_mask_of(
-    mask: Mask, source: str, *, confidence: float | None = None, spread_cm2: float | None = None
+    mask: Mask, source: SliceSource, *, predicted: float | None = None, spread_cm2: float | None = None
 ) -> SliceMask:
     """Crop a mask to its box."""
     corner, crop = crop_mask(mask)
     return SliceMask(
         corner_yx=corner,
         crop=crop,
-        source=source,  # type: ignore[arg-type]
-        confidence=confidence,
+        source=source,
+        predicted_overlap=predicted,
         spread_cm2=spread_cm2,
     )
+
+
+def _predicted(result: StructureResult) -> float | None:
+    """Return what the model that drew the mask expects of it: what the gates compare, as it is everywhere."""
+    return None if result.prediction is None else result.prediction.confidence_score
 
 
 def _processors() -> int:

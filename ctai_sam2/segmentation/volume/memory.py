@@ -14,8 +14,9 @@ from ctai_sam2.image.masks import limit_to_hu
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.engine import judge_slices, slice_mask_of
-from ctai_sam2.segmentation.volume.ranges import find_level_ranges, range_of, warnings_of_volume
+from ctai_sam2.segmentation.volume.engine import slice_mask_of
+from ctai_sam2.segmentation.volume.gates import judge_slices
+from ctai_sam2.segmentation.volume.ranges import find_level_ranges, finish_volume, range_of
 from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
@@ -94,14 +95,7 @@ def follow_volume(
             for place, ways in followed.items()
         }
         masks[structure] = judge_slices(volume, structure, slices)
-    return VolumeResult(
-        volume=volume,
-        indices=tuple(span),
-        levels=found,
-        structure_slices=masks,
-        definitions=definitions,
-        warnings=(*volume.warnings, *warnings_of_volume(volume, found, levels, indices, masks)),
-    )
+    return finish_volume(volume, span, found, levels, indices, masks, definitions)
 
 
 def _settled(
@@ -125,5 +119,5 @@ def _settled(
     share = float((positions[place] - positions[below]) / (positions[above] - positions[below]))
     _, row_mm, column_mm = volume.spacing_zyx_mm
     spread = abs(int(ways[0].sum()) - int(ways[1].sum())) * row_mm * column_mm / 100
-    blended = interpolate_masks(ways[0], ways[1], share, (row_mm, column_mm))
+    blended = interpolate_masks(ways[0], ways[1], share, (row_mm, column_mm), drifts=False)
     return slice_mask_of(blended, "propagated", spread_cm2=spread)

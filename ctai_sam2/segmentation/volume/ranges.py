@@ -8,8 +8,9 @@ from itertools import zip_longest
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.segmentation.levels.volume import find_levels
-from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask
+from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
 from ctai_sam2.types import CTVolume
 
@@ -119,6 +120,43 @@ def runs_of(indices: Sequence[int]) -> list[tuple[int, ...]]:
         else:
             runs.append([index])
     return [tuple(run) for run in runs]
+
+
+def runs_within(order: Sequence[int], chosen: Collection[int]) -> list[tuple[int, ...]]:
+    """Split the chosen of some ascending indices where others of them lie between.
+
+    Examples
+    --------
+    >>> runs_within([2, 5, 8, 11, 14], {2, 8, 11})
+    [(2,), (8, 11)]
+    """
+    runs: list[list[int]] = [[]]
+    for index in order:
+        if index in chosen:
+            runs[-1].append(index)
+        elif runs[-1]:
+            runs.append([])
+    return [tuple(run) for run in runs if run]
+
+
+def finish_volume(
+    volume: CTVolume,
+    span: Sequence[int],
+    found: tuple[LevelRange, ...],
+    levels: tuple[str, str],
+    indices: tuple[int, int] | None,
+    masks: Mapping[Structure, Mapping[int, SliceMask]],
+    definitions: TissueDefinitions,
+) -> VolumeResult:
+    """Make the result of what was segmented on a range, with what is to be said of it."""
+    return VolumeResult(
+        volume=volume,
+        indices=tuple(span),
+        levels=found,
+        structure_slices=masks,
+        definitions=definitions,
+        warnings=(*volume.warnings, *warnings_of_volume(volume, found, levels, indices, masks)),
+    )
 
 
 def warnings_of_volume(

@@ -18,16 +18,17 @@ from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_run
 from ctai_sam2.segmentation.volume.ranges import (
     expand_structures,
     find_level_ranges,
+    finish_volume,
     range_of,
     spread_slices,
-    warnings_of_volume,
 )
-from ctai_sam2.segmentation.volume.result import VolumeResult
+from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Progress, Window
 
-EVERY_MM: Final = 6.0
-"""Distance between decoded slices: muscles change their shape little over it."""
+EVERY_MM: Final = 9.0
+"""Distance between decoded slices. From two outlines 18 mm apart the psoas between them was found with a Dice
+of 0.90 to 0.98, median 0.96; over half the distance interpolation costs less than a model's own error."""
 
 
 def segment_volume(
@@ -63,7 +64,7 @@ def segment_volume(
         Masks drawn or confirmed by a reader: kept as they are, and guiding their neighbours.
     every_mm : float, optional
         Decode a slice at most every so many mm and interpolate the shapes between them, where both ends are
-        plausible; where they are not, all slices between are decoded. None decodes every slice.
+        plausible; where they are not, slices between are looked at too. None decodes every slice.
     kept : KeepsSlices, optional
         Where finished slices and anchors are kept, such as `ctai_sam2.volume_outputs.SliceFolder`: called
         again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
@@ -110,37 +111,34 @@ def segment_volume(
         kept=kept,
         run_key="" if kept is None else key_of_run(segmenter, wanted, window, definitions),
     )
-    total = len(decoded)
+    looked, done, total = set[int](), 0, 0
 
-    def report(done: int, index: int) -> None:
+    def report(_: int, index: int) -> None:
+        nonlocal done
+        done += 1
         if progress is not None:
             progress(done, total, f"slice {index}")
 
-    automatic = engine.segment_automatically(wanted, decoded, fixed, report)
-    refined = sorted(
-        set().union(*(engine.to_refine(name, span, decoded, automatic[name]) for name in wanted))
-    )
-    if refined:
-        before, total = total, total + len(refined)
-        more = engine.segment_automatically(
-            wanted, refined, fixed, lambda done, index: report(before + done, index)
-        )
+    automatic: dict[Structure, dict[int, SliceMask]] = {name: {} for name in wanted}
+    doubtful: dict[Structure, set[int]] = {}
+    ahead = sorted(decoded)
+    while ahead:
+        total += len(ahead)
+        for name, slices in engine.segment_automatically(wanted, ahead, fixed, report).items():
+            automatic[name] |= slices
+        looked |= set(ahead)
+        ends = set()
         for name in wanted:
-            automatic[name] |= more[name]
+            of_name, doubtful[name] = engine.look_closer(name, sorted(looked), automatic[name])
+            ends |= of_name
+        ahead = sorted(ends)
     # Structures walk the same slices at about the same time, which are then embedded once for all.
     with ThreadPoolExecutor(len(wanted), thread_name_prefix="structures") as pool:
         completed = pool.map(
-            lambda name: engine.complete(name, span, {*decoded, *refined}, automatic[name]), wanted
+            lambda name: engine.complete(name, span, looked | doubtful[name], automatic[name]), wanted
         )
         masks = dict(zip(wanted, completed, strict=True))
-    return VolumeResult(
-        volume=volume,
-        indices=tuple(span),
-        levels=found,
-        structure_slices=masks,
-        definitions=definitions,
-        warnings=(*volume.warnings, *warnings_of_volume(volume, found, levels, indices, masks)),
-    )
+    return finish_volume(volume, span, found, levels, indices, masks, definitions)
 
 
 def correct_volume(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import limit_to_hu
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.volume.gates import Gate
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTVolume, Mask
+from ctai_sam2.types import CTVolume, Mask, SliceGate, SliceSource
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Source: TypeAlias = Literal["anchor", "automatic", "propagated", "interpolated", "absent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +56,22 @@ class SliceMask:
     reasons : tuple of str
         Why it is not green.
     confidence : float or None
-        Of the model.
+        Probability that the number of a slice segmented on its own can be used, as `segment_structure` states
+        it; no gate looks at it.
+    predicted_overlap : float or None
+        What the model that drew the mask expects of it, 0 to 1 on that model's own scale; None where no model
+        did. The gates compare it within the volume.
     spread_cm2 : float or None
         Difference of area between propagation from below and from above, where both were made.
     """
 
     corner_yx: tuple[int, int]
     crop: Mask
-    source: Source
-    gate: Gate = "green"
+    source: SliceSource
+    gate: SliceGate = "green"
     reasons: tuple[str, ...] = ()
     confidence: float | None = None
+    predicted_overlap: float | None = None
     spread_cm2: float | None = None
 
     def full(self, shape_hw: tuple[int, int]) -> Mask:
@@ -146,8 +148,8 @@ class VolumeResult:
         """One row per slice and structure, from the lowest slice up.
 
         Columns: ``axial_index``, ``z_mm`` (slice position), ``level`` (empty between two levels),
-        ``structure``, ``area_cm2`` and ``hu_mean`` within the structure's HU limits, ``confidence``,
-        ``source``, ``gate``, ``reasons``.
+        ``structure``, ``area_cm2`` and ``hu_mean`` within the structure's HU limits, ``confidence`` and
+        ``predicted_overlap`` (see `SliceMask`), ``source``, ``gate``, ``reasons``.
         """
         import pandas as pd
 
@@ -209,6 +211,7 @@ class VolumeResult:
                     "area_cm2": area,
                     "hu_mean": hu,
                     "confidence": one.confidence,
+                    "predicted_overlap": one.predicted_overlap,
                     "source": one.source,
                     "gate": one.gate,
                     "reasons": "; ".join(one.reasons),

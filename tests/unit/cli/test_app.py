@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from typer.testing import CliRunner
 
 from ctai_sam2 import __version__, study_outputs
 from ctai_sam2.cli.app import app
+from ctai_sam2.cli.doctor import examine_engine
 from ctai_sam2.errors import StorageError
 from ctai_sam2.io import write_dicom_series, write_mask_png
+from ctai_sam2.models import engine
 from ctai_sam2.phantom import make_axial_slice, make_volume, reference_parameters
+from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTVolume
 
 
@@ -266,6 +270,23 @@ def test_doctor_names_the_failing_layer(
     assert check["hint"]
     assert (code == 3) == bool(report["failed"])
     assert (layer in report["failed"]) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("wish", "status", "words"),
+    [
+        ("torch", "ok", "the extra fast-cpu is not installed"),
+        ("auto", "ok", "PyTorch computes"),
+        ("openvino", "warn", "OpenVINO is not installed"),
+    ],
+)
+def test_doctor_says_which_engine_computes(
+    wish: Literal["torch", "auto", "openvino"], status: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "is_installed", lambda: False)
+    check = examine_engine(Settings(engine=wish))
+    assert (check.layer, check.status) == ("engine", status)
+    assert words in check.detail
 
 
 @pytest.mark.parametrize(

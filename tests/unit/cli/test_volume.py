@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ctai_sam2.cli.app import app
 from ctai_sam2.segmentation import volume as volumes
-from ctai_sam2.segmentation.volume import SliceMask, VolumeResult
+from ctai_sam2.segmentation.volume import EVERY_MM, SliceMask, VolumeResult
 from tests.unit.io.making import make_volume, write_series
 
 
@@ -45,7 +45,7 @@ def test_masks_tables_and_dicom_are_written(study: Path, tmp_path: Path) -> None
     files = json.loads(done.stdout)["files"]
     assert all(Path(path).is_file() for path in (*files["masks"], *files["dicom"], files["levels"]))
     assert volumes.seen["levels"] == ("L4", "L1")  # type: ignore[attr-defined]
-    assert volumes.seen["every_mm"] == 6.0  # type: ignore[attr-defined]
+    assert volumes.seen["every_mm"] == EVERY_MM  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,28 @@ def test_an_engine_that_breaks_is_refused_without_its_words(network: Network) ->
     assert choice == EngineChoice(name="torch", refusal="failed with RuntimeError")
 
 
+def test_pytorch_goes_on_where_an_engine_fails_later(
+    network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    embedding = network.encode(IMAGE)
+    expected = network.decode(embedding, PROMPTS[0], IMAGE.shape)
+    made = GraphEngine(network)
+    assert choose(network, lambda *_: made).name == "openvino"
+    del made.decoder
+    found = network.decode(embedding, PROMPTS[0], IMAGE.shape)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert network.engine is None
+    assert "PyTorch computes instead of openvino: AttributeError" in caplog.text
+
+
+def test_a_wrong_request_is_no_fault_of_the_engine(network: Network) -> None:
+    made = GraphEngine(network)
+    choose(network, lambda *_: made)
+    with pytest.raises(InputError, match="does not know this structure"):
+        network.decode(network.encode(IMAGE), Prompt(structure="spleen"), IMAGE.shape)
+    assert network.engine is made
+
+
 def test_pytorch_is_the_default_and_auto_without_the_extra(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable, WeightsError, WeightsMissing
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.windowing import window_to_uint8
-from ctai_sam2.models import LocalSegmenter, ModelStore, sam2_inference
+from ctai_sam2.models import LocalSegmenter, ModelStore, local, sam2_inference
 from ctai_sam2.models.sam2_inference import Network, prepare_image
 from ctai_sam2.models.sam2_network import build_sam2, load_weights, read_state_dict
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
@@ -151,6 +151,11 @@ def test_embeddings_are_kept_by_content_and_bounded(
     encode = Network.encode
     monkeypatch.setattr(Network, "encode", lambda self, image: (runs.append(1), encode(self, image))[1])
     a, b, c = (make_image((32, 40), seed) for seed in range(3))
+    with open_nano(checkpoint) as segmenter:
+        segmenter.predict(a, Prompt.point(3, 4))
+        size = sum(local._bytes_of(one) for one in segmenter._embeddings.values())
+    runs.clear()
+    monkeypatch.setattr(local, "_EMBEDDING_BYTES", size)
     with open_nano(checkpoint, max_embeddings=2) as segmenter:
         for image in (a, b, a.copy(), c, a, b):
             segmenter.predict(image, Prompt.point(3, 4))

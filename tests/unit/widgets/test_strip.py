@@ -131,6 +131,39 @@ def test_the_strip_shows_gates_and_a_press_goes_to_the_slice(
     assert not [command for command in recorder.commands if command[0] == model(strip.canvas)]
 
 
+def test_the_strip_is_as_sharp_as_the_screen(opened: Callable[..., Any], recorder: Recorder) -> None:
+    volume = make_volume()
+    editor = opened(volume)
+    editor.load_result(make_result(volume))
+    strip = strip_of(editor)
+    height = strip.canvas.height
+    editor._canvas.set_pixel_ratio(2.0)
+    recorder.clear()
+    strip_of(editor)
+    assert (strip.canvas.width, strip.canvas.height) == (132, 2 * height)
+    assert (strip.canvas.layout.width, strip.canvas.layout.height) == ("66px", f"{height}px")
+    drawn = [command for command in recorder.commands if command[0] == model(strip.canvas)]
+    assert [values for _, name, values, _ in drawn if name == "scale"] == [[2.0, 2.0]]
+    press(editor, 2 * height - 2)
+    assert editor.document.index == 1
+
+
+def test_the_range_is_segmented_with_what_was_drawn(opened: Callable[..., Any]) -> None:
+    editor = opened(segmenter=FakeSegmenter(), index=4)
+    editor.set_mask("psoas_left", disc(30))
+    editor.controller.set_levels((), (2, 6))
+    editor.do("segment_range")
+    editor.controller.inference.wait(30)
+    document = editor.document
+    assert np.array_equal(document.mask("psoas_left", 4), disc(30))
+    # No anatomy is visible on the other slices: the structure ends next to what was drawn.
+    assert [document.state("psoas_left", index).source for index in range(DEPTH)] == [
+        *(None, None, "absent", "absent", "anchor", "absent", "absent", None, None),
+    ]
+    editor.do("undo")
+    assert document.state("psoas_left", 5).source is None
+
+
 def test_propagation_goes_from_a_drawn_slice_to_the_next_decided_one(opened: Callable[..., Any]) -> None:
     editor = opened(segmenter=FakeSegmenter(), index=4)
     for index in (4, 7):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError, ServiceUnreachable, St
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import StructureResult
-from ctai_sam2.segmentation.volume import VolumeAnchor, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from ctai_sam2.volume_outputs import SliceFolder
@@ -97,7 +98,7 @@ def test_slices_between_plausible_ones_are_interpolated() -> None:
     volume = volume_of([1.5 * i for i in range(41)])
     segmenter = FakeSegmenter()
     result = run(volume, segmenter)
-    assert segmenter.calls == 11
+    assert segmenter.calls == 8
     slices = result.structure_slices["muscle"]
     assert {one.source for one in slices.values()} == {"automatic", "interpolated"}
     for index, z_mm in enumerate(volume.slice_positions_mm):
@@ -212,3 +213,23 @@ def test_memory_does_not_grow_with_the_number_of_slices() -> None:
         tracemalloc.stop()
     # A mask's box is 20 x 20 pixels; whole slices of HU would be 6 kB each, masks 3 kB.
     assert (peaks[1] - peaks[0]) / 630 < 2500
+
+
+def test_a_correction_looks_at_slices_a_step_apart_and_interpolates_between() -> None:
+    volume = volume_of([1.5 * i for i in range(31)])
+    result = run(volume)
+    small = {
+        "muscle": {
+            index: SliceMask(corner_yx=(20, 20), crop=np.ones((4, 4), bool), source="automatic")
+            for index in result.indices
+        }
+    }
+    segmenter = FakeSegmenter()
+    anchor = VolumeAnchor(structure="muscle", axial_index=10, mask=muscle_at(15))
+    corrected = correct_volume(replace(result, structure_slices=small), [anchor], segmenter)
+    slices = corrected.structure_slices["muscle"]
+    # 6 mm are 4 slices: 5 steps up and 3 down, where the last is the end of the range.
+    assert segmenter.calls == 8
+    assert {one.source for one in slices.values()} == {"anchor", "propagated", "interpolated"}
+    for index, z_mm in enumerate(volume.slice_positions_mm):
+        assert dice(slices[index].full(SHAPE), muscle_at(z_mm)) > 0.9
