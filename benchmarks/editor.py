@@ -3,7 +3,9 @@
 Without a browser: from an event to the message that would be sent, and that message's
 size. With ``--browser`` also in JupyterLab in Chromium without a GPU: pictures painted
 a second while events come at the display's rate, the time from a movement to its
-picture, and bytes over the wire; near, 100 ms away, and with slices of 2048 pixels.
+picture, and bytes over the wire; near, 100 ms away (``far``), with slices of 2048
+pixels (``large``), and the way to the first mask (``mask``). Each of these is a
+minute or so on an idle machine, and can be run alone: ``--browser near``.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,16 @@ const box = canvas.getBoundingClientRect();
 const point = (name, x, y, buttons) => canvas.dispatchEvent(new PointerEvent(name, {
   clientX: box.left + x, clientY: box.top + y, button: name === "pointermove" ? -1 : 0, buttons,
   pointerType: "mouse", pointerId: 1, pressure: buttons ? 0.5 : 0, bubbles: true, cancelable: true }));
-const look = (x, y) => context.getImageData(x - 12, y - 12, 24, 24).data.join();
+// A number for the pixels around a place.
+const look = (x, y, reach = 16) => {
+  const { data } = context.getImageData(x - reach, y - reach, 2 * reach, 2 * reach);
+  const pixels = new Uint32Array(data.buffer);
+  let sum = 7;
+  for (let i = 0; i < pixels.length; i += 3) sum = (Math.imul(sum, 31) + pixels[i]) | 0;
+  return sum;
+};
+// The middle of the body: the panel covers the right edge.
+const [cx, cy] = [Math.round(box.width / 2 - 118), Math.round(box.height / 2)];
 const frame = () => new Promise(requestAnimationFrame);
 """
 
@@ -70,17 +81,17 @@ const frame = () => new Promise(requestAnimationFrame);
 WATCH = f"""async (repeats) => {{
   {PAGE}
   const times = [];
-  const [cx, cy] = [Math.round(box.width / 3), Math.round(box.height / 2)];
-  point("pointerdown", cx, cy, 1);
+  point("pointerdown", cx - 90, cy, 1);
   for (let i = 0; i < repeats; i += 1) {{
     await new Promise((done) => setTimeout(done, 60 + (i * 7) % 17));
-    const x = cx + ((i * 37) % 60) + 1;
-    const before = look(x, cy) + look(cx, cy);
+    // Always on, so that each movement draws where nothing is drawn yet.
+    const x = cx - 86 + 4 * i;
+    const before = look(x, cy);
     const started = performance.now();
     point("pointermove", x, cy + (i % 9), 1);
     while (performance.now() - started < 3000) {{
       await frame();
-      if (look(x, cy) + look(cx, cy) === before) continue;
+      if (look(x, cy) === before) continue;
       times.push(performance.now() - started);
       break;
     }}
@@ -92,12 +103,15 @@ WATCH = f"""async (repeats) => {{
 # An event a frame: how many frames showed another picture than the one before.
 PAINTED = f"""async ([kind, frames]) => {{
   {PAGE}
-  const [cx, cy] = [Math.round(box.width / 3), Math.round(box.height / 2)];
   const at = (i) => [cx - 80 + (160 * i) / frames, cy + 20 * Math.sin(i / 5)];
   const turn = (deltaY) => canvas.dispatchEvent(new WheelEvent("wheel", {{ deltaY, clientX: box.left + cx,
     clientY: box.top + cy, bubbles: true, cancelable: true }}));
   let seen = "";
   let painted = 0;
+  // What the page can do at most at this load: frames in which nothing happens.
+  const idle = performance.now();
+  for (let i = 0; i < 30; i += 1) await frame();
+  const bare = 30000 / (performance.now() - idle);
   if (kind !== "slices") point("pointerdown", ...at(0), 1);
   const started = performance.now();
   for (let i = 0; i < frames; i += 1) {{
@@ -105,13 +119,14 @@ PAINTED = f"""async ([kind, frames]) => {{
     else point("pointermove", ...at(i), 1);
     await frame();
     const [x, y] = kind === "brush" ? at(Math.max(i - 1, 0)).map(Math.round) : [cx, cy];
-    const now = look(x, y);
+    // Around the spine, which is white in most windows.
+    const now = look(x, y, kind === "brush" ? 16 : 90);
     painted += now !== seen;
     seen = now;
   }}
   const seconds = (performance.now() - started) / 1000;
   if (kind !== "slices") point("pointerup", ...at(frames), 0);
-  return {{ offered_per_s: frames / seconds, painted_per_s: painted / seconds }};
+  return {{ bare_per_s: bare, offered_per_s: frames / seconds, painted_per_s: painted / seconds }};
 }}"""
 
 
@@ -130,6 +145,10 @@ CLICK = f"""async ([x, y]) => {{
   }}
   return null;
 }}"""
+
+
+PLACES = {"near": ("512", 1, 9), "far": ("512, 100 ms away", 1, 9), "large": ("2048", 4, 3)}
+"""What is measured: its name, how many times a pixel is repeated, and how many slices there are."""
 
 
 def quantiles(times: Sequence[float]) -> dict[str, float]:
@@ -213,27 +232,22 @@ def delayed(lab: Any, seconds: float) -> Iterator[Any]:
         thread.join()
 
 
-def measure_in_browser(repeats: int) -> dict[str, dict[str, float]]:
+def measure_in_browser(place: str, repeats: int) -> dict[str, dict[str, float]]:
     """Count painted pictures, time and bytes of gestures, in a real JupyterLab."""
     from playwright.sync_api import sync_playwright
 
     from tests.browser.lab import CHROMIUM, FLAGS, running_lab
 
-    figures: dict[str, dict[str, float]] = {}
+    name, times, count = PLACES[place]
     with (
         tempfile.TemporaryDirectory() as folder,
         running_lab(Path(folder) / "lab") as lab,
         sync_playwright() as engine,
-        delayed(lab, 0.05) as far,
+        delayed(lab, 0.05) if place == "far" else nullcontext(lab) as server,
     ):
         browser = engine.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
-        for name, server, times, count in (
-            ("512", lab, 1, 9),
-            ("512, 100 ms away", far, 1, 9),
-            ("2048", lab, 4, 3),
-        ):
-            cell = VOLUME_CELL.format(times=times, count=count)
-            figures |= _measure_gestures(browser, server, name, cell, count, repeats)
+        cell = VOLUME_CELL.format(times=times, count=count)
+        figures = _measure_gestures(browser, server, name, cell, count, repeats)
         browser.close()
     return figures
 
@@ -269,10 +283,10 @@ def _measure_gestures(
     figures[f"{name}: stroke of 60 moves, over the wire"] = stroke
     page.mouse.move(*notebook.place(100, 100).page)
     notebook.settled_pixels()
-    wheel = traffic_of(notebook, lambda: page.mouse.wheel(0, -100))
+    up = notebook.ask("editor.document.index") < count - 1
+    wheel = traffic_of(notebook, lambda: page.mouse.wheel(0, -100 if up else 100))
     figures[f"{name}: another slice, over the wire"] = wheel
-    page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    page.context.close()
+    notebook.close()
     return figures
 
 
@@ -325,13 +339,20 @@ def main() -> None:
     """Run the measurements."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.editor", description=__doc__)
     parser.add_argument("--repeats", type=int, default=40, help="events of each kind (default 40)")
-    parser.add_argument("--browser", action="store_true", help="also in JupyterLab in Chromium")
+    parser.add_argument(
+        "--browser",
+        nargs="*",
+        choices=(*PLACES, "mask"),
+        help="also in JupyterLab in Chromium; all, or these",
+    )
     add_json_option(parser)
     arguments = parser.parse_args()
     figures = measure_sending(arguments.repeats)
-    if arguments.browser:
-        figures |= measure_in_browser(arguments.repeats)
-        figures |= measure_first_mask(9)
+    if arguments.browser is not None:
+        for piece in arguments.browser or (*PLACES, "mask"):
+            figures |= (
+                measure_first_mask(9) if piece == "mask" else measure_in_browser(piece, arguments.repeats)
+            )
     report(figures, ratios_of(figures), arguments.json)
 
 

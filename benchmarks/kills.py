@@ -28,7 +28,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from ctai_sam2.cohort import CohortConfig, runner
+from ctai_sam2.cohort import CohortConfig
+from ctai_sam2.cohort.planning import plan_tasks
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.models import CachedSegmenter
@@ -61,7 +62,7 @@ def _do_case(folder: Path, version: int) -> None:
     store, config = CohortStore(folder / "out"), CohortConfig(**QUICK).resolve(1)
     store.prepare()
     token = config.model_token()
-    tasks = runner.plan_tasks(cases, store, config, token).tasks
+    tasks = plan_tasks(cases, store, config, token).tasks
     if not tasks:
         shutil.rmtree(folder / "out" / "records")
         return

@@ -32,6 +32,7 @@ from .types import CTVolume as CTVolume
 from .types import Prediction as Prediction
 from .types import Prompt as Prompt
 from .types import Window as Window
+from .widgets import ChangeEditor as ChangeEditor
 from .widgets import L3MaskEditor as L3MaskEditor
 from .widgets import MiddleMaskEditor as MiddleMaskEditor
 from .widgets import ReviewEditor as ReviewEditor

@@ -56,9 +56,15 @@ COLORS: Mapping[str, str] = MappingProxyType(
         "sat": "#0072B2",
         "vat": "#CC79A7",
         "imat": "#D55E00",
+        "quadratus_left": "#DDCC77",
+        "quadratus_right": "#999933",
+        "paraspinal_left": "#44AA99",
+        "paraspinal_right": "#88CCEE",
+        "wall_left": "#CC6677",
+        "wall_right": "#AA4499",
     }
 )
-"""One structure has one color in every picture, as ``#RRGGBB``."""
+"""One structure has one color in every picture, as ``#RRGGBB``; muscle groups in Tol's muted scheme."""
 
 
 def level_below_l3(steps: int) -> str | None:

@@ -292,8 +292,11 @@ class SegmentationService:
         return await done
 
 
-def service_of(request: Request) -> SegmentationService:
-    """Return the service behind the application; a dependency of every path."""
+async def service_of(request: Request) -> SegmentationService:
+    """Return the service behind the application; a dependency of every path.
+
+    Without ``async`` each request would wait for a thread that returns it, and that for the model's thread.
+    """
     service: SegmentationService = request.app.state.service
     return service
 

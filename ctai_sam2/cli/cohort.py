@@ -156,8 +156,7 @@ def run(
     except (Unavailable, StorageError):
         _report_partial(out, report)
         raise
-    changed = bool(done.inferred + done.measured + done.failed) or done.is_partial
-    page = _write_report(done.files.folder, changed=changed) if report else None
+    page = _write_report(done.files.folder) if report else None
     counts = {
         name: getattr(done, name)
         for name in (
@@ -277,7 +276,7 @@ def _report_partial(folder: Path, wanted: bool) -> None:
 
     try:
         summary = read_summary(CohortStore(folder))
-        page = _write_report(folder, changed=True) if wanted else None
+        page = _write_report(folder) if wanted else None
     except CtaiError:
         return
     typer.secho(
@@ -291,14 +290,11 @@ def _report_partial(folder: Path, wanted: bool) -> None:
         typer.secho(f"  {page}", err=True)
 
 
-def _write_report(folder: Path, *, changed: bool) -> Path | None:
-    from ctai_sam2.cohort.report import write_report
+def _write_report(folder: Path) -> Path | None:
+    from ctai_sam2.cohort.report import write_report_of_table
 
-    page = folder / "report.html"
-    if page.is_file() and not changed:
-        return page
     try:
-        return write_report(folder)
+        return write_report_of_table(folder)
     except InputError as error:
         typer.secho(f"Note: {error}", fg="yellow", err=True)
         return None

@@ -163,6 +163,15 @@ def read_note(store: CohortStore, case_id: str) -> CorrectionNote | None:
     return note
 
 
+def correction_digest(store: CohortStore, case_id: str) -> str | None:
+    """Digest of a case's readings; None where there are none, ``"damaged"`` where they cannot be read."""
+    try:
+        note = read_note(store, case_id)
+    except DamagedFile:
+        return "damaged"
+    return None if note is None else note.digest
+
+
 def read_correction(store: CohortStore, case_id: str) -> Correction | None:
     """Read the readings of a case; None where there are none.
 

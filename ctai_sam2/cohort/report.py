@@ -14,7 +14,7 @@ from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_row
 from ctai_sam2.cohort.methods import describe_methods
 from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.cohort.report_pdf import render_cohort_pdf, render_table_one
-from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.store import CohortStore, state_of
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_bytes, write_table_csv, write_text
@@ -96,6 +96,20 @@ def write_report(folder: str | os.PathLike[str]) -> Path:
     methods, _ = describe_methods(summary, table)
     write_bytes(store.folder / "report.pdf", render_cohort_pdf(summary, table, methods))
     return write_text(store.folder / "report.html", page)
+
+
+def write_report_of_table(folder: str | os.PathLike[str]) -> Path:
+    """Write the report as `write_report`, unless the one that is there was written after the table.
+
+    Raises
+    ------
+    InputError, StorageError
+        As in `write_report`.
+    """
+    page = Path(folder) / "report.html"
+    table, report = state_of(Path(folder) / "table.csv"), state_of(page)
+    is_current = table is not None and report is not None and table[1] <= report[1]
+    return page if is_current else write_report(folder)
 
 
 def render_report(store: CohortStore) -> str:

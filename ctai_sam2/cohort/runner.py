@@ -8,21 +8,22 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
-from ctai_sam2.cohort.corrections import read_note
+from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
 from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.patients import find_same_patients
-from ctai_sam2.cohort.store import PREDICTIONS_FOLDER, CohortStore, key_of, names_in, stamp_of
+from ctai_sam2.cohort.planning import RunPlan, plan_tasks
+from ctai_sam2.cohort.store import CohortStore, RecordIndex
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
-from ctai_sam2.cohort.table import CohortFiles, current_summary, own_columns, write_results
+from ctai_sam2.cohort.table import CohortFiles, current_summary, write_results
 from ctai_sam2.cohort.worker import CaseOutcome
-from ctai_sam2.errors import DamagedFile, InputError, StorageError, Unavailable
+from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.settings import Settings
@@ -163,9 +164,14 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
             retry_failed=retry_failed,
             progress=progress,
         )
+    store = CohortStore(Path(out).resolve())
+    listing = list_cases(manifest) if isinstance(manifest, (str, os.PathLike)) else None
+    if listing is not None:
+        found = _find_finished(listing, store, config)
+        if found is not None:
+            return replace(found, seconds=time.perf_counter() - started)
     cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else list(manifest)
     config = config.resolve(len(cases))
-    store = CohortStore(Path(out).resolve())
     _require_own_folder(store, cases)
     tally = _Tally()
     peak_mb = 0.0
@@ -175,6 +181,17 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
         planned = plan_tasks(cases, store, config, token)
         current = {} if planned.tasks else current_summary(store, planned.key)
         same_patient, caution = ({}, None) if current else find_same_patients(cases)
+
+        note = None
+        if listing is not None:
+            note = FinishedNote(
+                manifest=listing.digest,
+                settings=digest_settings(config, token),
+                studies=planned.studies,
+                corrections=planned.corrections,
+                key=planned.key,
+            )
+        finished = None if note is None else asdict(note)
 
         def write(key: str) -> tuple[CohortFiles, dict[str, Any]]:
             return write_results(
@@ -189,6 +206,7 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
                     "same_patient": same_patient,
                     "cautions": [caution] if caution else [],
                 },
+                finished=finished if key else None,
             )
 
         if planned.tasks:
@@ -206,84 +224,62 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
             raise tally.stopper
         if current:
             files, summary = CohortFiles.of(store), current
+            index = RecordIndex(records=planned.entries, finished=finished)
+            if index != store.read_index():
+                store.write_index(index)
         else:
             files, summary = write(planned.key if not tally.undone else "")
     if tally.stopper is not None:
         raise tally.stopper
-    return CohortRun(
-        files=files,
+    return _describe(
+        files,
+        summary,
         cases=len(cases),
         inferred=tally.inferred,
         measured=tally.measured,
         unchanged=len(cases) - len(planned.tasks),
-        failed=int(summary["failed"]),
-        incomplete=int(summary.get("incomplete", 0)),
-        not_done=int(summary.get("not_done", 0)),
-        flagged=int(summary["flagged"]),
         replaced=len(tally.replaced),
-        set_aside=tuple(summary.get("set_aside", ())),
-        not_in_manifest=tuple(summary.get("not_in_manifest", ())),
-        cautions=tuple(summary.get("cautions", ())),
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_mb,
     )
 
 
-@dataclass(frozen=True)
-class RunPlan:
-    """What is to be done.
-
-    Parameters
-    ----------
-    tasks : list of CaseTask
-        Cases to be done.
-    case_keys : mapping of str to str
-        The key of every case's record, by case.
-    key : str
-        Digest of everything the table follows from.
-    """
-
-    tasks: list[CaseTask]
-    case_keys: Mapping[str, str]
-    key: str
+def _describe(files: CohortFiles, summary: Mapping[str, Any], **counts: Any) -> CohortRun:
+    """Describe a run by its own counts and the summary of its table."""
+    return CohortRun(
+        files=files,
+        failed=int(summary["failed"]),
+        incomplete=int(summary.get("incomplete", 0)),
+        not_done=int(summary.get("not_done", 0)),
+        flagged=int(summary["flagged"]),
+        set_aside=tuple(summary.get("set_aside", ())),
+        not_in_manifest=tuple(summary.get("not_in_manifest", ())),
+        cautions=tuple(summary.get("cautions", ())),
+        **counts,
+    )
 
 
-def plan_tasks(cases: Sequence[Case], store: CohortStore, config: CohortConfig, token: str) -> RunPlan:
-    """Decide from file names, sizes and times, without reading any image, what is to be done."""
-    corrected = store.corrected_ids()
-    predicted, masked = names_in(store.folder / PREDICTIONS_FOLDER), names_in(store.folder / "masks")
-    index = store.read_index()
-    tasks: list[CaseTask] = []
-    case_keys: dict[str, str] = {}
-    for case in cases:
-        correction = _correction_digest(store, case.case_id) if case.case_id in corrected else None
-        stamp = stamp_of(case.path)
-        key = key_of([stamp, token, config.inference_part(case), config.row_part(case, correction)])
-        case_keys[case.case_id] = key
-        try:
-            record = store.record_key(case.case_id, index)
-        except DamagedFile:
-            # The worker moves it aside.
-            record = None
-        holds = record is not None and record.key == key
-        if record is not None and holds:
-            if record.is_done:
-                holds = f"{case.case_id}.zip" in predicted and f"{case.case_id}.nii.gz" in masked
-            else:
-                holds = not (record.retry or config.retry_failed)
-        if not holds:
-            tasks.append(CaseTask(case=case, stamp=stamp, key=key))
-    own = own_columns(cases)
-    extras = [[case.extra.get(name) for name in own] for case in cases]
-    return RunPlan(tasks, case_keys, key_of([list(case_keys), list(case_keys.values()), list(own), extras]))
-
-
-def _correction_digest(store: CohortStore, case_id: str) -> str | None:
-    try:
-        note = read_note(store, case_id)
-    except DamagedFile:
-        return "damaged"
-    return None if note is None else note.digest
+def _find_finished(listing: Listing, store: CohortStore, config: CohortConfig) -> CohortRun | None:
+    """Describe the cohort where nothing is to be done, which is seen without reading the cases; else None."""
+    if not store.has_index:
+        return None
+    with store.locked():
+        note = read_finished(listing, store, config.resolve(len(listing.cases)))
+        summary = {} if note is None else current_summary(store, note.key)
+        if not summary:
+            return None
+        store.prepare()
+    count = len(listing.cases)
+    return _describe(
+        CohortFiles.of(store),
+        summary,
+        cases=count,
+        inferred=0,
+        measured=0,
+        unchanged=count,
+        seconds=0.0,
+        peak_memory_mb=0.0,
+    )
 
 
 def _require_own_folder(store: CohortStore, cases: Sequence[Case]) -> None:
@@ -391,6 +387,8 @@ def _dispatch_to_dask(tasks: list[CaseTask], order: RunOrder, dask: Any, tally: 
     from joblib import Parallel, delayed, parallel_config
 
     with _dask_client(dask) as client:
+        from distributed import KilledWorker
+
         slots = sum(client.nthreads().values())
         if not slots:
             raise Unavailable("the Dask scheduler has no workers", hint="Start some: dask worker tcp://…")
@@ -402,8 +400,19 @@ def _dispatch_to_dask(tasks: list[CaseTask], order: RunOrder, dask: Any, tally: 
                         tally.take(outcome)
                     if tally.stopper is not None:
                         break
+        except CtaiError:
+            raise
+        except (OSError, CancelledError, KilledWorker) as error:
+            raise Unavailable(
+                "the Dask scheduler or its workers were lost",
+                received=type(error).__name__,
+                hint="What was done is stored; start them and run it again.",
+            ) from error
         finally:
-            peaks = client.run(dismiss, order.run_id)
+            peaks: dict[str, float] = {}
+            with contextlib.suppress(OSError, CancelledError, RuntimeError, ValueError):
+                # Of a worker that has just been lost nothing is left to dismiss.
+                peaks = client.run(dismiss, order.run_id, on_error="ignore")
     return max(peaks.values(), default=0.0)
 
 

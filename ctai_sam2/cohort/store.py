@@ -22,11 +22,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
 from ctai_sam2.errors import DamagedFile, StorageError
@@ -44,16 +45,43 @@ _LEFT_BEHIND = ".writing-"
 _ASIDE = ".damaged-"
 _OWNER = ".owner"
 _INDEX = "index.json"
-_ENTRY_LENGTH = 5
+
+FileState: TypeAlias = tuple[int, int]
+"""Size in bytes and time of change in ns: while they stay the same, content is not read again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class RecordKey:
-    """What planning needs of a record: its key, whether it has numbers, and whether it is to be retried."""
+class IndexEntry(NamedTuple):
+    """What planning needs of a record: its key, whether it has numbers, and whether it is to be retried.
 
+    ``size`` and ``changed_ns`` are those of its file; without them the entry holds nothing.
+    """
+
+    size: int
+    changed_ns: int
     key: str
     is_done: bool
     retry: bool
+
+    @property
+    def state(self) -> FileState:
+        """State of the record's file when it was read."""
+        return self.size, self.changed_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordIndex:
+    """The records of a folder as they were last read. It only saves time: records are what counts.
+
+    Parameters
+    ----------
+    records : mapping of str to IndexEntry
+        By case.
+    finished : mapping or None
+        What the last run found where nothing is left to do; see `ctai_sam2.cohort.finished`.
+    """
+
+    records: Mapping[str, IndexEntry] = field(default_factory=dict)
+    finished: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -151,37 +179,63 @@ class CohortStore:
         """
         write_case_record(self.record_path(record.case_id), record)
 
-    def record_key(self, case_id: str, index: Mapping[str, Sequence[Any]]) -> RecordKey | None:
+    def record_states(self) -> dict[str, FileState]:
+        """Return the state of every record's file, by case."""
+        states = {}
+        with suppress(OSError), os.scandir(self.folder / "records") as entries:
+            for entry in entries:
+                if not entry.name.endswith(".json"):
+                    continue
+                try:
+                    state = entry.stat()
+                except OSError:  # it has just been moved
+                    continue
+                states[entry.name[: -len(".json")]] = (state.st_size, state.st_mtime_ns)
+        return states
+
+    def index_entry(
+        self, case_id: str, index: RecordIndex, states: Mapping[str, FileState]
+    ) -> IndexEntry | None:
         """Return what planning needs of a record: from the index where it still holds, else from the record.
+
+        Parameters
+        ----------
+        case_id : str
+            Which.
+        index : RecordIndex
+            See `read_index`.
+        states : mapping of str to FileState
+            See `record_states`.
 
         Raises
         ------
         DamagedFile, StorageError
             As in `read_record`.
         """
-        entry = index.get(case_id)
-        if entry is not None:
-            try:
-                state = os.stat(self.record_path(case_id))
-            except OSError:
-                return None
-            if (state.st_size, state.st_mtime_ns) == tuple(entry[:2]):
-                return RecordKey(key=entry[2], is_done=entry[3], retry=entry[4])
-        record = self.read_record(case_id)
-        return (
-            None if record is None else RecordKey(key=record.key, is_done=record.is_done, retry=record.retry)
-        )
+        entry, state = index.records.get(case_id), states.get(case_id)
+        if entry is not None and entry.state == state:
+            return entry
+        record = self.read_record(case_id) if state is not None else None
+        if record is None or state is None:
+            return None
+        return IndexEntry(*state, record.key, record.is_done, record.retry)
 
-    def read_index(self) -> dict[str, list[Any]]:
+    @property
+    def has_index(self) -> bool:
+        """Whether there is an index."""
+        return (self.folder / _INDEX).is_file()
+
+    def read_index(self) -> RecordIndex:
         """Read the index; empty where there is none, or one that cannot be read: it only saves time."""
         try:
-            entries = json.loads((self.folder / _INDEX).read_bytes())["records"]
-            known = {str(name): list(entry) for name, entry in entries.items() if len(entry) == _ENTRY_LENGTH}
+            content = json.loads((self.folder / _INDEX).read_bytes())
+            records = {name: IndexEntry(*entry) for name, entry in content["records"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
-        return known
+            return RecordIndex()
+        finished = content.get("finished")
+        return RecordIndex(records=records, finished=finished if isinstance(finished, dict) else None)
 
-    def write_index(self, records: Iterable[CaseRecord | None]) -> None:
+    def write_index(self, index: RecordIndex) -> None:
         """Write the index of records that were just read.
 
         Raises
@@ -189,18 +243,8 @@ class CohortStore:
         StorageError
             If it cannot be written.
         """
-        entries = {}
-        for record in records:
-            if record is None:
-                continue
-            with suppress(OSError):
-                state = os.stat(self.record_path(record.case_id))
-                entries[record.case_id] = [
-                    *(state.st_size, state.st_mtime_ns),
-                    *(record.key, record.is_done, record.retry),
-                ]
-        text = json.dumps({"version": 1, "records": entries}, separators=(",", ":"))
-        write_text(self.folder / _INDEX, text)
+        content = {"version": 1, "records": index.records, "finished": index.finished}
+        write_text(self.folder / _INDEX, json.dumps(content, separators=(",", ":")))
 
     def set_aside(self, path: Path) -> None:
         """Move a damaged file out of the way, so that it can be made again and is still there to look at.
@@ -316,27 +360,51 @@ class CohortStore:
             ) from error
 
 
-def stamp_of(path: Path) -> str:
+def stamp_of(path: str | os.PathLike[str]) -> str:
     """Digest of the names, sizes and times of change of a file, or of all files below a folder.
 
     Cheap: nothing is opened. While it stays the same, content is not read again.
     """
     digest = hashlib.sha256()
-    if path.is_file():
-        state = path.stat()
-        digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
-        return digest.hexdigest()[:32]
-    for parent, folders, names in os.walk(path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.startswith("."):
-                continue
-            with suppress(OSError):
-                state = os.stat(os.path.join(parent, name))
-                # Names need not be UTF-8.
-                relative = os.fsencode(os.path.relpath(os.path.join(parent, name), path))
-                digest.update(relative + f" {state.st_size} {state.st_mtime_ns}\n".encode())
+    state = state_of(path)
+    if state is not None:
+        digest.update(b"%d %d" % state)
+    else:
+        _add_folder(digest, os.fsencode(path), b"")
     return digest.hexdigest()[:32]
+
+
+def state_of(path: str | os.PathLike[str]) -> FileState | None:
+    """Return the state of a file; None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _add_folder(digest: hashlib._Hash, folder: bytes, prefix: bytes) -> None:
+    """Add the states of all files below a folder, in the order of their names; hidden ones are left out."""
+    try:
+        with os.scandir(folder) as listed:
+            # As bytes: names need not be UTF-8.
+            entries = sorted((one for one in listed if not one.name.startswith(b".")), key=_name_of)
+    except OSError:
+        return
+    folders = []
+    for entry in entries:
+        with suppress(OSError):
+            if entry.is_dir():
+                folders += [] if entry.is_symlink() else [entry]
+                continue
+            state = entry.stat()
+            digest.update(prefix + entry.name + b" %d %d\n" % (state.st_size, state.st_mtime_ns))
+    for entry in folders:
+        _add_folder(digest, entry.path, prefix + entry.name + os.sep.encode())
+
+
+def _name_of(entry: os.DirEntry[bytes]) -> str:
+    return os.fsdecode(entry.name)
 
 
 def key_of(value: Any) -> str:

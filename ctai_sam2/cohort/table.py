@@ -24,7 +24,7 @@ from ctai_sam2.cohort.columns import TABLE_COLUMNS as TABLE_COLUMNS
 from ctai_sam2.cohort.columns import data_dictionary as data_dictionary
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
-from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.store import CohortStore, IndexEntry, RecordIndex, state_of
 from ctai_sam2.cohort.volumes import write_levels_table
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.io import write_bytes, write_json, write_table_csv
@@ -78,6 +78,7 @@ def write_results(
     model_token: str,
     notes: Mapping[str, Any] | None = None,
     limits: QcLimits | None = None,
+    finished: Mapping[str, Any] | None = None,
 ) -> tuple[CohortFiles, dict[str, Any]]:
     """Make the table from the records and write it as CSV and Parquet, with ``summary.json``.
 
@@ -99,6 +100,8 @@ def write_results(
         Further entries of the summary.
     limits : QcLimits, optional
         Where numbers become flags.
+    finished : mapping, optional
+        What makes the next call quick where nothing is left to do; see `ctai_sam2.cohort.finished`.
 
     Returns
     -------
@@ -110,6 +113,7 @@ def write_results(
     StorageError
         If a file cannot be written.
     """
+    states = store.record_states()
     records = [current_record(store, case.case_id, case_keys) for case in cases]
     sexes = [sex_of(case, record) for case, record in zip(cases, records, strict=True)]
     flags = find_flags(
@@ -130,6 +134,7 @@ def write_results(
     summary = _summarize(rows, flags, records, config)
     summary |= {
         "key": key,
+        "table_state": state_of(store.folder / "table.csv"),
         "model_token": model_token,
         "set_aside": store.files_set_aside(),
         "not_in_manifest": _left_over(store, {case.case_id for case in cases}),
@@ -139,7 +144,13 @@ def write_results(
     }
     write_json(store.folder / "summary.json", summary)
     write_table_csv(store.folder / "data_dictionary.csv", data_dictionary(list(own.values())))
-    store.write_index(records)
+    entries = {
+        one.case_id: IndexEntry(*states[one.case_id], one.key, one.is_done, one.retry)
+        for one in records
+        # Of the states from before they were read: what changes meanwhile is read again.
+        if one is not None and one.case_id in states
+    }
+    store.write_index(RecordIndex(records=entries, finished=finished))
     return CohortFiles.of(store), summary
 
 
@@ -221,7 +232,11 @@ def current_summary(store: CohortStore, key: str) -> dict[str, Any]:
         summary = read_summary(store)
     except (InputError, DamagedFile):
         return {}
-    return summary if summary.get("key") == key and (store.folder / "table.csv").is_file() else {}
+    state = state_of(store.folder / "table.csv")
+    # Of an earlier version's table only the key is known.
+    known = summary.get("table_state", state)
+    is_current = state is not None and known is not None and tuple(known) == state
+    return summary if is_current and summary.get("key") == key else {}
 
 
 def read_table(folder: str | Path) -> pd.DataFrame:

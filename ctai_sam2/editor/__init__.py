@@ -18,7 +18,7 @@ from ctai_sam2.editor.i18n import LANGUAGES, Message, text
 from ctai_sam2.editor.inference_status import Confirmation, InferenceStatus, MaskCandidates, MaskSource
 from ctai_sam2.editor.labels import L3, MIDDLE, Label, Profile
 from ctai_sam2.editor.measurements import measure_document, measure_labels
-from ctai_sam2.editor.rendering import render_grey, render_overlay
+from ctai_sam2.editor.picture import render_grey, render_overlay
 from ctai_sam2.editor.session import KeepsEvents
 from ctai_sam2.editor.tools import Preview
 from ctai_sam2.editor.view import View

@@ -99,9 +99,18 @@ def _toggle_limit(controller: Controller) -> object:
 
 
 def _next_label(controller: Controller) -> object:
-    names = list(controller.document.labels)
+    names = offered_labels(controller.document)
     position = names.index(controller.document.view.active)
     return controller.adjust(active=names[(position + 1) % len(names)])
+
+
+def offered_labels(document: Document) -> list[str]:
+    """Labels to choose from: muscle groups where the view says so, the slice has one or one is active."""
+    groups = document.profile.groups.get("groups", ())
+    view, masks = document.view, document.masks()
+    if view.groups or view.active in groups or any(name in masks for name in groups):
+        return list(document.labels)
+    return [name for name in document.labels if name not in groups]
 
 
 def _toggle_label(controller: Controller, what: str) -> object:
@@ -254,6 +263,7 @@ ACTIONS: tuple[Action, ...] = (
     _action("toggle_lock", lambda c: _toggle_label(c, "locked")),
     _adjusting("toggle_outline", lambda v: {"outline_only": not v.outline_only}, "u"),
     _adjusting("toggle_smooth", lambda v: {"smooth": not v.smooth}, "y"),
+    _adjusting("toggle_groups", lambda v: {"groups": not v.groups}, "shift+m"),
     _adjusting("toggle_wheel", lambda v: {"wheel_scrolls": not v.wheel_scrolls}),
     _adjusting("more_opaque", lambda v: _opacity(v, 0.1)),
     _adjusting("less_opaque", lambda v: _opacity(v, -0.1)),

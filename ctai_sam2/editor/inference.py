@@ -363,7 +363,7 @@ class Inference:
             elapsed_s=elapsed_s,
             cached=all(result.cached for result in results),
             backend=results[0].backend,
-            warnings=tuple(text for result in results for text in result.warnings),
+            warnings=tuple(dict.fromkeys(text for result in results for text in result.warnings)),
             candidate=1,
             candidates=max(len(result.masks) for result in results),
         )

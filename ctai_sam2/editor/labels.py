@@ -18,6 +18,7 @@ from types import MappingProxyType
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import PRESETS, SOFT_TISSUE
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
 from ctai_sam2.structures import COLORS
 from ctai_sam2.types import Plane, Window
@@ -94,7 +95,7 @@ class Profile:
 
     def limit_of(self, label: str) -> HuRange | None:
         """HU range in which a label is measured; None where all its pixels count."""
-        if label.startswith("psoas"):
+        if label.startswith("psoas") or label in SIDED_GROUPS:
             return self.limits.get("muscle")
         return self.limits.get(label)
 
@@ -116,7 +117,8 @@ class Profile:
         return (group,)
 
 
-_AXIAL_LABELS = ("psoas_left", "psoas_right", "muscle", "imat", "vat", "sat")
+# A label is drawn over those after it: parts of the muscle first.
+_AXIAL_LABELS = ("psoas_left", "psoas_right", *SIDED_GROUPS, "muscle", "imat", "vat", "sat")
 _DRAWING = ("brush", "eraser", "polygon", "lasso", "rectangle", "flood")
 _LOOKING = ("take", "ruler", "roi", "pan", "window")
 
@@ -139,9 +141,10 @@ MIDDLE = Profile(
             "psoas": ("psoas_left", "psoas_right"),
             "muscle": ("muscle",),
             "fat": ("imat", "vat", "sat"),
+            "groups": SIDED_GROUPS,
             "all": ("psoas_left", "psoas_right", "muscle"),
         }
     ),
     tools=("click", "box", "polygon", *(tool for tool in _DRAWING if tool != "polygon"), *_LOOKING),
 )
-"""Axial slice through the middle of L3: psoas, all skeletal muscle, and the three kinds of fat."""
+"""Axial slice through the middle of L3: psoas, all skeletal muscle, three kinds of fat, muscle groups."""

@@ -47,6 +47,8 @@ class View:
     wheel_scrolls : bool
         Whether the wheel alone scrolls a volume's slices, and Ctrl and the wheel zoom; else the other way
         round, with Shift. Of a single slice the wheel always zooms.
+    groups : bool
+        Whether the muscle groups are among the labels that are offered.
     active : str
         The label being edited.
     language : str
@@ -72,6 +74,7 @@ class View:
     flood_radius_mm: float | None = None
     smooth: bool = True
     wheel_scrolls: bool = True
+    groups: bool = False
     language: str = "en"
 
     def __post_init__(self) -> None:

@@ -11,6 +11,8 @@ from scipy import ndimage
 from ctai_sam2.image.distances import box_of
 from ctai_sam2.types import Mask
 
+_LARGEST_GAIN_MM = 2.0
+
 
 def signed_distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.float32]:
     """Distance to the border of a mask in mm, positive inside, shape (H, W); an empty mask is far outside."""
@@ -43,7 +45,13 @@ def interpolate_masks(
 
 
 def blend_masks(
-    lower: Mask, upper: Mask, shares: Sequence[float], spacing_mm: Sequence[float], *, drifts: bool = True
+    lower: Mask,
+    upper: Mask,
+    shares: Sequence[float],
+    spacing_mm: Sequence[float],
+    *,
+    drifts: bool = True,
+    within: Sequence[Mask] | None = None,
 ) -> list[Mask]:
     """Return the shapes at several places between two slices.
 
@@ -58,6 +66,9 @@ def blend_masks(
         As in `interpolate_masks`; where one is empty the other decides within its half.
     shares : sequence of float
         Places, 0 at ``lower`` and 1 at ``upper``.
+    within : sequence of ndarray of bool, optional
+        Of each place, the pixels that can belong to the shape. What is taken from it so is made up for at its
+        border, up to 2 mm: thin muscle with fat in it would shrink.
 
     Notes
     -----
@@ -66,17 +77,20 @@ def blend_masks(
     # No blend reaches further than both shapes together.
     box = box_of(lower | upper, 1, 1)
     if box is None or not lower.any() or not upper.any():
-        return [np.array(lower if share < 0.5 else upper) for share in shares]
+        nearer = [np.array(lower if share < 0.5 else upper) for share in shares]
+        return nearer if within is None else [a & b for a, b in zip(nearer, within, strict=True)]
     below, above = (signed_distance_mm(mask[box], spacing_mm) for mask in (lower, upper))
     centres = [np.asarray(ndimage.center_of_mass(mask[box])) for mask in (lower, upper)]
     way = centres[1] - centres[0] if drifts else np.zeros(2)
     blended = []
-    for share in shares:
+    for place, share in enumerate(shares):
         field = (1.0 - share) * _moved(below, share * way) + share * _moved(above, (share - 1) * way)
         side = (1.0 - share) * float(lower.sum()) ** 0.5 + share * float(upper.sum()) ** 0.5
         size = max(round(side**2), 1)
         mask = np.zeros(lower.shape, np.bool_)
-        mask[box] = field >= np.partition(field, -size, axis=None)[-size]
+        if within is not None:
+            field = np.where(within[place][box], field, -np.inf)
+        mask[box] = field >= max(np.partition(field, -size, axis=None)[-size], -_LARGEST_GAIN_MM)
         blended.append(mask)
     return blended
 

@@ -49,7 +49,10 @@ from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 
 logger = logging.getLogger(__name__)
 
-_WRITES_BETWEEN_TRIMS = 16
+_SHARE_BETWEEN_TRIMS = 8
+"""The disk cache is trimmed when an eighth of what it may hold was written: that looks at all of it."""
+_SHARE_BEFORE_FIRST_TRIM = 64
+"""The first time sooner: processes that were killed have left more than there should be."""
 _MAX_PENDING_WRITES = 32
 _MAX_PENDING_BYTES = 32_000_000
 _EVICTED_NOTED = 4096
@@ -113,7 +116,8 @@ class CachedSegmenter(ClosedByWith):
         self._evicted: LRUCache[CacheKey, str] = LRUCache(_EVICTED_NOTED)
         self._writer: tuple[int, ThreadPoolExecutor] | None = None
         self._pending: dict[CacheKey, _PendingWrite] = {}
-        self._writes = self._bytes_since_trim = 0
+        self._bytes_to_next_trim = max_bytes // _SHARE_BEFORE_FIRST_TRIM
+        self._has_written = False
         self._trouble: str | None = None
         self._memory, self._memoized = self._open_memory(folder)
         self._is_on_disk = self._memory.location is not None
@@ -131,7 +135,8 @@ class CachedSegmenter(ClosedByWith):
         A stored prediction has ``cached`` set and the processing time of its original run.
         """
         image = require_request(image_hw, prompt)
-        key = make_key(image, prompt, window, self._inner.identity)
+        identity = self._inner.identity
+        key = make_key(image, prompt, window, identity)
         found = self._recall(key)
         if found is not None:
             return found
@@ -141,7 +146,7 @@ class CachedSegmenter(ClosedByWith):
             return replace(stored[1], cached=True)
         prediction = self._inner.predict(image, prompt, window=window)
         # Between the identity and the prediction another backend may have taken over.
-        if make_key(image, prompt, window, prediction.identity) == key:
+        if prediction.identity == identity or make_key(image, prompt, window, prediction.identity) == key:
             finished_at = self._clock()
             self._remember(key, finished_at, prediction)
             self._write_behind(key, prediction, finished_at)
@@ -330,23 +335,23 @@ class CachedSegmenter(ClosedByWith):
             )
             return
         with self._lock:
-            self._writes += 1
-            self._bytes_since_trim += len(data)
-            is_trim_due = (
-                self._writes % _WRITES_BETWEEN_TRIMS == 0 or self._bytes_since_trim > self._max_bytes // 8
-            )
+            self._has_written = True
+            self._bytes_to_next_trim -= len(data)
+            is_trim_due = self._bytes_to_next_trim < 0
             self._evicted[key] = "The prediction was stored and has been evicted since to bound the cache."
         if is_trim_due:
             self._trim()
 
     def _trim(self) -> None:
-        if not self._is_on_disk:
+        if not self._is_on_disk or not self._has_written:
             return
+        # What is written until the next time has room.
+        room = self._max_bytes // _SHARE_BETWEEN_TRIMS
         with self._lock:
-            self._bytes_since_trim = 0
+            self._bytes_to_next_trim = room
         try:
             self._memory.reduce_size(
-                bytes_limit=self._max_bytes, age_limit=timedelta(seconds=self._expires_s)
+                bytes_limit=self._max_bytes - room, age_limit=timedelta(seconds=self._expires_s)
             )
         except (OSError, OverflowError, ValueError) as error:  # dates on the disk may be impossible
             self._warn(f"the disk cache could not be trimmed ({type(error).__name__}).")

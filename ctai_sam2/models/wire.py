@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.image.masks import mask_to_rle
+from ctai_sam2.image.masks import as_mask, mask_to_runs
 from ctai_sam2.models.messages import (
     MAX_CANDIDATES,
     MaskBody,
@@ -107,9 +107,9 @@ def encode_mask(mask: Mask) -> dict[str, Any]:
     >>> bool((decode_mask(encode_mask(square)) == square).all())
     True
     """
-    rle = mask_to_rle(mask)
-    packed = zlib.compress(_pack_integers(np.array(rle["counts"], np.int64)), 9)
-    return {"shape": rle["size"], "runs": base64.b64encode(packed).decode("ascii")}
+    inside = as_mask(mask)
+    packed = zlib.compress(_pack_integers(mask_to_runs(inside)), 9)
+    return {"shape": list(inside.shape), "runs": base64.b64encode(packed).decode("ascii")}
 
 
 def decode_mask(
@@ -353,11 +353,16 @@ def _validate(kind: type[Message], value: Any, name: str) -> Message:
 
 
 def _pack_integers(values: NDArray[np.int64]) -> bytes:
-    places = np.arange(_INTEGER_BYTES)
-    needed = 1 + (values[:, None] >= 1 << 7 * places[1:]).sum(axis=1, keepdims=True)
-    groups = (values[:, None] >> 7 * places) & 0x7F | np.where(places < needed - 1, 0x80, 0)
-    packed: bytes = groups[places < needed].astype(np.uint8).tobytes()
-    return packed
+    lengths = np.ones(len(values), np.int64)
+    for place in range(1, _INTEGER_BYTES):
+        lengths += values >= 1 << 7 * place
+    starts = np.cumsum(lengths) - lengths
+    packed = np.empty(int(lengths.sum()), np.uint8)
+    for place in range(int(lengths.max())):
+        reaching = np.flatnonzero(lengths > place)
+        more = lengths[reaching] > place + 1
+        packed[starts[reaching] + place] = (values[reaching] >> 7 * place) & 0x7F | more * 0x80
+    return packed.tobytes()
 
 
 def _fill_runs(data: NDArray[np.uint8], count: int) -> NDArray[np.bool_] | None:

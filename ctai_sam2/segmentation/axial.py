@@ -162,9 +162,7 @@ class AxialSession(FramedSlice):
                 found.update({name: one for name, one in fat.items() if name in structures})
             except AnatomyNotFound as error:
                 missing["fat"] = str(error)
-        groups: dict[str, Mask] = {}
-        if "muscle" in found and found["muscle"].prompted_by == "name" and self.judged is not None:
-            groups = self.judged.groups_within(found["muscle"].mask)
+        groups = self.groups_of(found["muscle"]) if "muscle" in found else {}
         doubts = [text for name, result in found.items() if name != "psoas" for text in result.warnings]
         return AxialResult(
             ct_slice=self.ct_slice,
@@ -173,6 +171,12 @@ class AxialSession(FramedSlice):
             missing=missing,
             muscle_groups=groups,
         )
+
+    def groups_of(self, muscle: StructureResult) -> dict[str, Mask]:
+        """Return the muscle groups of each side; none where the model does not divide the slice."""
+        if muscle.prompted_by != "name" or self.judged is None:
+            return {}
+        return self.judged.groups_within(muscle.mask)
 
     @cached_property
     def judged(self) -> JudgedSlice | None:

@@ -1,4 +1,4 @@
-"""What a segmenter answers, and which model it is."""
+"""What a segmenter predicts, and which model it is."""
 
 from __future__ import annotations
 

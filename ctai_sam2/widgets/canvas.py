@@ -140,7 +140,7 @@ class SliceCanvas:
         """Note what a change makes untrue; `paint` draws it again."""
         aspects = change.aspects
         if "slice" in aspects:
-            self.require_all()
+            self._dirty, self._others_stale = _ALL, True
         if change.index == self.controller.document.index:
             for box in change.boxes.values():
                 self._dirty = _union(self._dirty, box)

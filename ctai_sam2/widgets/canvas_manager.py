@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 from ipycanvas import Canvas
-from ipycanvas.canvas import hold_canvas
+from ipycanvas.utils import commands_to_buffer
 
 PAINT_EVERY_S = 0.033
 
+SendDrawings: TypeAlias = Callable[[Any, Any, Sequence[Any]], object]
+"""Takes the manager, a message's content and its buffers."""
+
 _DRAWING = threading.RLock()
+_send: ContextVar[SendDrawings | None] = ContextVar("ctai_sam2_send_drawings", default=None)
 
 
 @contextmanager
@@ -35,16 +41,35 @@ def drawing(canvas: Canvas) -> Iterator[None]:
         outer = manager._caching
         # A page that was reloaded has no current canvas, whatever the manager believes: name it again.
         manager._current_canvas = None
+        manager._caching = True
         try:
-            with hold_canvas():
-                yield
+            yield
         finally:
             try:
-                manager.flush()
+                _flush(manager)
             finally:
                 manager._commands_cache, manager._buffers_cache = [], []
                 manager._caching = outer
                 manager._current_canvas = None
+
+
+@contextmanager
+def sending_drawings_to(send: SendDrawings) -> Iterator[None]:
+    """Give what is drawn in the block, in this thread, to a function instead of sending it."""
+    token = _send.set(send)
+    try:
+        yield
+    finally:
+        _send.reset(token)
+
+
+def _flush(manager: Any) -> None:
+    send = _send.get()
+    if send is None:
+        manager.flush()
+    elif manager._commands_cache:
+        content, commands = commands_to_buffer(manager._commands_cache)
+        send(manager, content, [commands, *manager._buffers_cache])
 
 
 class Pacer:

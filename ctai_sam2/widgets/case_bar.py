@@ -54,7 +54,7 @@ class CaseBar:
         self._chooser = ipw.Dropdown(options=[""])
         self._chooser.add_class("ctai-sam2-cases")
         self._chooser.observe(lambda change: controls.guarded(lambda: choose(change["new"])), "value")
-        self._steps = [controls.action("previous_case"), controls.action("next_case")]
+        self._steps = [controls.action(name, is_icon=True) for name in ("previous_case", "next_case")]
         self._accept = controls.action("accept")
         self._partner = controls.action("open_partner", is_icon=True)
         space = ipw.Box()
@@ -72,6 +72,7 @@ class CaseBar:
         )
         self.widget.add_class("ctai-sam2-head")
         self._saved.add_class("ctai-sam2-saved")
+        self._title.add_class("ctai-sam2-title")
 
     def refresh(self, controller: Controller, cases: CaseList) -> None:
         """Show the controller's state and the cases'."""
@@ -94,6 +95,8 @@ class CaseBar:
         self._count.value = escape(f"{case} · {counted}")
         for widget in (*self._steps, self._chooser, self._count):
             set_shown(widget, several)
+        # Next to a list of cases the title goes first where there is little room.
+        (self._title.add_class if several else self._title.remove_class)("ctai-sam2-spare")
         self._steps[0].disabled, self._steps[1].disabled = number == 1, number == len(names)
         set_shown(self._partner, controller.document.slice_count > 1)
         key = "view.unsaved" if controller.unsaved else "view.kept"

@@ -13,7 +13,18 @@ import traitlets
 from numpy.typing import NDArray
 
 _FOLDER = Path(__file__).with_name("page")
-_MODULES = ("input", "greys", "session", "picture", "pointer", "keys", "layout", "companion")
+_MODULES = (
+    "input",
+    "greys",
+    "session",
+    "picture",
+    "pointer",
+    "keys",
+    "layout",
+    "bundle",
+    "roles",
+    "companion",
+)
 """In the order in which they need each other; no two have a name at their top level in common."""
 
 _IMPORT = re.compile(r"^import [^;]*;\n", re.MULTILINE)
@@ -41,6 +52,8 @@ class Companion(anywidget.AnyWidget):
     """Where it cuts the localiser, in percent of its height."""
     taken = traitlets.Int().tag(sync=True)
     """Number of the last message that was taken."""
+    bundles = traitlets.Int().tag(sync=True)
+    """Number of the last bundle that was sent."""
     layers = traitlets.List(traitlets.Unicode()).tag(sync=True)
 
 

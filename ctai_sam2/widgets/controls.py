@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import ipywidgets as ipw
@@ -14,12 +15,15 @@ from ctai_sam2.errors import CtaiError
 Guard = Callable[[Callable[[], object]], None]
 """Runs something and shows what it raises."""
 
+Gathered = Callable[[], AbstractContextManager[None]]
+"""Sends what a block changes in one message, and so in order with what a paint changes."""
+
 KEY_NAMES = {" ": "Space", "arrowup": "↑", "arrowdown": "↓", "arrowleft": "←", "arrowright": "→"}
 _ICONS = {
     **{"undo": "undo", "redo": "repeat", "clear": "trash", "run": "magic", "save": "save"},
     **{"fit": "expand", "zoom_in": "search-plus", "zoom_out": "search-minus", "accept": "check"},
     **{"toggle_outline": "circle-o", "toggle_limit": "tint", "help": "question", "panel": "columns"},
-    **{"open_partner": "clone"},
+    **{"open_partner": "clone", "previous_case": "chevron-left", "next_case": "chevron-right"},
     **{"from_here_up": "arrow-up", "from_here_down": "arrow-down", "from_here_both": "arrows-v"},
     **{"segment_range": "bars", "interpolate": "ellipsis-v", "next_red": "flag", "lock_here": "lock"},
     **{"absent_here": "ban", "end_here": "stop", "undo_slice": "history"},
@@ -49,10 +53,14 @@ class ControlFactory:
         Returns the controller that is shown at the time.
     guard : callable
         Runs every handler and shows its errors.
+    gathered : callable
+        Around what changes controls outside of a refresh.
     """
 
-    def __init__(self, controller: Callable[[], Controller], guard: Guard) -> None:
-        self._controller, self._guard = controller, guard
+    def __init__(
+        self, controller: Callable[[], Controller], guard: Guard, gathered: Gathered = nullcontext
+    ) -> None:
+        self._controller, self._guard, self.gathered = controller, guard, gathered
         self._on_translate: list[Callable[[str], object]] = []
         self.is_refreshing = False
         self.language = ""
@@ -143,7 +151,8 @@ class ControlFactory:
                 except CtaiError:
                     self.is_refreshing = True
                     try:
-                        control.value = event["old"]
+                        with self.gathered():
+                            control.value = event["old"]
                     finally:
                         self.is_refreshing = False
                     raise

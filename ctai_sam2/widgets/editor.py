@@ -104,7 +104,8 @@ class MaskEditor(ABC):
         self._watchers: list[Callable[[Change], object]] = []
         self._closed = False
         self._partner: MaskEditor | None = None
-        self._partner_place = ipw.Box()
+        # One that stretches what is in it: an editor has no width of its own.
+        self._partner_place = ipw.VBox()
         self._measure_again = True
         self._progress = CaseProgress({case: self._state_on_disk(case) for case in self._cases})
         self._open_now = self._open_case(next(iter(self._cases)), index, masks)
@@ -113,12 +114,18 @@ class MaskEditor(ABC):
             self._canvas = SliceCanvas(
                 self.controller, width=width or 600, height=height or 540, on_ready=self._request_painting
             )
-            self._events = Events(self._canvas, self._guard, fills=width is None and height is None)
+            self._events = Events(
+                self._canvas,
+                self._guard,
+                controls=lambda: (self._panel.widget,),
+                fills=width is None and height is None,
+            )
             self._panel = Panel(
                 self.controller,
                 self._canvas.widget,
                 PanelSource(
                     guard=self._guard,
+                    gathered=self._events.bundles.gathered,
                     cases=self._list_cases,
                     choose_case=self.open_case,
                     check_segmenter=self.check_segmenter,
@@ -597,7 +604,7 @@ class MaskEditor(ABC):
 
     def _paint(self) -> None:
         def paint() -> None:
-            with self.controller.lock:
+            with self.controller.lock, self._events.bundles.gathered():
                 measure, self._measure_again = self._measure_again, False
                 self._canvas.paint()
                 self._panel.refresh(measure=measure)

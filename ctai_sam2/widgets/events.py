@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from ipywidgets import Widget
 
 from ctai_sam2.editor import Controller, Message, text
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.tools import CLOSE_PX
 from ctai_sam2.editor.viewport import MAX_PX_PER_MM, MIN_PX_PER_MM
 from ctai_sam2.types import CTVolume, Window
+from ctai_sam2.widgets.bundle import Bundles
 from ctai_sam2.widgets.canvas import SliceCanvas
 from ctai_sam2.widgets.companion import Companion, pack_pixels
 from ctai_sam2.widgets.controls import Guard, key_text
@@ -35,17 +37,27 @@ class Events:
         Whose events; the controller is the one it shows at the time.
     guard : callable
         Runs each handler and shows its errors.
+    controls : callable
+        Roots of the widgets that a paint changes.
     fills : bool
         Whether the canvas takes the size of what is visible on the page.
     """
 
-    def __init__(self, canvas: SliceCanvas, guard: Guard, *, fills: bool = False) -> None:
+    def __init__(
+        self,
+        canvas: SliceCanvas,
+        guard: Guard,
+        *,
+        controls: Callable[[], Sequence[Widget]] = tuple,
+        fills: bool = False,
+    ) -> None:
         self._canvas, self._guard = canvas, guard
         self._touched = (0.0, 0.0)
         self._keys = canvas.controller.keys = read_keys()
         self.companion = Companion(
             width=canvas.width, height=canvas.height, shortcuts=self._keys.keys, fills=fills
         )
+        self.bundles = Bundles(self.companion, controls)
         self.companion.layers = [layer.model_id for layer in (*canvas.sources, canvas.widget)]
         self.companion.on_msg(lambda _, content, buffers: guard(lambda: self.take(content, buffers)))
         self._taken = 0
@@ -112,6 +124,7 @@ class Events:
                 "close_px": CLOSE_PX,
             },
             "waiting": text("view.waiting", view.language),
+            "title": text(f"title.{document.profile.name}", view.language),
         }
         with self.companion.hold_sync():
             self.companion.view, self.companion.taken = shown, self._taken
@@ -144,8 +157,9 @@ class Events:
         elif kind == "cancel":
             controller.cancel_gesture()
         elif kind == "gesture":
-            points = [(float(x), float(y)) for x, y in np.frombuffer(buffers[0], "<f8").reshape(-1, 2)]
-            scales = np.frombuffer(buffers[1], "<f8").tolist() if len(buffers) > 1 else ()
+            dtype = "<f4" if content["dtype"] == "<f4" else "<f8"
+            points = [(float(x), float(y)) for x, y in np.frombuffer(buffers[0], dtype).reshape(-1, 2)]
+            scales = np.frombuffer(buffers[1], dtype).tolist() if len(buffers) > 1 else ()
             controller.gesture(points, button=content["button"], modifiers=held, brush_scales=scales)
         elif kind == "viewport":
             controller.take_viewport(float(content["px_per_mm"]), *(float(v) for v in content["pan"]))
@@ -172,6 +186,11 @@ class Events:
         if kind == "draws":
             # A page that was loaded anew holds no pixels.
             self._canvas.page_draws, self._held = True, frozenset()
+        elif kind == "unpacks":
+            with controller.lock:
+                if self.bundles.want(int(content["bundles"])):
+                    self._canvas.require_all()
+                    self._canvas.ready()
         elif kind == "holds":
             self._take_held(content)
         elif kind == "lost":
@@ -217,7 +236,7 @@ class Events:
         if index not in self._held:
             return False
         look = {"index": index, "level": window.level, "width": window.width}
-        self.companion.send({"event": "grey", "series": self._series, **look})
+        self.bundles.send(self.companion, {"event": "grey", "series": self._series, **look})
         return True
 
     # Where the page side cannot run: ipycanvas's events ----------------------------------------------

@@ -9,6 +9,8 @@ from typing import TypeAlias
 import ipywidgets as ipw
 
 from ctai_sam2.editor import LANGUAGES, Controller, Message, compare_labels, compare_stacks, measure_labels
+from ctai_sam2.editor.actions import offered_labels
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.widgets.controls import ControlFactory, set_shown
 from ctai_sam2.widgets.label_row import LabelRow
 
@@ -19,6 +21,7 @@ _MASK_ACTIONS = (
     *("fill_holes", "keep_largest", "remove_islands", "grow", "shrink", "smooth", "apply_limit"),
     *("copy_below", "copy_above"),
 )
+_TOGGLES = ("toggle_groups", "toggle_smooth", "toggle_wheel")
 _MAX_HEIGHT_CM = 260.0
 
 
@@ -74,7 +77,7 @@ class LabelPanel:
             ipw.FloatSlider(min=0, max=1, step=0.05, readout=False),
             lambda value: controls.controller.adjust(opacity=value),
         )
-        self._toggles = {name: controls.toggle(name) for name in ("toggle_smooth", "toggle_wheel")}
+        self._toggles = {name: controls.toggle(name) for name in _TOGGLES}
         self._comparing = {
             "toggle_differences": controls.toggle("toggle_differences"),
             "take_over": controls.action("take_over"),
@@ -98,8 +101,12 @@ class LabelPanel:
     def refresh(self, controller: Controller, *, measure: bool) -> None:
         """Show the controller's state; ``measure`` also computes the labels' numbers anew."""
         document, view = controller.document, controller.document.view
+        offered = offered_labels(document)
         for name, row in self._rows.items():
             row.show(document.labels[name], is_active=name == view.active)
+            set_shown(row.widget, name in offered)
+        self._toggles["toggle_groups"].value = view.groups
+        set_shown(self._toggles["toggle_groups"], "groups" in document.profile.groups)
         self._opacity.value = view.opacity
         self._toggles["toggle_smooth"].value = view.smooth
         self._toggles["toggle_wheel"].value = view.wheel_scrolls
@@ -155,8 +162,9 @@ class LabelPanel:
             # Pressed again while active it stays so.
             controls.is_refreshing = True
             try:
-                for each, row in self._rows.items():
-                    row.show(controls.controller.document.labels[each], is_active=each == name)
+                with controls.gathered():
+                    for each, row in self._rows.items():
+                        row.show(controls.controller.document.labels[each], is_active=each == name)
             finally:
                 controls.is_refreshing = False
 
@@ -168,6 +176,8 @@ class LabelPanel:
             ),
         )
         controls.on_translate(row.translate)
+        if name in SIDED_GROUPS:
+            row.widget.add_class("ctai-sam2-half")
         return row
 
     def _language_chooser(self) -> ipw.Dropdown:

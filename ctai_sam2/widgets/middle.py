@@ -11,6 +11,7 @@ import numpy as np
 from ctai_sam2.editor import MIDDLE, Message, Profile
 from ctai_sam2.editor.strip import Direction
 from ctai_sam2.measure.body_composition import measure_slice
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.segmentation.volume import VolumeResult
 from ctai_sam2.study_outputs import TableRow
 from ctai_sam2.types import CTVolume, Mask, Progress
@@ -48,6 +49,8 @@ class MiddleMaskEditor(MaskEditor):
 
     profile: ClassVar[Profile] = MIDDLE
     _takes_height: ClassVar[bool] = True
+    _line_index = 0
+    """Slice at which the localiser's line is drawn where the page side does not move it."""
 
     @property
     def masks(self) -> dict[str, Mask]:
@@ -109,6 +112,8 @@ class MiddleMaskEditor(MaskEditor):
         }
 
     def _propagate(self, directions: Sequence[Direction]) -> None:
+        if self._is_by_slice():
+            return
         if self._segmenter is not None and self.controller.inference.status.state != "disabled":
             with self.controller.lock:
                 work = propagation(self.controller, self._segmenter, directions)
@@ -119,11 +124,21 @@ class MiddleMaskEditor(MaskEditor):
             self._run(work)
 
     def _segment_range(self) -> None:
+        if self._is_by_slice():
+            return
         if self._segmenter is not None:
             with self.controller.lock:
                 work = range_segmentation(self.controller, self._segmenter)
             if work is not None:
                 self._run(work)
+
+    def _is_by_slice(self) -> bool:
+        """Say so where the active label cannot be followed through a volume."""
+        active = self.document.view.active
+        if active not in SIDED_GROUPS:
+            return False
+        self.controller.say(Message("status.slice_by_slice", {"label": Message(f"label.{active}")}))
+        return True
 
     def _run(self, work: Callable[[Progress], Found]) -> None:
         controller = self.controller
@@ -155,9 +170,10 @@ class MiddleMaskEditor(MaskEditor):
 
     def _localise(self) -> str:
         source = self.document.source
-        # The page side moves the line by itself.
-        index = 0 if self._canvas.page_draws else self.document.index
-        return draw_localiser(source, index) if isinstance(source, CTVolume) else ""
+        if not self._canvas.page_draws:
+            self._line_index = self.document.index
+        # The page side moves the line by itself; with another one the picture would be sent anew.
+        return draw_localiser(source, self._line_index) if isinstance(source, CTVolume) else ""
 
     def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
         from ctai_sam2.widgets.l3 import L3MaskEditor

@@ -20,7 +20,7 @@ from ctai_sam2.types import CTSlice, CTVolume, Window
 from ctai_sam2.widgets.files import CaseFiles
 from ctai_sam2.widgets.segmentation import OneClick
 
-_KEPT = ("tool", "active", "opacity", "outline_only", "brush_radius_mm", "smooth", "wheel_scrolls")
+_KEPT = ("tool", "active", "opacity", "outline_only", "brush_radius_mm", "smooth", "wheel_scrolls", "groups")
 
 _holders: weakref.WeakValueDictionary[Path, Any] = weakref.WeakValueDictionary()
 """The editor of this process that holds a journal: the next one with the same journal takes its place."""

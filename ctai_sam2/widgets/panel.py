@@ -17,7 +17,7 @@ from ctai_sam2.editor import Controller, Message
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.editor.keys import RESERVED
 from ctai_sam2.widgets.case_bar import CaseBar, CaseList
-from ctai_sam2.widgets.controls import ControlFactory, Guard, key_text
+from ctai_sam2.widgets.controls import ControlFactory, Gathered, Guard, key_text
 from ctai_sam2.widgets.label_panel import LabelPanel, Proposal
 from ctai_sam2.widgets.notices import Notices
 from ctai_sam2.widgets.slice_bar import SliceBar
@@ -34,6 +34,8 @@ class PanelSource:
     ----------
     guard : callable
         Runs every handler and shows its errors.
+    gathered : callable
+        Around what changes controls outside of a paint.
     cases : callable
         Returns the list of cases.
     choose_case : callable
@@ -55,6 +57,7 @@ class PanelSource:
     """
 
     guard: Guard
+    gathered: Gathered
     cases: Callable[[], CaseList]
     choose_case: Callable[[str], object]
     check_segmenter: Callable[[], object]
@@ -82,7 +85,7 @@ class Panel:
     def __init__(self, controller: Controller, canvas: ipw.Widget, source: PanelSource) -> None:
         self._controller, self._source = controller, source
         self._is_frozen = False
-        controls = self._controls = ControlFactory(lambda: self._controller, source.guard)
+        controls = self._controls = ControlFactory(lambda: self._controller, source.guard, source.gathered)
         profile = controller.document.profile
         self._cases = CaseBar(controls, choose=source.choose_case)
         self._options = OptionBar(controls, source.check_segmenter, has_groups="all" in profile.groups)
@@ -135,17 +138,20 @@ class Panel:
 
     def toggle_help(self) -> None:
         """Show the list of keys, or hide it."""
-        self._help.layout.display = None if self._help.layout.display == "none" else "none"
+        with self._controls.gathered():
+            self._help.layout.display = None if self._help.layout.display == "none" else "none"
 
     def show_keys(self) -> None:
         """Write tooltips and the list of keys anew: keys were changed."""
         self._controls.language = ""
-        self.refresh()
+        with self._controls.gathered():
+            self.refresh()
 
     def toggle_labels(self) -> None:
         """Hide the panel over the picture, or show it."""
         layout = self._labels.widget.layout
-        layout.display = None if layout.display == "none" else "none"
+        with self._controls.gathered():
+            layout.display = None if layout.display == "none" else "none"
 
     def guarded(self, act: Callable[[], object]) -> None:
         """Run a control's handler, unless it is the panel itself that moved the control."""

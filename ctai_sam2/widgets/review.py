@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol
 
 from numpy.typing import ArrayLike
 
-from ctai_sam2.editor import Controller, Message
+from ctai_sam2.editor import MIDDLE, Controller, Message, Profile
 from ctai_sam2.editor.document import Author
 from ctai_sam2.errors import InputError
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.types import CTSlice, Mask
 from ctai_sam2.widgets.case_bar import CaseState
 from ctai_sam2.widgets.middle import MiddleMaskEditor
+
+_COHORT = replace(
+    MIDDLE,
+    labels=tuple(label for label in MIDDLE.labels if label.name not in SIDED_GROUPS),
+    groups=MappingProxyType({name: each for name, each in MIDDLE.groups.items() if name != "groups"}),
+)
+"""What a cohort's mask files hold: its muscle groups are made anew from the model."""
 
 
 class ReviewsCases(Protocol):
@@ -70,6 +80,8 @@ class ReviewEditor(MiddleMaskEditor):
 
         ct.ReviewEditor(Worklist("results"), who="AB")
     """
+
+    profile: ClassVar[Profile] = _COHORT
 
     def __init__(self, worklist: ReviewsCases, *, who: str, what: str = "", **options: Any) -> None:
         if not who.strip():

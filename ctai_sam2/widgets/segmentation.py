@@ -8,6 +8,7 @@ from typing import Literal
 
 from ctai_sam2.editor import Message
 from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.segmentation import (
     AxialSession,
@@ -100,6 +101,8 @@ class OneClick:
             return self._segment_l3(ct_slice, prompt)
         if self._session is None or self._session.ct_slice is not ct_slice:
             self._session = AxialSession.open(ct_slice, self._segmenter)
+        if label in SIDED_GROUPS:
+            return _segment_group(self._session, label, prompt)
         return self._session.segment(next(name for name in STRUCTURES if name == label), prompt=prompt)
 
     def _segment_l3(self, ct_slice: CTSlice, prompt: Prompt | None) -> StructureResult:
@@ -113,3 +116,17 @@ class OneClick:
         if found.l3 is None:
             raise AnatomyNotFound("; ".join(found.warnings), hint="Choose a body, or click on L3, then run.")
         return replace(found.l3, warnings=found.warnings)
+
+
+def _segment_group(session: AxialSession, label: str, prompt: Prompt | None) -> StructureResult:
+    """Segment a muscle group: as the model divides all muscle, or as muscle where one points at it."""
+    muscle = session.segment("muscle", prompt=prompt)
+    if prompt is not None:
+        return muscle
+    groups = session.groups_of(muscle)
+    if label not in groups:
+        raise AnatomyNotFound(
+            "this model does not divide the muscle into groups",
+            hint="Draw the group, click on it, or use the embedded model.",
+        )
+    return replace(muscle, mask=groups[label])

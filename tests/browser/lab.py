@@ -158,12 +158,26 @@ class Notebook:
         }
         nbformat.write(written, lab.folder / f"{name}.ipynb")
         width, height = size
-        page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
+        if not browser.contexts:
+            browser.new_context()
+        if context:
+            browser.new_context(**context)
+        # One context as far as possible: another one would load all of JupyterLab anew.
+        page = browser.contexts[-1 if context else 0].new_page()
+        page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(PATIENCE_MS)
         notebook = cls(page, lab, name, path)
         notebook.load()
         notebook.run_all(blank=blank)
         return notebook
+
+    def close(self) -> None:
+        """End the kernel and close the page."""
+        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        context = self.page.context
+        self.page.close()
+        if context is not context.browser.contexts[0]:
+            context.close()
 
     def load(self) -> None:
         """Load the page, and wait for the notebook and its kernel."""
@@ -288,6 +302,13 @@ class Notebook:
             self.page.wait_for_timeout(60)
         self.page.mouse.up(button=button)
         return places
+
+    def choose(self, tool: str) -> None:
+        """Choose a tool by the words on it, and wait until a press on the picture is that tool's."""
+        self.press(tool)
+        self.page.locator(f".ctai-sam2-editor[data-tool='{tool.lower()}']").first.wait_for()
+        # Its options may take another line, and room from the picture.
+        self.settle_size()
 
     def press(self, name: str) -> None:
         """Press a button or choose a tool by the words on it."""

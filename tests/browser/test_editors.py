@@ -54,13 +54,12 @@ def opened(browser: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[C
     def open_notebook(*cells: str, blank: bool = False, **context: Any) -> Notebook:
         name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
         notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], blank=blank, **context)
-        pages.append(notebook.page)
+        pages.append(notebook)
         return notebook
 
     yield open_notebook
-    for page in pages:
-        page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-        page.context.close()
+    for notebook in pages:
+        notebook.close()
 
 
 def require_full_redraw_looks_the_same(notebook: Notebook) -> np.ndarray:
@@ -107,7 +106,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
     require_twin(notebook)
 
     # The brush, bit for bit as without a page.
-    notebook.press("Brush")
+    notebook.choose("Brush")
     brushed = notebook.drag((300, 300), (330, 320))
     notebook.until("len(editor.document.history.done) == 2")
     twin_drags(notebook, "brush", brushed)
@@ -115,7 +114,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
     require_full_redraw_looks_the_same(notebook)
 
     # A negative click by the right button, which opens no menu; then run.
-    notebook.press("Click")
+    notebook.choose("Click")
     rows = notebook.ask("[int(v.mean()) for v in editor.document.mask('psoas_left').nonzero()]")
     notebook.click(rows[1], rows[0])
     notebook.click(330, 320, button="right")
@@ -140,7 +139,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
 
     # A polygon of total muscle, closed at its first corner.
     notebook.press("All muscle (combo)")
-    notebook.press("Polygon")
+    notebook.choose("Polygon")
     corners = [notebook.click(*corner) for corner in ((180, 330), (230, 330), (230, 380), (180, 330))]
     notebook.until("area('muscle') > 0")
     notebook.tell(
@@ -151,13 +150,13 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
 
     # Window and level by dragging.
     before = notebook.ask("editor.document.view.window.width")
-    notebook.press("Window")
+    notebook.choose("Window")
     notebook.drag((256, 200), (296, 200))
     notebook.until(f"editor.document.view.window.width > {before} + 40")
     require_full_redraw_looks_the_same(notebook)
 
     # Zoom with the wheel, and paint there.
-    notebook.press("Brush")
+    notebook.choose("Brush")
     place = notebook.place(200, 350)
     notebook.page.mouse.move(*place.page)
     notebook.page.mouse.wheel(0, -400)
@@ -225,16 +224,16 @@ def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Noteb
 
     # Brush, polygon, window, zoom.
     notebook.tell("twin.apply(editing.SetMask(label='l3', mask=mask, origin='ai'))")
-    notebook.press("Brush")
+    notebook.choose("Brush")
     twin_drags(notebook, "brush", notebook.drag((40, 20), (44, 30)))
     notebook.until("len(editor.rectangles) == 2")
     require_twin(notebook)
-    notebook.press("Polygon")
+    notebook.choose("Polygon")
     for corner in ((20, 60), (40, 60), (40, 80)):
         notebook.click(*corner)
     notebook.page.keyboard.press("Enter")
     notebook.until("len(editor.rectangles) == 3")
-    notebook.press("Window")
+    notebook.choose("Window")
     notebook.drag((30, 30), (50, 40))
     notebook.until("editor.document.view.window.width > 1810")
     notebook.page.mouse.wheel(0, -300)
@@ -258,7 +257,7 @@ def test_with_the_service_down_hands_go_on_and_the_reason_is_shown(opened: Calla
     notebook.page.wait_for_function(
         "(button) => button.disabled && button.title.length > 30", arg=button.element_handle()
     )
-    notebook.press("Brush")
+    notebook.choose("Brush")
     notebook.drag((200, 200), (230, 210))
     notebook.until("area('psoas_left') > 0")
     require_full_redraw_looks_the_same(notebook)
@@ -292,7 +291,7 @@ def test_keys_reach_the_editor_and_not_jupyterlab(opened: Callable[..., Notebook
     for key in ("x", "a", "b"):
         notebook.page.keyboard.press(key)
     notebook.until("editor.document.view.tool == 'brush'")
-    notebook.press("Eraser")
+    notebook.choose("Eraser")
     notebook.page.keyboard.press("x")
     notebook.until("editor.document.view.tool == 'box'")
     assert notebook.page.locator(".jp-Notebook .jp-Cell").count() == cells
@@ -339,12 +338,11 @@ def test_under_a_hubs_prefix_hands_paint(browser: Any, tmp_path: Path) -> None:
     cell = "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor"
     with running_lab(tmp_path, prefix="/user/reader") as lab:
         notebook = Notebook.open(browser, lab, "hub", [SOURCES + AXIAL, cell])
-        notebook.press("Brush")
-        notebook.until("editor.document.view.tool == 'brush'")
+        notebook.choose("Brush")
         notebook.drag((200, 300), (230, 300))
         assert notebook.until("area('psoas_left')") > 0
         require_full_redraw_looks_the_same(notebook)
-        notebook.page.context.close()
+        notebook.close()
 
 
 SIZES = [(1280, 800), (1366, 768), (1600, 1000), (900, 800)]
@@ -359,6 +357,13 @@ _LIES = """([selector]) => [...document.querySelectorAll(selector)].slice(0, 1).
     inside: box.left >= seen.left - 1 && box.right <= seen.right + 1
       && box.top >= seen.top - 1 && box.bottom <= seen.bottom + 1 };
 })"""
+
+
+_NAMELESS = """() => [...document.querySelectorAll(".ctai-sam2-editor :is(button, input, select, "
+  + "[contenteditable], canvas.ctai-sam2-canvas, [role=alertdialog])")]
+  .filter((node) => node.checkVisibility())
+  .filter((node) => !(node.ariaLabel || node.textContent.trim() || node.title))
+  .map((node) => node.outerHTML.slice(0, 200))"""
 
 
 def test_everything_is_visible_without_scrolling_in_the_default_layout(
@@ -377,6 +382,9 @@ def test_everything_is_visible_without_scrolling_in_the_default_layout(
     notebook.press("Save")
     notebook.tell("editor.controller.confirm(ct.editor.Message('ai.confirm_replace'), lambda: None)")
     page.locator(".ctai-sam2-confirm").wait_for()
+    # Every control has a name for screen readers.
+    page.wait_for_function("() => document.querySelector('canvas.ctai-sam2-canvas').ariaLabel")
+    assert page.evaluate(_NAMELESS) == []
     for width, height in SIZES:
         page.set_viewport_size({"width": width, "height": height})
         notebook.settle_size()
@@ -430,15 +438,14 @@ def test_keys_and_fields_live_side_by_side(opened: Callable[..., Notebook]) -> N
     page.mouse.wheel(0, 200)
     notebook.until("editor.document.index == 2")
     # Ctrl+S is the editor's, from the picture and from a field.
-    notebook.press("Rectangle")
+    notebook.choose("Rectangle")
     notebook.drag((20, 20), (30, 30))
     notebook.until("area('psoas_left') > 0")
     page.keyboard.press("Control+s")
     notebook.until("__import__('pathlib').Path('fields/fields/middle_measurements.csv').exists()")
     # Escape while drawing: nothing happened.
     steps = notebook.ask("len(editor.document.history.done)")
-    notebook.press("Brush")
-    notebook.until("editor.document.view.tool == 'brush'")
+    notebook.choose("Brush")
     pixels = notebook.settled_pixels()
     place, other = notebook.place(40, 40), notebook.place(44, 40)
     page.mouse.move(*place.page)
@@ -459,7 +466,7 @@ def test_back_and_forth_through_cases_by_hand(opened: Callable[..., Notebook]) -
         "         for i, name in enumerate(('one', 'two', 'three'))}\n"
         "editor = ct.MiddleMaskEditor(cases, segmenter=None, folder='walk')\neditor",
     )
-    notebook.press("Brush")
+    notebook.choose("Brush")
     areas: dict[str, int] = {}
     for step in ("", "Next case", "Previous case", "Next case", "Next case", "Previous case"):
         if step:
@@ -497,8 +504,7 @@ def test_a_running_cell_does_not_stop_the_brush(
     page = notebook.page
     if own_thread and not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
         pytest.skip("this kernel has one thread")
-    notebook.press("Brush")
-    notebook.until("editor.document.view.tool == 'brush'")
+    notebook.choose("Brush")
     # A page that was loaded anew has seen none of the gestures before.
     for turn in ("first", "reloaded"):
         if turn == "reloaded":

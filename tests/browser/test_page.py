@@ -53,8 +53,7 @@ def notebook(browser: Any, lab: Lab) -> Iterator[Notebook]:
     notebook = Notebook.open(browser, lab, "page", CELLS, size=(1100, 800), has_touch=True)
     notebook.settle_size()
     yield notebook
-    notebook.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
-    notebook.page.context.close()
+    notebook.close()
 
 
 def require_pythons_picture(notebook: Notebook) -> None:
@@ -87,8 +86,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     at = notebook.place(48, 48).page
 
     # The window: drawn while Python takes nothing, and then the same as Python draws.
-    notebook.press("Window")
-    notebook.until("editor.document.view.tool == 'window'")
+    notebook.choose("Window")
     before = notebook.settled_pixels()
     width = notebook.ask("editor.document.view.window.width")
 
@@ -117,8 +115,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.until("editor.document.index == 6")
 
     # A stroke is the same bit for bit, and small.
-    notebook.press("Brush")
-    notebook.until("editor.document.view.tool == 'brush'")
+    notebook.choose("Brush")
     notebook.tell("follow()")
     places = [notebook.place(30 + 0.5 * i, 40 + (i % 9)) for i in range(61)]
     page.mouse.move(*places[0].page)
@@ -137,10 +134,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     require_pythons_picture(notebook)
 
     # A polygon: corners and the edge to the pointer while Python takes nothing; then its mask.
-    notebook.press("Polygon")
-    notebook.until("editor.document.view.tool == 'polygon'")
-    # The options of a tool can change the picture's size, which the page tells a moment later.
-    page.wait_for_timeout(1000)
+    notebook.choose("Polygon")
     notebook.tell("follow()")
     corners = [notebook.place(x, y) for x, y in ((10, 10), (30, 12), (20, 30))]
     before = notebook.settled_pixels()
@@ -162,8 +156,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     require_pythons_picture(notebook)
 
     # A pen: half the radius at a quarter of the pressure; its other end erases.
-    notebook.press("Brush")
-    notebook.until("editor.document.view.tool == 'brush'")
+    notebook.choose("Brush")
     notebook.tell("editor.do('clear')")
     way = [notebook.place(20 + i, 70).screen for i in range(0, 50, 5)]
     areas = []
@@ -194,8 +187,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.tell("editor._events._change_key('tool.lasso', None)")
 
     # Two fingers zoom and pan, and draw nothing; the click tool plants no point with the first one.
-    notebook.press("Click")
-    notebook.until("editor.document.view.tool == 'click'")
+    notebook.choose("Click")
     zoom = notebook.ask("editor.document.view.viewport.px_per_mm")
     fingers = page.context.new_cdp_session(page)
 
@@ -218,6 +210,6 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.until("len(editor.document.marks('psoas_left').points) == 1")
 
     totals = [each["sent_kB"] + each["received_kB"] for each in (traffic, traffic_stroke)]
-    # Measured: 8.4 kB for a slice that the page holds, 6.6 kB for a stroke.
-    assert totals[0] <= 20, totals
-    assert totals[1] <= 25, totals
+    # Measured: 3.2 kB for a slice that the page holds, 4.3 kB for a stroke; a busy machine paints it in two.
+    assert totals[0] <= 6, totals
+    assert totals[1] <= 8, totals

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -80,6 +81,16 @@ def test_decoding_that_takes_too_long_is_ended(url: str) -> None:
     assert "1 s" in response.json()["detail"]
     assert gauge(url, "ctai_decodes_stopped_total") == before + 1
     assert click(url).status_code == 200
+
+
+@pytest.mark.skipif(not hasattr(os, "setpriority"), reason="no priorities of processes on this system")
+def test_decoding_gives_way_to_the_model() -> None:
+    look = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+    script = f"from service.decoding import prepare; prepare(); prepare(); {look}"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == max(10, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def test_decoding_that_takes_too_much_memory_is_ended(url: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import STORED, compare, read_ratios
+from benchmarks.__main__ import PAGE, STORED, compare, read_ratios, with_table
 from benchmarks.reporting import Ratio, median_of_pairs, report
 
 
@@ -44,3 +44,12 @@ def test_ratios_are_stored() -> None:
     stored = read_ratios(STORED)
     assert len(stored) > 10
     assert all(ratio.value > 0 for ratio in stored.values())
+
+
+def test_the_page_holds_the_stored_ratios() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_table(page, read_ratios(STORED)) == page
+    assert "| a | **0.5** | ≤ 0.6 |" in with_table(page, {"a": Ratio(0.5, "lower", 0.6)})
+    assert "| b | 0.5 | ≥ 0.9 |" in with_table(page, {"b": Ratio(0.5, "higher", 0.9)})
+    with pytest.raises(ValueError, match="no place"):
+        with_table("", {})

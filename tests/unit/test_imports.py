@@ -38,7 +38,7 @@ TIERS: dict[str, int] = {
     "study_row": 6,
     "study_outputs": 7,
     "volume_outputs": 7,
-    "study_change": 8,
+    "study_change": 7,
     "study_report": 8,
     "study_replay": 8,
     "journal": 6,

@@ -414,9 +414,11 @@ class Engine:
     ) -> None:
         """Fill slices with the shapes between two others, within the limits of the tissue."""
         shares = [self._share(first[0], index, last[0]) for index in between]
-        blended = blend_masks(first[1], last[1], shares, self._spacing) if shares else []
+        everywhere = np.ones(first[1].shape, np.bool_)
+        within = [self._within_limits(structure, index, everywhere) for index in between]
+        blended = blend_masks(first[1], last[1], shares, self._spacing, within=within)
         for index, mask in zip(between, blended, strict=True):
-            found[index] = slice_mask_of(self._within_limits(structure, index, mask), "interpolated")
+            found[index] = slice_mask_of(mask, "interpolated")
 
 
 def automatic_span(span: Sequence[int], automatic: Mapping[int, SliceMask]) -> list[int]:

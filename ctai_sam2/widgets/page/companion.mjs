@@ -2,13 +2,16 @@
 // what must follow the pointer, and reports the rest. A finished gesture is one message; Python decides.
 // @ts-check
 
+import { takeBundles } from "./bundle.mjs";
 import { Keys } from "./keys.mjs";
 import { followSize } from "./layout.mjs";
 import { CANVAS, Picture } from "./picture.mjs";
 import { Pointers } from "./pointer.mjs";
+import { nameParts } from "./roles.mjs";
 import { Session } from "./session.mjs";
 
 const EDITOR = ".ctai-sam2-editor";
+const NAMES_REST_MS = 300;
 const VIEW_CHANGES = "change:view change:index change:taken";
 
 /** @param {{model: any, el: HTMLElement}} context */
@@ -37,10 +40,22 @@ function render({ model, el }) {
   const pointers = new Pointers(model, session, picture, isMine, part);
   const keys = new Keys(model, session, pointers, editor);
 
+  let naming = 0;
+  const nameSoon = () => {
+    clearTimeout(naming);
+    // The words of other widgets come with the view, and a moment later.
+    naming = window.setTimeout(() => {
+      const root = editor();
+      if (root !== null) nameParts(root, session.view.title);
+    }, NAMES_REST_MS);
+  };
   const onView = () => {
+    nameSoon();
     session.take();
     picture.ask();
     const { taken } = session;
+    // What a press on the picture will do, for styles and for tests.
+    editor()?.setAttribute("data-tool", session.view.tool);
     editor()?.style.setProperty("--ctai-sam2-line", `${model.get("line")}%`);
     // What Python has taken is on the picture once its drawings are done.
     const settle = () => {
@@ -69,6 +84,7 @@ function render({ model, el }) {
 
   return () => {
     endSize();
+    clearTimeout(naming);
     picture.close();
     pointers.close();
     session.close();
@@ -80,4 +96,9 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+/** Once for each page, whether the editor is in view or not. @param {{model: any}} context */
+function initialize({ model }) {
+  return takeBundles(model);
+}
+
+export default { initialize, render };

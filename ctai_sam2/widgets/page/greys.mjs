@@ -130,13 +130,22 @@ export class SliceStore {
 }
 
 /**
+ * What Python deflated.
+ * @param {DataView} packed
+ * @returns {Promise<ArrayBuffer>}
+ */
+export async function inflated(packed) {
+  const part = new Uint8Array(packed.buffer, packed.byteOffset, packed.byteLength);
+  const stream = new Blob([/** @type {any} */ (part)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  return new Response(stream).arrayBuffer();
+}
+
+/**
  * Unpack a slice that Python sent.
  * @param {DataView} packed
  * @param {{dtype: string, shape: number[]}} content
  */
 export async function unpackSlice(packed, content) {
-  const part = new Uint8Array(packed.buffer, packed.byteOffset, packed.byteLength);
-  const stream = new Blob([/** @type {any} */ (part)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const bytes = await new Response(stream).arrayBuffer();
+  const bytes = await inflated(packed);
   return { hu: huFrom(bytes, content.dtype), height: content.shape[0], width: content.shape[1] };
 }

@@ -6,6 +6,7 @@ import {
   gestureOf,
   isApart,
   modifiersOf,
+  packedNumbers,
   pinched,
   pressureScale,
   wheelSteps,
@@ -102,9 +103,10 @@ export class Pointers {
   /** @param {{clientX: number, clientY: number}} event @param {HTMLCanvasElement} canvas @returns {Point} */
   place(event, canvas) {
     const box = canvas.getBoundingClientRect();
+    // The ratio first: it is 1, and the place then as exact as the browser tells it.
     return [
-      ((event.clientX - box.left) / box.width) * this.model.get("width"),
-      ((event.clientY - box.top) / box.height) * this.model.get("height"),
+      (event.clientX - box.left) * (this.model.get("width") / box.width),
+      (event.clientY - box.top) * (this.model.get("height") / box.height),
     ];
   }
 
@@ -284,7 +286,8 @@ export class Pointers {
     }
     const content = { event: "gesture", button: drag.button, modifiers: drag.modifiers };
     if (drag.kind === "window") {
-      if (session.ahead !== null) session.sendAhead(content, [floats([drag.points[0], last, last].flat())]);
+      const places = packedNumbers([drag.points[0], last, last].flat());
+      if (session.ahead !== null) session.sendAhead({ ...content, dtype: places.dtype }, places.buffers);
       return;
     }
     const { live } = session;
@@ -297,8 +300,8 @@ export class Pointers {
       live.scales.push(live.scales[live.scales.length - 1]);
     }
     const isPressed = live.scales.some((scale) => scale !== 1);
-    const buffers = [floats(drag.points.flat()), ...(isPressed ? [floats(live.scales)] : [])];
-    live.number = session.sendNumbered(content, buffers);
+    const { dtype, buffers } = packedNumbers(drag.points.flat(), ...(isPressed ? [live.scales] : []));
+    live.number = session.sendNumbered({ ...content, dtype }, buffers);
     session.echoes.push(live);
     picture.paint();
   }
@@ -469,9 +472,4 @@ export class Pointers {
     this.fingers.clear();
     if (this.session.ahead !== null) this.sendViewport();
   }
-}
-
-/** @param {number[]} values */
-function floats(values) {
-  return new Float64Array(values).buffer;
 }

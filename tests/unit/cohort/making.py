@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
-from ctai_sam2.cohort import Case
+from ctai_sam2.cohort import Case, runner
+from ctai_sam2.cohort.config import CaseTask
+from ctai_sam2.cohort.store import CohortStore
+from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter
@@ -51,6 +55,19 @@ def make_cases(folder: Path, count: int, side: int = 96) -> list[Case]:
         )
         for number in range(count)
     ]
+
+
+def do_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs do their cases in this process: starting others takes a hundred times as long as a case."""
+
+    def dispatch(tasks: list[CaseTask], order: Any, workers: int, tally: Any) -> float:
+        worker = CaseWorker(CohortStore(Path(order.folder)), order.config, order.model_token)
+        for task in tasks:
+            tally.take(worker.do(task))
+        worker.close()
+        return 0.0
+
+    monkeypatch.setattr(runner, "_dispatch_here", dispatch)
 
 
 class Naughty(FakeSegmenter):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import CohortConfig, Worklist, read_table, run_cohort, runner, write_manifest
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record
+from ctai_sam2.cohort.planning import plan_tasks
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
@@ -349,7 +350,7 @@ def test_whichever_write_fails_the_next_run_ends_as_if_nothing_had(
 
         store.prepare()
         token = config.model_token()
-        (task,) = runner.plan_tasks(cases, store, config, token).tasks
+        (task,) = plan_tasks(cases, store, config, token).tasks
         worker = CaseWorker(store, config, token)
         with monkeypatch.context() as patch:
             patch.setattr(atomic.os, "replace", replace_or_fail)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import shutil
 import statistics
@@ -16,6 +17,7 @@ import pytest
 from ctai_sam2.cohort import CohortConfig, read_table, run_cohort, write_methods, write_report
 from ctai_sam2.cohort.descriptives import describe_cohort
 from ctai_sam2.cohort.references import CITED_TABLES, bibtex_of
+from ctai_sam2.cohort.report import write_report_of_table
 from ctai_sam2.cohort.table import TABLE_COLUMNS, compare_row, data_dictionary
 from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
 from ctai_sam2.measure.reference_values import REFERENCE_TABLES
@@ -142,6 +144,15 @@ def test_every_table_that_a_cohort_can_name_has_a_work_with_a_title() -> None:
         if CUTOFF_TABLES.get(table) is None or CUTOFF_TABLES[table].covers("smi_cm2_m2"):
             assert "title = {" in bibtex_of(CITED_TABLES[table], version="1")
     assert all(bibtex_of(key, version="1").count("{") >= 3 for key in {*CITED_TABLES.values(), "ctai_sam2"})
+
+
+def test_the_report_is_made_again_where_the_table_is_newer(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "copy"))
+    page = write_report_of_table(folder)
+    page.write_text("stays")
+    assert write_report_of_table(folder).read_text() == "stays"
+    os.utime(folder / "table.csv", ns=(1, page.stat().st_mtime_ns + 1))
+    assert write_report_of_table(folder).read_text("utf-8") != "stays"
 
 
 def test_a_cohort_without_any_flag_has_a_report(finished: Path, tmp_path: Path) -> None:

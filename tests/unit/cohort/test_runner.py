@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -46,6 +47,7 @@ def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pictures" / "P000.jpg").stat().st_size > 500
 
 
+@pytest.mark.usefixtures("here")
 def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     done = run(make_cases(tmp_path / "in", 2), tmp_path / "out")
@@ -55,6 +57,7 @@ def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parquet["psoas_left_hu_mean"], csv["psoas_left_hu_mean"])
 
 
+@pytest.mark.usefixtures("here")
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     run(cases, tmp_path / "out")
@@ -65,6 +68,7 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
+@pytest.mark.usefixtures("here")
 def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -74,6 +78,7 @@ def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 2
 
 
+@pytest.mark.usefixtures("here")
 def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 4)
     run(cases, tmp_path / "out")
@@ -86,6 +91,7 @@ def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Pa
     assert (tmp_path / "out" / "masks" / "P002.nii.gz").is_file()
 
 
+@pytest.mark.usefixtures("here")
 def test_another_definition_is_measured_without_the_model_as_if_it_had_been_asked(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -104,6 +110,7 @@ def test_another_definition_is_measured_without_the_model_as_if_it_had_been_aske
     assert set(read_table(tmp_path / "out")["definitions"]) == {WIDE.identifier}
 
 
+@pytest.mark.usefixtures("here")
 def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -118,6 +125,7 @@ def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.csv").read_bytes() == table
 
 
+@pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -125,6 +133,7 @@ def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 0
 
 
+@pytest.mark.usefixtures("here")
 def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     broken = tmp_path / "in" / "DoeJane.npz"
@@ -269,3 +278,37 @@ def test_the_whole_pipeline_runs_on_a_slice(tmp_path: Path) -> None:
     done = run_cohort([case], tmp_path / "out", segmenter=FAKE, workers=1, progress=False)
     assert done.inferred == 1
     assert read_table(tmp_path / "out")["sat_area_mm2"][0] > 0
+
+
+class LostCluster:
+    """Stands in for a Dask client whose scheduler is gone in the middle of a run."""
+
+    def nthreads(self) -> dict[str, int]:
+        return {"a": 1}
+
+    def run(self, *_: Any, **__: Any) -> dict[str, float]:
+        raise OSError("closed")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"), [(OSError("10.0.0.7 is gone"), Unavailable), (StorageError("full"), StorageError)]
+)
+def test_a_lost_scheduler_ends_the_run_with_an_error_that_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception]
+) -> None:
+    pytest.importorskip("distributed")
+
+    class Broken:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def __call__(self, _: Any) -> Any:
+            raise error
+            yield
+
+    monkeypatch.setattr("joblib.Parallel", Broken)
+    monkeypatch.setattr("joblib.parallel_config", lambda *_, **__: contextlib.nullcontext())
+    with pytest.raises(kind) as caught:
+        run(make_cases(tmp_path / "in", 1), tmp_path / "out", dask=LostCluster())
+    assert "10.0.0.7" not in str(caught.value)
+    assert list(read_table(tmp_path / "out")["status"]) == ["not done"]

@@ -7,7 +7,7 @@ import pytest
 
 from ctai_sam2.editor import L3, MIDDLE, Document, apply, compare_labels, render_overlay, take_over
 from ctai_sam2.editor import commands as do
-from ctai_sam2.editor.rendering import MINE_RGB, THEIRS_RGB
+from ctai_sam2.editor.picture import MINE_RGB, THEIRS_RGB
 from ctai_sam2.types import CTVolume
 from tests.unit.editor.making import SHAPE, make_document, make_volume
 

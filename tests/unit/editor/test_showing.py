@@ -23,6 +23,7 @@ from ctai_sam2.editor import commands as do
 from ctai_sam2.editor.measurements import measure_roi, measure_ruler, read_out
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import window_to_uint8
+from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.structures import COLORS, STRUCTURES
 from ctai_sam2.types import CTSlice, Window
 from tests.unit.editor.making import make_document, make_slice
@@ -37,7 +38,7 @@ def with_block(label: str = "muscle", spacing_mm: tuple[float, float] = (1.0, 1.
 def test_labels_are_structures_in_the_colours_of_every_picture() -> None:
     for profile in (L3, MIDDLE):
         for label in profile.labels:
-            assert label.name in STRUCTURES
+            assert label.name in (*STRUCTURES, *SIDED_GROUPS)
             assert label.colour == COLORS[label.name]
 
 

@@ -158,6 +158,29 @@ def test_the_disk_is_bounded(tmp_path: Path) -> None:
     assert 0 < sum(path.stat().st_size for path in kept) <= 20_000
 
 
+def test_the_whole_disk_is_looked_at_only_where_much_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = PredictionStore.get_items
+
+    def look(self: PredictionStore) -> list[Any]:
+        found = real(self)
+        looks.append(len(found))
+        return found
+
+    monkeypatch.setattr(PredictionStore, "get_items", look)
+    with CachedSegmenter(FakeSegmenter(), tmp_path, memory_items=1) as segmenter:
+        for seed in range(40):
+            segmenter.predict(make_image(seed=seed), POINT)
+        segmenter.flush()
+        assert looks == []
+    assert looks == [40]
+    with CachedSegmenter(FakeSegmenter(), tmp_path) as segmenter:
+        assert segmenter.predict(make_image(seed=3), POINT).cached
+    assert looks == [40], "nothing was written"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -1,6 +1,7 @@
 // Pure parts of the page side, by node's own test runner.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
+import { deflateSync } from "node:zlib";
 import test from "node:test";
 
 import {
@@ -13,10 +14,13 @@ import {
   isApart,
   keyCombination,
   nextWanted,
+  packedNumbers,
   pinched,
   pressureScale,
+  takeApart,
   toImage,
   toScreen,
+  unpackBundle,
   unpackSlice,
   wheelSteps,
   wholeSteps,
@@ -131,4 +135,46 @@ test("window, wheel and polygon as Python's tools have them", () => {
   assert.ok(closesPolygon(corners, [6, 8], 10));
   assert.ok(!closesPolygon(corners.slice(0, 2), [0, 0], 10));
   assert.ok(!isApart([0, 0], [0.5, 0.5]) && isApart([0, 0], [0.75, 0]));
+});
+
+test("numbers go out at half the size where nothing is lost", () => {
+  const whole = packedNumbers([1, 2.5, 300.015625], [0.25]);
+  assert.equal(whole.dtype, "<f4");
+  assert.deepEqual([...new Float32Array(whole.buffers[0])], [1, 2.5, 300.015625]);
+  const parts = packedNumbers([1, 0.1], [0.25]);
+  assert.equal(parts.dtype, "<f8");
+  assert.deepEqual([...new Float64Array(parts.buffers[0])], [1, 0.1]);
+  assert.deepEqual([...new Float64Array(parts.buffers[1])], [0.25]);
+});
+
+test("a bundle is taken apart in its order, each widget with its own buffers", async () => {
+  const parts = [
+    ["a", { method: "custom", content: 1 }, 2],
+    ["gone", { method: "update", state: {} }, 1],
+    ["b", { method: "update", state: { x: 1 } }, 0],
+    ["a", { method: "custom", content: 2 }, 1],
+  ];
+  const pieces = [Buffer.from(JSON.stringify(parts)), ...["one", "second", "-", "last"].map((each) => Buffer.from(each))];
+  const sizes = pieces.map((piece) => piece.length);
+  for (const deflated of [true, false]) {
+    const whole = Buffer.concat(pieces);
+    const packed = new Uint8Array(deflated ? deflateSync(whole) : whole);
+    // As a part of a larger message.
+    const around = new Uint8Array(packed.length + 6);
+    around.set(packed, 3);
+    const bundle = await unpackBundle({ sizes, deflated }, new DataView(around.buffer, 3, packed.length));
+    const taken = [];
+    await takeApart(bundle.parts, bundle.pieces, async (id) => {
+      if (id === "gone") throw new Error("no such widget");
+      return {
+        _handle_comm_msg: (message) =>
+          taken.push([id, message.content.data, message.buffers.map((each) => Buffer.from(each.buffer).toString())]),
+      };
+    });
+    assert.deepEqual(taken, [
+      ["a", parts[0][1], ["one", "second"]],
+      ["b", parts[2][1], []],
+      ["a", parts[3][1], ["last"]],
+    ]);
+  }
 });

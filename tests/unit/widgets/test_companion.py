@@ -93,7 +93,7 @@ def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Reco
     editor.do("tool.brush")
     recorder.clear()
     way = np.array([(100 + 3 * i, 200 + i) for i in range(60)], "<f8")
-    message = {"event": "gesture", "button": "left", "modifiers": [], "number": 7}
+    message = {"event": "gesture", "button": "left", "modifiers": [], "number": 7, "dtype": "<f8"}
     editor._events.companion._handle_custom_msg(message, [way.tobytes()])
     editor._pacer._run()
     assert editor.masks["psoas_left"].any()

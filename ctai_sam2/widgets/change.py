@@ -1,0 +1,154 @@
+"""Two dates of one patient side by side: both slices can be corrected, and the change follows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import ipywidgets as ipw
+
+from ctai_sam2.editor import Change, Message
+from ctai_sam2.study_change import MeasureChange, StudyChange
+from ctai_sam2.study_outputs import TableRow
+from ctai_sam2.widgets.middle import MiddleMaskEditor
+
+
+class ChangeEditor:
+    """Two `MiddleMaskEditor` next to each other, with the change of each number under them.
+
+    Display it as the last line of a cell. A correction of either side changes the numbers at once; the grey
+    window is the same on both.
+
+    Parameters
+    ----------
+    change : StudyChange
+        From `compare_studies`.
+    **options
+        ``segmenter``, ``folder``, ``language``, ``auto_run``, ``height_m``, ``reader`` of `MiddleMaskEditor`,
+        for both.
+
+    Raises
+    ------
+    RecordError
+        If a journal is open in another process, or belongs to something else.
+
+    Examples
+    --------
+    In a notebook::
+
+        change = ct.compare_studies(first, second, segmenter)
+        ChangeEditor(change, reader="AB")
+    """
+
+    def __init__(self, change: StudyChange, **options: Any) -> None:
+        self._change = change
+        self._mutex = threading.Lock()
+        self.first = _opened(change.first, options)
+        try:
+            self.second = _opened(change.second, options)
+        except BaseException:
+            self.first.close()
+            raise
+        self._rows: list[TableRow] = [each.measurements() for each in (self.first, self.second)]
+        self._numbers = ipw.HTML()
+        places = [
+            # Boxes that stretch what is in them: an editor has no width of its own.
+            ipw.VBox([each.widget], layout=ipw.Layout(flex="1 1 0", min_width="0"))
+            for each in (self.first, self.second)
+        ]
+        self._widget = ipw.VBox([ipw.HBox(places), self._numbers])
+        for place, editor in enumerate((self.first, self.second)):
+            editor.controller.subscribe(partial(self._follow, place))
+        self._show()
+
+    @property
+    def widget(self) -> Any:
+        """The ipywidgets box, to be placed in a layout of one's own."""
+        return self._widget
+
+    @property
+    def measures(self) -> tuple[MeasureChange, ...]:
+        """Each number at both dates, as the masks are now; those that no mask changes stay as they were."""
+        with self._mutex:
+            return tuple(self._measured(one) for one in self._change.measures)
+
+    def save(self) -> None:
+        """Write masks and rows of both; see `MaskEditor.save`.
+
+        Raises
+        ------
+        StorageError
+            If something cannot be written.
+        """
+        self.first.save()
+        self.second.save()
+
+    def close(self) -> None:
+        """Release both journals and pages; what was drawn stays on disk. May be called twice."""
+        self.first.close()
+        self.second.close()
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self._widget._repr_mimebundle_(**options)
+
+    def _measured(self, one: MeasureChange) -> MeasureChange:
+        values = [row.get(one.column) for row in self._rows]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        if len(numbers) < 2:
+            return one
+        return replace(one, first=numbers[0], second=numbers[1])
+
+    def _follow(self, place: int, change: Change) -> None:
+        """Take a change of one side, under its lock: the other one's must not be waited for."""
+        editor, other = (self.first, self.second) if place == 0 else (self.second, self.first)
+        if change.aspects & {"mask", "slice"}:
+            row = editor.measurements()
+            with self._mutex:
+                self._rows[place] = row
+            self._show()
+        window = editor.document.view.window
+        if "view" in change.aspects and other.document.view.window != window:
+            lock = other.controller.lock
+            if lock.acquire(blocking=False):
+                try:
+                    other.controller.adjust(window=window)
+                finally:
+                    lock.release()
+
+    def _show(self) -> None:
+        language = self.first.document.view.language
+        lines = [_line(one, language) for one in self.measures]
+        flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
+        heads = "".join(
+            f"<th style='text-align:right'>{escape(Message(f'change.{name}').text(language))}</th>"
+            for name in ("first", "second", "change", "least")
+        )
+        self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
+
+
+def _opened(study: Any, options: Mapping[str, Any]) -> MiddleMaskEditor:
+    labels = {label.name for label in MiddleMaskEditor.profile.labels}
+    masks = {**study.axial.muscle_groups, **study.masks}
+    return MiddleMaskEditor(
+        study.volume,
+        index=study.axial_index,
+        masks={name: mask for name, mask in masks.items() if name in labels},
+        **options,
+    )
+
+
+def _line(one: MeasureChange, language: str) -> str:
+    percent = "" if one.change_percent is None else f" ({one.change_percent:+.1f} %)"
+    least = "–" if one.least_change is None else f"{one.least_change:.1f}"
+    sign = {True: " ▲" if one.change > 0 else " ▼", False: " ="}.get(bool(one.exceeds), "")
+    cells = (
+        *(f"{one.first:.1f}", f"{one.second:.1f}"),
+        *(f"{one.change:+.1f}{percent}{sign if one.exceeds is not None else ''}", least),
+    )
+    name = Message(f"change.{one.column}").text(language)
+    said = f"<td>{escape(f'{name}, {one.unit}' if one.unit else name)}</td>"
+    return f"<tr>{said}{''.join(f'<td style=text-align:right>{escape(cell)}</td>' for cell in cells)}</tr>"
