@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-2-scores.json"
-
-PEER_SCORES = SCORES.with_name("sam2-ct-nano-4-peer-scores.json")
+SCORES = Path(__file__).resolve().parents[1] / "training" / "sam2-ct-nano-4-scores.json"
 
 _GROUPS = {"unseen": "real, never seen", "phantom": "fresh phantoms"}
 _PROMPTS = {"button": "button", "click_1": "1 click", "click_3": "3 clicks", "box": "box"}
@@ -101,5 +99,6 @@ def _number(value: float | None, digits: int) -> str:
 
 
 if __name__ == "__main__":
-    for write, path in ((render, SCORES), (render_peers, PEER_SCORES)):
-        sys.stdout.write(write(json.loads(path.read_text(encoding="utf-8"))) + "\n")
+    document = json.loads(SCORES.read_text(encoding="utf-8"))
+    for write in (render, render_peers):
+        sys.stdout.write(write(document) + "\n")

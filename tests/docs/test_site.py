@@ -90,8 +90,9 @@ def test_the_api_page_names_the_whole_public_surface() -> None:
 def test_the_validation_tables_are_those_of_the_scores() -> None:
     building = load("validation")
     page = (DOCS / "validation.md").read_text(encoding="utf-8")
-    for write, path in ((building.render, building.SCORES), (building.render_peers, building.PEER_SCORES)):
-        table = write(json.loads(path.read_text(encoding="utf-8")))
+    scores = json.loads(building.SCORES.read_text(encoding="utf-8"))
+    for write in (building.render, building.render_peers):
+        table = write(scores)
         assert f"validation.py -->\n{table}<!-- end" in page, "run: python docs/building/validation.py"
 
 
