@@ -24,9 +24,9 @@ from .segmentation import segment_study as segment_study
 from .segmentation import segment_volume as segment_volume
 from .segmentation import slice_sensitivity as slice_sensitivity
 from .settings import Settings as Settings
-from .study_change import compare_studies as compare_studies
-from .study_outputs import write_study as write_study
-from .study_row import measure_study as measure_study
+from .study.change import compare_studies as compare_studies
+from .study.outputs import write_study as write_study
+from .study.row import measure_study as measure_study
 from .types import CTSlice as CTSlice
 from .types import CTVolume as CTVolume
 from .types import Prediction as Prediction

@@ -28,11 +28,15 @@ MOVED = {
     "ctai_sam2.core.metrics": "ctai_sam2.measure.body_composition",
     "ctai_sam2.core.phantom": "ctai_sam2.phantom",
     "ctai_sam2.io.dicom_grouping": "ctai_sam2.io.dicom_groups",
+    "ctai_sam2.io.atomic": "ctai_sam2.files.atomic",
     "ctai_sam2.io.terms": "ctai_sam2.io.structure_terms",
     "ctai_sam2.oneclick": "ctai_sam2.segmentation",
-    "ctai_sam2.outputs": "ctai_sam2.study_outputs",
+    "ctai_sam2.outputs": "ctai_sam2.study.outputs",
     "ctai_sam2.records": "ctai_sam2.journal",
     "ctai_sam2.segmenters": "ctai_sam2.models",
+    "ctai_sam2.study_change": "ctai_sam2.study.change",
+    "ctai_sam2.study_outputs": "ctai_sam2.study.outputs",
+    "ctai_sam2.study_row": "ctai_sam2.study.row",
 }
 """Old path to new path, of the modules that documentation and notebooks named."""
 

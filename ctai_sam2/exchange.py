@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
-from ctai_sam2.io.folders import require_file
+from ctai_sam2.files.folders import require_file
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES

@@ -10,7 +10,7 @@ from typing import Any
 
 from ctai_sam2.agreement.comparison import MeasureAgreement, ReaderComparison
 from ctai_sam2.agreement.figure import draw_bland_altman
-from ctai_sam2.io import write_bytes, write_json, write_table_csv
+from ctai_sam2.files.atomic import write_bytes, write_json, write_table_csv
 
 # Columns of a division, and the fields they show.
 _DIVISION = {

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ctai_sam2.agreement.volumes import LEVELS_TABLE, DrawnVolume, values_of_levels
 from ctai_sam2.errors import InputError
+from ctai_sam2.files.safe_text import read_table
 from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
 from ctai_sam2.io.label_volumes import read_label_block
-from ctai_sam2.io.safe_text import read_table
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.structures import COHORT_MASK_LABELS
 from ctai_sam2.types import CTSlice, Mask

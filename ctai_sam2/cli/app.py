@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ctai_sam2.models import Segmenter
     from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.structures import Structure
-    from ctai_sam2.study_outputs import TableRow
+    from ctai_sam2.study.outputs import TableRow
     from ctai_sam2.types import Prompt
 
 app = typer.Typer(
@@ -172,7 +172,7 @@ def segment(
     """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
     if levels is not None:
         from ctai_sam2.cli.volume import segment_levels
-        from ctai_sam2.io.atomic import require_writable as _require_writable
+        from ctai_sam2.files.atomic import require_writable as _require_writable
 
         if structure or point or box or axial_index is not None:
             raise InputError(
@@ -204,13 +204,13 @@ def segment(
         )
         return
 
+    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_slice, read_study
-    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.io.pictures import PICTURE_SUFFIXES
     from ctai_sam2.segmentation import segment_structure
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import STRUCTURES
-    from ctai_sam2.study_outputs import claim_folder, describe_structure, write_structure
+    from ctai_sam2.study.outputs import claim_folder, describe_structure, write_structure
     from ctai_sam2.types import Window
 
     prompt = _prompt(point or [], box)
@@ -273,7 +273,7 @@ def measure(
     as_json: AsJson = False,
 ) -> None:
     """Measure areas and HU under masks drawn or corrected elsewhere."""
-    from ctai_sam2.study_outputs import measure_files, write_rows
+    from ctai_sam2.study.outputs import measure_files, write_rows
 
     row = measure_files(
         image,
@@ -313,7 +313,7 @@ def sensitivity(
     """Report how areas and HU change on the slices above and below mid-L3."""
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation import find_mid_l3, slice_sensitivity
-    from ctai_sam2.study_outputs import write_rows
+    from ctai_sam2.study.outputs import write_rows
 
     volume = read_study(study, series_uid=series)
     with _open_segmenter(model) as segmenter:
@@ -371,12 +371,12 @@ def _segment_and_report(
     slices: int,
     any_region: bool = False,
 ) -> None:
+    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
-    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
-    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
+    from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
 
     # What would be refused at the end is refused before the work.
     require_height(height_m)
@@ -419,7 +419,7 @@ def _definitions(name_or_file: str | None) -> TissueDefinitions:
 
 
 def _print_study(result: StudyResult, row: TableRow) -> None:
-    from ctai_sam2.study_outputs import summarise
+    from ctai_sam2.study.outputs import summarise
 
     print_line()
     print_table(summarise(result), SHOWN)

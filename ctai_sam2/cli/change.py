@@ -32,13 +32,13 @@ def change(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Compare two dates at the same height of L3: change, what is more than error, and what else differs."""
+    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
-    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.models import open_segmenter
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
-    from ctai_sam2.study_change import compare_studies, write_change
+    from ctai_sam2.study.change import compare_studies, write_change
 
     indices = _indices(axial_index)
     limits = load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS

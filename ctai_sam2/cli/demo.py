@@ -12,8 +12,8 @@ import platformdirs
 
 from ctai_sam2 import io, phantom
 from ctai_sam2.errors import StorageError
+from ctai_sam2.files.atomic import require_writable
 from ctai_sam2.io import write_dicom_series
-from ctai_sam2.io.atomic import require_writable
 from ctai_sam2.phantom import make_volume, reference_parameters
 from ctai_sam2.types import CTVolume
 

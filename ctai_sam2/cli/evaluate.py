@@ -10,8 +10,8 @@ import typer
 
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.folders import require_file
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.json_text import parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +90,7 @@ def evaluate(
         write_evaluation,
     )
     from ctai_sam2.evaluation.peers import open_peer
-    from ctai_sam2.io.atomic import require_writable
+    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.models.factory import open_store
     from ctai_sam2.settings import Settings
 

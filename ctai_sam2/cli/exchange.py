@@ -138,9 +138,9 @@ def import_(
 ) -> None:
     """Read another program's masks: a NIfTI each, and a PNG each where they lie on one slice."""
     from ctai_sam2.exchange import import_masks, slices_with_masks
+    from ctai_sam2.files.safe_text import safe_stem
     from ctai_sam2.io import write_mask_nifti, write_mask_png
-    from ctai_sam2.io.safe_text import safe_stem
-    from ctai_sam2.study_outputs import claim_folder
+    from ctai_sam2.study.outputs import claim_folder
     from ctai_sam2.types import CTVolume
 
     of = _open(study, series, axial_index)

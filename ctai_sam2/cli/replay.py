@@ -79,7 +79,7 @@ def replay(
 
 def _replay_study(row: Path, study: Path, definitions: str | None, as_json: bool) -> None:
     from ctai_sam2.measure.definitions import load_definitions
-    from ctai_sam2.study_replay import replay_study
+    from ctai_sam2.study.replay import replay_study
 
     found = replay_study(
         row if row.is_dir() else row.parent,

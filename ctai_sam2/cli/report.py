@@ -21,7 +21,7 @@ from ctai_sam2.errors import (
     StorageError,
     WeightsError,
 )
-from ctai_sam2.io.safe_text import for_terminal
+from ctai_sam2.files.safe_text import for_terminal
 
 _OWN_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 

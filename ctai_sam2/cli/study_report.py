@@ -39,8 +39,8 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
+    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
-    from ctai_sam2.io.atomic import require_writable
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
@@ -48,8 +48,8 @@ def report(
     from ctai_sam2.models import open_segmenter
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.settings import Settings
-    from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
-    from ctai_sam2.study_report import (
+    from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
+    from ctai_sam2.study.report import (
         describe_report,
         require_language,
         require_page_writer,

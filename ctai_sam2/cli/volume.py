@@ -59,8 +59,8 @@ def segment_levels(
 
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation.volume import segment_volume
-    from ctai_sam2.study_outputs import claim_folder
-    from ctai_sam2.volume_outputs import SliceFolder, write_volume_result
+    from ctai_sam2.study.outputs import claim_folder
+    from ctai_sam2.study.volume_outputs import SliceFolder, write_volume_result
 
     wanted = parse_levels(levels)
     unknown = sorted(set(dicom) - {"seg", "rtstruct"})

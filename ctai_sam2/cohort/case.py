@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.safe_text import is_device_name
+from ctai_sam2.files.safe_text import is_device_name
 from ctai_sam2.types import Prompt
 
 CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")

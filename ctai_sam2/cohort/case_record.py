@@ -19,7 +19,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from ctai_sam2.errors import DamagedFile, StorageError
-from ctai_sam2.io import write_text
+from ctai_sam2.files.atomic import write_text
 
 RECORD_VERSION = 2
 """Grows when what a record holds is made otherwise. Version 1: the level's gap from slice indices, no

@@ -13,7 +13,7 @@ from ctai_sam2.cohort.case_record import Cell
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.predictions import CasePredictions
 from ctai_sam2.segmentation import AxialResult, PredictsMasks, segment_axial
-from ctai_sam2.study_row import measure_results
+from ctai_sam2.study.row import measure_results
 from ctai_sam2.types import CTSlice, Mask
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
 from ctai_sam2.measure.cutoffs import Quantity
-from ctai_sam2.study_row import PROVENANCE_COLUMNS
+from ctai_sam2.study.row import PROVENANCE_COLUMNS
 
 FIRST_COLUMNS: tuple[str, ...] = (
     "case_id",

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ctai_sam2.cohort.case_record import CaseReview
 from ctai_sam2.cohort.store import CohortStore, key_of
 from ctai_sam2.errors import DamagedFile, InputError
+from ctai_sam2.files.atomic import write_bytes, write_json
 from ctai_sam2.image.masks import as_mask
-from ctai_sam2.io import write_bytes, write_json
 from ctai_sam2.io.array_archive import pack_arrays, unpack_arrays
 from ctai_sam2.measure.body_composition import MASK_NAMES
 from ctai_sam2.segmentation import StructureResult

@@ -1,4 +1,4 @@
-"""Whether a finished cohort still is finished: told from its manifest's text and the states of files alone.
+"""Whether a finished cohort still is finished: seen from its manifest's text and the states of files alone.
 
 Planning reads each row, checks it, and makes a key of all that decides its case; where nothing has changed
 since the last run, all of that leads to what it led to then. The note that says so is part of the index. It
@@ -29,7 +29,7 @@ from ctai_sam2.cohort.store import (
     names_in,
     stamp_of,
 )
-from ctai_sam2.io.safe_text import separator_of
+from ctai_sam2.files.safe_text import separator_of
 
 
 @dataclass(frozen=True, kw_only=True)

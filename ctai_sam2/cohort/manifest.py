@@ -16,8 +16,8 @@ import numpy as np
 
 from ctai_sam2.cohort.case import CASE_ID, Case, format_prompt, parse_prompt
 from ctai_sam2.errors import CtaiError, InputError, ManifestError
-from ctai_sam2.io import write_table_csv
-from ctai_sam2.io.safe_text import from_cell, is_device_name, separator_of
+from ctai_sam2.files.atomic import write_table_csv
+from ctai_sam2.files.safe_text import from_cell, is_device_name, separator_of
 from ctai_sam2.measure.cutoffs import parse_cutoff_choice
 from ctai_sam2.types import Prompt
 

@@ -15,7 +15,7 @@ from ctai_sam2.cohort.qc import IMPLAUSIBLE
 from ctai_sam2.cohort.references import CITED_TABLES, bibtex_of
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary, read_table
-from ctai_sam2.io import write_text
+from ctai_sam2.files.atomic import write_text
 from ctai_sam2.measure.cutoffs import cutoff_table
 from ctai_sam2.measure.reference_values import reference_table
 

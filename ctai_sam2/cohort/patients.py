@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ctai_sam2.cohort.case import Case
 from ctai_sam2.errors import CtaiError
+from ctai_sam2.files.folders import files_below
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
-from ctai_sam2.io.folders import files_below
 from ctai_sam2.io.study import is_volume_name
 
 _FEWEST_CONSTANT = 3

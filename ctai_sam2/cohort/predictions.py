@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DamagedFile
-from ctai_sam2.io import write_bytes
+from ctai_sam2.files.atomic import write_bytes
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.io.array_archive import pack_arrays, unpack_arrays
-from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.models.cache_key import make_key
 from ctai_sam2.segmentation import PredictsMasks
 from ctai_sam2.types import Acquisition, CTSlice, Mask, ModelIdentity, Prediction, Prompt, Window

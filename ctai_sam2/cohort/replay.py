@@ -24,8 +24,8 @@ from ctai_sam2.cohort.table import read_summary
 from ctai_sam2.cohort.worker import content_of, read_image
 from ctai_sam2.cohort.worklist import case_of_summary, config_of_summary
 from ctai_sam2.errors import CtaiError, InputError, Unavailable
+from ctai_sam2.files.safe_text import from_cell
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.models import Segmenter
 

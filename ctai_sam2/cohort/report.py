@@ -17,7 +17,7 @@ from ctai_sam2.cohort.report_pdf import render_cohort_pdf, render_table_one
 from ctai_sam2.cohort.store import CohortStore, state_of
 from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_bytes, write_table_csv, write_text
+from ctai_sam2.files.atomic import write_bytes, write_table_csv, write_text
 from ctai_sam2.measure.cutoffs import cutoff_table
 
 if TYPE_CHECKING:

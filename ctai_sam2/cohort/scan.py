@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ctai_sam2.cohort.case import Case
 from ctai_sam2.errors import CtaiError, InputError
+from ctai_sam2.files.folders import files_below, why_not_followed
+from ctai_sam2.files.safe_text import is_device_name
 from ctai_sam2.io import SeriesInfo
 from ctai_sam2.io.dicom_headers import looks_like_dicom
-from ctai_sam2.io.folders import files_below, why_not_followed
-from ctai_sam2.io.safe_text import is_device_name
 from ctai_sam2.io.study import is_volume_name, list_series
 
 _CASE_FILE = ".npz"

@@ -31,8 +31,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
 from ctai_sam2.errors import DamagedFile, StorageError
-from ctai_sam2.io import write_text
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.atomic import write_text
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.journal.lock import lock_file
 
 _KEY_VERSION = 1

@@ -27,12 +27,12 @@ from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
 from ctai_sam2.cohort.store import CohortStore, IndexEntry, RecordIndex, state_of
 from ctai_sam2.cohort.volumes import write_levels_table
 from ctai_sam2.errors import DamagedFile, InputError
-from ctai_sam2.io import write_bytes, write_json, write_table_csv
-from ctai_sam2.io.json_text import parse_json
-from ctai_sam2.io.safe_text import from_cell
+from ctai_sam2.files.atomic import write_bytes, write_json, write_table_csv
+from ctai_sam2.files.json_text import parse_json
+from ctai_sam2.files.safe_text import from_cell
 from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
 from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
-from ctai_sam2.study_row import TableRow
+from ctai_sam2.study.row import TableRow
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,12 +12,12 @@ from ctai_sam2.cohort.case_record import CaseRecord
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import AnatomyNotFound, StorageError
-from ctai_sam2.io import write_table_csv
+from ctai_sam2.files.atomic import write_table_csv
 from ctai_sam2.models import Segmenter
 from ctai_sam2.segmentation import segment_volume
 from ctai_sam2.structures import Structure
+from ctai_sam2.study.volume_outputs import SliceFolder, write_volume_result
 from ctai_sam2.types import CTSlice, CTVolume
-from ctai_sam2.volume_outputs import SliceFolder, write_volume_result
 
 _MEASURED: tuple[Structure, ...] = ("psoas", "muscle", "sat", "vat", "imat")
 

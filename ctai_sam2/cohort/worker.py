@@ -41,9 +41,10 @@ from ctai_sam2.errors import (
     StorageError,
     Unavailable,
 )
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.preview import draw_preview
-from ctai_sam2.io import read_case_npz, read_study, write_bytes, write_mask_nifti
+from ctai_sam2.io import read_case_npz, read_study, write_mask_nifti
 from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_study

@@ -14,7 +14,7 @@ from ctai_sam2.evaluation.reliability import draw_reliability, pair_scores, tabu
 from ctai_sam2.evaluation.runner import Evaluation
 from ctai_sam2.evaluation.scores import FAILED_BELOW, GROUPS, MAX_CLICKS, SCORE_COLUMNS, Score
 from ctai_sam2.evaluation.summary import BREAKDOWN_COLUMNS, SUMMARY_COLUMNS, break_down
-from ctai_sam2.io import write_bytes, write_json, write_table_csv, write_text
+from ctai_sam2.files.atomic import write_bytes, write_json, write_table_csv, write_text
 
 PROTOCOL: Final = {
     "first_click": "pixel of the reference's largest piece that is farthest from its border",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.models.local import DType, LocalSegmenter
 from ctai_sam2.models.registry import EMBEDDED, ModelStore
 

@@ -1,8 +1,3 @@
-from .atomic import atomic_write as atomic_write
-from .atomic import write_bytes as write_bytes
-from .atomic import write_json as write_json
-from .atomic import write_table_csv as write_table_csv
-from .atomic import write_text as write_text
 from .dicom_series import SeriesInfo as SeriesInfo
 from .dicom_writer import ORIENTATIONS as ORIENTATIONS
 from .dicom_writer import write_dicom_series as write_dicom_series

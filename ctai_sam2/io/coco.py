@@ -22,13 +22,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.files.atomic import write_json
+from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
 from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
-from ctai_sam2.io.atomic import write_json
-from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import checked_mask, same_places
 from ctai_sam2.io.imported_masks import ImportedMasks
-from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.io.structure_terms import Authorship, checked_label, renamed_notes, structure_of, unique_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 

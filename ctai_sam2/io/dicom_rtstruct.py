@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.geometry import pixel_to_patient
 from ctai_sam2.image.contours import (
     Polygon,
@@ -31,7 +32,6 @@ from ctai_sam2.image.contours import (
     polygon_to_keyhole,
     polygons_to_mask,
 )
-from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged
 from ctai_sam2.io.dicom_values import value_of
 from ctai_sam2.io.grids import TOLERANCE_VOXELS, Grid, grid_of, mask_from_canonical

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.geometry import affine_from_dicom, canonicalise
-from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import damaged
 from ctai_sam2.io.dicom_values import functional_value, number_of, value_of
 from ctai_sam2.io.grids import grid_of, mask_from_canonical, plane_grid, put

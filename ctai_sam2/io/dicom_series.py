@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from ctai_sam2.errors import CtaiError, GeometryError
+from ctai_sam2.files.folders import files_below
 from ctai_sam2.geometry import affine_from_dicom, plane_of
 from ctai_sam2.io.dicom_groups import SAME_PLACE_MM, ImageGroup, group_images, projections
 from ctai_sam2.io.dicom_headers import FileSource, FrameHeader, is_dicom_named, looks_like_dicom, read_headers
 from ctai_sam2.io.dicom_text import shown_kernel
-from ctai_sam2.io.folders import files_below
 from ctai_sam2.io.nifti_file import is_nifti_name
 from ctai_sam2.io.nrrd import is_nrrd_name
 from ctai_sam2.types import Plane

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError, StorageError
-from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.io.dicom_headers import CT_IMAGE
 from ctai_sam2.types import CTVolume
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.io.atomic import write_json, write_text, write_together
+from ctai_sam2.files.atomic import write_json, write_text, write_together
 from ctai_sam2.io.grids import checked_mask
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_tables import (

@@ -17,9 +17,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.label_values import LARGEST_LABEL
-from ctai_sam2.io.folders import require_file
-from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.io.structure_terms import checked_label, renamed_notes, structure_of, unique_name
 from ctai_sam2.structures import COHORT_MASK_LABELS
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.files.atomic import write_bytes
 
 
 def write_mask_png(path: str | os.PathLike[str], mask: ArrayLike, *, description: str | None = None) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.atomic import write_bytes
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.io.label_tables import label_table_xml
 from ctai_sam2.io.nifti_file import RAS_FROM_LPS, load_nifti
 from ctai_sam2.io.stored_volume import to_ct_volume

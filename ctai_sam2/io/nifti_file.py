@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
+from ctai_sam2.files.folders import require_file
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start, surplus_warnings
-from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible
 

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.files.folders import require_file
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import bunzip2, gunzip, surplus_warnings
-from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible, to_ct_volume
 from ctai_sam2.types import CTVolume
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.geometry import edge_letters
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
-from ctai_sam2.io.atomic import write_bytes
 from ctai_sam2.structures import COLORS, PALETTE
 from ctai_sam2.types import CTSlice, Window
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.files.folders import require_file
 from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
-from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.types import CTSlice, Plane, Window
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.files.folders import require_file
 from ctai_sam2.geometry import affine_from_dicom
 from ctai_sam2.io.dicom_groups import SAME_PLACE_MM, projections
 from ctai_sam2.io.dicom_headers import CT_IMAGE, FrameHeader, damaged, looks_like_dicom
@@ -19,7 +20,6 @@ from ctai_sam2.io.dicom_series import Series
 from ctai_sam2.io.dicom_text import shown_maker, valid_uid
 from ctai_sam2.io.dicom_values import value_of
 from ctai_sam2.io.dicom_volume import StackPlace, place_stack
-from ctai_sam2.io.folders import require_file
 from ctai_sam2.io.grids import Grid, grid_of, mask_to_canonical, plane_from_canonical, put
 from ctai_sam2.io.library_messages import quiet
 from ctai_sam2.io.study import find_series

@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from ctai_sam2.errors import RecordError, StorageError
+from ctai_sam2.files.atomic import atomic_write, sync_folder
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.io.atomic import atomic_write, sync_folder
 from ctai_sam2.journal.lines import FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume

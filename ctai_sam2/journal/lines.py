@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ctai_sam2.errors import InputError, RecordError
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.json_text import parse_json
 
 FORMAT = "ctai_sam2 annotation record"
 VERSION = 1

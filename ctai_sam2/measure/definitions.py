@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.atomic import write_text
-from ctai_sam2.io.folders import require_file
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.atomic import write_text
+from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.json_text import parse_json
 
 DensityRule: TypeAlias = Literal["original", "fixed"]
 Tissue: TypeAlias = Literal["muscle", "imat", "sat", "vat"]

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ctai_sam2.errors import InputError, StorageError, WeightsError
-from ctai_sam2.io.atomic import atomic_write
+from ctai_sam2.files.atomic import atomic_write
 from ctai_sam2.models.registry import Checkpoint, ModelStore, put_checkpoint, require_digest
 
 _MANIFEST = "manifest.json"

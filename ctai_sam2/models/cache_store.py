@@ -28,7 +28,7 @@ from joblib._store_backends import CacheItemInfo, FileSystemStoreBackend
 from pydantic import FiniteFloat, ValidationError
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.models import wire
 from ctai_sam2.models.cache_key import CacheKey
 from ctai_sam2.models.messages import MessageBody, PredictionBody, WindowBody

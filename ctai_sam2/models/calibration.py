@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError, WeightsError
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.json_text import parse_json
 
 GOOD_DICE = 0.85
 """Dice from which on a mask counts as good: about what two readers reach on the psoas."""

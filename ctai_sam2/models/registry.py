@@ -19,8 +19,8 @@ from typing import Any
 import platformdirs
 
 from ctai_sam2.errors import InputError, StorageError, WeightsError, WeightsMissing
-from ctai_sam2.io.atomic import write_text
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.atomic import write_text
+from ctai_sam2.files.json_text import parse_json
 
 EMBEDDED = "sam2-ct-nano"
 """Name of the model that ships with the package."""

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 
 from ctai_sam2.errors import WeightsError
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.distances import depth_of
-from ctai_sam2.io.json_text import parse_json
 from ctai_sam2.segmentation.compartments import Compartments
 from ctai_sam2.types import Mask
 

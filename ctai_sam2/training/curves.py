@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_bytes
+from ctai_sam2.files.atomic import write_bytes
 
 _DPI: Final = 110
 _CURVES: Final = {

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from ctai_sam2.errors import InputError, WeightsError
-from ctai_sam2.io.atomic import write_bytes, write_json
+from ctai_sam2.files.atomic import write_bytes, write_json
 from ctai_sam2.models.dense_head import DENSE_PREFIX, fold_normalisation
 
 

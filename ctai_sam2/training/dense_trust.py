@@ -14,7 +14,8 @@ from scipy import optimize
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.evaluation.scores import GOOD_AREA_PCT
-from ctai_sam2.io import ReferenceCase, read_case_npz, write_json
+from ctai_sam2.files.atomic import write_json
+from ctai_sam2.io import ReferenceCase, read_case_npz
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.phantom import masks_from_labels

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.atomic import write_bytes, write_json
+from ctai_sam2.files.atomic import write_bytes, write_json
 from ctai_sam2.models.calibration import METADATA_KEY, Calibration
 from ctai_sam2.training.trainer import CHECKPOINT_NAME, read_config
 

@@ -12,8 +12,8 @@ from typing import Any
 import ipywidgets as ipw
 
 from ctai_sam2.editor import Change, Message
-from ctai_sam2.study_change import MeasureChange, StudyChange
-from ctai_sam2.study_outputs import TableRow
+from ctai_sam2.study.change import MeasureChange, StudyChange
+from ctai_sam2.study.outputs import TableRow
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 

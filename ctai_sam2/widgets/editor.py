@@ -19,7 +19,7 @@ from ctai_sam2.image.contours import Polygon
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.models import Segmenter
-from ctai_sam2.study_outputs import TableRow
+from ctai_sam2.study.outputs import TableRow
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 from ctai_sam2.widgets.canvas import Guide, SliceCanvas
 from ctai_sam2.widgets.canvas_manager import PAINT_EVERY_S, Pacer

@@ -13,7 +13,7 @@ import numpy as np
 from ctai_sam2.editor import Document
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import write_mask_nifti, write_mask_png
-from ctai_sam2.study_outputs import TableRow, write_rows
+from ctai_sam2.study.outputs import TableRow, write_rows
 from ctai_sam2.types import CTSlice, CTVolume
 
 

@@ -13,7 +13,7 @@ from ctai_sam2.editor.commands import SetMask
 from ctai_sam2.editor.localiser import row_of_axial
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.segmentation import L3Result, choose_sagittal_index, mid_l3_axial_index
-from ctai_sam2.study_outputs import TableRow
+from ctai_sam2.study.outputs import TableRow
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.canvas import Guide
 from ctai_sam2.widgets.cases import Cases, Source

@@ -13,9 +13,9 @@ from ctai_sam2.editor.strip import Direction
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.segmentation.volume import VolumeResult
-from ctai_sam2.study_outputs import TableRow
+from ctai_sam2.study.outputs import TableRow
+from ctai_sam2.study.volume_outputs import write_volume_result
 from ctai_sam2.types import CTVolume, Mask, Progress
-from ctai_sam2.volume_outputs import write_volume_result
 from ctai_sam2.widgets.canvas import Guide
 from ctai_sam2.widgets.cases import Cases, Source
 from ctai_sam2.widgets.editor import MaskEditor

@@ -12,8 +12,8 @@ from typing import Any
 
 from ctai_sam2.editor import Controller, Document, Message, View
 from ctai_sam2.errors import CtaiError, InputError, StorageError
-from ctai_sam2.io.atomic import write_json
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.atomic import write_json
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.models import Segmenter
 from ctai_sam2.types import CTSlice, CTVolume, Window

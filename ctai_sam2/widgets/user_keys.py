@@ -8,8 +8,8 @@ import platformdirs
 
 from ctai_sam2.editor.keys import KeyMap
 from ctai_sam2.errors import StorageError
-from ctai_sam2.io.atomic import write_json
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.files.atomic import write_json
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.settings import Settings
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.exchange import import_masks, read_structure_mask
+from ctai_sam2.files.atomic import require_writable
 from ctai_sam2.image.plausibility import require_measurable_slice
 from ctai_sam2.io import read_slice, read_study, write_volume_nifti
-from ctai_sam2.io.atomic import require_writable
 from ctai_sam2.io.nifti import read_nifti
 from ctai_sam2.mask_checks import describe_cut, require_not_cut
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TISSUE_DEFINITIONS
 from ctai_sam2.phantom import make_axial_slice, random_parameters
-from ctai_sam2.study_outputs import claim_folder
+from ctai_sam2.study.outputs import claim_folder
 from ctai_sam2.types import CTSlice, CTVolume
 from tests.docs.test_messages import QUOTED
 from tests.unit.io.making import ct_dataset, edit, make_volume, save, write_series

@@ -22,10 +22,10 @@ from ctai_sam2.exchange import export_masks
 from ctai_sam2.io import list_series, read_slice, read_study
 from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.segmentation import AxialResult, StructureResult, StudyResult
-from ctai_sam2.study_change import compare_studies, write_change
-from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
-from ctai_sam2.study_replay import replay_study
-from ctai_sam2.study_report import describe_report, write_study_report
+from ctai_sam2.study.change import compare_studies, write_change
+from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
+from ctai_sam2.study.replay import replay_study
+from ctai_sam2.study.report import describe_report, write_study_report
 from ctai_sam2.types import CTVolume, Prompt
 from tests.robustness.test_damaged_uploads import NAME, PARTS, ct_of_somebody, damaged_files
 from tests.unit.cohort.making import QUICK

@@ -24,7 +24,8 @@ from ctai_sam2.cohort.predictions import CasePredictions, read_predictions, writ
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import WeightsMissing
 from ctai_sam2.exchange import export_masks, import_masks
-from ctai_sam2.io import read_study, write_dicom_series, write_table_csv, write_volume_nifti
+from ctai_sam2.files.atomic import write_table_csv
+from ctai_sam2.io import read_study, write_dicom_series, write_volume_nifti
 from ctai_sam2.io.source_images import SourceImages, find_source_images
 from ctai_sam2.journal.annotation_journal import AnnotationJournal
 from ctai_sam2.measure.definitions import TISSUE_DEFINITIONS, load_definitions, save_definitions

@@ -25,6 +25,7 @@ TIERS: dict[str, int] = {
     "settings": 1,
     "geometry": 2,
     "structures": 2,
+    "files": 2,
     "image": 3,
     "measure": 4,
     "phantom": 4,
@@ -35,13 +36,8 @@ TIERS: dict[str, int] = {
     "agreement": 6,
     "exchange": 6,
     "mask_checks": 5,
-    "study_row": 6,
-    "study_outputs": 7,
-    "volume_outputs": 7,
-    "study_change": 7,
-    "study_report": 8,
-    "study_replay": 8,
     "journal": 6,
+    "study": 7,
     "evaluation": 6,
     "widgets": 8,
     "training": 8,
@@ -164,7 +160,7 @@ from ctai_sam2.cli.app import app
 with contextlib.redirect_stdout(io.StringIO()):
     app({command.split()!r}, standalone_mode=False)
 if "measure" in {command!r}:
-    from ctai_sam2.study_outputs import measure_files
+    from ctai_sam2.study.outputs import measure_files
 print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
 """
     assert json.loads(run_python(code)) == []

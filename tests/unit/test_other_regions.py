@@ -16,7 +16,7 @@ from ctai_sam2.cohort import Case, read_table, run_cohort
 from ctai_sam2.errors import InputError, OtherRegion
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.segmentation import robustness, segment_axial, segment_structure, slice_sensitivity
-from ctai_sam2.study_outputs import measure_files
+from ctai_sam2.study.outputs import measure_files
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK

@@ -17,7 +17,7 @@ from ctai_sam2.types import CTSlice, Window
 
 
 class KeepsSlices(Protocol):
-    """Where finished slices and anchors go; `ctai_sam2.volume_outputs.SliceFolder` keeps them on disk."""
+    """Where finished slices and anchors go; `study.volume_outputs.SliceFolder` keeps them on disk."""
 
     def read(self, axial_index: int, key: str) -> dict[Structure, SliceMask] | None:
         """Return what was kept of a slice under this key; None where nothing was, or it cannot be read."""

@@ -66,7 +66,7 @@ def segment_volume(
         Decode a slice at most every so many mm and interpolate the shapes between them, where both ends are
         plausible; where they are not, slices between are looked at too. None decodes every slice.
     kept : KeepsSlices, optional
-        Where finished slices and anchors are kept, such as `ctai_sam2.volume_outputs.SliceFolder`: called
+        Where finished slices and anchors are kept, such as `study.volume_outputs.SliceFolder`: called
         again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
         weights.
     window, definitions

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from ctai_sam2.io.atomic import write_json
+from ctai_sam2.files.atomic import write_json
 from ctai_sam2.training.levels.trainer import network_from
 
 

@@ -20,7 +20,8 @@ from ctai_sam2.agreement import (
     write_comparison,
 )
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_mask_nifti, write_table_csv
+from ctai_sam2.files.atomic import write_table_csv
+from ctai_sam2.io import write_mask_nifti
 from tests.unit.io.making import make_volume
 
 FIRST = [111.5, 191.8, 112.5, 111.7, 124.8, 115.5, 159.7, 100.1, 177.6, 175.4, 87.9, 141.8, 99.6, 112.9]

@@ -14,8 +14,8 @@ from ctai_sam2.cli.app import app
 from ctai_sam2.errors import InputError
 from ctai_sam2.segmentation.volume import SliceMask, VolumeResult
 from ctai_sam2.segmentation.volume.result import LevelRange
+from ctai_sam2.study.volume_outputs import write_volume_result
 from ctai_sam2.types import CTVolume
-from ctai_sam2.volume_outputs import write_volume_result
 
 
 def volume_of(step_mm: float = 5.0) -> CTVolume:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ctai_sam2 import __version__, study_outputs
+from ctai_sam2 import __version__
 from ctai_sam2.cli.app import app
 from ctai_sam2.cli.doctor import examine_engine
 from ctai_sam2.errors import StorageError
@@ -18,6 +18,7 @@ from ctai_sam2.io import write_dicom_series, write_mask_png
 from ctai_sam2.models import engine
 from ctai_sam2.phantom import make_axial_slice, make_volume, reference_parameters
 from ctai_sam2.settings import Settings
+from ctai_sam2.study import outputs
 from ctai_sam2.types import CTVolume
 
 
@@ -79,7 +80,7 @@ def test_numbers_are_shown_before_the_pictures_are_drawn(
     def fail(*_: object, **__: object) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(study_outputs, "write_study", fail)
+    monkeypatch.setattr(outputs, "write_study", fail)
     code, text, error = run("segment", study, "--out", tmp_path / "out", "--axial-index", "28")
     assert code == 5
     assert "psoas_left" in text

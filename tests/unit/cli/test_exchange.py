@@ -161,7 +161,7 @@ def test_masks_of_another_series_need_to_be_asked_for(tmp_path: Path, made: Any)
 
 
 def test_readers_are_compared(tmp_path: Path) -> None:
-    from ctai_sam2.io import write_table_csv
+    from ctai_sam2.files.atomic import write_table_csv
 
     first = [{"case_id": f"c{i}", "sma_cm2": 100 + 7 * i, "middle_slice": 4} for i in range(6)]
     second = [{"case_id": f"c{i}", "sma_cm2": 101 + 7.5 * i, "middle_slice": 4 + (i > 4)} for i in range(6)]

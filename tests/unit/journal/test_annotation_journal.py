@@ -273,7 +273,7 @@ def test_compaction_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
         def fail(*_: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        patch.setattr("ctai_sam2.io.atomic.os.replace", fail)
+        patch.setattr("ctai_sam2.files.atomic.os.replace", fail)
         with pytest.raises(StorageError):
             record.compact({"all": 1})
     assert path.read_bytes() == content

@@ -9,10 +9,10 @@ import pytest
 
 from ctai_sam2.editor import commands as do
 from ctai_sam2.phantom import reference_parameters
-from ctai_sam2.study_change import StudyChange, compare_studies
+from ctai_sam2.study.change import StudyChange, compare_studies
 from ctai_sam2.types import Window
 from ctai_sam2.widgets import ChangeEditor
-from tests.unit.test_study_change import study_of
+from tests.unit.study.test_change import study_of
 
 
 @pytest.fixture(scope="module")

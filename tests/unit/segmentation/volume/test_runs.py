@@ -15,8 +15,8 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
+from ctai_sam2.study.volume_outputs import SliceFolder
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
-from ctai_sam2.volume_outputs import SliceFolder
 from tests.fakes import FakeSegmenter
 
 SHAPE = (48, 64)

@@ -14,7 +14,7 @@ from ctai_sam2.io.dicom_rtstruct import read_rtstruct
 from ctai_sam2.io.dicom_seg import read_seg
 from ctai_sam2.io.source_images import find_source_images
 from ctai_sam2.segmentation.volume import SliceMask, VolumeResult
-from ctai_sam2.volume_outputs import write_volume_result
+from ctai_sam2.study.volume_outputs import write_volume_result
 from tests.fakes import FAKE_IDENTITY
 from tests.unit.io.making import make_volume, write_series
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.io import write_bytes, write_overlay_png, write_table_csv
+from ctai_sam2.files.atomic import write_bytes, write_table_csv
+from ctai_sam2.io import write_overlay_png
 from ctai_sam2.measure.columns import COLUMN_TABLE
 from ctai_sam2.measure.contrast import acquisition_cautions
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation import segment_study
 from ctai_sam2.segmentation.slice_match import SliceMatch, match_slice
-from ctai_sam2.study_row import TableRow, estimate_slice_phase, measure_study
+from ctai_sam2.study.row import TableRow, estimate_slice_phase, measure_study
 from ctai_sam2.types import Acquisition
 
 if TYPE_CHECKING:

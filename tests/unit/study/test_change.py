@@ -21,7 +21,7 @@ from ctai_sam2.phantom import PhantomVolume, make_volume, masks_from_labels, ref
 from ctai_sam2.phantom.parameters import PhantomParameters
 from ctai_sam2.segmentation import AxialResult, StructureResult, StudyResult
 from ctai_sam2.segmentation.slice_match import match_slice
-from ctai_sam2.study_change import compare_studies, write_change
+from ctai_sam2.study.change import compare_studies, write_change
 from ctai_sam2.types import Acquisition, CTVolume
 from tests.fakes import FakeSegmenter
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.files.atomic import write_bytes, write_table_csv
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.masks import mask_to_rle, rle_to_mask
-from ctai_sam2.io import write_bytes, write_mask_nifti, write_table_csv
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.io import write_mask_nifti
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, VolumeResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import ModelIdentity

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ctai_sam2.errors import InputError, StorageError
-from ctai_sam2.io.atomic import atomic_write, write_json, write_table_csv, write_text
+from ctai_sam2.files.atomic import atomic_write, write_json, write_table_csv, write_text
 
 
 def test_file_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask
+from ctai_sam2.files.json_text import parse_json
+from ctai_sam2.files.safe_text import from_cell
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import read_study
-from ctai_sam2.io.json_text import parse_json
-from ctai_sam2.io.safe_text import from_cell
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import TISSUE_DEFINITIONS, TissueDefinitions

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io import write_json, write_table_csv
-from ctai_sam2.io.safe_text import for_terminal, from_cell, is_device_name, read_table, safe_stem, to_cell
+from ctai_sam2.files.atomic import write_json, write_table_csv
+from ctai_sam2.files.safe_text import for_terminal, from_cell, is_device_name, read_table, safe_stem, to_cell
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()) | st.sampled_from("\\ud05c'=+-@＝ \t\n\udce9"))
 

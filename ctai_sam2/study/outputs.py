@@ -12,30 +12,23 @@ import numpy as np
 
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask, split_label
+from ctai_sam2.files.atomic import write_json, write_table_csv
+from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.plausibility import require_measurable_slice, require_region
-from ctai_sam2.io import (
-    read_slice,
-    read_study,
-    write_json,
-    write_mask_nifti,
-    write_mask_png,
-    write_overlay_png,
-    write_table_csv,
-)
-from ctai_sam2.io.json_text import parse_json
+from ctai_sam2.io import read_slice, read_study, write_mask_nifti, write_mask_png, write_overlay_png
 from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.quality import QUALITY_COLORS, body_circumference_cm, map_quality
-from ctai_sam2.study_row import PROVENANCE_COLUMNS as PROVENANCE_COLUMNS
-from ctai_sam2.study_row import Cell as Cell
-from ctai_sam2.study_row import TableRow as TableRow
-from ctai_sam2.study_row import estimate_slice_phase as estimate_slice_phase
-from ctai_sam2.study_row import measure_results as measure_results
-from ctai_sam2.study_row import measure_study as measure_study
-from ctai_sam2.study_row import results_by_name
+from ctai_sam2.study.row import PROVENANCE_COLUMNS as PROVENANCE_COLUMNS
+from ctai_sam2.study.row import Cell as Cell
+from ctai_sam2.study.row import TableRow as TableRow
+from ctai_sam2.study.row import estimate_slice_phase as estimate_slice_phase
+from ctai_sam2.study.row import measure_results as measure_results
+from ctai_sam2.study.row import measure_study as measure_study
+from ctai_sam2.study.row import results_by_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.files.atomic import write_bytes, write_text
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.io import write_bytes, write_text
 from ctai_sam2.measure.cutoffs import Quantity, as_sex, flag_low, require_cutoffs_for
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, compare_with_reference, reference_table
 from ctai_sam2.segmentation import StudyResult
-from ctai_sam2.study_outputs import Cell, StudyFiles
+from ctai_sam2.study.outputs import Cell, StudyFiles
 
 Language: TypeAlias = Literal["en", "zh"]
 
@@ -369,7 +369,7 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.from_string(
-        files("ctai_sam2").joinpath("study_report.html.j2").read_text(encoding="utf-8")
+        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     )
     return template.render(
         report=report,

@@ -11,8 +11,8 @@ import pytest
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.segmentation import StudyResult
-from ctai_sam2.study_outputs import TableRow, measure_study, write_study
-from ctai_sam2.study_report import (
+from ctai_sam2.study.outputs import TableRow, measure_study, write_study
+from ctai_sam2.study.report import (
     TEXTS,
     StudyReport,
     describe_report,
@@ -20,7 +20,7 @@ from ctai_sam2.study_report import (
     render_pdf,
     write_study_report,
 )
-from tests.unit.test_study_change import reference_parameters, study_of
+from tests.unit.study.test_change import reference_parameters, study_of
 
 
 @pytest.fixture(scope="module")

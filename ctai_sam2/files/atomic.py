@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ctai_sam2.errors import InputError, StorageError
-from ctai_sam2.io.safe_text import to_cell
+from ctai_sam2.files.safe_text import to_cell
 
 
 @contextmanager

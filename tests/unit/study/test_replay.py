@@ -14,9 +14,9 @@ from ctai_sam2.cli.app import app
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import read_study, write_dicom_series
 from ctai_sam2.measure.definitions import TISSUE_DEFINITIONS
-from ctai_sam2.study_outputs import claim_folder, measure_study, write_study
-from ctai_sam2.study_replay import replay_study
-from tests.unit.test_study_change import reference_parameters, study_of
+from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
+from ctai_sam2.study.replay import replay_study
+from tests.unit.study.test_change import reference_parameters, study_of
 
 
 @pytest.fixture(scope="module")

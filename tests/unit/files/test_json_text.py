@@ -18,7 +18,7 @@ from ctai_sam2.io.label_tables import read_label_table
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
 from ctai_sam2.models.calibration import Calibration
 from ctai_sam2.segmentation.quality import read_trust
-from ctai_sam2.study_outputs import claim_folder
+from ctai_sam2.study.outputs import claim_folder
 from tests.unit.io.making import make_volume
 
 DEEP = "[" * 100_000

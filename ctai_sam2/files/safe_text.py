@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.folders import require_file
+from ctai_sam2.files.folders import require_file
 
 _FORMULA = "=+-@＝＋－＠"
 _LITERAL = "\\u005cu"

@@ -1,0 +1,1 @@
+"""Files written whole or not at all, text and JSON that others may have written, folders."""

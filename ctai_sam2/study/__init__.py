@@ -1,0 +1,1 @@
+"""One study after it was segmented: its row, files, report, replay, and its change between two dates."""
