@@ -132,7 +132,6 @@ def measure_document(document: Document, *, height_m: float | None = None) -> Ro
         height_m=height_m,
         slice_extent_mm=ct_slice.thickness_mm,
         middle_slice=ct_slice.index,
-        any_region=True,
     )
 
 

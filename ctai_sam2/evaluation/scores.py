@@ -239,7 +239,7 @@ def pool_of(structure: str, plane: str = "axial") -> str:
 def _measure(ct: CTSlice, structure: str, mask: Mask) -> tuple[float, float | None]:
     """Area in mm² and mean HU, as a study's table would hold them."""
     if structure in MASK_NAMES:
-        row = measure_slice(ct.hu, {structure: mask}, ct.spacing_mm, any_region=True)
+        row = measure_slice(ct.hu, {structure: mask}, ct.spacing_mm)
         # The table calls all skeletal muscle "combo".
         column = "combo" if structure == "muscle" else structure
         area, hu = _number(row[f"{column}_area_mm2"]), _number(row[f"{column}_hu_mean"])

@@ -29,14 +29,13 @@ from numpy.typing import ArrayLike, NDArray
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.geometry import examine_stacking
 from ctai_sam2.image.masks import area_mm2, as_mask, as_spacing_mm, limit_to_hu, require_same_shape
-from ctai_sam2.image.plausibility import require_region
 from ctai_sam2.measure.columns import COLUMN_TABLE as COLUMN_TABLE
 from ctai_sam2.measure.columns import COLUMNS as COLUMNS
 from ctai_sam2.measure.columns import ORIGINAL_COLUMNS as ORIGINAL_COLUMNS
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange, TissueDefinitions
 from ctai_sam2.measure.quality import map_quality
-from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types import Mask
 
 Row: TypeAlias = dict[str, float | int | str | None]
 GapRule: TypeAlias = Literal["bridge", "skip", "raise"]
@@ -57,7 +56,6 @@ def measure_slice(
     height_m: float | None = None,
     slice_extent_mm: float | None = None,
     middle_slice: int | None = None,
-    any_region: bool = False,
 ) -> Row:
     """Measure one axial slice.
 
@@ -81,9 +79,6 @@ def measure_slice(
         Extent along the normal the slice stands for, for volume and mass.
     middle_slice : int, optional
         The slice's index in its volume, from 0.
-    any_region : bool
-        Go on where the slice shows something other than an abdomen; images cropped to less than a trunk are
-        never looked at.
 
     Returns
     -------
@@ -96,8 +91,6 @@ def measure_slice(
         If an array's shape, a value, a mask's name or the height cannot be used.
     GeometryError
         If the spacing or the extent is not positive.
-    AnatomyNotFound
-        If the slice shows no body, or (`OtherRegion`) another part of it.
 
     Notes
     -----
@@ -115,8 +108,6 @@ def measure_slice(
     """
     values = _checked_hu(hu)
     spacing = as_spacing_mm(spacing_mm)
-    if not any_region:
-        require_region(CTSlice(hu=values, spacing_mm=spacing), prompted=True)
     height = require_height(height_m)
     extent = None if slice_extent_mm is None else _checked_extent(slice_extent_mm)
     rois = _compose(masks, values)
@@ -238,7 +229,6 @@ def measure_stack(
             height_m=height_m,
             slice_extent_mm=float(extents[z]),
             middle_slice=first_index + z,
-            any_region=True,  # a stack may reach into chest and pelvis
         )
         for z in range(depth)
     ]

@@ -398,7 +398,6 @@ def _measure(
         {result.structure: result.mask},
         ct_slice.spacing_mm,
         definitions=definitions,
-        any_region=True,
     )
     column = "combo" if result.structure == "muscle" else result.structure
     area, hu = row[f"{column}_area_mm2"], row[f"{column}_hu_mean"]

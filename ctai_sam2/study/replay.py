@@ -100,7 +100,6 @@ def replay_study(
         height_m=None if height is None else float(height),
         slice_extent_mm=ct.thickness_mm,
         middle_slice=index,
-        any_region=True,
     )
     # What comes from other sources than these masks is left out: vessels, outline of the body, muscle groups.
     compared = {

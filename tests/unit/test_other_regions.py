@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import Case, read_table, run_cohort
 from ctai_sam2.errors import InputError, OtherRegion
-from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.segmentation import robustness, segment_axial, segment_structure, slice_sensitivity
 from ctai_sam2.study.outputs import measure_files
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
@@ -44,7 +43,6 @@ def test_every_way_to_segment_refuses_a_chest() -> None:
         lambda: segment_structure(ct_slice, "psoas_left", segmenter),
         lambda: segment_structure(ct_slice, "psoas_left", segmenter, prompt=POINT),
         lambda: robustness(ct_slice, POINT, segmenter, structure="psoas_left", n=2),
-        lambda: measure_slice(ct_slice.hu, {"muscle": chest() > 0}, SPACING),
         lambda: slice_sensitivity(
             CTVolume(hu_zyx=np.stack([chest()] * 3), affine=np.diag([3.0, 3.0, 5.0, 1.0])), 1, segmenter
         ),
@@ -56,8 +54,6 @@ def test_every_way_to_segment_refuses_a_chest() -> None:
     assert any("not checked, as requested" in text for text in wanted.warnings)
     again = robustness(ct_slice, POINT, segmenter, structure="psoas_left", n=2, any_region=True)
     assert again.areas_mm2.size == 2
-    row = measure_slice(ct_slice.hu, {"muscle": chest() > 0}, SPACING, any_region=True)
-    assert row["combo_pixels"] == np.count_nonzero((chest() > 0) & (chest() <= 150))
 
 
 def test_values_that_are_no_hu_are_refused_on_single_slices() -> None:

@@ -58,7 +58,7 @@ def test_disk_errors_name_the_file_and_keep_the_old_one(
 def test_a_real_limit_on_file_size_is_a_storage_error(tmp_path: Path) -> None:
     code = (
         "import sys, resource\n"
-        "from ctai_sam2.io import write_text\n"
+        "from ctai_sam2.files.atomic import write_text\n"
         "from ctai_sam2.errors import StorageError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try:\n"

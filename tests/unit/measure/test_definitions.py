@@ -94,12 +94,13 @@ def test_files_come_back_equal_and_are_replaced(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=r"x\.json"):
-        d.save_definitions(custom(), tmp_path / "nowhere" / "x.json")
+        d.save_definitions(custom(), tmp_path / "file" / "x.json")
     (tmp_path / "folder.json").mkdir()
     with pytest.raises(StorageError):
         d.save_definitions(custom(), tmp_path / "folder.json")
-    assert [each.name for each in tmp_path.iterdir()] == ["folder.json"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "folder.json"]
 
 
 def test_ranges_left_out_of_a_file_take_their_defaults() -> None:
