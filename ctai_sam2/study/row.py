@@ -151,7 +151,6 @@ def measure_results(
             height_m=height_m if height_m is not None else ct.acquisition.patient_height_m,
             slice_extent_mm=ct.thickness_mm,
             middle_slice=axial_index,
-            any_region=True,  # looked at before it was segmented
         )
     )
     row["circumference_cm"] = body_circumference_cm(ct)

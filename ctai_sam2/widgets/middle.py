@@ -154,7 +154,6 @@ class MiddleMaskEditor(MaskEditor):
                 height_m=self._height_in_use(index),
                 slice_extent_mm=ct_slice.thickness_mm,
                 middle_slice=ct_slice.index,
-                any_region=True,
             )
         )
 
