@@ -121,10 +121,10 @@ class ChangeEditor:
 
     def _show(self) -> None:
         language = self.first.document.view.language
-        lines = [_line(one, language) for one in self.measures]
+        lines = [_line(_in_cm2(one), language) for one in self.measures]
         flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
         heads = "".join(
-            f"<th style='text-align:right'>{escape(Message(f'change.{name}').text(language))}</th>"
+            f"<th style='text-align:right;padding-left:1.5em'>{escape(Message(f'change.{name}').text(language))}</th>"
             for name in ("first", "second", "change", "least")
         )
         self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
@@ -139,6 +139,14 @@ def _opened(study: Any, options: Mapping[str, Any]) -> MiddleMaskEditor:
         masks={name: mask for name, mask in masks.items() if name in labels},
         **options,
     )
+
+
+def _in_cm2(one: MeasureChange) -> MeasureChange:
+    """Areas as a person reads them; the table's columns stay in mm²."""
+    if one.unit != "mm²":
+        return one
+    least = None if one.least_change is None else one.least_change / 100
+    return replace(one, unit="cm²", first=one.first / 100, second=one.second / 100, least_change=least)
 
 
 def _line(one: MeasureChange, language: str) -> str:

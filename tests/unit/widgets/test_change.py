@@ -73,6 +73,7 @@ def test_the_grey_window_is_the_same_on_both(editor: ChangeEditor) -> None:
 def test_closed_it_lets_both_go(change: StudyChange) -> None:
     editor = ChangeEditor(change, segmenter=None, folder=None, language="zh")
     assert "骨骼肌面积" in editor._numbers.value
+    assert "mm²" not in editor._numbers.value
     editor.close()
     editor.close()
     assert editor.first._closed
