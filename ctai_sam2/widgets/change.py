@@ -124,7 +124,8 @@ class ChangeEditor:
         lines = [_line(_in_cm2(one), language) for one in self.measures]
         flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
         heads = "".join(
-            f"<th style='text-align:right;padding-left:1.5em'>{escape(Message(f'change.{name}').text(language))}</th>"
+            "<th style='text-align:right;padding-left:1.5em'>"
+            f"{escape(Message(f'change.{name}').text(language))}</th>"
             for name in ("first", "second", "change", "least")
         )
         self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
