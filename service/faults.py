@@ -20,7 +20,7 @@ from ctai_sam2.errors import (
     WeightsError,
 )
 from ctai_sam2.models import wire
-from ctai_sam2.models.messages import ErrorBody
+from ctai_sam2.models.messages import MAX_DETAIL, ErrorBody
 
 logger = logging.getLogger("ctai_sam2.service")
 
@@ -119,7 +119,7 @@ def respond(request: Request, error: Exception) -> Response:
     fault, request_id = fault_of(error), request.scope["state"]["request_id"]
     if fault.status_code == 500:
         logger.error("unforeseen", exc_info=error, extra={"request_id": request_id})
-    body = ErrorBody(error=fault.code, detail=fault.detail, request_id=request_id)
+    body = ErrorBody(error=fault.code, detail=fault.detail[:MAX_DETAIL], request_id=request_id)
     return JSONResponse(body.model_dump(), status_code=fault.status_code, headers=fault.headers)
 
 

@@ -351,17 +351,17 @@ def _headers_of(path: FileSource, dataset: Any) -> list[FrameHeader]:
     refusal = refusal_of_class(sop_class, modality)
     if refusal:
         return [FrameHeader(**common, refusal=refusal)]
-    rows, columns = value_of(dataset, "Rows"), value_of(dataset, "Columns")
-    if not rows or not columns:
-        raise damaged(path, f"it declares an image of {columns or 0} x {rows or 0} pixels")
+    # Where a length is damaged, an element may hold what follows it: many values, or a text.
+    rows, columns = _whole(value_of(dataset, "Rows")) or 0, _whole(value_of(dataset, "Columns")) or 0
+    if rows < 1 or columns < 1:
+        raise damaged(path, f"it declares an image of {columns} x {rows} pixels")
     if rows > MAX_IMAGE_SIDE or columns > MAX_IMAGE_SIDE:
         raise damaged(path, f"it declares an impossible image of {columns} x {rows} pixels")
     frame_count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
     if not 1 <= frame_count <= 65536:
         raise damaged(path, f"it declares {frame_count} frames")
     return [
-        _frame_header(dataset, frame, common, (int(rows), int(columns)), frame_count)
-        for frame in range(frame_count)
+        _frame_header(dataset, frame, common, (rows, columns), frame_count) for frame in range(frame_count)
     ]
 
 
@@ -456,6 +456,8 @@ def _whole(value: Any) -> int | None:
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    if isinstance(value, str | bytes):  # or its characters would be the numbers
+        return None
     try:
         numbers = tuple(float(v) for v in value)
     except (TypeError, ValueError):

@@ -13,6 +13,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 from ctai_sam2.models.protocol import MAX_SIDE_PX
 from ctai_sam2.types import MAX_POINTS
 
+MAX_DETAIL = 4000
+"""Characters of a sentence for people; a longer one is cut by who sends it."""
+
 MAX_CANDIDATES = 3
 """Masks in one prediction."""
 
@@ -126,7 +129,7 @@ class HealthBody(MessageBody):
     version: PrintableText = Field(max_length=64)
     protocol: PrintableText = Field(max_length=64)
     model: ModelBody | None
-    detail: str = Field(max_length=4000)
+    detail: str = Field(max_length=MAX_DETAIL)
 
 
 class ReadyBody(MessageBody):
@@ -139,5 +142,5 @@ class ErrorBody(MessageBody):
     """What went wrong."""
 
     error: PrintableText = Field(description="a code, for programs", max_length=64)
-    detail: str = Field(description="a sentence, for people", max_length=4000)
+    detail: str = Field(description="a sentence, for people", max_length=MAX_DETAIL)
     request_id: str = Field(max_length=64)

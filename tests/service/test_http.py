@@ -17,7 +17,7 @@ import requests
 from PIL import Image
 
 from ctai_sam2._version import __version__
-from ctai_sam2.errors import DeviceUnavailable, WeightsMissing
+from ctai_sam2.errors import DeviceUnavailable, InputError, WeightsMissing
 from ctai_sam2.models import wire
 from ctai_sam2.types import Prompt
 from service.app import openapi_text
@@ -291,6 +291,7 @@ def test_metrics_name_the_model_and_count(url: str) -> None:
     [
         (DeviceUnavailable("the memory of cuda is used up"), (503, "device_unavailable")),
         (WeightsMissing("the checkpoint is not on this machine"), (503, "model_unavailable")),
+        (InputError("a point " + "far " * 4000), (422, wire.INPUT_INVALID)),
         (RuntimeError("Erika Mustermann, born 1970"), (500, "internal_error")),
         (MemoryError(), (500, "internal_error")),
     ],

@@ -56,6 +56,7 @@ def test_folders_are_searched_through_all_levels(tmp_path: Path) -> None:
         ("text", "not a DICOM file"),
         ("zero size", "0 x 0 pixels"),
         ("huge", "impossible image"),
+        ("many rows", "5 x 0 pixels"),
         ("no pixels", "no pixel data"),
         ("unknown syntax", "transfer syntax is not supported"),
     ],
@@ -73,7 +74,7 @@ def test_a_damaged_file_never_stops_the_rest(tmp_path: Path, damage: str, reason
 
 
 @pytest.mark.parametrize(
-    "damage", ["truncate", "empty", "text", "zero size", "huge", "no pixels", "unknown syntax"]
+    "damage", ["truncate", "empty", "text", "zero size", "huge", "many rows", "no pixels", "unknown syntax"]
 )
 def test_a_damaged_file_alone_is_a_dicom_error_with_its_name_only(tmp_path: Path, damage: str) -> None:
     folder = tmp_path / "Doe^Jane"
@@ -82,6 +83,7 @@ def test_a_damaged_file_alone_is_a_dicom_error_with_its_name_only(tmp_path: Path
     with pytest.raises(DicomError, match=path.name) as caught:
         read_study(path)
     assert "Doe" not in str(caught.value)
+    assert "31415" not in str(caught.value)
     with pytest.raises(DicomError) as caught:
         read_study(folder)
     assert path.name in str(caught.value)
@@ -340,6 +342,8 @@ def _damage(path: Path, kind: str) -> None:
         edit(path, Rows=0, Columns=0)
     elif kind == "huge":
         edit(path, Rows=65535, Columns=65535)
+    elif kind == "many rows":
+        edit(path, Rows=[31415] * 4000)  # what follows an element whose length is damaged
     elif kind == "no pixels":
         edit(path, PixelData=None)
     elif kind == "unknown syntax":
