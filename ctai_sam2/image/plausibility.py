@@ -205,6 +205,8 @@ def unlike_hounsfield(hu: NDArray[Any]) -> str | None:
     >>> unlike_hounsfield(np.array([-1000, 60])) is None
     True
     """
+    if hu.size == 0:
+        return None
     low, high = float(hu.min()), float(hu.max())
     if low == high:
         return f"all values are {low:g}: the image is empty"

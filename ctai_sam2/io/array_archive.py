@@ -16,6 +16,7 @@ MAX_BYTES = 1 << 30
 """Size above which an archive is not unpacked: predictions of a slice take some MB."""
 
 _ENDING = ".npy"
+_LAST_CHARACTER = 0x10FFFF
 
 
 def pack_arrays(
@@ -67,7 +68,16 @@ def unpack_arrays(path: str | os.PathLike[str]) -> tuple[dict[str, NDArray[np.ge
                     texts[name] = content.decode()
                     continue
                 array = np.asarray(np.lib.format.read_array(io.BytesIO(content), allow_pickle=False))
+                _require_characters(array)
                 arrays[name.removesuffix(_ENDING)] = array
     except Exception as error:  # zip files, what packs them and headers of arrays break in many ways
         raise DamagedFile("the archive cannot be read back", received=type(error).__name__) from error
     return arrays, texts
+
+
+def _require_characters(array: NDArray[np.generic]) -> None:
+    # NumPy takes any 32 bits for a character; Python fails at such a text, later and elsewhere.
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        codes = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(-1).view(np.uint32)
+        if codes.max() > _LAST_CHARACTER:
+            raise ValueError("no characters")

@@ -121,3 +121,12 @@ def test_a_header_of_an_array_that_does_not_end_is_refused(tmp_path: Path) -> No
         archive.writestr("image.npy", content)
     with pytest.raises(InputError, match="not a readable case file"):
         read_case_npz(tmp_path / "x.npz")
+
+
+def test_an_image_without_pixels_and_notes_without_characters_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="non-empty"):
+        read_case_npz(save(tmp_path / "empty.npz", image=np.zeros((9, 0), np.int16), mask_L3=None))
+    notes = np.array('{"plane": "axial"}')
+    notes.reshape(1).view(np.uint32)[5] = 0xFFFFFFFF
+    with pytest.raises(InputError, match="not a readable case file"):
+        read_case_npz(save(tmp_path / "notes.npz", meta=notes))
