@@ -19,7 +19,7 @@ except ImportError:  # there is none on Windows
     resource = None
 
 _LONG_BYTES = 1 << 16
-_NICENESS = 10
+_NICENESS = 15
 
 
 def prepare() -> None:
