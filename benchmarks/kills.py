@@ -144,12 +144,13 @@ def kill_once(writer: Writer, folder: Path, first: int, rng: random.Random) -> t
     return max(confirmed, found or 0), None
 
 
-def stop_once(writer: Writer, folder: Path, version: int, change: int | None) -> tuple[bool, str | None]:
-    """Write a version on a disk that stops at a change; return whether it did, and what is wrong.
+def stop_once(writer: Writer, folder: Path, change: int | None) -> tuple[bool, str | None]:
+    """Write the version after the one that is there, on a disk that stops at a change.
 
-    The version before has to be there, or this one.
+    Return whether it did, and what is wrong: the version before has to be there, or this one.
     """
     before = writer.read(folder)
+    version = (before or 0) + 1
     with failing(StoppingDisk(folder, change)) as disk, suppress(Stopped):
         writer.write(folder, version)
     found = writer.read(folder)
@@ -169,13 +170,13 @@ def stop_at_pairs(writer: Writer, scratch: Path) -> Iterator[str | None]:
                 folder.mkdir()
                 if has_old:
                     writer.write(folder, 1)
-                has_stopped, wrong = stop_once(writer, folder, 2, first)
+                has_stopped, wrong = stop_once(writer, folder, first)
                 if has_stopped or wrong is not None:
                     yield wrong
-                stops_again, wrong = stop_once(writer, folder, 3, second)
+                stops_again, wrong = stop_once(writer, folder, second)
                 if stops_again or wrong is not None:
                     yield wrong
-                _, wrong = stop_once(writer, folder, 4, None)
+                _, wrong = stop_once(writer, folder, None)
                 if wrong is not None:
                     yield f"after two stops: {wrong}"
                 if not stops_again or not has_stopped:
@@ -190,8 +191,8 @@ def stop_at_random(writer: Writer, scratch: Path, rng: random.Random) -> Iterato
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        for version in range(1, LONGEST_WALK):
-            has_stopped, wrong = stop_once(writer, folder, version, rng.randrange(MOST_CHANGES))
+        for _ in range(LONGEST_WALK):
+            has_stopped, wrong = stop_once(writer, folder, rng.randrange(MOST_CHANGES))
             if has_stopped or wrong is not None:
                 yield wrong
 

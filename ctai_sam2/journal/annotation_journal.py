@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from ctai_sam2.errors import RecordError, StorageError
 from ctai_sam2.files.atomic import atomic_write, sync_folder
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.journal.lines import FIRST_CHECK, encode_line, make_header, read_lines
+from ctai_sam2.journal.lines import CLOSED, FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
 
@@ -259,8 +259,8 @@ class AnnotationJournal:
         lines = list(read_lines(content))
         expected = make_header(self._slice)
         if not lines:
-            # Killed while the first line was written, or not ours at all?
-            if not encode_line(0, expected, FIRST_CHECK)[0].startswith(content):
+            # Killed while the first line was written, perhaps several times, or not ours at all?
+            if not _is_start_of_header(content, expected):
                 raise RecordError(
                     "the file is no annotation journal of this slice",
                     received=self.path.name,
@@ -321,7 +321,7 @@ class AnnotationJournal:
         if descriptor is None:
             descriptor, tail = self._open_file()
             # A torn end is closed, so that it never becomes a line; the next line says how much to skip.
-            start = b"#\n" if tail and not tail.endswith(b"\n") else b""
+            start = CLOSED if tail and not tail.endswith(b"\n") else b""
             skip = len(tail) + len(start)
         if not self._pending:
             return
@@ -400,6 +400,17 @@ class AnnotationJournal:
         if descriptor is not None:
             with suppress(OSError):
                 os.close(descriptor)
+
+
+def _is_start_of_header(content: bytes, header: Mapping[str, Any]) -> bool:
+    begin = 0
+    for piece in content.split(CLOSED):
+        whole = encode_line(0, header, FIRST_CHECK, skip_bytes=begin)[0]
+        # Of the mark that closes a torn line the first half may have been all that was written.
+        if not whole.startswith(piece.rstrip(CLOSED[:-1])):
+            return False
+        begin += len(piece) + len(CLOSED)
+    return True
 
 
 def _encoded(event: Mapping[str, Any]) -> bytes:

@@ -22,6 +22,8 @@ from ctai_sam2.files.json_text import parse_json
 FORMAT = "ctai_sam2 annotation record"
 VERSION = 1
 FIRST_CHECK = ""
+CLOSED = b"#\n"
+"""Written after an end that is torn, so that it never becomes a line; a line ends with a brace."""
 
 
 def make_header(slice_sha256: str) -> dict[str, Any]:
@@ -63,7 +65,8 @@ def read_lines(content: bytes) -> Iterator[tuple[dict[str, Any], str, int]]:
     """Events that can be trusted, each with its digest and the byte after its line.
 
     An end that is torn (no line feed, or its digest does not fit) is left out: it was never reported as
-    saved. So is what a later line that fits says to skip.
+    saved. So are ends that several writers in turn left torn, each closed by the next, and what a later line
+    that fits says to skip.
 
     Raises
     ------
@@ -76,7 +79,9 @@ def read_lines(content: bytes) -> Iterator[tuple[dict[str, Any], str, int]]:
         if found is None:
             found, end = _decode_after_gap(content, start, number, check)
         if found is None:
-            if number == 0 or content.find(b"\n", content.find(b"\n", start) + 1) >= 0:
+            rest = content[start:].split(b"\n")[:-1]
+            is_torn = all(line.endswith(CLOSED[:-1]) for line in rest) or (number > 0 and len(rest) == 1)
+            if not is_torn:
                 raise RecordError(
                     "the annotation journal is damaged" if number else "the file is no annotation journal",
                     received=f"line {number + 1} does not fit",

@@ -48,6 +48,27 @@ def test_opening_writes_nothing_and_an_empty_record_replays_to_nothing(tmp_path:
     assert not (tmp_path / "case.jsonl").exists()
 
 
+@pytest.mark.parametrize("kept", [[], EVENTS[:2]], ids=["no line yet", "some lines"])
+@pytest.mark.parametrize("cuts", list(itertools.product([1, 2, 3, 40, -1], repeat=3)))
+def test_writers_stopped_one_after_the_other_lose_nothing(
+    tmp_path: Path, kept: list[dict[str, Any]], cuts: tuple[int, ...]
+) -> None:
+    path = tmp_path / "case.jsonl"
+    if kept:
+        write(path, kept)
+    for cut in cuts:
+        before = path.read_bytes() if path.exists() else b""
+        write(path, [{"type": "never confirmed"}])
+        added = path.read_bytes()[len(before) :]
+        # The last byte is the line feed: without it the line is torn.
+        path.write_bytes(before + added[: added.index(b"}\n") + 1][:cut])
+        with AnnotationJournal.open(path, SLICE) as record:
+            assert record.replay() == kept
+    write(path, EVENTS[2:])
+    with AnnotationJournal.open(path, SLICE) as record:
+        assert record.replay() == [*kept, *EVENTS[2:]]
+
+
 def test_cut_at_any_byte_the_last_whole_line_counts(tmp_path: Path) -> None:
     path = tmp_path / "case.jsonl"
     write(path)
