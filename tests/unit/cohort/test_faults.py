@@ -326,7 +326,7 @@ def test_whichever_write_fails_the_next_run_ends_as_if_nothing_had(
     import errno
     import os
 
-    from ctai_sam2.io import atomic
+    from ctai_sam2.files import atomic
 
     cases = make_cases(tmp_path / "in", 1)
     calm = run(cases, tmp_path / "calm").files.csv.read_bytes()
