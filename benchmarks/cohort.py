@@ -30,7 +30,7 @@ import psutil
 from benchmarks.reporting import Ratio, add_json_option, median_of_pairs, report, time_ms
 from ctai_sam2.cohort import Case, read_manifest, run_cohort, write_manifest
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.planning import plan_tasks
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.image.masks import mask_to_box_xyxy

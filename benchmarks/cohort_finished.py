@@ -22,7 +22,7 @@ from benchmarks.cohort import SIDES, make_cohort
 from benchmarks.reporting import Ratio, add_json_option, report
 from ctai_sam2.cohort import Case, CohortRun, read_manifest, run_cohort, write_manifest, write_report
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.planning import plan_tasks
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.store import CohortStore, key_of
 
 SEGMENTER = "tests.fakes:FakeSegmenter"

@@ -37,7 +37,7 @@ from typing import NoReturn
 import numpy as np
 
 from ctai_sam2.cohort import CohortConfig
-from ctai_sam2.cohort.planning import plan_tasks
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.models import CachedSegmenter

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.reporting import add_json_option, report
 from ctai_sam2.cohort import Case, run_cohort
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.planning import plan_tasks
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.io.nifti import write_volume_nifti

@@ -52,18 +52,18 @@ def make_demo_study(folder: Path | None = None) -> Path:
     )
     # Under its name stands a whole series or nothing, also where two processes draw at once.
     require_writable(folder.parent)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write_dicom_series(beside / "series", CTVolume(hu_zyx=drawn.hu_zyx, affine=drawn.affine))
+        write_dicom_series(staging / "series", CTVolume(hu_zyx=drawn.hu_zyx, affine=drawn.affine))
         if not _is_filled(folder):
             if folder.is_dir():
                 folder.rmdir()
-            (beside / "series").rename(folder)
+            (staging / "series").rename(folder)
     except OSError as error:
         if not _is_filled(folder):
             raise StorageError(f"{folder.name} could not be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

@@ -18,7 +18,7 @@ from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
 from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.patients import find_same_patients
-from ctai_sam2.cohort.planning import RunPlan, plan_tasks
+from ctai_sam2.cohort.plan import RunPlan, plan_tasks
 from ctai_sam2.cohort.store import CohortStore, RecordIndex
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, write_results

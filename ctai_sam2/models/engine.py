@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import Unavailable
+from ctai_sam2.measure.overlap import jaccard
 from ctai_sam2.types import Prompt
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def compare_with_torch(network: Network, engine: Engine) -> float:
         scores.append(np.concatenate([ious[0].numpy() for _, ious in found]))
     if not np.allclose(scores[0], scores[1], rtol=0, atol=_SAME_SCORE):
         return 0.0
-    return min(_iou(a, b) for pair in zip(*masks, strict=True) for a, b in zip(*pair, strict=True))
+    return min(jaccard(a, b) for pair in zip(*masks, strict=True) for a, b in zip(*pair, strict=True))
 
 
 def _drawn_slice() -> tuple[NDArray[np.uint8], list[Prompt]]:
@@ -163,11 +164,6 @@ def _drawn_slice() -> tuple[NDArray[np.uint8], list[Prompt]]:
         Prompt.point(middle, middle),
     ]
     return window_to_uint8(drawn.hu, SOFT_TISSUE), prompts
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
 
 
 def _make_openvino(network: Network, weights_sha256: str, folder: Path | None) -> Engine:

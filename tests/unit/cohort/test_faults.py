@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import CohortConfig, Worklist, read_table, run_cohort, runner, write_manifest
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record
-from ctai_sam2.cohort.planning import plan_tasks
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
