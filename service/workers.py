@@ -20,7 +20,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.io.uploads import Upload, decode_upload
 from ctai_sam2.settings import Settings
 
-from .decoding import decode_within, parse_within, prepare, resource
+from .decoders import decode_within, parse_within, prepare, resource
 from .faults import Fault, bad_image
 from .limits import Turns
 from .metrics import Metrics

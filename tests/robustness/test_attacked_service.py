@@ -87,7 +87,7 @@ def test_decoding_that_takes_too_long_is_ended(url: str) -> None:
 @pytest.mark.skipif(not hasattr(os, "setpriority"), reason="no priorities of processes on this system")
 def test_decoding_gives_way_to_the_model() -> None:
     look = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
-    script = f"from service.decoding import prepare; prepare(); prepare(); {look}"
+    script = f"from service.decoders import prepare; prepare(); prepare(); {look}"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
     )
