@@ -64,6 +64,8 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     hu = np.random.default_rng(0).integers(-100, 100, (5, 60, 60)).astype(np.int16)
     volume = CTVolume(hu_zyx=hu, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
     editor = MiddleMaskEditor(volume, segmenter=None, folder=None)
+    # It paints where a test says so and at no other time: a timer's thread would send between two lines.
+    editor._pacer.close()
     page = Page(editor, monkeypatch)
     page.tell({"event": "draws"})
     yield page

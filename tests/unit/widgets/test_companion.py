@@ -89,6 +89,7 @@ def test_a_whole_gesture_does_what_its_single_events_do(
 
 def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Recorder) -> None:
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
+    editor._pacer.close()  # It paints where this test says so: a timer's thread would send between two lines.
     editor._events.companion._handle_custom_msg({"event": "draws"}, [])
     editor.do("tool.brush")
     recorder.clear()
@@ -123,6 +124,7 @@ def test_pixels_that_the_page_holds_are_not_sent_again(recorder: Recorder) -> No
     hu = np.random.default_rng(0).integers(-1000, 1000, (5, 40, 60)).astype(np.int16)
     volume = CTVolume(hu_zyx=hu, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
     editor = MiddleMaskEditor(volume, segmenter=None, folder=None)
+    editor._pacer.close()
     companion = editor._events.companion
     tell, sent = companion._handle_custom_msg, []
     companion.send = lambda content, buffers=None: sent.append((content, buffers or []))
