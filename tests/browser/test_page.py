@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -49,11 +48,10 @@ _PEN = """(events) => {
 
 
 @pytest.fixture
-def notebook(browser: Any, lab: Lab) -> Iterator[Notebook]:
-    notebook = Notebook.open(browser, lab, "page", CELLS, size=(1100, 800), has_touch=True)
+def notebook(opened: Callable[..., Notebook]) -> Notebook:
+    notebook = opened(*CELLS, size=(1100, 800), has_touch=True)
     notebook.settle_size()
-    yield notebook
-    notebook.close()
+    return notebook
 
 
 def require_pythons_picture(notebook: Notebook) -> None:
