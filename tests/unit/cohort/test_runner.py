@@ -30,6 +30,7 @@ def run(cases: Any, out: Path, **more: Any) -> runner.CohortRun:
     return run_cohort(cases, out, **{**QUICK, **more})
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     done = run(cases, tmp_path / "out")
@@ -47,7 +48,6 @@ def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pictures" / "P000.jpg").stat().st_size > 500
 
 
-@pytest.mark.usefixtures("here")
 def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     done = run(make_cases(tmp_path / "in", 2), tmp_path / "out")
@@ -57,7 +57,6 @@ def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parquet["psoas_left_hu_mean"], csv["psoas_left_hu_mean"])
 
 
-@pytest.mark.usefixtures("here")
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     run(cases, tmp_path / "out")
@@ -68,7 +67,6 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
-@pytest.mark.usefixtures("here")
 def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -78,7 +76,6 @@ def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 2
 
 
-@pytest.mark.usefixtures("here")
 def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 4)
     run(cases, tmp_path / "out")
@@ -91,7 +88,6 @@ def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Pa
     assert (tmp_path / "out" / "masks" / "P002.nii.gz").is_file()
 
 
-@pytest.mark.usefixtures("here")
 def test_another_definition_is_measured_without_the_model_as_if_it_had_been_asked(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -110,7 +106,6 @@ def test_another_definition_is_measured_without_the_model_as_if_it_had_been_aske
     assert set(read_table(tmp_path / "out")["definitions"]) == {WIDE.identifier}
 
 
-@pytest.mark.usefixtures("here")
 def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -125,7 +120,6 @@ def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.csv").read_bytes() == table
 
 
-@pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -133,7 +127,6 @@ def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 0
 
 
-@pytest.mark.usefixtures("here")
 def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     broken = tmp_path / "in" / "DoeJane.npz"
@@ -161,14 +154,16 @@ def make_naughty(folder: Path, wishes: list[int]) -> list[Any]:
 NAUGHTY = "tests.unit.cohort.making:Naughty"
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_case_that_hangs_is_ended_and_the_rest_goes_on(tmp_path: Path) -> None:
     cases = make_naughty(tmp_path / "in", [0, 1, 0])
-    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, time_limit_s=15)
+    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, time_limit_s=8)
     assert (done.inferred, done.failed) == (2, 1)
     row = read_table(tmp_path / "out").iloc[1]
-    assert (row["error_type"], row["error"]) == ("TimeLimitExceeded", "it took more than 15 s.")
+    assert (row["error_type"], row["error"]) == ("TimeLimitExceeded", "it took more than 8 s.")
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     cases = make_naughty(tmp_path / "in", [0, 2, 3, 4, 0])
     done = run(cases, tmp_path / "out", segmenter=NAUGHTY, memory_limit_mb=450, workers=2)
@@ -226,6 +221,7 @@ def test_wrong_options_are_refused_before_anything_is_run(tmp_path: Path, wrong:
     assert not (tmp_path / "out" / "table.csv").exists()
 
 
+@pytest.mark.usefixtures("processes")
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = make_cases(tmp_path / "in", 24)
     taken: list[str] = []
@@ -251,6 +247,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch
     assert again.inferred == 24 - records
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_worker_reads_ahead_without_mixing_cases_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
