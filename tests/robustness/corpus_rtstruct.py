@@ -21,8 +21,8 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from tests.robustness.corpus_masks import SHAPE_ZYX, WHOLE, MaskCase
 from tests.robustness.corpus_seg import ORIGIN, STEP, TEXTS, box_mask, edited, make_item, save
+from tests.robustness.mask_case import SHAPE_ZYX, WHOLE, MaskCase
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 

@@ -27,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.robustness.corpus_masks import LABELS, ORIGIN_LPS, SHAPE_ZYX, SPACING_XYZ, WHOLE, MaskCase
+from tests.robustness.mask_case import LABELS, ORIGIN_LPS, SHAPE_ZYX, SPACING_XYZ, WHOLE, MaskCase
 
 SEG, LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ORIGIN, STEP = np.array(ORIGIN_LPS), np.array(SPACING_XYZ)
