@@ -129,10 +129,6 @@ class Worklist:
             if self._items[item.case_id].is_open:
                 yield self._items[item.case_id]
 
-    def next_case(self) -> WorklistItem | None:
-        """Return the gravest open case that has masks; None when all is done."""
-        return next((item for item in self if "failed" not in item.flags), None)
-
     def load(self, case_id: str) -> ReviewCase:
         """Read slice and masks of a case.
 
