@@ -36,6 +36,7 @@ FLAGS = (
 )
 PATIENCE_MS = 180_000
 
+_START = "import tests.quick_imports; from jupyterlab.labapp import main; main()"
 _EXECUTE = """async (code) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false, silent: false });
@@ -120,7 +121,7 @@ def running_lab(folder: Path, prefix: str = "") -> Iterator[Lab]:
         "PYTHONPATH": str(PROJECT),
     }
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+        *(sys.executable, "-c", _START, "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={served}"),
         *(f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"),
         f"--ServerApp.base_url={prefix}/",

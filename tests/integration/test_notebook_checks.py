@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -19,10 +20,11 @@ def run_nbval(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "docs").symlink_to(PROJECT / "docs")
     (notebooks / NOTEBOOK).write_text(text, encoding="utf-8")
     command = [
-        *(sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", "-p", "tests.quick_imports", "--nbval", "-p", "no:cacheprovider"),
         str(notebooks / NOTEBOOK),
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_a_changed_number_fails_and_nothing_else_of_its_notebook(tmp_path: Path) -> None:
