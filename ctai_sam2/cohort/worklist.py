@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTSlice, Mask, Window
+from ctai_sam2.types.closing import ClosedByWith
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,7 +286,7 @@ class Worklist:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Editing:
+class Editing(ClosedByWith):
     """A case being edited; a view is attached to ``controller``. Close it, or use it in a ``with`` block.
 
     Parameters
@@ -326,17 +327,6 @@ class Editing:
     def close(self) -> None:
         """Let go of the journal; what is drawn and not saved is there again the next time."""
         self.record.close()
-
-    def __enter__(self) -> Editing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:

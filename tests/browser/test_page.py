@@ -49,7 +49,7 @@ _PEN = """(events) => {
 
 @pytest.fixture
 def notebook(opened: Callable[..., Notebook]) -> Notebook:
-    notebook = opened(*CELLS, size=(1100, 800), has_touch=True)
+    notebook = opened(*CELLS[1:], first=CELLS[0], size=(1100, 800), has_touch=True)
     notebook.settle_size()
     return notebook
 
