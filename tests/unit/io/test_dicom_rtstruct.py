@@ -16,7 +16,6 @@ from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.image.contours import (
     Polygon,
     mask_to_polygons,
-    polygon_area_px,
     polygon_to_keyhole,
     polygons_to_mask,
 )
@@ -24,6 +23,7 @@ from ctai_sam2.io import read_study
 from ctai_sam2.io.dicom_rtstruct import read_rtstruct, write_rtstruct
 from ctai_sam2.io.source_images import SourceImages, find_source_images
 from ctai_sam2.types import CTVolume
+from tests.independent import polygon_area_px
 
 from .making import enhanced_dataset, make_volume, save, write_series
 
