@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,6 @@ def read_rtstruct(
     of: CTSlice | CTVolume,
     *,
     source: SourceImages | None = None,
-    structures: Collection[str] | None = None,
 ) -> ImportedMasks:
     """Read outlines of an RT Structure Set as masks on a slice or volume.
 
@@ -184,18 +183,16 @@ def read_rtstruct(
     ----------
     path, of, source
         As for `read_seg`.
-    structures : collection of str, optional
-        Which structures to read; all that have closed planar outlines when omitted.
 
     Returns
     -------
     ImportedMasks
-        By structure, named as by `read_seg`; with notes.
+        By structure that has closed planar outlines, named as by `read_seg`; with notes.
 
     Raises
     ------
     InputError
-        If a structure is not in the file, or it refers to another series.
+        If it refers to another series.
     GeometryError
         If no outline can be used: none lies on the slice, or all are not parallel to the image's axes, lie
         between slices or outside of the image.
@@ -215,15 +212,6 @@ def read_rtstruct(
         raise damaged(path, f"its outlines cannot be parsed ({type(error).__name__})") from error
     if source is not None:
         source.require_referenced(referenced, path.name)
-    if structures is not None:
-        unknown = sorted(set(structures) - set(names.values()))
-        if unknown:
-            raise InputError(
-                "no such structure",
-                received=", ".join(unknown),
-                hint=f"There are {', '.join(names.values())}.",
-            )
-        names = {number: name for number, name in names.items() if name in structures}
     target = grid_of(of)
     result: dict[str, Mask] = {}
     touched = False
@@ -244,11 +232,9 @@ def read_rtstruct(
             # All that there was of it was left out: an empty mask would say that there is nothing.
             continue
         result[name] = mask_from_canonical(canonical, of)
-    if problems and (structures is not None or not touched):
-        lost = sorted(set(names.values()) - set(result))
-        if lost or not touched:
-            raise problems[0]
     if not touched:
+        if problems:
+            raise problems[0]
         raise GeometryError(
             f"no outline of {path.name} lies on the image",
             hint="Choose the slice or series it was drawn on.",
