@@ -279,8 +279,8 @@ def test_a_running_cell_does_not_stop_the_brush(
         one_thread.write_text('{"commsOverSubshells": "disabled"}', encoding="utf-8")
         request.addfinalizer(one_thread.unlink)
     cell = "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor"
-    # JupyterLab reads the setting as it loads, so this page is a new one.
-    notebook = opened(AXIAL, cell, fresh=True)
+    # JupyterLab reads the setting as it loads.
+    notebook = opened(AXIAL, cell, fresh=not own_thread)
     page = notebook.page
     if own_thread and not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
         pytest.skip("this kernel has one thread")
