@@ -21,7 +21,7 @@ from ctai_sam2.errors import InputError, StorageError, Unavailable
 from ctai_sam2.io import read_case_npz, read_mask_nifti
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.types import Prompt
-from tests.unit.cohort.making import FAKE, QUICK, make_cases, write_slice
+from tests.unit.cohort.making import FAKE, QUICK, do_here, make_cases, write_slice
 
 WIDE = TissueDefinitions(name="wide", version="1", source="a test", muscle=HuRange(low_hu=-190, high_hu=250))
 
@@ -242,6 +242,7 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch
         signal.signal(signal.SIGINT, before)
     records = len(list((tmp_path / "out" / "records").glob("*.json")))
     assert 3 <= len(taken) <= records < 24
+    do_here(monkeypatch)
     again = run(cases, tmp_path / "out")
     assert again.unchanged == records
     assert again.inferred == 24 - records
