@@ -46,17 +46,17 @@ def shown() -> list[Notebook]:
 def opened(
     browser: Any, lab: Lab, kernel: str, shown: list[Notebook], request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Notebook]]:
-    """Open a notebook of these cells, after a ``first`` one, in the shared kernel.
+    """Open a notebook of these cells in the shared kernel.
 
     It takes the page of the one before, unless it asks for something of the page: size, layout, ``fresh``.
     """
     notebooks = []
 
-    def open_notebook(*cells: str, fresh: bool = False, first: str = SOURCES, **options: Any) -> Notebook:
+    def open_notebook(*cells: str, fresh: bool = False, **options: Any) -> Notebook:
         name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
         own_page = fresh or bool(options.keys() - {"blank"})
         page = shown.pop().page if shown and not own_page else None
-        notebook = Notebook.open(browser, lab, name, [first, *cells], kernel=kernel, page=page, **options)
+        notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], kernel=kernel, page=page, **options)
         notebooks.append((notebook, own_page))
         return notebook
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,10 +49,11 @@ _PEN = """(events) => {
 
 
 @pytest.fixture
-def notebook(opened: Callable[..., Notebook]) -> Notebook:
-    notebook = opened(*CELLS[1:], first=CELLS[0], size=(1100, 800), has_touch=True)
+def notebook(browser: Any, lab: Lab) -> Iterator[Notebook]:
+    notebook = Notebook.open(browser, lab, "page", CELLS, size=(1100, 800), has_touch=True)
     notebook.settle_size()
-    return notebook
+    yield notebook
+    notebook.close()
 
 
 def require_pythons_picture(notebook: Notebook) -> None:
