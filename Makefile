@@ -45,8 +45,7 @@ demo: $(BASE)  ## one click on a CT study: make demo [STUDY=folder-or-file] [OUT
 	$(BIN)/ctai-sam2 demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
 
 # Two processes share two cores best when each computes in one thread; masks do not depend on it.
-# In the order of the folders, which begins with the longest (browser) and ends with the shortest.
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: $(DEV)  ## run all tests: make test [JOBS=2]
 	$(PYTEST)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctai_sam2.cohort import runner
+from ctai_sam2.cohort import CohortConfig, runner
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.runner import run_cohort
 from ctai_sam2.cohort.store import CohortStore
@@ -173,7 +174,9 @@ def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on
     assert "exit code 7" in table.loc["P002", "error"]
     assert "Doe" not in (tmp_path / "out" / "table.csv").read_text()
     # What died by itself is tried again; what was too large or wrong would be so again.
-    assert run(cases, tmp_path / "out", segmenter=NAUGHTY).unchanged == 4
+    config = CohortConfig(**{**QUICK, "segmenter": NAUGHTY}).resolve(len(cases))
+    planned = plan_tasks(cases, CohortStore(tmp_path / "out"), config, config.model_token())
+    assert [task.case.case_id for task in planned.tasks] == ["P002"]
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
