@@ -388,6 +388,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Signed by {who}: {count} masks changed; a run is at work and will take them up",
             "{who} 已签署：更改了 {count} 个掩膜；任务正在运行，稍后会采纳",
         ),
+        "view.outside_levels": (
+            "{signed}. Not kept, since outside of the range of levels or its structures: {labels}",
+            "{signed}。以下标签位于节段范围或其结构之外，未保存：{labels}",
+        ),
         "view.flag": ("⚑ {flag}: {why}", "⚑ {flag}：{why}"),
         "view.rectangle": (
             "Rectangle {number}: x {x0}–{x1}, y {y0}–{y1}",
