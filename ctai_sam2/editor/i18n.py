@@ -241,6 +241,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Nothing to go on from: outline {label} here first, or free a slice next to it.",
             "无法由此继续：请先在此层勾画{label}，或解锁相邻层面。",
         ),
+        "status.range": (
+            "Range: slices {first} to {last} ({count})",
+            "范围：第 {first} 至 {last} 层（共 {count} 层）",
+        ),
         "status.undone": ("Undone: {edit}", "已撤销：{edit}"),
         "status.redone": ("Redone: {edit}", "已重做：{edit}"),
         "status.forgotten": (

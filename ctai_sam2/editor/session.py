@@ -204,6 +204,13 @@ class EditingSession:
             self._notify(change)
             return change
 
+    def set_range(self, first: int, last: int) -> Change:
+        """Choose the slices of a volume that count, and record it; levels stay. See `Document.set_levels`."""
+        with self.lock:
+            change = self.set_levels(self.document.levels, (first, last))
+            self.say(Message("status.range", {"first": first, "last": last, "count": last - first + 1}))
+            return change
+
     def undo_slice(self) -> Change:
         """Take back the last step on the slice in view, whatever was done on other slices since."""
         with self.lock:

@@ -19,17 +19,18 @@ _LOW_PROBABILITY = 0.7
 
 def expand_structures(structures: Sequence[Structure]) -> tuple[Structure, ...]:
     """List the structures to segment; ``psoas`` stands for both sides."""
-    structures = (structures,) if isinstance(structures, str) else structures
-    unknown = [name for name in structures if name not in AXIAL_STRUCTURES]
-    if unknown or not structures:
+    named: tuple[str, ...] = (structures,) if isinstance(structures, str) else tuple(structures)
+    unknown = [name for name in named if name not in AXIAL_STRUCTURES]
+    if unknown or not named:
         raise InputError(
             "no such structure on axial slices",
             received=unknown or "none",
             hint=f"One of {', '.join(AXIAL_STRUCTURES)}.",
         )
     wanted: list[Structure] = []
-    for name in structures:
-        wanted += ["psoas_left", "psoas_right"] if name == "psoas" else [name]
+    for name in named:
+        sides: tuple[Structure, ...] = ("psoas_left", "psoas_right") if name == "psoas" else ()
+        wanted += sides or [known for known in AXIAL_STRUCTURES if known == name]
     return tuple(dict.fromkeys(wanted))
 
 
