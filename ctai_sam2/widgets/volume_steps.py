@@ -126,7 +126,8 @@ def open_result(
         Further slices that have masks.
     """
     document = controller.document
-    masks, states = {}, {}
+    masks: dict[int, dict[str, Mask]] = {}
+    states: dict[int, dict[str, SliceState]] = {}
     for index in sorted({*result.indices, *more}):
         masks[index] = {name: one for name, one in shown_masks(index).items() if name in document.labels}
         slices = {name: found[index] for name, found in result.structure_slices.items() if index in found}
