@@ -18,6 +18,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from ctai_sam2.cohort.case import Case, parse_prompt
+from ctai_sam2.cohort.case_image import content_of, read_image
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import add_reading, read_note, require_reader
 from ctai_sam2.cohort.manifest import read_manifest
@@ -27,7 +28,7 @@ from ctai_sam2.cohort.review_case import ReviewCase, WorklistItem
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_results
 from ctai_sam2.cohort.volumes import correct_levels, has_levels, read_levels
-from ctai_sam2.cohort.worker import CaseWorker, content_of, read_image
+from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.inference_status import MaskSource
