@@ -294,6 +294,16 @@ class Notebook:
             before = now
         raise AssertionError("the picture does not come to rest")
 
+    def redrawn_pixels(self, expected: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8]:
+        """What a canvas shows once a redraw has come to rest; on a busy machine that may be late."""
+        shown = self.settled_pixels(number)
+        for _ in range(50):
+            if np.array_equal(shown, expected):
+                break
+            self.page.wait_for_timeout(150)
+            shown = self.pixels(number)
+        return shown
+
     def ask(self, expression: str) -> Any:
         """Value of a Python expression in the kernel, through JSON."""
         outcome = self.page.evaluate(_EXECUTE, f"import json; print(json.dumps({expression}))")

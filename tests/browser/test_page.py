@@ -60,7 +60,7 @@ def require_pythons_picture(notebook: Notebook) -> None:
     """The picture is the one that Python draws from images of its own."""
     shown = notebook.settled_pixels()
     notebook.tell("editor._events._held = frozenset(); editor._canvas.require_all(); editor._canvas.ready()")
-    drawn = notebook.settled_pixels()
+    drawn = notebook.redrawn_pixels(shown)
     assert np.array_equal(shown, drawn), f"{(shown != drawn).any(axis=2).sum()} pixels differ"
 
 

@@ -45,7 +45,7 @@ twin.adjust(viewport=editor.document.view.viewport)
 def require_full_redraw_looks_the_same(notebook: Notebook) -> np.ndarray:
     before = notebook.settled_pixels()
     notebook.tell("editor._canvas.require_all(); editor._canvas.ready()")
-    after = notebook.settled_pixels()
+    after = notebook.redrawn_pixels(before)
     assert np.array_equal(before, after), f"{(before != after).any(axis=2).sum()} pixels differ"
     return after
 
