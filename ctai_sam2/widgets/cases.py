@@ -45,7 +45,10 @@ class CaseProgress:
         """Whether something was edited since the row was written."""
         is_done = self._states[name] == "done"
         since = self._written.get(name, controller.opened_revision if is_done else None)
-        return bool(controller.document.history.done) and since != controller.document.revision
+        if since is None:
+            return bool(controller.document.history.done)
+        # Also where everything was undone: the row still has its masks.
+        return since != controller.document.revision
 
     def mark_written(self, name: str, controller: Controller) -> None:
         """Note that the case's row is up to date."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import replace
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from ctai_sam2.editor import Message
 from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
-from ctai_sam2.models import Segmenter, open_segmenter
+from ctai_sam2.models import Prefetching, Segmenter, open_segmenter
 from ctai_sam2.segmentation import (
     AxialSession,
     L3Result,
@@ -22,12 +23,16 @@ from ctai_sam2.segmentation import (
 from ctai_sam2.structures import STRUCTURES
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 
+_log = logging.getLogger(__name__)
+
 _shared_lock = threading.Lock()
 _shared: list[Segmenter] = []
 
 
 def shared_segmenter() -> Segmenter:
     """Return the process's segmenter for editors that were given none: the model is loaded once.
+
+    That begins in the background when the first editor is opened, so that the first click finds it loaded.
 
     Raises
     ------
@@ -37,7 +42,19 @@ def shared_segmenter() -> Segmenter:
     with _shared_lock:
         if not _shared:
             _shared.append(open_segmenter("auto"))
+            threading.Thread(
+                target=_warm_up, args=(_shared[0],), name="loading the model", daemon=True
+            ).start()
         return _shared[0]
+
+
+def _warm_up(segmenter: Segmenter) -> None:
+    """Get a segmenter ready; what prevents that is shown when it is asked for a mask."""
+    if isinstance(segmenter, Prefetching):
+        try:
+            segmenter.warm_up()
+        except CtaiError as error:
+            _log.info("the model is not loaded ahead of time: %s", type(error).__name__)
 
 
 def segmenter_or_reason(

@@ -139,6 +139,18 @@ def test_leaving_a_case_with_an_unwritten_row_says_so(opened: Callable[..., Any]
     assert editor._list_cases().states == {"one": "drawn", "two": "open", "three": "open"}
 
 
+def test_a_row_whose_masks_were_taken_back_is_no_longer_up_to_date(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    outline(editor)
+    editor.save()
+    assert editor._list_cases().states["one"] == "done"
+    editor.do("undo")
+    assert not editor.document.history.done
+    assert editor._list_cases().states["one"] == "drawn"
+    button(editor, "Next case").click()
+    assert text("view.row_unwritten", "en", name="one") in shown(editor)
+
+
 def test_an_empty_case_is_accepted_only_when_that_is_meant(
     opened: Callable[..., Any], tmp_path: Path
 ) -> None:
