@@ -16,6 +16,9 @@ from ctai_sam2.study.change import MeasureChange, StudyChange
 from ctai_sam2.study.outputs import TableRow
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
+_SIDE_WIDTH = "380px"
+"""Least width of a side: where two do not fit the second one is under the first."""
+
 
 class ChangeEditor:
     """Two `MiddleMaskEditor` next to each other, with the change of each number under them.
@@ -57,10 +60,11 @@ class ChangeEditor:
         self._numbers = ipw.HTML()
         places = [
             # Boxes that stretch what is in them: an editor has no width of its own.
-            ipw.VBox([each.widget], layout=ipw.Layout(flex="1 1 0", min_width="0"))
+            ipw.VBox([each.widget], layout=ipw.Layout(flex=f"1 1 {_SIDE_WIDTH}", min_width="0"))
             for each in (self.first, self.second)
         ]
-        self._widget = ipw.VBox([ipw.HBox(places), self._numbers])
+        both = ipw.HBox(places, layout=ipw.Layout(flex_flow="row wrap"))
+        self._widget = ipw.VBox([both, self._numbers])
         for place, editor in enumerate((self.first, self.second)):
             editor.controller.subscribe(partial(self._follow, place))
         self._show()
@@ -77,7 +81,7 @@ class ChangeEditor:
             return tuple(self._measured(one) for one in self._change.measures)
 
     def save(self) -> None:
-        """Write masks and rows of both; see `MaskEditor.save`.
+        """Write masks and rows of both; see `CaseEditor.save`.
 
         Raises
         ------
