@@ -24,7 +24,7 @@ from ctai_sam2.widgets.display import Display
 from ctai_sam2.widgets.files import CaseFiles, identity_row, write_results
 from ctai_sam2.widgets.open_case import OpenCase, carry_look, write_view
 from ctai_sam2.widgets.panel import PanelSource
-from ctai_sam2.widgets.segmentation import OneClick, segmenter_or_reason
+from ctai_sam2.widgets.segmentation import OneClick, load_ahead, segmenter_or_reason
 
 DEFAULT_FOLDER = Path("annotations")
 
@@ -102,6 +102,8 @@ class CaseEditor(ABC):
         except BaseException:
             self._open_now.close()
             raise
+        # Not earlier: it would delay what is shown first.
+        load_ahead(self._segmenter)
 
     # Reading ---------------------------------------------------------------------------------
 

@@ -50,18 +50,19 @@ class ChangeEditor:
     def __init__(self, change: StudyChange, **options: Any) -> None:
         self._change = change
         self._mutex = threading.Lock()
-        self.first = _opened(change.first, options)
+        self.first = _opened(change.first, change.rows[0], options)
         try:
-            self.second = _opened(change.second, options)
+            self.second = _opened(change.second, change.rows[1], options)
         except BaseException:
             self.first.close()
             raise
         self._rows: list[TableRow] = [each.measurements() for each in (self.first, self.second)]
         self._numbers = ipw.HTML()
+        self._heads = (ipw.HTML(), ipw.HTML())
         places = [
             # Boxes that stretch what is in them: an editor has no width of its own.
-            ipw.VBox([each.widget], layout=ipw.Layout(flex=f"1 1 {_SIDE_WIDTH}", min_width="0"))
-            for each in (self.first, self.second)
+            ipw.VBox([head, each.widget], layout=ipw.Layout(flex=f"1 1 {_SIDE_WIDTH}", min_width="0"))
+            for head, each in zip(self._heads, (self.first, self.second), strict=True)
         ]
         both = ipw.HBox(places, layout=ipw.Layout(flex_flow="row wrap"))
         self._widget = ipw.VBox([both, self._numbers])
@@ -125,6 +126,8 @@ class ChangeEditor:
 
     def _show(self) -> None:
         language = self.first.document.view.language
+        for head, name in zip(self._heads, ("first", "second"), strict=True):
+            head.value = f"<b>{escape(Message(f'change.{name}').text(language))}</b>"
         lines = [_line(_in_cm2(one), language) for one in self.measures]
         flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
         heads = "".join(
@@ -135,14 +138,14 @@ class ChangeEditor:
         self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
 
 
-def _opened(study: Any, options: Mapping[str, Any]) -> MiddleMaskEditor:
+def _opened(study: Any, row: TableRow, options: Mapping[str, Any]) -> MiddleMaskEditor:
     labels = {label.name for label in MiddleMaskEditor.profile.labels}
     masks = {**study.axial.muscle_groups, **study.masks}
     return MiddleMaskEditor(
         study.volume,
         index=study.axial_index,
         masks={name: mask for name, mask in masks.items() if name in labels},
-        **options,
+        **{"height_m": row.get("height_m"), **options},
     )
 
 

@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 _shared_lock = threading.Lock()
 _shared: list[Segmenter] = []
+_loading: list[threading.Thread] = []
+"""The thread that loads its model, once there is one."""
 
 
 def shared_segmenter() -> Segmenter:
     """Return the process's segmenter for editors that were given none: the model is loaded once.
-
-    That begins in the background when the first editor is opened, so that the first click finds it loaded.
 
     Raises
     ------
@@ -42,10 +42,20 @@ def shared_segmenter() -> Segmenter:
     with _shared_lock:
         if not _shared:
             _shared.append(open_segmenter("auto"))
-            threading.Thread(
-                target=_warm_up, args=(_shared[0],), name="loading the model", daemon=True
-            ).start()
         return _shared[0]
+
+
+def load_ahead(segmenter: Segmenter | None) -> None:
+    """Load the shared segmenter's model in the background, once: the first click finds it loaded.
+
+    A segmenter that an editor was given is its owner's to load.
+    """
+    with _shared_lock:
+        if _loading or not any(segmenter is shared for shared in _shared):
+            return
+        thread = threading.Thread(target=_warm_up, args=tuple(_shared), name="loading the model", daemon=True)
+        _loading.append(thread)
+    thread.start()
 
 
 def _warm_up(segmenter: Segmenter) -> None:

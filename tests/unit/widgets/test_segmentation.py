@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -29,22 +31,29 @@ class Slow(FakeSegmenter):
             raise self.error
 
 
-def loading_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "loading the model"]
-
-
 @pytest.mark.parametrize("error", [None, Unavailable("no weights")])
-def test_the_model_is_loaded_while_the_editor_is_drawn(
-    error: Unavailable | None, monkeypatch: pytest.MonkeyPatch
+def test_the_model_is_loaded_in_the_background_once_an_editor_is_drawn(
+    error: Unavailable | None, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(error)
+    slow, loading = Slow(error), []
     monkeypatch.setattr(segmentation, "_shared", [])
+    monkeypatch.setattr(segmentation, "_loading", loading)
     monkeypatch.setattr(segmentation, "open_segmenter", lambda kind: slow)
-    first = segmentation.shared_segmenter()
+    editor = opened(segmenter="auto")
     # It has begun, and nobody waits for it.
     assert slow.began.wait(30)
-    assert segmentation.shared_segmenter() is first is slow
+    assert editor.document.shape_hw == (40, 60)
+    opened(segmenter="auto", name="second")
     slow.go_on.set()
-    for thread in loading_threads():
+    for thread in loading:
         thread.join(30)
     assert slow.warm_ups == 1
+
+
+def test_a_segmenter_of_ones_own_is_ones_own_to_load(
+    opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmentation, "_shared", [])
+    monkeypatch.setattr(segmentation, "_loading", loading := [])
+    opened(segmenter=Slow())
+    assert loading == []
