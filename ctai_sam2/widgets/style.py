@@ -133,6 +133,9 @@ overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
 .ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ctai-sam2-editor .ctai-sam2-outline { color: #999; }
 .ctai-sam2-editor .ctai-sam2-wrap { flex-flow: row wrap; align-items: center; }
+.ctai-sam2-editor .ctai-sam2-wrap button { max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
+.ctai-sam2-editor .ctai-sam2-panel button.mod-active:not(.mod-info) { background: #0072B2; color: #FFF; }
+.ctai-sam2-editor .ctai-sam2-panel .ctai-sam2-row button.ctai-sam2-icon.mod-active { background: #4A4A4A; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider { width: 98%; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider label { width: auto; min-width: 60px; }
 
