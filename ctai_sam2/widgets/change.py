@@ -115,14 +115,16 @@ class ChangeEditor:
             with self._mutex:
                 self._rows[place] = row
             self._show()
-        window = editor.document.view.window
-        if "view" in change.aspects and other.document.view.window != window:
+        if "view" in change.aspects and other.document.view.window != editor.document.view.window:
             lock = other.controller.lock
             if lock.acquire(blocking=False):
                 try:
-                    other.controller.adjust(window=window)
+                    _take_window(other, editor)
                 finally:
                     lock.release()
+            else:
+                # It is being painted: a thread that holds no lock can wait for that.
+                threading.Thread(target=_take_window, args=(other, editor), daemon=True).start()
 
     def _show(self) -> None:
         language = self.first.document.view.language
@@ -136,6 +138,12 @@ class ChangeEditor:
             for name in ("first", "second", "change", "least")
         )
         self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
+
+
+def _take_window(editor: MiddleMaskEditor, other: MiddleMaskEditor) -> None:
+    """Give an editor the grey window that the other one has now."""
+    with editor.controller.lock:
+        editor.controller.adjust(window=other.document.view.window)
 
 
 def _opened(study: Any, row: TableRow, options: Mapping[str, Any]) -> MiddleMaskEditor:

@@ -13,14 +13,14 @@ from tests.unit.editor.making import make_slice
 from tests.unit.widgets.recording import Recorder, recorded
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def recorder() -> Iterator[Recorder]:
     with recorded() as found:
         yield found
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(tmp_path: Path, recorder: Recorder) -> Iterator[Callable[..., Any]]:
     editors: list[MaskEditor] = []
 
     def open_editor(kind: type[MaskEditor] = MiddleMaskEditor, source: Any = None, **options: Any) -> Any:

@@ -21,10 +21,11 @@ from ctai_sam2.widgets import L3MaskEditor, MaskEditor, MiddleMaskEditor
 from tests.fakes import FakeSegmenter
 from tests.unit.editor.making import make_slice
 from tests.unit.widgets.page import act, button, controls, drag, shown, tell
+from tests.unit.widgets.recording import Recorder
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(tmp_path: Path, recorder: Recorder) -> Iterator[Callable[..., Any]]:
     editors: list[MaskEditor] = []
 
     def open_editor(kind: type[MaskEditor] = MiddleMaskEditor, source: Any = None, **options: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,6 +25,9 @@ def change() -> StudyChange:
 @pytest.fixture
 def editor(change: StudyChange) -> Iterator[ChangeEditor]:
     editor = ChangeEditor(change, segmenter=None, folder=None)
+    # No timer's thread paints one side while a test acts on the other.
+    for side in (editor.first, editor.second):
+        side._display.pacer.close()
     yield editor
     editor.close()
 
@@ -73,6 +77,26 @@ def test_the_grey_window_is_the_same_on_both(editor: ChangeEditor) -> None:
     # Tool and zoom are each side's own.
     editor.first.do("tool.eraser")
     assert editor.second.document.view.tool != "eraser"
+
+
+def test_the_window_reaches_a_side_that_is_busy(editor: ChangeEditor) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def paint() -> None:
+        with editor.second.controller.lock:
+            busy.set()
+            assert go_on.wait(30)
+
+    before = set(threading.enumerate())
+    painting = threading.Thread(target=paint)
+    painting.start()
+    assert busy.wait(30)
+    editor.first.controller.adjust(window=Window(level=10, width=77))
+    go_on.set()
+    painting.join(30)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert editor.second.document.view.window == Window(level=10, width=77)
 
 
 def test_closed_it_lets_both_go(change: StudyChange) -> None:

@@ -19,6 +19,8 @@ from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK, make_cases
 from tests.unit.widgets.page import tell
 
+pytestmark = pytest.mark.usefixtures("recorder")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

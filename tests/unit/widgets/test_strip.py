@@ -28,7 +28,7 @@ DEPTH = 9
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(tmp_path: Path, recorder: Recorder) -> Iterator[Callable[..., Any]]:
     editors: list[MaskEditor] = []
 
     def open_editor(source: Any = None, **options: Any) -> Any:
