@@ -334,14 +334,14 @@ class Notebook:
             " return [box.left, box.top, box.width, box.height]; }"
         )
         page = round(box[0] + on_canvas[0]), round(box[1] + on_canvas[1])
-        size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+        size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
         screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
         return Place(page=page, screen=screen)
 
     def settle_size(self, number: int = 0, editor: str = "editor") -> None:
         """Wait until Python and the page agree how large the picture is."""
         for _ in range(100):
-            size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+            size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
             shown = self.canvas(number).evaluate(
                 "(canvas) => { const fills = canvas.closest('.ctai-sam2-editor').style.getPropertyValue("
                 "'--ctai-sam2-height') !== '';"

@@ -37,14 +37,14 @@ source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm, plane="sagitta
 # The same editor without a page: what the journey must come to.
 TWIN = """
 twin = Controller(Document(source, {profile}))
-twin.resize(editor._canvas.width, editor._canvas.height)
+twin.resize(editor._display.canvas.width, editor._display.canvas.height)
 twin.adjust(viewport=editor.document.view.viewport)
 """
 
 
 def require_full_redraw_looks_the_same(notebook: Notebook) -> np.ndarray:
     before = notebook.settled_pixels()
-    notebook.tell("editor._canvas.require_all(); editor._canvas.ready()")
+    notebook.tell("editor._display.canvas.require_all(); editor._display.canvas.ready()")
     after = notebook.redrawn_pixels(before)
     assert np.array_equal(before, after), f"{(before != after).any(axis=2).sum()} pixels differ"
     return after
