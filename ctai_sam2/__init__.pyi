@@ -27,6 +27,8 @@ from .settings import Settings as Settings
 from .study.change import compare_studies as compare_studies
 from .study.outputs import write_study as write_study
 from .study.row import measure_study as measure_study
+from .study.volume_outputs import read_volume_result as read_volume_result
+from .study.volume_outputs import write_volume_result as write_volume_result
 from .types import CTSlice as CTSlice
 from .types import CTVolume as CTVolume
 from .types import Prediction as Prediction

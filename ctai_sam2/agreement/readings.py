@@ -129,10 +129,10 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     Parameters
     ----------
     path : path-like
-        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which table and
-        masks are read; or a folder whose subfolders, one a case, hold ``measurements.csv`` and
-        ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them, or ``levels.csv`` and masks of whole volumes
-        as it writes them with ``--levels``.
+        A CSV table with a column ``case_id`` or ``case``; a cohort's results folder, of which table,
+        masks and ranges of levels are read; or a folder whose subfolders, one a case, hold
+        ``measurements.csv`` and ``masks/*.nii.gz`` as ``ctai-sam2 segment`` writes them, or ``levels.csv``
+        and masks of whole volumes as it writes them with ``--levels``.
 
     Raises
     ------
@@ -142,7 +142,8 @@ def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
     path = Path(path)
     if (path / COHORT_TABLE).is_file():
         readings = readings_of_rows(_read_rows(path / COHORT_TABLE), COHORT_TABLE)
-        return [_with_cohort_masks(one, path / "masks" / f"{one.case}.nii.gz") for one in readings]
+        readings = [_with_cohort_masks(one, path / "masks" / f"{one.case}.nii.gz") for one in readings]
+        return [_with_cohort_volume(one, path / "volumes" / one.case) for one in readings]
     if path.is_dir():
         readings = [_read_case(folder) for folder in sorted(path.iterdir()) if _is_case(folder)]
         if not readings:
@@ -285,6 +286,19 @@ def _with_cohort_masks(reading: Reading, path: Path) -> Reading:
         if mask.any()
     }
     return replace(reading, masks=drawn)
+
+
+def _with_cohort_volume(reading: Reading, folder: Path) -> Reading:
+    """Add the range of levels of a cohort's case, where it has one."""
+    if not (folder / LEVELS_TABLE).is_file():
+        return reading
+    found = _read_case(folder)
+    return replace(
+        reading,
+        values={**reading.values, **found.values},
+        volumes=found.volumes,
+        left_out=(*reading.left_out, *found.left_out),
+    )
 
 
 def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | DrawnVolume | str:

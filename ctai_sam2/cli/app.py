@@ -20,6 +20,7 @@ from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.cli.serve import serve
 from ctai_sam2.cli.study_report import report
+from ctai_sam2.cli.volume import SeveralNames, split_names
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def demo(
     _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
 
 
-@app.command()
+@app.command(cls=SeveralNames)
 @reporting_errors
 def segment(
     path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI volume, or one slice with --structure.")],
@@ -153,16 +154,18 @@ def segment(
         str | None, typer.Option("--levels", help="Every slice of these vertebrae, for example T12-L5.")
     ] = None,
     structures: Annotated[
-        str, typer.Option("--structures", help="With --levels: names separated by commas.")
-    ] = "psoas,muscle",
+        list[str] | None,
+        typer.Option("--structures", help="With --levels: one or more names; psoas and muscle if not given."),
+    ] = None,
     every_mm: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--every-mm",
             min=0.0,
-            help="With --levels: segment at this distance, interpolate between; 0 for every slice.",
+            help="With --levels: segment at this distance (9 if not given), interpolate between; 0 for every "
+            "slice.",
         ),
-    ] = 9.0,
+    ] = None,
     dicom: Annotated[
         list[str] | None, typer.Option("--dicom", help="With --levels: seg or rtstruct as well; repeatable.")
     ] = None,
@@ -173,11 +176,13 @@ def segment(
     if levels is not None:
         from ctai_sam2.cli.volume import segment_levels
         from ctai_sam2.files.atomic import require_writable as _require_writable
+        from ctai_sam2.segmentation.volume import EVERY_MM
 
-        if structure or point or box or axial_index is not None:
+        if structure or point or box or axial_index is not None or height_m is not None or slices != 1:
             raise InputError(
-                "a range of levels is segmented without points, boxes or a slice",
-                hint="Leave out --structure, --point, --box and --axial-index, or --levels.",
+                "a range of levels is segmented without points, boxes, a slice or a height",
+                hint="Leave out --structure, --point, --box, --axial-index, --slices and --height-m, or "
+                "--levels.",
             )
         _require_writable(out)
         with _open_segmenter(model) as segmenter:
@@ -186,14 +191,18 @@ def segment(
                 out,
                 segmenter,
                 levels=levels,
-                structures=[name.strip() for name in structures.split(",") if name.strip()],
-                every_mm=every_mm,
-                dicom=dicom or (),
+                structures=split_names(structures) or ("psoas", "muscle"),
+                every_mm=EVERY_MM if every_mm is None else every_mm,
+                dicom=split_names(dicom),
                 series=series,
                 definitions=_definitions(definitions),
                 as_json=as_json,
             )
         return
+    if structures or dicom or every_mm is not None:
+        raise InputError(
+            "--structures, --every-mm and --dicom are for a range of levels", hint="Add --levels T12-L5."
+        )
     if structure is None:
         if point or box:
             raise InputError(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from typer.core import TyperCommand
 
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table
 from ctai_sam2.errors import InputError
@@ -14,6 +16,40 @@ if TYPE_CHECKING:
     from ctai_sam2.models import Segmenter
 
 SHOWN = ("structure", "level", "volume_cm3", "covered", "area_mean_cm2", "hu_mean", "red_slices")
+
+
+class SeveralNames(TyperCommand):
+    """A command whose ``--structures`` takes several words, as in ``--structures psoas muscle``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Join them to one value before they are parsed."""
+        return super().parse_args(ctx, join_names(args))
+
+
+def join_names(arguments: Sequence[str], option: str = "--structures") -> list[str]:
+    """Join the names of structures that follow an option to one value.
+
+    Examples
+    --------
+    >>> join_names(["study", "--structures", "psoas,", "muscle", "--out", "o"])
+    ['study', '--structures', 'psoas,,muscle', '--out', 'o']
+    """
+    from ctai_sam2.structures import STRUCTURES
+
+    joined: list[str] = []
+    for word in arguments:
+        names = split_names([word])
+        is_further = bool(names) and set(names) <= {"psoas", *STRUCTURES}
+        if is_further and len(joined) > 1 and joined[-2] == option:
+            joined[-1] += f",{word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def split_names(values: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names in values of an option, each of which may be several with commas between."""
+    return tuple(name.strip() for value in values or () for name in value.split(",") if name.strip())
 
 
 def parse_levels(text: str) -> tuple[str, str]:
@@ -60,7 +96,8 @@ def segment_levels(
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation.volume import segment_volume
     from ctai_sam2.study.outputs import claim_folder
-    from ctai_sam2.study.volume_outputs import SliceFolder, write_volume_result
+    from ctai_sam2.study.slice_folder import SliceFolder
+    from ctai_sam2.study.volume_outputs import write_volume_result
 
     wanted = parse_levels(levels)
     unknown = sorted(set(dicom) - {"seg", "rtstruct"})

@@ -27,7 +27,10 @@ _MAX_CHARACTERS = 500
 
 
 class ReadingEntry(BaseModel):
-    """One reading: who, when (UTC, ISO 8601), a note, and the structures that were drawn."""
+    """One reading: who, when (UTC, ISO 8601), a note, and the structures that were drawn.
+
+    ``volume_structures`` are those drawn on slices of the range of levels, where they are kept themselves.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -35,6 +38,7 @@ class ReadingEntry(BaseModel):
     when: str
     what: str = ""
     structures: tuple[str, ...] = ()
+    volume_structures: tuple[str, ...] = ()
 
 
 class CorrectionNote(BaseModel):
@@ -72,7 +76,12 @@ class Correction:
     def digest(self) -> str:
         """Digest of all of it; part of a row's key."""
         drawn = {name: key_of([mask.shape, mask.tobytes().hex()]) for name, mask in self.masks.items()}
-        return key_of([self.slice_sha256, [one.model_dump(mode="json") for one in self.entries], drawn])
+        # Without what earlier versions did not write: their digests stay as they were.
+        entries = [
+            one.model_dump(mode="json", exclude=set() if one.volume_structures else {"volume_structures"})
+            for one in self.entries
+        ]
+        return key_of([self.slice_sha256, entries, drawn])
 
     def review(self, *, stale: bool) -> CaseReview:
         """Return what a record says of it: the last reading, and all structures that were drawn."""
@@ -95,6 +104,7 @@ def add_reading(
     who: str,
     what: str = "",
     masks: Mapping[str, ArrayLike] | None = None,
+    volume_structures: tuple[str, ...] = (),
     when: datetime.datetime | None = None,
 ) -> Correction:
     """Store a reading of a case: masks that were drawn, or none where the model's are accepted.
@@ -110,8 +120,7 @@ def add_reading(
     StorageError
         If it cannot be written; nothing is changed then.
     """
-    if not who.strip():
-        raise InputError("a reading needs a reader", hint="Give a name or initials: who=…, --by.")
+    require_reader(who)
     unknown = sorted(set(masks or ()) - set(MASK_NAMES))
     if unknown:
         raise InputError("no such structure to correct", received=unknown, hint=f"{', '.join(MASK_NAMES)}.")
@@ -125,6 +134,7 @@ def add_reading(
         when=at,
         what=what.strip()[:_MAX_CHARACTERS],
         structures=tuple(sorted(drawn)),
+        volume_structures=volume_structures,
     )
     correction = Correction(
         slice_sha256=slice_sha256,
@@ -141,6 +151,12 @@ def add_reading(
     )
     write_json(store.correction_path(case_id), note.model_dump(mode="json"))
     return correction
+
+
+def require_reader(who: str) -> None:
+    """Raise `InputError` unless a reader is named."""
+    if not who.strip():
+        raise InputError("a reading needs a reader", hint="Give a name or initials: who=…, --by.")
 
 
 def read_note(store: CohortStore, case_id: str) -> CorrectionNote | None:

@@ -26,6 +26,7 @@ MEANINGS: Mapping[str, str] = {
     "outlier": "An area or a density is far from the others of the cohort.",
     "holes": "A psoas mask has holes or stray parts.",
     "truncated": "The body is cut off by the field of view: areas of fat and muscle may be short.",
+    "volume": "On some slices of the range of levels a mask is implausible next to its neighbours.",
     "unstable": "The area changes much with where exactly the prompt is put.",
     "acquisition": "The images give reason for caution: gaps, tilt, thick slices, unusual voltage.",
     "correction": "A reader's correction was made on another slice than this one and does not count.",
@@ -178,6 +179,9 @@ def _flags_of(
         flags["holes"] = f"holes {100 * holes:.0f} %, stray parts {100 * strays:.0f} % of a psoas"
     if quality.edge_mm > limits.edge_mm:
         flags["truncated"] = f"the body touches the image's edge over {quality.edge_mm:.0f} mm"
+    if quality.red_slices:
+        counts = [f"{name} on {count}" for name, count in quality.red_slices.items()]
+        flags["volume"] = f"implausible slices: {', '.join(counts)}"
     wide = [f"{name} {100 * cv:.0f} %" for name, cv in quality.area_cv.items() if cv > limits.area_cv]
     if wide:
         flags["unstable"] = f"area varies by {', '.join(wide)}"

@@ -104,6 +104,7 @@ def run_cohort(
     robustness_trials: int = 0,
     smi_cutoffs: str = "prado-2008",
     smd_cutoffs: str = "martin-2013",
+    levels: tuple[str, str] | None = None,
     time_limit_s: float = TIME_LIMIT_S,
     memory_limit_mb: float | None = None,
     threads: int | None = None,
@@ -126,7 +127,7 @@ def run_cohort(
     config : CohortConfig, optional
         Everything below in one value; the other arguments are then left out.
     workers, segmenter, settings, dask, structures, definitions, window, robustness_trials, smi_cutoffs, \
-smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
+smd_cutoffs, levels, time_limit_s, memory_limit_mb, threads, retry_failed, progress
         See `CohortConfig`.
 
     Returns
@@ -158,6 +159,7 @@ smd_cutoffs, time_limit_s, memory_limit_mb, threads, retry_failed, progress
             robustness_trials=robustness_trials,
             smi_cutoffs=smi_cutoffs,
             smd_cutoffs=smd_cutoffs,
+            levels=levels,
             time_limit_s=time_limit_s,
             memory_limit_mb=memory_limit_mb,
             threads=threads,

@@ -386,6 +386,7 @@ def _summarize(
             "smi_cutoffs": config.smi_cutoffs,
             "smd_cutoffs": config.smd_cutoffs,
             "reference": config.reference,
+            "levels": None if config.levels is None else list(config.levels),
         },
         "numbers": numbers,
         "seconds_per_case": _mean(seconds),

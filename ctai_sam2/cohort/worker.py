@@ -31,7 +31,7 @@ from ctai_sam2.cohort.predictions import (
 )
 from ctai_sam2.cohort.qc import quality_numbers
 from ctai_sam2.cohort.store import CohortStore, key_of
-from ctai_sam2.cohort.volumes import write_levels
+from ctai_sam2.cohort.volumes import red_slices, write_levels
 from ctai_sam2.errors import (
     AnatomyNotFound,
     CtaiError,
@@ -443,6 +443,7 @@ class CaseWorker:
                 found_certainty=stored.l3_certainty,
                 area_cv=dict(area_cv),
                 smallest_confidence=_smallest_confidence(found.structures),
+                red_slices={} if config.levels is None else red_slices(store, case.case_id),
             ),
             acquisition_warnings=tuple(without_names(text, case) for text in ct_slice.warnings),
             acquisition=CaseAcquisition(**asdict(ct_slice.acquisition)),

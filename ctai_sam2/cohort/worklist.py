@@ -15,74 +15,28 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.cohort.case import Case, parse_prompt
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
-from ctai_sam2.cohort.corrections import add_reading, read_note
+from ctai_sam2.cohort.corrections import add_reading, read_note, require_reader
+from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
+from ctai_sam2.cohort.review_case import ReviewCase, WorklistItem
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_results
-from ctai_sam2.cohort.worker import CaseWorker
+from ctai_sam2.cohort.volumes import correct_levels, has_levels, read_levels
+from ctai_sam2.cohort.worker import CaseWorker, content_of, read_image
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.inference_status import MaskSource
-from ctai_sam2.errors import DamagedFile, InputError
+from ctai_sam2.errors import DamagedFile, InputError, StorageError
 from ctai_sam2.journal import Record, fingerprint
 from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
-from ctai_sam2.types import CTSlice, Mask, Window
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorklistItem:
-    """A case of the list.
-
-    Parameters
-    ----------
-    case_id : str
-        Which.
-    flags : mapping of str to str
-        Why to look at it: flags in order of gravity, each with a sentence.
-    reviewed_by : str or None
-        Who looked at it last.
-    """
-
-    case_id: str
-    flags: Mapping[str, str]
-    reviewed_by: str | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is flagged and not reviewed."""
-        return bool(self.flags) and self.reviewed_by is None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ReviewCase:
-    """A case to look at.
-
-    Parameters
-    ----------
-    item : WorklistItem
-        Which, and why.
-    ct_slice : CTSlice
-        The slice that was measured.
-    masks : mapping of str to ndarray of bool, shape (H, W)
-        As they count now: the reader's where there are any, the model's for the rest.
-    """
-
-    item: WorklistItem
-    ct_slice: CTSlice
-    masks: Mapping[str, Mask]
-
-    def changes(self, drawn: Mapping[str, Mask]) -> dict[str, Mask]:
-        """Return those of a reader's masks that differ from the ones here; an empty one only if it erases."""
-        nothing = np.zeros(self.ct_slice.shape_hw, dtype=bool)
-        return {name: mask for name, mask in drawn.items() if (mask != self.masks.get(name, nothing)).any()}
+from ctai_sam2.types import CTVolume, Mask, Window
 
 
 class Worklist:
@@ -92,15 +46,23 @@ class Worklist:
     ----------
     folder : path-like
         What `run_cohort` wrote.
+    manifest : path-like, optional
+        The manifest of the run, which says where the studies are; the results do not. With it cases whose
+        range of levels was segmented are looked at as volumes.
 
     Raises
     ------
     InputError
-        If the folder holds no results of a cohort.
+        If the folder holds no results of a cohort, or the manifest cannot be read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, manifest: str | os.PathLike[str] | None = None
+    ) -> None:
         self.store = CohortStore(Path(folder).resolve())
+        studies = () if manifest is None else read_manifest(manifest)
+        self._studies = {case.case_id: case for case in studies}
+        self._volume: tuple[str, CTVolume] | None = None
         summary = read_summary(self.store)
         self._config = config_of_summary(summary)
         self._token = str(summary["model_token"])
@@ -134,12 +96,14 @@ class Worklist:
         return next((item for item in self if "failed" not in item.flags), None)
 
     def load(self, case_id: str) -> ReviewCase:
-        """Read slice and masks of a case.
+        """Read slice and masks of a case, and its range of levels where `has_levels` says so.
 
         Raises
         ------
         InputError
-            If there is no such case, or it has no masks.
+            If there is no such case, it has no masks, or its study is another one than was segmented.
+        DicomError, GeometryError
+            If its study cannot be read.
         StorageError
             If its files cannot be read back.
         """
@@ -149,7 +113,22 @@ class Worklist:
             raise InputError("the case has no masks to look at", received=case_id)
         stored = read_predictions(self.store.predictions_path(case_id))
         masks = self._worker().masks_of(self._cases[case_id])
-        return ReviewCase(item=item, ct_slice=stored.ct_slice, masks=MappingProxyType(masks))
+        levels = None
+        if self.has_levels(case_id):
+            levels = read_levels(self.store, self._config, case_id, self._read_volume(case_id))
+        review = record.review
+        return ReviewCase(
+            item=item,
+            ct_slice=stored.ct_slice,
+            masks=MappingProxyType(masks),
+            axial_index=stored.axial_index,
+            levels=levels,
+            corrected=frozenset(() if review is None or review.stale else review.structures),
+        )
+
+    def has_levels(self, case_id: str) -> bool:
+        """Whether a case has a range of levels to look at: segmented, and the manifest names its study."""
+        return case_id in self._studies and has_levels(self.store, case_id)
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
         """Store that a reader looked at a case and lets its masks stand; see `correct`.
@@ -161,8 +140,16 @@ class Worklist:
         """
         return self.correct(case_id, {}, who=who, what=what)
 
-    def correct(self, case_id: str, masks: Mapping[str, ArrayLike], *, who: str, what: str = "") -> bool:
-        """Put a reader's masks in place of the model's, with who, when and what, and correct the table.
+    def correct(
+        self,
+        case_id: str,
+        masks: Mapping[str, ArrayLike],
+        *,
+        who: str,
+        what: str = "",
+        volume_masks: Mapping[str, Mapping[int, ArrayLike]] | None = None,
+    ) -> bool:
+        """Put a reader's masks in place of the model's, with who, when and what, and correct the tables.
 
         Parameters
         ----------
@@ -174,6 +161,8 @@ class Worklist:
             The reader.
         what : str
             A note.
+        volume_masks : mapping of str to mapping of int to array_like, optional
+            Masks of the range of levels, by structure and axial index; see `ReviewCase.volume_changes`.
 
         Returns
         -------
@@ -186,7 +175,7 @@ class Worklist:
         InputError
             If there is no such case, the reviewer's name is missing, or a mask does not fit.
         StorageError
-            If something cannot be written.
+            If something cannot be written, or masks of a range are given while a run holds the folder.
         """
         self._require(case_id)
         record = self.store.read_record(case_id)
@@ -199,10 +188,33 @@ class Worklist:
                     f"the mask {name} has another shape than the slice",
                     received=f"{getattr(mask, 'shape', None)} for {ct_slice.shape_hw}",
                 )
-        add_reading(self.store, case_id, slice_sha256=fingerprint(ct_slice), who=who, what=what, masks=masks)
-        merged = self._merge(case_id, record.stamp)
+        drawn = {name: one for name, one in (volume_masks or {}).items() if one}
+        require_reader(who)
+        lock = self.store.try_lock()
+        try:
+            if drawn:
+                if lock is None:
+                    raise StorageError(
+                        "a run is writing to the cohort's folder, so the range of levels cannot be corrected",
+                        hint="Sign the case again when the run has ended; what was drawn is kept.",
+                    )
+                correct_levels(self.store, self._config, case_id, self._read_volume(case_id), drawn)
+            add_reading(
+                self.store,
+                case_id,
+                slice_sha256=fingerprint(ct_slice),
+                who=who,
+                what=what,
+                masks=masks,
+                volume_structures=tuple(sorted(drawn)),
+            )
+            if lock is not None:
+                self._merge(case_id, record.stamp)
+        finally:
+            if lock is not None:
+                os.close(lock)
         self._items = self._read_items()
-        return merged
+        return lock is not None
 
     def edit(self, case_id: str, *, mask_source: MaskSource | None = None) -> Editing:
         """Open a case in the pure editor, with a journal that survives a crash; attach a view to it.
@@ -237,29 +249,43 @@ class Worklist:
             raise
         return Editing(worklist=self, case=case, controller=controller, record=record)
 
-    def _merge(self, case_id: str, stamp: str) -> bool:
-        lock = self.store.try_lock()
-        if lock is None:
-            return False
-        try:
-            worker = self._worker()
-            worker.measure_again(CaseTask(case=self._cases[case_id], stamp=stamp, key=""))
-            write_results(
-                self.store,
-                list(self._cases.values()),
-                self._config,
-                key="",
-                case_keys=self._case_keys,
-                model_token=self._token,
-                notes={
-                    "replaced": self._summary.get("replaced", []),
-                    "same_patient": self._summary.get("same_patient", {}),
-                    "cautions": self._summary.get("cautions", []),
-                },
+    def _merge(self, case_id: str, stamp: str) -> None:
+        """Measure a case again and write the tables; hold the lock."""
+        worker = self._worker()
+        worker.measure_again(CaseTask(case=self._cases[case_id], stamp=stamp, key=""))
+        write_results(
+            self.store,
+            list(self._cases.values()),
+            self._config,
+            key="",
+            case_keys=self._case_keys,
+            model_token=self._token,
+            notes={
+                "replaced": self._summary.get("replaced", []),
+                "same_patient": self._summary.get("same_patient", {}),
+                "cautions": self._summary.get("cautions", []),
+            },
+        )
+
+    def _read_volume(self, case_id: str) -> CTVolume:
+        """Read a case's study, once for looking at it and correcting it."""
+        if self._volume is not None and self._volume[0] == case_id:
+            return self._volume[1]
+        if case_id not in self._studies:
+            raise InputError(
+                "where the case's study is, is not known",
+                received=case_id,
+                hint="Give the run's manifest: Worklist(folder, manifest=...).",
             )
-        finally:
-            os.close(lock)
-        return True
+        image, record = read_image(self._studies[case_id]), self.store.read_record(case_id)
+        if not isinstance(image, CTVolume) or record is None or content_of(image) != record.content_sha256:
+            raise InputError(
+                "the case's study is another one than was segmented",
+                received=case_id,
+                hint="Run the cohort again, then review it.",
+            )
+        self._volume = (case_id, image)
+        return image
 
     def _worker(self) -> CaseWorker:
         return CaseWorker(self.store, self._config, self._token)
@@ -356,6 +382,7 @@ def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:
         smi_cutoffs=options["smi_cutoffs"],
         smd_cutoffs=options["smd_cutoffs"],
         reference=options.get("reference", DEFAULT_REFERENCE),
+        levels=tuple(options["levels"]) if options.get("levels") else None,
     )
 
 

@@ -329,8 +329,17 @@ class Document:
         self.index, self.slice = self._open(index)
         return Change(aspects=frozenset({"slice", "mask", "prompts", "labels"}), index=index)
 
-    def open_with(self, masks: Mapping[str, ArrayLike], author: Author = "reader") -> Change:
-        """Start from masks of the slice in view: undo never goes below them.
+    def open_with(
+        self,
+        masks: Mapping[str, ArrayLike],
+        author: Author = "reader",
+        *,
+        index: int | None = None,
+        states: Mapping[str, SliceState] | None = None,
+    ) -> Change:
+        """Start from masks of a slice, the one in view when omitted: undo never goes below them.
+
+        Where ``states`` says that a reader decided about a mask, it counts as a reader's.
 
         Raises
         ------
@@ -339,17 +348,18 @@ class Document:
         """
         if self.history.done or self.history.undone:
             raise InputError("masks to start from come before the first edit")
-        sheet = _Sheet()
+        index, sheet = self.index if index is None else index, _Sheet(states=dict(states or {}))
         for label, mask in masks.items():
             self.require_label(label)
             start = np.array(as_mask(mask))
             require_same_shape(start, self._empty, "the mask and the slice")
             start.setflags(write=False)
-            sheet.masks[label], sheet.opening[label] = start, author
+            is_fixed = label in sheet.states and sheet.states[label].is_fixed
+            sheet.masks[label], sheet.opening[label] = start, "reader" if is_fixed else author
         self.revision += 1
         sheet.revisions = dict.fromkeys(self.labels, self.revision)
-        self._sheets[self.index] = sheet
-        return Change(aspects=frozenset({"mask", "prompts", "history"}), index=self.index)
+        self._sheets[index] = sheet
+        return Change(aspects=frozenset({"mask", "prompts", "history", "states"}), index=index)
 
     def commit(self, edit: Edit, *, drop: int | None = None) -> tuple[Change, int]:
         """Perform an edit and remember it; `commands.apply` makes the edits.

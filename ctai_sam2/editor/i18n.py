@@ -241,6 +241,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Nothing to go on from: outline {label} here first, or free a slice next to it.",
             "无法由此继续：请先在此层勾画{label}，或解锁相邻层面。",
         ),
+        "status.range": (
+            "Range: slices {first} to {last} ({count})",
+            "范围：第 {first} 至 {last} 层（共 {count} 层）",
+        ),
         "status.undone": ("Undone: {edit}", "已撤销：{edit}"),
         "status.redone": ("Redone: {edit}", "已重做：{edit}"),
         "status.forgotten": (
@@ -387,6 +391,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "view.reviewed_later": (
             "Signed by {who}: {count} masks changed; a run is at work and will take them up",
             "{who} 已签署：更改了 {count} 个掩膜；任务正在运行，稍后会采纳",
+        ),
+        "view.outside_levels": (
+            "{signed}. Not kept, since outside of the range of levels or its structures: {labels}",
+            "{signed}。以下标签位于节段范围或其结构之外，未保存：{labels}",
         ),
         "view.flag": ("⚑ {flag}: {why}", "⚑ {flag}：{why}"),
         "view.rectangle": (

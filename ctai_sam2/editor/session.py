@@ -23,6 +23,7 @@ from ctai_sam2.editor.document import Author, Document
 from ctai_sam2.editor.history import IMPORT_EDIT
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.errors import CtaiError, RecordError, StorageError
 
 _log = logging.getLogger(__name__)
@@ -116,6 +117,28 @@ class EditingSession:
             self._notify(change)
             return change
 
+    def open_volume(
+        self,
+        masks: Mapping[int, Mapping[str, ArrayLike]],
+        states: Mapping[int, Mapping[str, SliceState]],
+        author: Author = "reader",
+    ) -> None:
+        """Start from masks of several slices, and where each comes from; undo never goes below them.
+
+        Raises
+        ------
+        InputError
+            As in `open_with`.
+        """
+        with self.lock:
+            aspects: frozenset[Aspect] = frozenset()
+            for index in sorted(masks):
+                change = self.document.open_with(masks[index], author, index=index, states=states.get(index))
+                aspects |= change.aspects
+            self.opened_revision = self.document.revision
+            self._write({"type": "snapshot", "state": self.document.snapshot()})
+            self._notify(Change(aspects=aspects, index=self.document.index))
+
     def keep_opening(self) -> None:
         """Make masks that an earlier version imported as first steps the ones that undo stops at."""
         with self.lock:
@@ -179,6 +202,13 @@ class EditingSession:
             change = self.document.set_levels(levels, span)
             self._write({"type": "levels", **self.document.levels_event()})
             self._notify(change)
+            return change
+
+    def set_range(self, first: int, last: int) -> Change:
+        """Choose the slices of a volume that count, and record it; levels stay. See `Document.set_levels`."""
+        with self.lock:
+            change = self.set_levels(self.document.levels, (first, last))
+            self.say(Message("status.range", {"first": first, "last": last, "count": last - first + 1}))
             return change
 
     def undo_slice(self) -> Change:

@@ -38,6 +38,8 @@ class StripSlice:
         Of the label that the strip shows.
     is_outlined : bool
         Whether the label has a pixel there.
+    is_inside : bool
+        Whether it is in the range that counts.
     """
 
     index: int
@@ -45,6 +47,7 @@ class StripSlice:
     level: str
     state: SliceState
     is_outlined: bool
+    is_inside: bool = True
 
 
 def has_strip(document: Document) -> bool:
@@ -58,11 +61,12 @@ def strip_range(document: Document) -> range:
     return range(first, last + 1)
 
 
-def strip_slices(document: Document, label: str) -> list[StripSlice]:
-    """Return the slices of the range from the lowest up, as a label has them."""
+def strip_slices(document: Document, label: str, *, margin: int = 0) -> list[StripSlice]:
+    """Return the slices of the range and a margin from the lowest up, as a label has them."""
     positions, touched = _positions(document), document.touched
+    within = strip_range(document)
     found = []
-    for index in strip_range(document):
+    for index in range(max(within[0] - margin, 0), min(within[-1] + margin + 1, document.slice_count)):
         at = positions[index]
         level = next((one.name for one in document.levels if one.lower_mm <= at <= one.upper_mm), "")
         found.append(
@@ -72,6 +76,7 @@ def strip_slices(document: Document, label: str) -> list[StripSlice]:
                 level=level,
                 state=document.state(label, index) if index in touched else SliceState(),
                 is_outlined=index in touched and bool(document.mask(label, index).any()),
+                is_inside=index in within,
             )
         )
     return found

@@ -107,10 +107,14 @@ def write_rtstruct(
     if not masks:
         raise InputError("there is no mask to export")
     names = [checked_label(name) for name in masks]
-    stored = source.stored_masks(masks, of)
-    if not any(mask.any() for mask in stored.values()):
-        raise InputError("all masks are empty, so there is nothing to outline")
     image = read_source_dataset(source.frames[0])
+    # One structure after the other: masks of whole volumes are large.
+    contours = {
+        name: _contours(source, source.stored_masks({name: masks[name]}, of)[name], image.SOPClassUID)
+        for name in names
+    }
+    if not any(contours.values()):
+        raise InputError("all masks are empty, so there is nothing to outline")
     anonymise(image, pseudonym)
     author = authorship or Authorship()
     known = {**TERMS, **(terms or {})}
@@ -155,9 +159,8 @@ def write_rtstruct(
         outline = Dataset()
         outline.ROIDisplayColor = [int(colours[name][i : i + 2], 16) for i in (1, 3, 5)]
         outline.ReferencedROINumber = number
-        contours = _contours(source, stored[name], image.SOPClassUID)
-        if contours:
-            outline.ContourSequence = contours
+        if contours[name]:
+            outline.ContourSequence = contours[name]
         dataset.ROIContourSequence.append(outline)
         observation = Dataset()
         observation.ObservationNumber = observation.ReferencedROINumber = number

@@ -102,9 +102,13 @@ def write_seg(
     if not masks:
         raise InputError("there is no mask to export")
     described = {checked_label(name): term_of(name, terms) for name in masks}
-    stored = source.stored_masks(masks, of)
-    pixels = np.stack([stored[name] for name in masks], axis=-1)
-    used = np.flatnonzero(pixels.any(axis=(1, 2, 3)))
+    # One structure after the other, and only its images: masks of whole volumes are large.
+    kept: list[tuple[NDArray[np.intp], NDArray[np.uint8]]] = []
+    for name in masks:
+        stored = source.stored_masks({name: masks[name]}, of)[name]
+        at = np.flatnonzero(stored.any(axis=(1, 2)))
+        kept.append((at, np.packbits(stored[at], axis=-1)))
+    used = np.unique(np.concatenate([at for at, _ in kept]))
     if used.size == 0:
         raise InputError("all masks are empty, and a segmentation without a frame cannot be stored")
     try:
@@ -120,7 +124,11 @@ def write_seg(
     def coded(code: tuple[str, str]) -> Any:
         return Coded(code[0], "SCT", code[1])
 
-    images, pixels = _images_and_pixels(source, pixels, used)
+    images, rows, count = _images_and_rows(source, used)
+    height, width = source.frames[0].shape_hw
+    pixels = np.zeros((count, height, width, len(kept)), np.uint8)
+    for segment, (at, bits) in enumerate(kept):
+        pixels[[rows[int(index)] for index in at], ..., segment] = np.unpackbits(bits, axis=-1, count=width)
     for image in images:
         anonymise(image, pseudonym)
     algorithm = None
@@ -157,7 +165,7 @@ def write_seg(
                     ]
             segmentation = highdicom.seg.Segmentation(
                 source_images=images,
-                pixel_array=pixels.astype(np.uint8),
+                pixel_array=pixels,
                 segmentation_type="BINARY",
                 segment_descriptions=descriptions,
                 series_instance_uid=generate_uid(prefix=None),
@@ -303,27 +311,26 @@ def _require_consistent(path: Path, dataset: Any) -> None:
         raise damaged(path, f"it states {stated} frames and describes {len(described)}")
 
 
-def _images_and_pixels(
-    source: SourceImages, pixels: NDArray[np.bool_], used: NDArray[np.intp]
-) -> tuple[list[Any], NDArray[np.bool_]]:
-    """Source headers and the masks on them: the images used, or all frames of the one multi-frame file."""
+def _images_and_rows(source: SourceImages, used: NDArray[np.intp]) -> tuple[list[Any], dict[int, int], int]:
+    """Source headers, the place of each image used among the frames to write, and how many these are.
+
+    They are the images used, or all frames of the one multi-frame file.
+    """
     if not source.is_multiframe:
         chosen = [int(index) for index in used]
         images = [read_source_dataset(source.frames[index]) for index in chosen]
         for image in images:
             if number_of(value_of(image, "SliceThickness")) is None:
                 image.SliceThickness = f"{source.step_mm:.6g}"
-        return images, pixels[chosen]
+        return images, {index: row for row, index in enumerate(chosen)}, len(chosen)
     if len({frame.path for frame in source.frames}) > 1:
         raise DicomError(
             "the series is spread over several multi-frame files, which one SEG cannot refer to",
             hint="Export the masks to NIfTI or RTSTRUCT.",
         )
     image = read_source_dataset(source.frames[0])
-    in_file = np.zeros((int(image.NumberOfFrames), *pixels.shape[1:]), dtype=np.bool_)
-    for index, frame in enumerate(source.frames):
-        in_file[frame.frame] = pixels[index]
-    return [image], in_file
+    rows = {index: int(frame.frame) for index, frame in enumerate(source.frames)}
+    return [image], rows, int(image.NumberOfFrames)
 
 
 def _lab(colour: str) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from ctai_sam2.phantom.body import Body
 from ctai_sam2.phantom.labels import FAT_STREAK, Label, masks_from_labels, region_names
 from ctai_sam2.phantom.parameters import (
     LEVEL_NAMES,
+    STRESSORS,
     PhantomParameters,
     random_parameters,
     reference_parameters,
@@ -22,6 +23,7 @@ from ctai_sam2.phantom.texture import render_hu
 __all__ = [
     "FAT_STREAK",
     "LEVEL_NAMES",
+    "STRESSORS",
     "Body",
     "Label",
     "PhantomParameters",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final, Literal
 
 import numpy as np
@@ -17,6 +19,15 @@ PHASES: Final[tuple[Phase, ...]] = ("unenhanced", "arterial", "portal_venous")
 POSITIONS: Final[tuple[Position, ...]] = ("supine", "prone")
 
 LEVEL_NAMES: Final[tuple[str, ...]] = ("T9", "T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5", "S1")
+
+STRESSORS: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
+    {
+        "bent, discs gone": {"scoliosis_mm": 28.0, "disc_height_mm": 2.0},
+        "ascites and hernia": {"ascites_mm": 45.0, "hernia_mm": 45.0},
+        "fused": {"fused_discs": 4},
+    }
+)
+"""What makes masks drift from slice to slice, as changes of a patient's parameters."""
 
 # field -> (lowest, highest) value accepted.
 _RANGES: Final[dict[str, tuple[float, float]]] = {
@@ -80,6 +91,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "hernia_mm": (0, 60),
     "stoma_mm": (0, 25),
     "metal_mm": (0, 5),
+    "fused_discs": (0, 5),
 }
 
 
@@ -163,6 +175,8 @@ class PhantomParameters:
         rectus to the skin; 0: none.
     metal_mm : float
         Radius of rods behind and screws in the pedicles, with their streaks; 0: none.
+    fused_discs : int
+        So many lumbar discs, from the one above L5 upwards, are bridged by bone that swells out around them.
     arms_down : bool
         Whether the forearms lie next to the trunk.
     detail_seed : int
@@ -232,6 +246,7 @@ class PhantomParameters:
     hernia_mm: float = 0.0
     stoma_mm: float = 0.0
     metal_mm: float = 0.0
+    fused_discs: int = 0
     arms_down: bool = False
     detail_seed: int = 0
 

@@ -15,7 +15,9 @@ _FRONT_EXPONENT = 2.3
 _BACK_EXPONENT = 3.6
 _L3 = LEVEL_NAMES.index("L3")
 _SACRUM = LEVEL_NAMES.index("S1")
-_FIRST_LUMBAR = LEVEL_NAMES.index("L1")
+_FIRST_LUMBAR, _LAST_LUMBAR = LEVEL_NAMES.index("L1"), LEVEL_NAMES.index("L5")
+_SWELLING = 1.6
+"""Where bone that bridges two bodies ends, on the scale of their outline (1) to the power of its exponent."""
 
 
 def body_area_mm2(parameters: PhantomParameters, spine: Spine, z_mm: float) -> float:
@@ -88,6 +90,13 @@ def paint_vertebrae(frame: Frame, parameters: PhantomParameters, spine: Spine) -
             below &= _sacral(p, spine, y, z)[1] > 0
         disc = (level <= 1.03) & below & (np.abs(z - (middle + next_middle) / 2) < p.disc_height_mm + 12)
         view[np.broadcast_to(disc, view.shape)] = Label.DISC + index
+        if _LAST_LUMBAR - p.fused_discs <= index < _LAST_LUMBAR:
+            # Bridged: the bodies keep their exact areas, and the muscles are painted over what swells out.
+            bridge = disc | (
+                (level <= _SWELLING) & below & (np.abs(z - (middle + next_middle) / 2) < height / 2)
+            )
+            view[np.broadcast_to(bridge, view.shape)] = Label.BONE
+            view[np.broadcast_to(disc & (level <= 0.8), view.shape)] = Label.BONE_MARROW
         view[np.broadcast_to(inside, view.shape)] = Label.BODY_CORTEX + index
         view[np.broadcast_to(inside & core, view.shape)] = Label.BODY_TRABECULAR + index
     _paint_sacrum(frame, p, spine)

@@ -1,35 +1,38 @@
-"""A volume segmentation on disk: masks on the study's grid, tables, and the slices of an unfinished run."""
+"""A volume segmentation on disk: masks on the study's grid and tables, written and read back."""
 
 from __future__ import annotations
 
-import io
-import json
-import logging
-import zipfile
+import csv
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from ctai_sam2.errors import InputError
-from ctai_sam2.files.atomic import write_bytes, write_table_csv
-from ctai_sam2.files.json_text import parse_json
-from ctai_sam2.image.masks import mask_to_rle, rle_to_mask
-from ctai_sam2.io import write_mask_nifti
-from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, VolumeResult
-from ctai_sam2.structures import Structure
-from ctai_sam2.types import ModelIdentity
+from ctai_sam2.errors import CtaiError, DamagedFile, InputError
+from ctai_sam2.files.atomic import write_table_csv
+from ctai_sam2.files.safe_text import from_cell
+from ctai_sam2.io import read_mask_nifti, write_mask_nifti
+from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
+from ctai_sam2.segmentation.volume import SliceMask, VolumeResult
+from ctai_sam2.segmentation.volume.ranges import warnings_of_gates
+from ctai_sam2.segmentation.volume.result import LevelRange, crop_mask
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
+from ctai_sam2.types import CTVolume, ModelIdentity, SliceGate, SliceSource
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from ctai_sam2.io.source_images import SourceImages
 
-_log = logging.getLogger(__name__)
-
 DicomFormat: TypeAlias = Literal["seg", "rtstruct"]
+
+_SLICES, _LEVELS = "slices.csv", "levels.csv"
+_NUMBERS = ("confidence", "predicted_overlap", "spread_cm2")
+_SAME_MM = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,9 @@ def write_volume_result(
     dicom: Sequence[DicomFormat] = (),
 ) -> VolumeFiles:
     """Write masks (NIfTI, on the volume's own grid) and both tables; each file is replaced in one step.
+
+    Masks and DICOM objects of an earlier result in the folder, which this one does not replace, are removed:
+    they would contradict the tables.
 
     Parameters
     ----------
@@ -108,151 +114,132 @@ def write_volume_result(
             written.append(
                 write(
                     folder / f"{kind}.dcm",
-                    dict(result.masks),
+                    result.masks,
                     result.volume,
                     source,
                     authorship=authorship,
                     description="Body composition, volume",
                 )
             )
-    return VolumeFiles(
+    files = VolumeFiles(
         masks=tuple(masks),
-        slices=_write_table(folder / "slices.csv", result.slices),
-        levels=_write_table(folder / "levels.csv", result.summary),
+        slices=_write_table(folder / _SLICES, result.slices),
+        levels=_write_table(folder / _LEVELS, result.summary),
         dicom=tuple(written),
     )
+    remove_volume_result(folder, but=(*files.masks, *files.dicom, files.slices, files.levels))
+    return files
 
 
-class SliceFolder:
-    """Keeps finished slices and anchors as files, one a slice, so that an interrupted run goes on.
+def remove_volume_result(folder: str | Path, *, but: Sequence[Path] = ()) -> None:
+    """Remove what `write_volume_result` wrote to a folder, apart from some of it; finished slices stay."""
+    folder = Path(folder)
+    masks = [folder / "masks" / f"{name}.nii.gz" for name in AXIAL_STRUCTURES]
+    dicom = [folder / f"{kind}.dcm" for kind in get_args(DicomFormat)]
+    for path in (folder / _LEVELS, folder / _SLICES, *masks, *dicom):
+        if path not in but:
+            with suppress(FileNotFoundError):
+                path.unlink()
 
-    A file holds outlines as run lengths and nothing of the patient. One that is damaged is made again.
+
+def read_volume_result(
+    folder: str | Path, volume: CTVolume, *, definitions: TissueDefinitions = DEFAULT_DEFINITIONS
+) -> VolumeResult:
+    """Read back what `write_volume_result` wrote, to show, correct or measure it again.
 
     Parameters
     ----------
     folder : path-like
-        Made with the first file.
+        Where it was written.
+    volume : CTVolume
+        The study it is of.
+    definitions : TissueDefinitions
+        Hounsfield limits for areas and volumes.
+
+    Returns
+    -------
+    VolumeResult
+        With all that was segmented; of the warnings those on slices that are implausible.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no volume, or that of another study.
+    GeometryError
+        If the masks lie on another grid.
+    DamagedFile
+        If a file is missing or cannot be read.
     """
-
-    def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
-
-    def read(self, axial_index: int, key: str) -> dict[Structure, SliceMask] | None:
-        """Return what was kept of a slice under this key; None where nothing was, or it cannot be read."""
-        content = self._content(self._path(axial_index), key)
-        if content is None:
-            return None
-        try:
-            return {
-                name: SliceMask(
-                    corner_yx=(int(one["corner"][0]), int(one["corner"][1])),
-                    crop=_crop_of(one),
-                    source="automatic",
-                    confidence=one["confidence"],
-                    predicted_overlap=one["predicted_overlap"],
-                )
-                for name, one in content.items()
-            }
-        except (KeyError, TypeError, ValueError, IndexError, InputError):
-            _log.info("a kept slice is damaged and is segmented again")
-            return None
-
-    def write(self, axial_index: int, key: str, found: Mapping[Structure, SliceMask]) -> None:
-        """Keep a slice.
-
-        Raises
-        ------
-        StorageError
-            If the file cannot be written.
-        """
-        content = {
-            name: {
-                "corner": one.corner_yx,
-                "confidence": one.confidence,
-                "predicted_overlap": one.predicted_overlap,
-                **_outline_of(one.crop),
-            }
-            for name, one in found.items()
+    folder = Path(folder)
+    if not (folder / _SLICES).is_file():
+        raise InputError(
+            "the folder holds no segmented volume",
+            received=folder.name,
+            hint="Give the folder that 'segment --levels' or write_volume_result wrote.",
+        )
+    positions = np.asarray(volume.slice_positions_mm)
+    found: dict[Structure, dict[int, SliceMask]] = {}
+    try:
+        rows = _read_table(folder / _SLICES)
+        at = [(int(row["axial_index"]), float(row["z_mm"])) for row in rows]
+        levels = {
+            row["level"]: LevelRange(
+                name=row["level"],
+                lower_mm=float(row["lower_mm"]),
+                upper_mm=float(row["upper_mm"]),
+                probability=float(row["probability"]),
+            )
+            for row in _read_table(folder / _LEVELS)
+            if row["level"] != "all"
         }
-        self._keep(self._path(axial_index), key, content)
-
-    def read_anchors(self, volume_key: str) -> list[VolumeAnchor]:
-        """Return the anchors kept for a volume; none where they are of another one.
-
-        Raises
-        ------
-        InputError
-            If the file is damaged: what a reader drew cannot be made again.
-        """
-        path = self._folder / "anchors.zip"
-        if not path.exists():
-            return []
-        try:
-            kept_for, content = _unpacked(path)
-            anchors = [
-                VolumeAnchor(
-                    structure=one["structure"], axial_index=int(one["axial_index"]), mask=_crop_of(one)
-                )
-                for one in content
-            ]
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, InputError) as error:
+        if any(not (0 <= i < positions.size and abs(positions[i] - z_mm) < _SAME_MM) for i, z_mm in at):
             raise InputError(
-                "anchors.zip, which holds what a reader drew, is damaged",
-                received=type(error).__name__,
-                hint="Restore it from a backup, or delete it to go on without.",
-            ) from error
-        return anchors if kept_for == volume_key else []
-
-    def write_anchors(self, volume_key: str, anchors: Sequence[VolumeAnchor]) -> None:
-        """Keep the anchors of a volume, in place of those kept before.
-
-        Raises
-        ------
-        StorageError
-            If the file cannot be written.
-        """
-        content = [
-            {"structure": one.structure, "axial_index": one.axial_index, **_outline_of(one.mask)}
-            for one in anchors
-        ]
-        self._keep(self._folder / "anchors.zip", volume_key, content)
-
-    def _path(self, axial_index: int) -> Path:
-        return self._folder / f"{axial_index:05d}.zip"
-
-    def _content(self, path: Path, key: str) -> Any:
-        try:
-            kept_for, content = _unpacked(path)
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-            _log.info("a kept slice is damaged and is segmented again")
-            return None
-        return content if kept_for == key else None
-
-    @staticmethod
-    def _keep(path: Path, key: str, content: Any) -> None:
-        buffer = io.BytesIO()
-        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("content.json", json.dumps({"key": key, "content": content}))
-        write_bytes(path, buffer.getvalue())
+                "the segmented volume is of another study",
+                received=folder.name,
+                hint="Read the study that it was made from.",
+            )
+        for name in AXIAL_STRUCTURES:
+            mine = [row for row in rows if row["structure"] == name]
+            if mine:
+                stack = read_mask_nifti(folder / "masks" / f"{name}.nii.gz", volume) > 0
+                found[name] = {int(row["axial_index"]): _slice_of(row, stack) for row in mine}
+    except CtaiError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(
+            f"the segmented volume in {folder.name} cannot be read",
+            received=type(error).__name__,
+            hint="Segment it again.",
+        ) from error
+    return VolumeResult(
+        volume=volume,
+        indices=tuple(sorted({index for index, _ in at})),
+        levels=tuple(sorted(levels.values(), key=lambda one: one.lower_mm)),
+        structure_slices=found,
+        definitions=definitions,
+        warnings=(*volume.warnings, *warnings_of_gates(found)),
+    )
 
 
-def _unpacked(path: Path) -> tuple[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        content = parse_json(archive.read("content.json"))
-    return content["key"], content["content"]
+def _slice_of(row: Mapping[str, str], stack: NDArray[np.bool_]) -> SliceMask:
+    source, gate = row["source"], row["gate"]
+    if source not in get_args(SliceSource) or gate not in get_args(SliceGate):
+        raise ValueError
+    numbers = {name: float(row[name]) if row[name] else None for name in _NUMBERS}
+    corner, crop = crop_mask(stack[int(row["axial_index"])])
+    return SliceMask(
+        corner_yx=corner,
+        crop=crop,
+        source=source,  # type: ignore[arg-type]
+        gate=gate,  # type: ignore[arg-type]
+        reasons=tuple(filter(None, row["reasons"].split("; "))),
+        **numbers,
+    )
 
 
-def _outline_of(mask: np.ndarray[Any, np.dtype[np.bool_]]) -> dict[str, Any]:
-    return {"shape": mask.shape, "runs": mask_to_rle(mask)["counts"] if mask.size else []}
-
-
-def _crop_of(one: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    height, width = one["shape"]
-    if not height * width:
-        return np.zeros((height, width), np.bool_)
-    return rle_to_mask({"size": [height, width], "counts": one["runs"]})
+def _read_table(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [{name: from_cell(cell) for name, cell in row.items()} for row in csv.DictReader(lines)]
 
 
 def _write_table(path: Path, table: pd.DataFrame) -> Path:

@@ -80,6 +80,16 @@ class MiddleMaskEditor(MaskEditor):
         """
         self.controller.say(load_result(self.controller, result))
 
+    def set_range(self, first: int, last: int) -> None:
+        """Choose which slices of the volume count: propagation ends there, and volumes are of them.
+
+        Raises
+        ------
+        InputError
+            If the range is outside the volume.
+        """
+        self.controller.set_range(first, last)
+
     def propagate(self, *directions: Direction, wait_s: float | None = 300.0) -> None:
         """Segment on from the slice in view, up to slices that a reader decided about, and wait for it.
 

@@ -14,9 +14,12 @@ from ctai_sam2.editor import MIDDLE, Controller, Message, Profile
 from ctai_sam2.editor.document import Author
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
-from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types import CTVolume, Mask
 from ctai_sam2.widgets.case_bar import CaseState
+from ctai_sam2.widgets.cases import Source
+from ctai_sam2.widgets.files import CaseFiles
 from ctai_sam2.widgets.middle import MiddleMaskEditor
+from ctai_sam2.widgets.volume_steps import gravest_slice, open_result
 
 _COHORT = replace(
     MIDDLE,
@@ -42,7 +45,19 @@ class ReviewsCases(Protocol):
         """Slice and masks of a case, and which of a reader's masks differ: see `ReviewCase`."""
         ...
 
-    def correct(self, case_id: str, masks: Mapping[str, ArrayLike], *, who: str, what: str = "") -> bool:
+    def has_levels(self, case_id: str) -> bool:
+        """Whether a case has a range of levels to look at."""
+        ...
+
+    def correct(
+        self,
+        case_id: str,
+        masks: Mapping[str, ArrayLike],
+        *,
+        who: str,
+        what: str = "",
+        volume_masks: Mapping[str, Mapping[int, ArrayLike]] | None = None,
+    ) -> bool:
         """Take a reader's masks in place of the model's."""
         ...
 
@@ -53,6 +68,10 @@ class ReviewEditor(MiddleMaskEditor):
     *Accept and next* (Enter) signs the case and opens the next one: masks that were changed go into the
     cohort's table with who and when; where none was, the model's stand and the case counts as looked at.
     Undo stops at the masks a case was opened with. What is drawn and not signed stays in the journal.
+
+    With ``Worklist(folder, manifest=...)`` a case whose range of levels was segmented is opened as a volume,
+    at its first implausible slice; the slice that the table's row is of is one of them. Signing it writes
+    changed slices to the masks and tables of the range as well.
 
     Parameters
     ----------
@@ -125,16 +144,52 @@ class ReviewEditor(MiddleMaskEditor):
                     hint="Undo, or sign it with save(allow_empty=True).",
                 )
             files = [] if folder is None else super().save(folder)
-            changed = self._loaded.changes(self._drawn)
-            merged = self._worklist.correct(self.name, changed, who=self._who, what=self._what)
+            document, loaded = self.document, self._loaded
+            changed = loaded.changes(self._drawn)
+            of_volume = loaded.volume_changes(
+                lambda label, index: document.mask(label, index).copy(),
+                lambda label, index: document.state(label, index).is_fixed,
+            )
+            merged = self._worklist.correct(
+                self.name, changed, who=self._who, what=self._what, volume_masks=of_volume
+            )
             key = "view.reviewed" if merged else "view.reviewed_later"
             self._progress.mark_written(self.name, self.controller)
-            self.controller.say(Message(key, {"count": len(changed), "who": self._who}))
+            count = len(changed) + sum(len(slices) for slices in of_volume.values())
+            signed = Message(key, {"count": count, "who": self._who})
+            outside = self._drawn_outside()
+            if outside:
+                labels = ", ".join(Message(f"label.{one}").text(document.view.language) for one in outside)
+                signed = Message("view.outside_levels", {"signed": signed, "labels": labels})
+            self.controller.say(signed)
         return files
 
     @property
     def _drawn(self) -> dict[str, Mask]:
-        return {label: self.document.mask(label).copy() for label in self.document.labels}
+        """Masks on the slice that the table's row is of."""
+        index = self._measured_index
+        return {label: self.document.mask(label, index).copy() for label in self.document.labels}
+
+    def _drawn_outside(self) -> list[str]:
+        """Labels drawn on slices of the volume that neither the row nor the range of levels holds."""
+        case, document = self._loaded, self.document
+        if case.levels is None:
+            return []
+        masks = case.levels.structure_slices
+        return [
+            label
+            for label in document.labels
+            if any(
+                document.mask(label, index).any()
+                for index in document.touched - {self._measured_index}
+                if label not in masks or index not in case.levels.indices
+            )
+        ]
+
+    @property
+    def _measured_index(self) -> int:
+        case = self._loaded
+        return 0 if case.levels is None or case.axial_index is None else int(case.axial_index)
 
     @property
     def _loaded(self) -> Any:
@@ -169,9 +224,31 @@ class ReviewEditor(MiddleMaskEditor):
         if history.done or history.undone:
             return
         # Nothing was drawn yet: the masks as they count today, which a run may have changed meanwhile.
-        labels = [label.name for label in self.profile.labels if label.name in case.masks]
         author: Author = "model" if case.item.reviewed_by is None else "reader"
+        if case.levels is not None:
+            open_result(controller, case.levels, case.shown_masks, author, more=(case.axial_index,))
+            gravest = gravest_slice(case.levels)
+            if gravest is not None:
+                controller.go_to(gravest[1])
+            return
+        labels = [label.name for label in self.profile.labels if label.name in case.masks]
         controller.open_with({label: case.masks[label] for label in labels}, author)
+
+    def _show_case(self) -> None:
+        levels = self._loaded.levels
+        gravest = None if levels is None else gravest_slice(levels)
+        if gravest is not None and not self.document.history.done and gravest[0] in self.document.labels:
+            self.controller.adjust(active=gravest[0])
+        super()._show_case()
+
+    def _first_index(self, source: Source) -> int | None:
+        return self._slices.last.axial_index if isinstance(source, CTVolume) else None
+
+    def _files(self, name: str) -> CaseFiles | None:
+        files = super()._files(name)
+        # A journal is of the slice or of its volume.
+        is_volume = files is not None and self._worklist.has_levels(name)
+        return replace(files, name=f"{name}.volume") if files is not None and is_volume else files
 
     def _state_on_disk(self, name: str) -> CaseState:
         files = self._files(name)
@@ -187,8 +264,8 @@ class ReviewEditor(MiddleMaskEditor):
         return [*reasons, *super()._describe()]
 
 
-class _Slices(Mapping[str, CTSlice]):
-    """Slices by case, read when they are opened: a cohort may have thousands."""
+class _Slices(Mapping[str, Source]):
+    """Slices and volumes by case, read when they are opened: a cohort may have thousands."""
 
     def __init__(self, worklist: ReviewsCases, names: Mapping[str, object]) -> None:
         self._worklist, self._names = worklist, tuple(names)
@@ -200,9 +277,15 @@ class _Slices(Mapping[str, CTSlice]):
             self._loaded = {**dict(list(self._loaded.items())[-1:]), case_id: self._worklist.load(case_id)}
         return self._loaded[case_id]
 
-    def __getitem__(self, case_id: str) -> CTSlice:
-        ct_slice: CTSlice = self.case(case_id).ct_slice
-        return ct_slice
+    @property
+    def last(self) -> Any:
+        """The case that was read last."""
+        return list(self._loaded.values())[-1]
+
+    def __getitem__(self, case_id: str) -> Source:
+        case = self.case(case_id)
+        source: Source = case.ct_slice if case.levels is None else case.levels.volume
+        return source
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -1,6 +1,7 @@
 """The strip next to the picture of a volume: levels, gates and anchors of every slice, and its verbs.
 
-It is drawn with ipycanvas, so that it works without the page side; a press or a drag on it goes to the slice.
+It is drawn with ipycanvas, so that it works without the page side; a press or a drag on it goes to the slice,
+and the ends of the range are dragged in the column of the levels.
 What it shows is also said in words, for screen readers and as a tooltip.
 """
 
@@ -32,6 +33,10 @@ _GATE_WIDTHS = {"green": 14.0, "amber": 22.0, "red": 30.0}
 _UNJUDGED, _EMPTY, _DECIDED = "#9A9A9A", "#2C2C2C", "#FFFFFF"
 _HERE = "#F0E442"
 _BAR_X, _MARK_X = 26.0, 60.0
+_MARGIN = 4
+"""Slices shown beyond each end of a range, into which it can be dragged."""
+_GRIP_PX = 7.0
+_BEYOND = "rgba(22, 22, 22, 0.65)"
 
 
 class SliceStrip:
@@ -51,6 +56,8 @@ class SliceStrip:
         self._slices: list[StripSlice] = []
         self._shown: object = None
         self._is_dragging = False
+        self._moved: tuple[str, int] | None = None
+        """Which end of the range is being dragged, and to which slice."""
         self.canvas = Canvas(width=WIDTH_PX, height=_LEAST_HEIGHT_PX)
         self.canvas.on_mouse_down(self._press)
         self.canvas.on_mouse_move(self._drag)
@@ -79,7 +86,7 @@ class SliceStrip:
         if shown == self._shown:
             return
         self._shown = shown
-        self._slices = strip_slices(document, label)
+        self._slices = strip_slices(document, label, margin=_MARGIN)
         self._resize(height, self._pixel_ratio())
         self._say(controller)
         self._draw()
@@ -99,12 +106,13 @@ class SliceStrip:
 
     def _say(self, controller: Controller) -> None:
         document = controller.document
-        gates = [one.state.gate for one in self._slices]
+        inside = [one for one in self._slices if one.is_inside]
+        gates = [one.state.gate for one in inside]
         values = {
             "label": Message(f"label.{document.view.active}"),
-            "count": len(self._slices),
-            "outlined": sum(one.is_outlined for one in self._slices),
-            "anchors": sum(one.state.is_fixed for one in self._slices),
+            "count": len(inside),
+            "outlined": sum(one.is_outlined for one in inside),
+            "anchors": sum(one.state.is_fixed for one in inside),
             "amber": gates.count("amber"),
             "red": gates.count("red"),
         }
@@ -154,6 +162,7 @@ class SliceStrip:
                 if one.state.is_end:
                     layer.stroke_style, layer.line_width = _DECIDED, 2.0
                     layer.stroke_line(_BAR_X, middle, float(WIDTH_PX), middle)
+            self._draw_range(tops, step)
             here = tops.get(self._controls.controller.document.index)
             if here is not None:
                 layer.stroke_style, layer.line_width = _HERE, 2.0
@@ -172,18 +181,67 @@ class SliceStrip:
             layer.fill_style = "#EEEEEE"
             layer.fill_text(name, 2, (top + bottom) / 2)
 
+    def _draw_range(self, tops: dict[int, float], step: float) -> None:
+        """Dim what is beyond the range, and draw its ends where they are or are being dragged to."""
+        layer, (first, last) = self.canvas, self._ends()
+        layer.fill_style = _BEYOND
+        layer.fill_rect(0, 0, WIDTH_PX, tops[last])
+        layer.fill_rect(0, tops[first] + step, WIDTH_PX, self._height - tops[first] - step)
+        layer.stroke_style, layer.line_width = _DECIDED, 2.0
+        for y in (max(tops[last], 1.0), min(tops[first] + step, self._height - 1.0)):
+            layer.stroke_line(0, y, _BAR_X - 2, y)
+
+    def _ends(self) -> tuple[int, int]:
+        """First and last slice of the range, as it is being dragged."""
+        inside = [one.index for one in self._slices if one.is_inside]
+        first, last = inside[0], inside[-1]
+        if self._moved is not None:
+            end, index = self._moved
+            return (min(index, last), last) if end == "first" else (first, max(index, first))
+        return first, last
+
     # Pointer ---------------------------------------------------------------------------------
 
-    def _press(self, _: float, y: float) -> None:
+    def _press(self, x: float, y: float) -> None:
+        end = self._end_at(x / self._ratio, y / self._ratio)
+        if end is not None:
+            first, last = self._ends()
+            self._moved = (end, first if end == "first" else last)
+            return
         self._is_dragging = True
         self._go_to(y)
 
     def _drag(self, _: float, y: float) -> None:
-        if self._is_dragging:
+        if self._moved is not None:
+            index = self.index_at(y / self._ratio)
+            if index is not None and index != self._moved[1]:
+                self._moved = (self._moved[0], index)
+                self._draw()
+        elif self._is_dragging:
             self._go_to(y)
 
     def _release(self, *_: float) -> None:
         self._is_dragging = False
+        if self._moved is None:
+            return
+        span, controller = self._ends(), self._controls.controller
+        self._moved = None
+        if span != (controller.document.span or self._ends()):
+            self._controls.guarded(lambda: controller.set_range(*span))
+
+    def _end_at(self, x: float, y: float) -> str | None:
+        """Which end of the range is gripped in the column of the levels; None where none is."""
+        if not self._slices or x >= _BAR_X:
+            return None
+        first, last = self._ends()
+        places = {one.index: place for place, one in enumerate(self._slices)}
+        step = self._height / len(self._slices)
+        distances = {
+            "first": abs(y - (self._height - places[first] * step)),
+            "last": abs(y - (self._height - (places[last] + 1) * step)),
+        }
+        end = min(distances, key=lambda name: distances[name])
+        return end if distances[end] <= _GRIP_PX else None
 
     def _go_to(self, y: float) -> None:
         index = self.index_at(y / self._ratio)

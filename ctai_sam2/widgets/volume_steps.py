@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ctai_sam2.editor import Controller, Document, Message
 from ctai_sam2.editor.commands import Compound, SetMask, SetState
+from ctai_sam2.editor.document import Author
 from ctai_sam2.editor.history import MODEL_EDIT
 from ctai_sam2.editor.levels import LevelSpan
 from ctai_sam2.editor.slice_state import SliceState
@@ -20,7 +21,7 @@ from ctai_sam2.models import Segmenter
 from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
-from ctai_sam2.types import CTVolume, Progress
+from ctai_sam2.types import CTVolume, Mask, Progress
 
 _UNDECIDED = SliceMask(corner_yx=(0, 0), crop=np.zeros((0, 0), np.bool_), source="absent")
 """Stands in the engine for a slice that nothing was decided about."""
@@ -99,6 +100,62 @@ def load_result(controller: Controller, result: VolumeResult) -> Message:
             span=(result.indices[0], result.indices[-1]),
         )
         return take(controller, found)
+
+
+def open_result(
+    controller: Controller,
+    result: VolumeResult,
+    shown_masks: Callable[[int], Mapping[str, Mask]],
+    author: Author,
+    *,
+    more: Collection[int] = (),
+) -> None:
+    """Start a document from a `VolumeResult`, with its gates, levels and range; undo never goes below it.
+
+    Parameters
+    ----------
+    controller : Controller
+        Of an untouched document.
+    result : VolumeResult
+        What to start from.
+    shown_masks : callable
+        Masks of a slice by structure; those without a label are left out.
+    author : {"reader", "model"}
+        Of masks that no reader decided about.
+    more : collection of int
+        Further slices that have masks.
+    """
+    document = controller.document
+    masks: dict[int, dict[str, Mask]] = {}
+    states: dict[int, dict[str, SliceState]] = {}
+    for index in sorted({*result.indices, *more}):
+        masks[index] = {name: one for name, one in shown_masks(index).items() if name in document.labels}
+        slices = {name: found[index] for name, found in result.structure_slices.items() if index in found}
+        states[index] = {name: state_of(one) for name, one in slices.items() if name in document.labels}
+    with controller.lock:
+        controller.set_levels(_level_spans(result.levels), (result.indices[0], result.indices[-1]))
+        controller.open_volume(masks, states, author)
+
+
+def gravest_slice(result: VolumeResult) -> tuple[Structure, int] | None:
+    """Return the structure with the most red slices, and the lowest of these; None without any."""
+    red = {
+        name: sorted(index for index, one in found.items() if one.gate == "red")
+        for name, found in result.structure_slices.items()
+    }
+    worst = max(red, key=lambda name: len(red[name]), default=None)
+    return (worst, red[worst][0]) if worst is not None and red[worst] else None
+
+
+def state_of(one: SliceMask, *, is_end: bool = False) -> SliceState:
+    """Return the state of a slice in the strip."""
+    return SliceState(
+        source=one.source,
+        gate=None if one.source in ("anchor", "absent") else one.gate,
+        reasons=one.reasons,
+        confidence=one.confidence,
+        is_end=is_end,
+    )
 
 
 def propagation(
@@ -194,13 +251,7 @@ def take(controller: Controller, found: Found) -> Message:
             ):
                 stale.add(index)
                 continue
-            state = SliceState(
-                source=one.source,
-                gate=None if one.source in ("anchor", "absent") else one.gate,
-                reasons=one.reasons,
-                confidence=one.confidence,
-                is_end=document.state(label, index).is_end,
-            )
+            state = state_of(one, is_end=document.state(label, index).is_end)
             if state.gate == "red":
                 red.add(index)
             steps.setdefault(index, []).append(SetMask(label=label, mask=one.full(shape_hw), origin="ai"))

@@ -85,7 +85,8 @@ def serving(
     async def start() -> None:
         server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup()
+        # As the service does: it binds its address before it loads the model.
+        await server.startup(sockets=[server.config.bind_socket()])
         if wait:
             await wait_until_ready(app)
 

@@ -223,6 +223,22 @@ def test_slow_heads_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         assert requests.get(f"{url}/ready", timeout=20).status_code == 200
 
 
+def test_no_part_of_a_response_waits_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = []
+    take = ImpatientProtocol.data_received
+
+    def look(self: ImpatientProtocol, data: bytes) -> None:
+        served = self.transport.get_extra_info("socket")
+        options.append(served.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        take(self, data)
+
+    monkeypatch.setattr(ImpatientProtocol, "data_received", look)
+    with serving(FakeSegmenter()) as url:
+        assert requests.get(f"{url}/health", timeout=20).status_code == 200
+    assert options
+    assert all(options)
+
+
 def test_two_hundred_clients_get_their_own_masks() -> None:
     images = [make_image((48, 64), seed) for seed in range(20)]
     questions = [(images[i % 20], Prompt.point(5 + i % 50, 5 + i % 37)) for i in range(200)]

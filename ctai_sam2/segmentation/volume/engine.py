@@ -198,6 +198,7 @@ class Engine:
             for run in runs_within(within, unsettled):
                 self._propagate_into(structure, run, found, plausible)
             found = self._judged(structure, found)
+        self._leave_out_beyond_ends(structure, found)
         self._fill(structure, span, found)
         return self._judged(structure, found)
 
@@ -223,6 +224,25 @@ class Engine:
             corner, crop = crop_mask(mask | self._within_limits(structure, index, missed))
             held[index] = replace(found[index], corner_yx=corner, crop=crop)
         found.update(held)
+
+    def _leave_out_beyond_ends(self, structure: Structure, found: dict[int, SliceMask]) -> None:
+        """Drop masks beyond where a muscle of one piece is over, up to the outermost slice of a reader."""
+        end_cm2 = limits_of(structure).end_cm2
+        if end_cm2 is None or not found:
+            return
+        smallest = end_cm2 * 100 / (self._spacing[0] * self._spacing[1])
+        largest = max(found, key=lambda index: int(found[index].crop.sum()))
+        drawn = [i for i, one in found.items() if one.source == "anchor" and one.crop.any()]
+        low, high = min([largest, *drawn]), max([largest, *drawn])
+        above = [i for i in sorted(found) if i > high]
+        below = [i for i in sorted(found, reverse=True) if i < low]
+        for outwards in (above, below):
+            is_over = False
+            for index in outwards:
+                is_over |= int(found[index].crop.sum()) < smallest
+                # An empty slice of a reader stays: it says that the structure is absent.
+                if is_over and found[index].source != "anchor":
+                    del found[index]
 
     def correct(
         self, structure: Structure, span: Sequence[int], found: dict[int, SliceMask], anchor: VolumeAnchor

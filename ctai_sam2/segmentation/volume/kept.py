@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from ctai_sam2.image.fingerprint import fingerprint
@@ -13,11 +13,11 @@ from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.result import SliceMask
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTSlice, Window
+from ctai_sam2.types import CTSlice, CTVolume, Window
 
 
 class KeepsSlices(Protocol):
-    """Where finished slices and anchors go; `study.volume_outputs.SliceFolder` keeps them on disk."""
+    """Where finished slices and anchors go; `study.slice_folder.SliceFolder` keeps them on disk."""
 
     def read(self, axial_index: int, key: str) -> dict[Structure, SliceMask] | None:
         """Return what was kept of a slice under this key; None where nothing was, or it cannot be read."""
@@ -34,6 +34,21 @@ class KeepsSlices(Protocol):
     def write_anchors(self, volume_key: str, anchors: Sequence[VolumeAnchor]) -> None:
         """Keep the anchors of a volume, in place of those kept before."""
         ...
+
+
+def keep_anchors(kept: KeepsSlices, volume: CTVolume, anchors: Iterable[VolumeAnchor]) -> None:
+    """Add anchors to those kept for a volume; one takes the place of an earlier one of its slice.
+
+    Raises
+    ------
+    InputError
+        If those kept before are damaged.
+    StorageError
+        If they cannot be written.
+    """
+    key = fingerprint(volume)
+    by_place = {(one.structure, one.axial_index): one for one in (*kept.read_anchors(key), *anchors)}
+    kept.write_anchors(key, list(by_place.values()))
 
 
 def key_of_run(

@@ -19,16 +19,18 @@ _LOW_PROBABILITY = 0.7
 
 def expand_structures(structures: Sequence[Structure]) -> tuple[Structure, ...]:
     """List the structures to segment; ``psoas`` stands for both sides."""
-    unknown = [name for name in structures if name not in AXIAL_STRUCTURES]
-    if unknown or not structures:
+    named: tuple[str, ...] = (structures,) if isinstance(structures, str) else tuple(structures)
+    unknown = [name for name in named if name not in AXIAL_STRUCTURES]
+    if unknown or not named:
         raise InputError(
             "no such structure on axial slices",
             received=unknown or "none",
             hint=f"One of {', '.join(AXIAL_STRUCTURES)}.",
         )
     wanted: list[Structure] = []
-    for name in structures:
-        wanted += ["psoas_left", "psoas_right"] if name == "psoas" else [name]
+    for name in named:
+        sides: tuple[Structure, ...] = ("psoas_left", "psoas_right") if name == "psoas" else ()
+        wanted += sides or [known for known in AXIAL_STRUCTURES if known == name]
     return tuple(dict.fromkeys(wanted))
 
 
@@ -71,7 +73,11 @@ def range_of(
     """Return the slices of a range of levels, or between two indices, ascending."""
     depth = volume.shape_zyx[0]
     if indices is not None:
-        first, last = sorted(indices)
+        if len(indices) != 2 or not all(isinstance(index, int | np.integer) for index in indices):
+            raise InputError(
+                "a range is a first and a last slice", received=indices, hint="Give indices=(20, 64)."
+            )
+        first, last = sorted(int(index) for index in indices)
         if first < 0 or last >= depth:
             raise InputError(
                 "the range is outside the volume", received=indices, hint=f"Slices are 0 to {depth - 1}."
@@ -179,6 +185,12 @@ def warnings_of_volume(
         if unsure:
             said.append(f"{', '.join(unsure)}: the level's name is uncertain; check it on the sagittal view")
     said += _uneven_steps(volume, sorted({i for slices in masks.values() for i in slices}))
+    return (*said, *warnings_of_gates(masks))
+
+
+def warnings_of_gates(masks: Mapping[Structure, Mapping[int, SliceMask]]) -> tuple[str, ...]:
+    """Name the slices that are implausible, one sentence for each structure that has some."""
+    said = []
     for structure, slices in masks.items():
         red = sorted(i for i, one in slices.items() if one.gate == "red")
         if red:

@@ -14,7 +14,7 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.engine import Engine, EngineParameters
-from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_run
+from ctai_sam2.segmentation.volume.kept import KeepsSlices, keep_anchors, key_of_run
 from ctai_sam2.segmentation.volume.ranges import (
     expand_structures,
     find_level_ranges,
@@ -66,7 +66,7 @@ def segment_volume(
         Decode a slice at most every so many mm and interpolate the shapes between them, where both ends are
         plausible; where they are not, slices between are looked at too. None decodes every slice.
     kept : KeepsSlices, optional
-        Where finished slices and anchors are kept, such as `study.volume_outputs.SliceFolder`: called
+        Where finished slices and anchors are kept, such as `study.slice_folder.SliceFolder`: called
         again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
         weights.
     window, definitions
@@ -97,10 +97,14 @@ def segment_volume(
         result = segment_volume(volume, segmenter, structures=("psoas",), levels=("L1", "L4"))
         result.summary[["structure", "level", "volume_cm3", "covered"]]
     """
+    if not isinstance(volume, CTVolume):
+        raise InputError(
+            "a range of levels needs a volume", received=type(volume).__name__, hint="Use read_study."
+        )
     wanted = expand_structures(structures)
     found = find_level_ranges(volume, levels, indices)
     span = range_of(volume, found, levels, indices)
-    fixed = _anchors_by_structure(volume, wanted, anchors, kept)
+    fixed = _anchors_by_structure(volume, wanted, span, anchors, kept)
     decoded = spread_slices(volume, span, every_mm, {i for one in fixed.values() for i in one})
     engine = Engine(
         volume=volume,
@@ -195,7 +199,7 @@ def correct_volume(
             for index, one in found.items()
             if one.source == "anchor"
         ]
-        kept.write_anchors(fingerprint(result.volume), [*earlier, *anchors])
+        keep_anchors(kept, result.volume, [*earlier, *anchors])
     for anchor in anchors:
         engine.correct(anchor.structure, result.indices, masks[anchor.structure], anchor)
     return replace(result, structure_slices=masks)
@@ -204,6 +208,7 @@ def correct_volume(
 def _anchors_by_structure(
     volume: CTVolume,
     wanted: Sequence[Structure],
+    span: Sequence[int],
     anchors: Iterable[VolumeAnchor],
     kept: KeepsSlices | None,
 ) -> dict[Structure, dict[int, VolumeAnchor]]:
@@ -216,13 +221,13 @@ def _anchors_by_structure(
     given = list(anchors)
     for anchor in given:
         anchor.require_within(volume)
-        if anchor.structure not in fixed:
+        if anchor.structure not in fixed or anchor.axial_index not in span:
             raise InputError(
-                "an anchor is for a structure that is not segmented",
-                received=anchor.structure,
-                hint=f"Segmented are {', '.join(wanted)}.",
+                "an anchor is outside what is segmented",
+                received=f"{anchor.structure} on slice {anchor.axial_index}",
+                hint=f"Segmented: {', '.join(wanted)}; slices {span[0]} to {span[-1]}.",
             )
         fixed[anchor.structure][anchor.axial_index] = anchor
     if kept is not None and given:
-        kept.write_anchors(fingerprint(volume), [one for by in fixed.values() for one in by.values()])
+        keep_anchors(kept, volume, given)
     return fixed

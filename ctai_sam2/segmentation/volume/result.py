@@ -148,8 +148,8 @@ class VolumeResult:
         """One row per slice and structure, from the lowest slice up.
 
         Columns: ``axial_index``, ``z_mm`` (slice position), ``level`` (empty between two levels),
-        ``structure``, ``area_cm2`` and ``hu_mean`` within the structure's HU limits, ``confidence`` and
-        ``predicted_overlap`` (see `SliceMask`), ``source``, ``gate``, ``reasons``.
+        ``structure``, ``area_cm2`` and ``hu_mean`` within the structure's HU limits, ``confidence``,
+        ``predicted_overlap`` and ``spread_cm2`` (see `SliceMask`), ``source``, ``gate``, ``reasons``.
         """
         import pandas as pd
 
@@ -162,7 +162,8 @@ class VolumeResult:
         Columns: ``structure``, ``level`` (``all`` for the range), ``volume_cm3`` (trapezoid over real slice
         positions between the end plates, NaN where less than the whole level is covered or only one slice was
         measured), ``covered`` (share of the level that was segmented, 0 to 1), ``area_mean_cm2``, ``hu_mean``
-        (weighted by area), ``spread_cm3`` (disagreement of both directions of propagation), ``red_slices``.
+        (weighted by area), ``spread_cm3`` (disagreement of both directions of propagation), ``red_slices``,
+        ``lower_mm`` and ``upper_mm`` (its ends as slice positions), ``probability`` (of the level's name).
         """
         import pandas as pd
 
@@ -212,6 +213,7 @@ class VolumeResult:
                     "hu_mean": hu,
                     "confidence": one.confidence,
                     "predicted_overlap": one.predicted_overlap,
+                    "spread_cm2": one.spread_cm2,
                     "source": one.source,
                     "gate": one.gate,
                     "reasons": "; ".join(one.reasons),
@@ -262,6 +264,9 @@ class VolumeResult:
             else float("nan"),
             "spread_cm3": _integrate(at, profile[:, 3], low, high) / 10,
             "red_slices": int(profile[inside, 4].sum()),
+            "lower_mm": float(low),
+            "upper_mm": float(high),
+            "probability": None if level is None else level.probability,
         }
 
 

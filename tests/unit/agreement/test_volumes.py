@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,19 @@ def test_volumes_are_compared_by_dice_and_by_volume(readers: Path, tmp_path: Pat
     assert files.volumes is not None
     rows = list(csv.DictReader(files.volumes.read_text().splitlines()))
     assert [row["case"] for row in rows] == ["c0", "c1", "c2"]
+
+
+def test_the_ranges_of_two_cohorts_are_compared(readers: Path, tmp_path: Path) -> None:
+    for reader in ("anna", "model"):
+        shutil.copytree(readers / reader, tmp_path / reader / "volumes")
+        table = "case_id,status,sma_cm2\nc0,done,120\nc1,done,130\nc2,done,140\nfailed,failed,\n"
+        (tmp_path / reader / "table.csv").write_text(table)
+    arguments = ["agreement", str(tmp_path / "anna"), str(tmp_path / "model"), "--out", str(tmp_path / "o")]
+    out = CliRunner().invoke(app, arguments)
+    assert out.exit_code == 0, out.output
+    assert "Outlines over whole volumes" in out.output
+    assert "muscle_L3_volume_cm3" in out.output
+    assert "sma_cm2" in out.output
 
 
 def test_the_command_shows_volumes(readers: Path, tmp_path: Path) -> None:

@@ -49,8 +49,38 @@ def test_masks_tables_and_dicom_are_written(study: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("--structures", "psoas", "muscle"),
+        ("--structures", "psoas,", "muscle"),
+        ("--structures", "psoas,muscle"),
+        ("--structures", "psoas", "--structures", "muscle"),
+        (),
+    ],
+)
+def test_structures_are_named_as_one_likes(study: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
+    done = run("segment", "--levels", "L3", *words, study, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert volumes.seen["structures"] == ("psoas", "muscle")  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("options", [("--structures", "muscle"), ("--dicom", "seg"), ("--every-mm", "3")])
+def test_what_is_for_a_range_of_levels_is_not_ignored_without_one(
+    study: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    done = run("segment", study, "--out", tmp_path / "out", *options)
+    assert done.exit_code == 2
+    assert "--levels" in done.output
+
+
+@pytest.mark.parametrize(
     "options",
-    [("--levels", "L9-L1"), ("--levels", "L1-L4", "--dicom", "png"), ("--levels", "L3", "--box", "1,1,5,5")],
+    [
+        ("--levels", "L9-L1"),
+        ("--levels", "L1-L4", "--dicom", "png"),
+        ("--levels", "L3", "--box", "1,1,5,5"),
+        ("--levels", "L3", "--height-m", "1.7"),
+    ],
 )
 def test_what_cannot_be_is_refused(study: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     done = run("segment", study, "--out", tmp_path / "out", *options)

@@ -413,6 +413,26 @@ class TestFindings:
             assert parted.hu[lost].mean() < -20
             assert not (parted.masks[side] & ~plain.masks[side]).any()
 
+    def test_fused_discs_are_bone_and_move_no_mask_of_a_muscle_or_body(self) -> None:
+        p = reference_parameters()
+        pitch_mm = p.vertebra_height_mm + p.disc_height_mm
+        for turns, is_fused in ((-2.5, False), (-1.5, True), (-0.5, True), (0.5, False)):
+            plain, fused = (
+                make_axial_slice(
+                    dataclasses.replace(p, fused_discs=count),
+                    z_mm=turns * pitch_mm,
+                    shape_hw=(120, 120),
+                    spacing_mm=(3.3, 3.3),
+                    rng=np.random.default_rng(0),
+                )
+                for count in (0, 2)
+            )
+            disc = plain.masks["disc"]
+            assert fused.masks.get("disc", np.zeros(1)).any() != is_fused
+            assert (fused.hu[disc].mean() > plain.hu[disc].mean() + 80) == is_fused
+            for name in ("psoas_left", "psoas_right", "muscle"):
+                assert (fused.masks[name] == plain.masks[name]).all()
+
     def test_metal_makes_rays_but_moves_no_mask_of_the_vertebra(self) -> None:
         p = dataclasses.replace(reference_parameters(), noise_hu=0.0)
         plain, metal = (

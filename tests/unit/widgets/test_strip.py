@@ -105,12 +105,13 @@ def test_the_strip_shows_gates_and_a_press_goes_to_the_slice(
     editor.load_result(make_result(volume, gates={4: "red"}))
     strip = strip_of(editor)
     height = strip.canvas.height
+    # One slice beyond either end of the range is there too.
     press(editor, 1)
-    assert editor.document.index == DEPTH - 2
+    assert editor.document.index == DEPTH - 1
     press(editor, height - 1)
-    assert editor.document.index == 1
+    assert editor.document.index == 0
     press(editor, height + 50)
-    assert editor.document.index == 1
+    assert editor.document.index == 0
     strip.canvas._handle_frontend_event(None, {"event": "mouse_move", "x": 30, "y": height / 2}, [])
     assert editor.document.index == 4
     strip.canvas._handle_frontend_event(None, {"event": "mouse_up", "x": 30, "y": height / 2}, [])
@@ -120,7 +121,7 @@ def test_the_strip_shows_gates_and_a_press_goes_to_the_slice(
     recorder.clear()
     strip._draw()
     drawn = [command for command in recorder.commands if command[0] == model(strip.canvas)]
-    assert [name for _, name, _, _ in drawn].count("fillRects") == 2
+    assert [name for _, name, _, _ in drawn].count("fillRects") == 3
     assert GATE_COLOURS["red"] in str([values for _, _, values, _ in drawn])
     # The frame around the slice in view leaves the level's name readable.
     [frame] = [values for _, name, values, _ in drawn if name == "strokeRect"]
@@ -129,6 +130,36 @@ def test_the_strip_shows_gates_and_a_press_goes_to_the_slice(
     recorder.clear()
     strip_of(editor)
     assert not [command for command in recorder.commands if command[0] == model(strip.canvas)]
+
+
+def test_the_ends_of_the_range_are_dragged(opened: Callable[..., Any]) -> None:
+    volume = make_volume()
+    editor = opened(volume)
+    editor.load_result(make_result(volume))
+    before = editor.volume_result.summary.volume_cm3[0]
+    index = editor.document.index
+
+    def drag(start: float, end: float) -> None:
+        canvas = strip_of(editor).canvas
+        step = canvas.height / DEPTH
+        for event, y in (("mouse_down", start), ("mouse_move", end), ("mouse_up", end)):
+            canvas._handle_frontend_event(None, {"event": event, "x": 5, "y": y * step}, [])
+
+    # Slices from the top are 8, 7, …: the range ends below the first of them.
+    drag(1, 3.5)
+    assert editor.document.span == (1, 5)
+    assert editor.volume_result.summary.volume_cm3[0] < before
+    assert "slices 1 to 5 (5)" in editor.controller.message.text("en")
+    drag(8, 8.5)
+    assert editor.document.span == (0, 5)
+    drag(9, 0.5)
+    assert editor.document.span == (5, 5)
+    assert editor.document.index == index
+    editor.close()
+    again = opened(volume)
+    assert again.document.span == (5, 5)
+    with pytest.raises(InputError, match="outside the volume"):
+        again.set_range(3, DEPTH)
 
 
 def test_the_strip_is_as_sharp_as_the_screen(opened: Callable[..., Any], recorder: Recorder) -> None:
@@ -145,7 +176,7 @@ def test_the_strip_is_as_sharp_as_the_screen(opened: Callable[..., Any], recorde
     drawn = [command for command in recorder.commands if command[0] == model(strip.canvas)]
     assert [values for _, name, values, _ in drawn if name == "scale"] == [[2.0, 2.0]]
     press(editor, 2 * height - 2)
-    assert editor.document.index == 1
+    assert editor.document.index == 0
 
 
 def test_the_range_is_segmented_with_what_was_drawn(opened: Callable[..., Any]) -> None:

@@ -1,4 +1,4 @@
-"""Drawn abdomens on which masks like to drift: a bent spine with flat discs, fluid, a hernia. No model.
+"""Drawn abdomens on which masks like to drift: a bent or fused spine, flat discs, fluid, a hernia. No model.
 
 A session that knows the drawing stands in for one slice: what the engine makes of right, leaking, too small
 and flooding masks is compared with the drawing slice by slice.
@@ -14,17 +14,13 @@ import pytest
 
 from ctai_sam2.image.masks import grow
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.phantom import make_volume, masks_from_labels, reference_parameters
+from ctai_sam2.phantom import STRESSORS, make_volume, masks_from_labels, reference_parameters
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import VolumeResult, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prediction, Prompt
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter
 
-STRESSORS: Mapping[str, Mapping[str, float]] = {
-    "bent, discs gone": {"scoliosis_mm": 28.0, "disc_height_mm": 2.0},
-    "ascites and hernia": {"ascites_mm": 45.0, "hernia_mm": 45.0},
-}
 STRUCTURES = ("psoas_left", "muscle")
 STEP_MM, PIXEL_MM = 7.0, (2.0, 2.0)
 LEAK = 4

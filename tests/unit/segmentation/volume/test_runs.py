@@ -15,7 +15,7 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
-from ctai_sam2.study.volume_outputs import SliceFolder
+from ctai_sam2.study.slice_folder import SliceFolder
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
 
@@ -174,6 +174,53 @@ def test_a_damaged_slice_is_made_again_and_damaged_anchors_are_an_error(tmp_path
     (tmp_path / "anchors.zip").write_bytes(b"PK damaged")
     with pytest.raises(InputError, match="damaged"):
         run(volume, kept=kept)
+
+
+def test_anchors_of_other_structures_and_runs_stay_kept(tmp_path: Path) -> None:
+    volume, kept = volume_of([3.0 * i for i in range(5)]), SliceFolder(tmp_path)
+    for structure, index in (("muscle", 1), ("psoas_left", 2), ("psoas_left", 3)):
+        anchor = VolumeAnchor(structure=structure, axial_index=index, mask=muscle_at(20))  # type: ignore[arg-type]
+        result = run(volume, structures=(structure,), kept=kept, anchors=[anchor])
+    again = run(volume, structures=("muscle", "psoas_left"), kept=kept)
+    drawn = {
+        (name, index)
+        for name, found in again.structure_slices.items()
+        for index, one in found.items()
+        if one.source == "anchor"
+    }
+    assert drawn == {("muscle", 1), ("psoas_left", 2), ("psoas_left", 3)}
+    correct_volume(
+        result,
+        [VolumeAnchor(structure="psoas_left", axial_index=4, mask=muscle_at(20))],
+        FakeSegmenter(),
+        kept=kept,
+    )
+    assert run(volume, kept=kept).structure_slices["muscle"][1].source == "anchor"
+
+
+def test_an_anchor_outside_of_the_range_is_refused() -> None:
+    volume = volume_of([3.0 * i for i in range(12)])
+    anchor = VolumeAnchor(structure="muscle", axial_index=11, mask=muscle_at(20))
+    with pytest.raises(InputError, match="outside"):
+        run(volume, indices=(0, 8), anchors=[anchor])
+
+
+def test_what_is_found_beyond_the_end_of_a_psoas_is_left_out() -> None:
+    volume = volume_of([70 + 3.0 * i for i in range(25)])
+    hu = np.array(volume.hu_zyx)
+    # A point is left where the psoas ends, and another muscle comes above.
+    hu[7:12, 24, 30], hu[12:, 20:30, 20:30] = 50, 50
+    volume = replace(volume, hu_zyx=hu)
+    result = run(volume, structures=("psoas_left", "muscle"), every_mm=None)
+    psoas, muscle = (result.structure_slices[name] for name in ("psoas_left", "muscle"))
+    assert {psoas[i].source for i in range(7, 25)} == {"absent"}
+    assert all(psoas[i].crop.any() for i in range(7))
+    assert all(muscle[i].crop.any() for i in range(25))
+    # Not up to where a reader says that there is some.
+    anchor = VolumeAnchor(structure="psoas_left", axial_index=20, mask=muscle_at(20))
+    anchored = run(volume, structures=("psoas_left",), every_mm=None, anchors=[anchor])
+    assert anchored.structure_slices["psoas_left"][20].source == "anchor"
+    assert all(anchored.structure_slices["psoas_left"][i].crop.any() for i in range(12, 21))
 
 
 def test_a_full_disk_stops_the_run(tmp_path: Path) -> None:

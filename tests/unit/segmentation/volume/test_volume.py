@@ -13,7 +13,7 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume.engine import Engine
 from ctai_sam2.segmentation.volume.gates import judge_slice
-from ctai_sam2.segmentation.volume.ranges import range_of, spread_slices
+from ctai_sam2.segmentation.volume.ranges import expand_structures, range_of, spread_slices
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
 from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.types import CTVolume
@@ -182,12 +182,21 @@ def test_an_anchor_that_does_not_fit_is_refused(anchor: VolumeAnchor) -> None:
         {"levels": ("L9", "L3")},
         {"indices": (0, 99)},
         {"indices": (-1, 1)},
+        {"indices": (1,)},
+        {"indices": (0.5, 2.0)},
         {"indices": (0, 2), "every_mm": 0.0},
     ],
 )
 def test_bad_input_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(InputError):
         segment_volume(volume_of([0.0, 4.0, 8.0]), FakeSegmenter(), **change)  # type: ignore[arg-type]
+
+
+def test_a_single_slice_is_no_volume_and_a_name_alone_is_a_structure() -> None:
+    volume = volume_of([0.0, 4.0, 8.0])
+    with pytest.raises(InputError, match="needs a volume"):
+        segment_volume(volume.axial(1), FakeSegmenter())  # type: ignore[arg-type]
+    assert expand_structures("psoas") == ("psoas_left", "psoas_right")
 
 
 @pytest.mark.parametrize(
