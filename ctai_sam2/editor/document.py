@@ -189,7 +189,7 @@ class Document:
         return Change(aspects=frozenset({"states"}), index=self.index)
 
     def polygons(self, label: str, *, tolerance_px: float = 0.0) -> list[Polygon]:
-        """Outlines of a mask with their holes; exact at tolerance 0 (see `core.contours`)."""
+        """Outlines of a mask with their holes; exact at tolerance 0 (see `image.contours`)."""
         return mask_to_polygons(self.mask(label), tolerance_px=tolerance_px)
 
     def rectangles(self, label: str) -> list[Box]:

@@ -63,11 +63,22 @@ def require_alive(editor: MaskEditor, name: str) -> None:
     editor.do("undo")
 
 
-@pytest.mark.parametrize("steps", list(itertools.product((1, -1), repeat=5)))
-def test_any_walk_back_and_forth_keeps_the_editor_alive(
-    opened: Callable[..., Any], steps: tuple[int, ...]
-) -> None:
+def walk_of_all(length: int) -> list[int]:
+    """Return steps of 1 and -1 in which each row of so many steps comes once (a de Bruijn sequence)."""
+    steps = [1] * length
+    seen = {tuple(steps)}
+    for _ in range(2**length - 1):
+        last = steps[len(steps) - length + 1 :]
+        steps.append(-1 if (*last, -1) not in seen else 1)
+        seen.add(tuple(steps[-length:]))
+    assert seen == set(itertools.product((1, -1), repeat=length))
+    return steps
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_any_walk_back_and_forth_keeps_the_editor_alive(opened: Callable[..., Any], direction: int) -> None:
     editor, names, place = opened(), list(make_cases()), 0
+    steps = [direction * step for step in walk_of_all(5)]
     drawn: dict[str, int] = {}
     for number, step in enumerate(steps, start=3):
         outline(editor, size=number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -128,8 +129,8 @@ def test_the_package_offers_both_editors() -> None:
 
 
 def _until(is_true: Callable[[], bool]) -> None:
-    """Let the background thread come to its end."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and thread.daemon:
-            thread.join(5)
-    assert is_true()
+    """Wait for what a background thread does."""
+    deadline = time.monotonic() + 60
+    while not is_true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

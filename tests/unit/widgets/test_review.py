@@ -16,7 +16,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.widgets import ReviewEditor
 from tests.fakes import FakeSegmenter
-from tests.unit.cohort.making import QUICK, make_cases
+from tests.unit.cohort.making import QUICK, do_here, make_cases
 from tests.unit.widgets.page import tell
 
 pytestmark = pytest.mark.usefixtures("recorder")
@@ -25,7 +25,9 @@ pytestmark = pytest.mark.usefixtures("recorder")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
-    run_cohort(make_cases(folder / "in", 2), folder / "out", **QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        do_here(patch)
+        run_cohort(make_cases(folder / "in", 2), folder / "out", **QUICK)
     return folder / "out"
 
 
