@@ -126,7 +126,8 @@ class Worklist:
 
     def has_levels(self, case_id: str) -> bool:
         """Whether a case has a range of levels to look at: segmented, and the manifest names its study."""
-        return case_id in self._studies and has_levels(self.store, case_id)
+        is_wanted = self._config.levels is not None and case_id in self._studies
+        return is_wanted and has_levels(self.store, case_id)
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
         """Store that a reader looked at a case and lets its masks stand; see `correct`.
