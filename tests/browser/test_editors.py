@@ -400,8 +400,8 @@ def test_everything_is_visible_without_scrolling_in_the_default_layout(
             assert lies["width"] > 0, (selector, width, height)
             assert lies["inside"], (selector, width, height)
         # The bar of cases takes one line where there is room for a panel over the picture.
-        height = page.locator(".ctai-sam2-head").bounding_box()["height"]
-        assert height < (45 if width > 1000 else 90), (width, height)
+        bar = page.locator(".ctai-sam2-head").bounding_box()["height"]
+        assert bar < (45 if width > 1000 else 90), (width, height)
         # The picture is what the page is there for.
         [editor], [canvas] = (page.evaluate(_LIES, [s]) for s in (".ctai-sam2-editor", VISIBLE[0]))
         assert canvas["width"] > 0.75 * editor["width"], (width, height)
