@@ -176,6 +176,7 @@ animation: ctai-sam2-turn 1s linear infinite; margin: 0 8px; }
 }
 @container (max-width: 700px) {
 .ctai-sam2-editor .ctai-sam2-head { flex-wrap: wrap; }
+.ctai-sam2-editor .ctai-sam2-head > .ctai-sam2-count { flex: 1 1 120px; }
 .ctai-sam2-editor > .ctai-sam2-body { flex-flow: row wrap; align-content: stretch; }
 .ctai-sam2-editor .ctai-sam2-panel { position: static; order: -1; flex: 0 0 100%; width: 100%;
 max-height: 132px; margin: 0 0 2px 0; }
