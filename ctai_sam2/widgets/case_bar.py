@@ -72,6 +72,7 @@ class CaseBar:
         )
         self.widget.add_class("ctai-sam2-head")
         self._saved.add_class("ctai-sam2-saved")
+        self._count.add_class("ctai-sam2-count")
         self._title.add_class("ctai-sam2-title")
 
     def refresh(self, controller: Controller, cases: CaseList) -> None:
@@ -85,7 +86,7 @@ class CaseBar:
         for place, (name, state) in enumerate(cases.states.items(), start=1):
             sign, why = (" ⚑", f" – {cases.flags[name]}") if name in cases.flags else ("", "")
             # The closed list is as wide as the number; opened it is as wide as its names.
-            options.append((f"{_SIGNS[state]} {place}{sign}\u2003{name}{why}", name))
+            options.append((f"{_SIGNS[state]} {place}{sign}\u2003\u2003{name}{why}", name))
         if list(self._chooser.options) != options:
             self._chooser.options = options
         self._chooser.value = cases.name

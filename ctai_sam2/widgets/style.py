@@ -26,7 +26,13 @@ flex: 0 0 auto; }
 .ctai-sam2-editor .ctai-sam2-options { min-height: 34px; }
 .ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
 .ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
-.ctai-sam2-editor .ctai-sam2-cases { width: 76px; }
+.ctai-sam2-editor .ctai-sam2-cases { width: 62px; }
+.ctai-sam2-editor .ctai-sam2-head { flex-wrap: nowrap; }
+.ctai-sam2-editor .ctai-sam2-head > * { flex-shrink: 0; }
+.ctai-sam2-editor .ctai-sam2-head > .ctai-sam2-space { flex-shrink: 1; }
+.ctai-sam2-editor .ctai-sam2-head > .ctai-sam2-count { flex: 0 1 auto; min-width: 0; overflow: hidden; }
+.ctai-sam2-editor .ctai-sam2-count .widget-html-content { overflow: hidden; white-space: nowrap;
+text-overflow: ellipsis; }
 .ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }
 .ctai-sam2-editor .ctai-sam2-options .widget-dropdown:last-child { width: 148px; }
 .ctai-sam2-editor .ctai-sam2-field { width: auto; }
@@ -169,6 +175,8 @@ animation: ctai-sam2-turn 1s linear infinite; margin: 0 8px; }
 .ctai-sam2-editor .ctai-sam2-title.ctai-sam2-spare { display: none; }
 }
 @container (max-width: 700px) {
+.ctai-sam2-editor .ctai-sam2-head { flex-wrap: wrap; }
+.ctai-sam2-editor .ctai-sam2-head > .ctai-sam2-count { flex: 1 1 120px; }
 .ctai-sam2-editor > .ctai-sam2-body { flex-flow: row wrap; align-content: stretch; }
 .ctai-sam2-editor .ctai-sam2-panel { position: static; order: -1; flex: 0 0 100%; width: 100%;
 max-height: 132px; margin: 0 0 2px 0; }

@@ -154,7 +154,8 @@ def test_everything_is_visible_without_scrolling_in_the_default_layout(
 ) -> None:
     notebook = opened(
         AXIAL,
-        "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='layout')\n"
+        "cases = {'a-patient-with-a-long-name': source, 'another': source}\n"
+        "editor = ct.MiddleMaskEditor(cases, segmenter=None, folder='layout')\n"
         "editor.controller.apply(editing.FillRectangle(label='muscle', box_xyxy=(5, 5, 9, 9)))\neditor",
         path="lab",
         size=SIZES[0],
@@ -176,6 +177,9 @@ def test_everything_is_visible_without_scrolling_in_the_default_layout(
             [lies] = page.evaluate(_LIES, [selector])
             assert lies["width"] > 0, (selector, width, height)
             assert lies["inside"], (selector, width, height)
+        # The bar of cases takes one line where there is room for a panel over the picture.
+        bar = page.locator(".ctai-sam2-head").bounding_box()["height"]
+        assert bar < (45 if width > 1000 else 90), (width, height)
         # The picture is what the page is there for.
         [editor], [canvas] = (page.evaluate(_LIES, [s]) for s in (".ctai-sam2-editor", VISIBLE[0]))
         assert canvas["width"] > 0.75 * editor["width"], (width, height)
