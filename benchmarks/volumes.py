@@ -34,6 +34,7 @@ from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume
 
 NAMES: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
+KINDS: Mapping[str, Mapping[str, float]] = {"plain": {}, **STRESSORS}
 DICE, ERROR_PERCENT, MOST_CORRECTIONS = 0.92, 5.0, 8
 LEVELS = ("L1", "L5")
 
@@ -117,6 +118,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, nargs="+", default=[21])
+    parser.add_argument("--only", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--looped", action="store_true", help="also the button on each slice, of the first")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -124,9 +126,9 @@ def main() -> None:
     with LocalSegmenter() as segmenter:
         segmenter.warm_up()
         for seed in options.seed:
-            for kind, changes in {"plain": {}, **STRESSORS}.items():
+            for kind in options.only:
                 first = not report["abdomens"]
-                row = measure(changes, seed, segmenter, looped=options.looped and first)
+                row = measure(KINDS[kind], seed, segmenter, looped=options.looped and first)
                 report["abdomens"][f"{kind}, {seed}"] = row
                 print(f"{kind}, {seed}: {json.dumps(row)}", flush=True)
                 if options.json is not None:
