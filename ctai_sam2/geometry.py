@@ -38,17 +38,6 @@ def xy_to_rc(points_xy: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)[:, ::-1].copy()
 
 
-def rc_to_xy(points_rc: ArrayLike) -> NDArray[np.float64]:
-    """Points (row, column) to (x, y), shape (N, 2) both.
-
-    Examples
-    --------
-    >>> rc_to_xy([[7, 3]]).tolist()
-    [[3.0, 7.0]]
-    """
-    return xy_to_rc(points_rc)
-
-
 def pixel_to_patient(affine: NDArray[np.float64], points_xy: ArrayLike) -> NDArray[np.float64]:
     """Pixel centres (x, y) of a slice to LPS mm, shape (N, 3).
 
@@ -61,12 +50,6 @@ def pixel_to_patient(affine: NDArray[np.float64], points_xy: ArrayLike) -> NDArr
     """
     points = np.asarray(points_xy, dtype=np.float64).reshape(-1, 2)
     return points @ affine[:3, :2].T + affine[:3, 3]
-
-
-def patient_to_pixel(affine: NDArray[np.float64], points_mm: ArrayLike) -> NDArray[np.float64]:
-    """LPS mm to (x, y, distance in slices) of a slice, shape (N, 3): the inverse of `pixel_to_patient`."""
-    points = np.asarray(points_mm, dtype=np.float64).reshape(-1, 3)
-    return np.asarray(np.linalg.solve(affine[:3, :3], (points - affine[:3, 3]).T).T, dtype=np.float64)
 
 
 def affine_from_dicom(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.models.protocol import require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.closing import ClosedByWith
 
 FAKE_IDENTITY = ModelIdentity(
     name="fake", weights_sha256="f" * 64, image_size=64, device="cpu", dtype="float32", code_version="0"
 )
 
 
-class FakeSegmenter:
+class FakeSegmenter(ClosedByWith):
     """Predicts discs around the prompt whose pixels are as bright as under it."""
 
     def __init__(
@@ -82,17 +82,6 @@ class FakeSegmenter:
 
     def close(self) -> None:
         self.closed += 1
-
-    def __enter__(self) -> FakeSegmenter:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def save_random_checkpoint(path: Path, config: str, *, image_size: int | None = None, seed: int = 0) -> Path:

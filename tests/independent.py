@@ -51,3 +51,14 @@ def seg_points_mm(path: Path) -> dict[str, Points]:
                         + along_column * float(spacing[0]) * row
                     )
     return {label: sorted_points(np.reshape(found, (-1, 3))) for label, found in points.items()}
+
+
+def signed_area(ring_xy: Any) -> float:
+    """Area of a ring by the shoelace formula; its sign says which way round it runs."""
+    x, y = np.asarray(ring_xy).T
+    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+def polygon_area_px(polygon: Any) -> float:
+    """Area of a polygon less its holes, in pixels."""
+    return abs(signed_area(polygon.exterior_xy)) - sum(abs(signed_area(ring)) for ring in polygon.holes_xy)

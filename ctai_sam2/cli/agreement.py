@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctai_sam2.cli.options import AsJson, Out
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 
 if TYPE_CHECKING:
@@ -23,9 +24,7 @@ def agreement(
         Path, typer.Argument(help="CSV with a case column, or a folder of cases as 'segment' writes them.")
     ],
     second: Annotated[Path, typer.Argument(help="The other reader's, or the model's.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
-        "ctai-agreement"
-    ),
+    out: Out = Path("ctai-agreement"),
     measure: Annotated[
         list[str] | None,
         typer.Option("--measure", "-m", help="Column to compare; the usual ones if not given."),
@@ -42,7 +41,7 @@ def agreement(
         str | None, typer.Option("--names", help="What to call them: first,second; else the files' names.")
     ] = None,
     confidence: Annotated[float, typer.Option("--confidence", help="Level of the intervals.")] = 0.95,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare readers: Dice, HD95, ICC, CV, Bland-Altman; choice of the slice apart from the contour."""
     from ctai_sam2.agreement import (

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -16,20 +15,39 @@ from ctai_sam2.cli.agreement import agreement
 from ctai_sam2.cli.change import change
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
+from ctai_sam2.cli.one_structure import SHOWN
+from ctai_sam2.cli.options import (
+    AnyRegion,
+    AsJson,
+    AxialIndex,
+    Definitions,
+    Height,
+    Model,
+    Out,
+    OutTable,
+    Series,
+    definitions_of,
+    named_paths,
+    open_model,
+)
 from ctai_sam2.cli.replay import replay
-from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.cli.report import (
+    print_files,
+    print_json,
+    print_line,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 from ctai_sam2.cli.serve import serve
 from ctai_sam2.cli.study_report import report
 from ctai_sam2.cli.volume import SeveralNames, split_names
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.measure.definitions import TissueDefinitions
-    from ctai_sam2.models import Segmenter
     from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.structures import Structure
     from ctai_sam2.study.outputs import TableRow
-    from ctai_sam2.types import Prompt
 
 app = typer.Typer(
     name="ctai-sam2",
@@ -55,30 +73,9 @@ app.command()(replay)
 app.command()(report)
 app.command()(serve)
 
-Definitions = Annotated[
-    str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
-Model = Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")]
-Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
-Height = Annotated[
-    float | None, typer.Option("--height-m", help="Patient height in metres, for the indices.")
-]
 Slices = Annotated[
     int, typer.Option("--slices", help="1, 3 or 5: also print the median areas of that many slices.")
 ]
-
-AnyRegion = Annotated[
-    bool, typer.Option("--any-region", help="Go on where the slice shows something other than an abdomen.")
-]
-
-SHOWN = (
-    "structure",
-    "area_cm2",
-    "hu_mean",
-    "confidence",
-)
 
 
 @app.callback(invoke_without_command=True)
@@ -105,9 +102,7 @@ def demo(
     ] = None,
     model: Model = None,
     series: Series = None,
-    axial_index: Annotated[
-        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest), where you know it.")
-    ] = None,
+    axial_index: AxialIndex = None,
     slices: Slices = 1,
     height_m: Height = None,
     definitions: Definitions = None,
@@ -144,9 +139,7 @@ def segment(
     window: Annotated[str | None, typer.Option("--window", help="level,width of a PNG or JPEG.")] = None,
     model: Model = None,
     series: Series = None,
-    axial_index: Annotated[
-        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest).")
-    ] = None,
+    axial_index: AxialIndex = None,
     slices: Slices = 1,
     height_m: Height = None,
     definitions: Definitions = None,
@@ -175,7 +168,7 @@ def segment(
     """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
     if levels is not None:
         from ctai_sam2.cli.volume import segment_levels
-        from ctai_sam2.files.atomic import require_writable as _require_writable
+        from ctai_sam2.files.atomic import require_writable
         from ctai_sam2.segmentation.volume import EVERY_MM
 
         if structure or point or box or axial_index is not None or height_m is not None or slices != 1:
@@ -184,8 +177,8 @@ def segment(
                 hint="Leave out --structure, --point, --box, --axial-index, --slices and --height-m, or "
                 "--levels.",
             )
-        _require_writable(out)
-        with _open_segmenter(model) as segmenter:
+        require_writable(out)
+        with open_model(model) as segmenter:
             segment_levels(
                 path,
                 out,
@@ -195,7 +188,7 @@ def segment(
                 every_mm=EVERY_MM if every_mm is None else every_mm,
                 dicom=split_names(dicom),
                 series=series,
-                definitions=_definitions(definitions),
+                definitions=definitions_of(definitions),
                 as_json=as_json,
             )
         return
@@ -213,55 +206,23 @@ def segment(
         )
         return
 
-    from ctai_sam2.files.atomic import require_writable
-    from ctai_sam2.io import read_slice, read_study
-    from ctai_sam2.io.pictures import PICTURE_SUFFIXES
-    from ctai_sam2.segmentation import segment_structure
-    from ctai_sam2.settings import Settings
-    from ctai_sam2.structures import STRUCTURES
-    from ctai_sam2.study.outputs import claim_folder, describe_structure, write_structure
-    from ctai_sam2.types import Window
+    from ctai_sam2.cli.one_structure import segment_one
 
-    prompt = _prompt(point or [], box)
-    if structure not in STRUCTURES:
-        raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
-    limits = _definitions(definitions)
-    require_writable(out)
-    if axial_index is not None:
-        ct = read_study(path, series_uid=series).axial(axial_index)
-    elif path.is_dir():
-        raise InputError(
-            "one structure is segmented on one slice, and this is a folder",
-            hint="Add --axial-index, the number of the slice (0 = lowest), or leave out --structure.",
-        )
-    elif path.suffix.lower() in PICTURE_SUFFIXES:
-        level_width = _numbers(window, 2, "--window level,width") if window else None
-        ct = read_slice(
-            path,
-            spacing_mm=_pair(_numbers(spacing_mm, 2, "--spacing-mm row,column")) if spacing_mm else None,
-            window=Window(level=level_width[0], width=level_width[1]) if level_width else None,
-        )
-    else:
-        ct = read_slice(path)
-    with _open_segmenter(model) as segmenter:
-        result = segment_structure(
-            ct,
-            structure,
-            segmenter,
-            prompt=prompt,
-            definitions=limits,
-            confidence_threshold=Settings().confidence_threshold,
-            any_region=any_region,
-        )
-    claim_folder(out, ct)
-    files = write_structure(ct, result, out, definitions=limits)
-    row = describe_structure(ct, result)
-    if as_json:
-        print_json({**row, "warnings": list(result.warnings), "files": files})
-        return
-    print_table([row], SHOWN)
-    _print_warnings(result.warnings)
-    _print_files(files)
+    segment_one(
+        path,
+        structure,
+        out,
+        points=point or (),
+        box=box,
+        spacing_mm=spacing_mm,
+        window=window,
+        model=model,
+        series=series,
+        axial_index=axial_index,
+        definitions=definitions,
+        any_region=any_region,
+        as_json=as_json,
+    )
 
 
 @app.command()
@@ -277,7 +238,7 @@ def measure(
     series: Series = None,
     height_m: Height = None,
     definitions: Definitions = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the row to this CSV.")] = None,
+    out: OutTable = None,
     any_region: AnyRegion = False,
     as_json: AsJson = False,
 ) -> None:
@@ -286,11 +247,11 @@ def measure(
 
     row = measure_files(
         image,
-        _named_paths(masks),
+        named_paths(masks),
         axial_index=axial_index,
         series_uid=series,
         height_m=height_m,
-        definitions=_definitions(definitions),
+        definitions=definitions_of(definitions),
         any_region=any_region,
     )
     if out is not None:
@@ -299,23 +260,21 @@ def measure(
         print_json(row)
         return
     print_table([{"column": k, "value": v} for k, v in row.items() if v is not None], ("column", "value"))
-    _print_warnings(str(row["warnings"]).split(" | ") if row["warnings"] else ())
+    print_warnings(str(row["warnings"]).split(" | ") if row["warnings"] else ())
 
 
 @app.command()
 @reporting_errors
 def sensitivity(
     study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
-    axial_index: Annotated[
-        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
-    ] = None,
+    axial_index: AxialIndex = None,
     k: Annotated[int, typer.Option("--k", "-k", min=1, help="Slices on each side.")] = 2,
     structure: Annotated[
         list[str] | None, typer.Option("--structure", "-s", help="psoas and muscle if not given; repeatable.")
     ] = None,
     model: Model = None,
     series: Series = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the rows to this CSV.")] = None,
+    out: OutTable = None,
     any_region: AnyRegion = False,
     as_json: AsJson = False,
 ) -> None:
@@ -325,7 +284,7 @@ def sensitivity(
     from ctai_sam2.study.outputs import write_rows
 
     volume = read_study(study, series_uid=series)
-    with _open_segmenter(model) as segmenter:
+    with open_model(model) as segmenter:
         if axial_index is None:
             axial_index = find_mid_l3(volume, segmenter)
         found = slice_sensitivity(
@@ -343,7 +302,7 @@ def sensitivity(
         print_json({"axial_index": axial_index, "rows": rows})
         return
     print_table(rows, ("structure", "axial_index", "offset_mm", "area_cm2", "hu_mean", "area_change_pct"))
-    _print_warnings(tuple(f"slice {row.axial_index}: {row.error}" for row in found if row.error))
+    print_warnings(tuple(f"slice {row.axial_index}: {row.error}" for row in found if row.error))
 
 
 @app.command()
@@ -389,13 +348,13 @@ def _segment_and_report(
 
     # What would be refused at the end is refused before the work.
     require_height(height_m)
-    limits = _definitions(definitions)
+    limits = definitions_of(definitions)
     require_writable(out)
     volume = read_study(study, series_uid=series)
     claim_folder(out, volume)
     depth, height, width = volume.shape_zyx
     print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
-    with _open_segmenter(model) as segmenter:
+    with open_model(model) as segmenter:
         identity = segmenter.identity
         print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
         result = segment_study(
@@ -418,13 +377,7 @@ def _segment_and_report(
             {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
         )
         return
-    _print_files(vars(files))
-
-
-def _definitions(name_or_file: str | None) -> TissueDefinitions:
-    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
-
-    return load_definitions(name_or_file) if name_or_file else DEFAULT_DEFINITIONS
+    print_files(vars(files))
 
 
 def _print_study(result: StudyResult, row: TableRow) -> None:
@@ -450,66 +403,4 @@ def _print_study(result: StudyResult, row: TableRow) -> None:
         "definitions",
     )
     print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
-    _print_warnings(result.warnings)
-
-
-def _print_warnings(warnings: Sequence[str]) -> None:
-    for text in warnings:
-        typer.secho(f"Note: {text}", fg="yellow")
-
-
-def _print_files(files: Any) -> None:
-    print_line("\nWritten:")
-    for name, value in files.items():
-        paths = value if isinstance(value, (list, tuple)) else [value]
-        for path in paths:
-            if path is not None:
-                print_line(f"  {name:<13} {path}")
-
-
-def _open_segmenter(model: str | None) -> Segmenter:
-    from ctai_sam2.models import open_segmenter
-    from ctai_sam2.settings import Settings
-
-    return open_segmenter(settings=Settings(model=model) if model else Settings())
-
-
-def _prompt(points: Sequence[str], box: str | None) -> Prompt | None:
-    from ctai_sam2.types import Prompt
-
-    if not points and box is None:
-        return None
-    parsed = [_numbers(text, (2, 3), "--point x,y or x,y,label") for text in points]
-    corners = _numbers(box, 4, "--box x0,y0,x1,y1") if box else None
-    return Prompt(
-        points_xy=[values[:2] for values in parsed],  # type: ignore[arg-type]
-        labels=[values[2] if len(values) == 3 else 1 for values in parsed],  # type: ignore[arg-type]
-        box_xyxy=tuple(corners) if corners else None,  # type: ignore[arg-type]
-    )
-
-
-def _numbers(text: str | None, count: int | tuple[int, ...], form: str) -> list[float]:
-    counts = (count,) if isinstance(count, int) else count
-    try:
-        values = [float(part) for part in (text or "").split(",")]
-    except ValueError:
-        values = []
-    if len(values) not in counts:
-        raise InputError("numbers separated by commas are needed", received=text, hint=f"Write {form}.")
-    return values
-
-
-def _pair(values: Sequence[float]) -> tuple[float, float]:
-    return values[0], values[1]
-
-
-def _named_paths(entries: Sequence[str]) -> dict[str, Path]:
-    named = {}
-    for entry in entries:
-        name, separator, path = entry.partition("=")
-        if not separator or not name or not path:
-            raise InputError(
-                "a mask is given as name=file", received=entry, hint="For example psoas_left=left.png."
-            )
-        named[name] = Path(path)
-    return named
+    print_warnings(result.warnings)

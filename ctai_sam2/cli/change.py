@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ctai_sam2.cli.options import AsJson, Definitions, Height, Model, Out, definitions_of, open_model
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -17,34 +18,27 @@ SHOWN = ("measure", "unit", "first", "second", "change", "change_percent", "leas
 def change(
     first: Annotated[Path, typer.Argument(help="Earlier study: DICOM folder or NIfTI volume.")],
     second: Annotated[Path, typer.Argument(help="Later study of the same patient.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
-        "ctai-change"
-    ),
+    out: Out = Path("ctai-change"),
     axial_index: Annotated[
         str | None,
         typer.Option("--axial-index", help="Mid-L3 slices of both, as 41,38; found if not given."),
     ] = None,
-    height_m: Annotated[float | None, typer.Option("--height-m", help="Body height in metres.")] = None,
-    definitions: Annotated[
-        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
-    ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    height_m: Height = None,
+    definitions: Definitions = None,
+    model: Model = None,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two dates at the same height of L3: change, what is more than error, and what else differs."""
     from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
-    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
-    from ctai_sam2.models import open_segmenter
     from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.settings import Settings
     from ctai_sam2.study.change import compare_studies, write_change
 
     indices = _indices(axial_index)
-    limits = load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS
+    limits = definitions_of(definitions)
     require_writable(out)
     volumes = [read_study(path) for path in (first, second)]
-    with open_segmenter(settings=Settings(model=model) if model else Settings()) as segmenter:
+    with open_model(model) as segmenter:
         studies = [
             segment_study(volume, segmenter, axial_index=index, definitions=limits)
             for volume, index in zip(volumes, indices, strict=True)

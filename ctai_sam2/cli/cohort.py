@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ctai_sam2.cli.options import AsJson, Definitions, Model, definitions_of
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
 
@@ -21,7 +22,6 @@ app = typer.Typer(
     help="Measure many studies; review what is flagged.",
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Results = Annotated[Path, typer.Argument(help="Folder that 'cohort run' wrote.")]
 
 INTERRUPTED = 130
@@ -92,14 +92,12 @@ def run(
     segmenter: Annotated[
         str, typer.Option("--segmenter", help="local, or remote: the service of the settings.")
     ] = "local",
-    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
+    model: Model = None,
     dask: Annotated[str | None, typer.Option("--dask", help="Dask scheduler, tcp://host:8786.")] = None,
     structure: Annotated[
         list[str] | None, typer.Option("--structure", "-s", help="All if not given; repeatable.")
     ] = None,
-    definitions: Annotated[
-        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
-    ] = None,
+    definitions: Definitions = None,
     cut_offs: Annotated[
         list[str] | None,
         typer.Option("--cut-offs", help="A table's name, or smi=name, smd=name; repeatable. See the docs."),
@@ -125,7 +123,6 @@ def run(
     from ctai_sam2.cli.volume import parse_levels
     from ctai_sam2.cohort import CohortConfig, run_cohort
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
-    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
     from ctai_sam2.settings import Settings
     from ctai_sam2.structures import AXIAL_STRUCTURES
@@ -137,7 +134,7 @@ def run(
         settings=Settings(model=model) if model else Settings(),
         dask=dask,
         structures=tuple(structure) if structure else AXIAL_STRUCTURES,  # type: ignore[arg-type]
-        definitions=load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS,
+        definitions=definitions_of(definitions),
         robustness_trials=robustness,
         levels=None if levels is None else parse_levels(levels),
         reference=reference or DEFAULT_REFERENCE,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ctai_sam2.cli.options import AsJson, Out
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 from ctai_sam2.files.folders import require_file
@@ -72,10 +73,8 @@ def evaluate(
     bare: Annotated[
         bool, typer.Option("--bare", help="Score the network's own masks: no names, no clean-up.")
     ] = False,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
-        "ctai-evaluation"
-    ),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    out: Out = Path("ctai-evaluation"),
+    as_json: AsJson = False,
 ) -> None:
     """Score a model with simulated clicks, boxes and no points: CSV, JSON, figure and an HTML report."""
     from tqdm import tqdm

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from ctai_sam2.cli.options import AsJson, Series
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 _SAM2_IMAGE_SIZE = 1024  # of Meta's configurations
 
 Study = Annotated[Path, typer.Argument(help="DICOM folder or file, or NIfTI, that the masks were drawn on.")]
-Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
 AxialIndex = Annotated[
     int | None, typer.Option("--axial-index", help="One slice of the study (0 = lowest); PNG needs it.")
 ]
@@ -30,7 +30,6 @@ LabelTable = Annotated[
     Path | None,
     typer.Option("--labels", help="Names of a label map's labels: JSON, ITK-SNAP, 3D Slicer or BIDS table."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
 @reporting_errors

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctai_sam2.cli.options import AsJson
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="List, download, verify, export and import checkpoints."
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A name from 'models list'.")]
 
 

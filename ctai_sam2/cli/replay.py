@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ctai_sam2.cli.options import AsJson
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -37,7 +38,7 @@ def replay(
     with_model: Annotated[
         bool, typer.Option("--with-model", help="Run the model as well, and compare its predictions.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make each number of a row again, bit for bit, from predictions, corrections and definitions.
 

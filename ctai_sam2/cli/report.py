@@ -123,3 +123,19 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print warnings, a line each."""
+    for text in warnings:
+        typer.secho(f"Note: {text}", fg="yellow")
+
+
+def print_files(files: Mapping[str, Any]) -> None:
+    """Print what was written where."""
+    print_line("\nWritten:")
+    for name, value in files.items():
+        paths = value if isinstance(value, (list, tuple)) else [value]
+        for path in paths:
+            if path is not None:
+                print_line(f"  {name:<13} {path}")

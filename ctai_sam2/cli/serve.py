@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ctai_sam2.cli.options import Model
 from ctai_sam2.cli.report import reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -19,7 +20,7 @@ _HOMES = ("ctai_sam2._service", "service")
 def serve(
     host: Annotated[str | None, typer.Option("--host", help="Address to listen on (SAM2_HOST).")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Port to listen on (SAM2_PORT).")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
+    model: Model = None,
 ) -> None:
     """Serve segmentation over HTTP until stopped; other machines need a key (SAM2_API_KEY)."""
     from ctai_sam2.settings import Settings

@@ -7,22 +7,27 @@ from typing import Annotated
 
 import typer
 
+from ctai_sam2.cli.options import (
+    AsJson,
+    AxialIndex,
+    Definitions,
+    Height,
+    Model,
+    Out,
+    Series,
+    definitions_of,
+    open_model,
+)
 from ctai_sam2.cli.report import print_json, print_line, reporting_errors
 
 
 @reporting_errors
 def report(
     study: Annotated[Path, typer.Argument(help="DICOM folder or NIfTI volume.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")] = Path(
-        "ctai-output"
-    ),
-    axial_index: Annotated[
-        int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")
-    ] = None,
-    height_m: Annotated[float | None, typer.Option("--height-m", help="Body height in metres.")] = None,
+    out: Out = Path("ctai-output"),
+    axial_index: AxialIndex = None,
+    series: Series = None,
+    height_m: Height = None,
     sex: Annotated[str | None, typer.Option("--sex", help="M or F; that of the header if not given.")] = None,
     age_years: Annotated[float | None, typer.Option("--age-years", help="Age at the scan.")] = None,
     weight_kg: Annotated[float | None, typer.Option("--weight-kg", help="Body weight.")] = None,
@@ -32,22 +37,17 @@ def report(
     ] = None,
     reference: Annotated[str | None, typer.Option("--reference", help="Reference values.")] = None,
     language: Annotated[str, typer.Option("--language", help="Of the page: en or zh.")] = "en",
-    model: Annotated[str | None, typer.Option("--model", help="A name from 'models list'.")] = None,
-    definitions: Annotated[
-        str | None, typer.Option("--definitions", help="HU ranges: a preset's name or a JSON file.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    model: Model = None,
+    definitions: Definitions = None,
+    as_json: AsJson = False,
 ) -> None:
     """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
     from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
-    from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, load_definitions
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
-    from ctai_sam2.models import open_segmenter
     from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.settings import Settings
     from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
     from ctai_sam2.study.report import (
         describe_report,
@@ -63,11 +63,11 @@ def report(
     chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
     compared = reference_table(reference or DEFAULT_REFERENCE)
     wanted = require_language(language)
-    limits = load_definitions(definitions) if definitions else DEFAULT_DEFINITIONS
+    limits = definitions_of(definitions)
     require_writable(out)
     volume = read_study(study, series_uid=series)
     claim_folder(out, volume)
-    with open_segmenter(settings=Settings(model=model) if model else Settings()) as segmenter:
+    with open_model(model) as segmenter:
         result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
     row = measure_study(result, height_m=height_m, definitions=limits)
     written = write_study(result, row, out, definitions=limits)

@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from ctai_sam2.errors import DamagedFile, StorageError
 from ctai_sam2.files.atomic import write_text
+from ctai_sam2.types import Acquisition
 
 RECORD_VERSION = 2
 """Grows when what a record holds is made otherwise. Version 1: the level's gap from slice indices, no
@@ -48,22 +49,6 @@ Cell: TypeAlias = Annotated[
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class CaseAcquisition(_Part):
-    """What the header says of how the CT was made; see `ctai_sam2.types.Acquisition`."""
-
-    kvp: float | None = None
-    contrast: bool | None = None
-    slice_thickness_mm: float | None = None
-    kernel: str | None = None
-    gantry_tilt_deg: float | None = None
-    patient_sex: str | None = None
-    patient_height_m: float | None = None
-    patient_weight_kg: float | None = None
-    patient_age_years: float | None = None
-    phase: str | None = None
-    scanner: str | None = None
 
 
 class CaseQuality(_Part):
@@ -152,7 +137,7 @@ class CaseRecord(_Part):
     slice_sha256: str | None = None
     row: Mapping[str, Cell] = Field(default_factory=dict)
     quality: CaseQuality = Field(default_factory=CaseQuality)
-    acquisition: CaseAcquisition = Field(default_factory=CaseAcquisition)
+    acquisition: Acquisition = Field(default_factory=Acquisition)
     acquisition_warnings: tuple[str, ...] = ()
     review: CaseReview | None = None
 

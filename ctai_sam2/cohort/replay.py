@@ -14,6 +14,7 @@ import numpy as np
 
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.case import Case
+from ctai_sam2.cohort.case_image import content_of, read_image
 from ctai_sam2.cohort.case_record import CaseRecord, Cell
 from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice
 from ctai_sam2.cohort.config import CohortConfig
@@ -21,7 +22,6 @@ from ctai_sam2.cohort.corrections import corrected_masks, read_correction
 from ctai_sam2.cohort.predictions import CasePredictions, ReplayingSegmenter, read_predictions
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import read_summary
-from ctai_sam2.cohort.worker import content_of, read_image
 from ctai_sam2.cohort.worklist import case_of_summary, config_of_summary
 from ctai_sam2.errors import CtaiError, InputError, Unavailable
 from ctai_sam2.files.safe_text import from_cell

@@ -17,12 +17,12 @@ from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
 from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
 from ctai_sam2.cohort.manifest import read_manifest
+from ctai_sam2.cohort.outcome import CaseOutcome
 from ctai_sam2.cohort.patients import find_same_patients
 from ctai_sam2.cohort.plan import RunPlan, plan_tasks
 from ctai_sam2.cohort.store import CohortStore, RecordIndex
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, write_results
-from ctai_sam2.cohort.worker import CaseOutcome
 from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -32,6 +32,8 @@ from ctai_sam2.types import Window
 
 _MAX_BATCH = 8
 _LOOK_EVERY_S = 0.2
+_DASK_PATIENCE_S = 10
+"""Time a scheduler has to respond."""
 _GIVE_UP_AFTER = 3
 """So many cases in a row without a segmenter, and the run ends: the others would fare no better."""
 
@@ -428,7 +430,7 @@ def _dask_client(dask: Any) -> Iterator[Any]:
         yield dask
         return
     try:
-        client: Any = cast(Any, Client)(dask, set_as_default=False, timeout="10s")
+        client: Any = cast(Any, Client)(dask, set_as_default=False, timeout=_DASK_PATIENCE_S)
     except (OSError, ValueError) as error:
         raise Unavailable(
             "the Dask scheduler does not respond", received=dask, hint="Check its address: tcp://host:8786."

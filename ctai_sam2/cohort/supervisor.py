@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
+from ctai_sam2.cohort.outcome import CaseOutcome, write_failure
 from ctai_sam2.cohort.store import CohortStore
-from ctai_sam2.cohort.worker import CaseOutcome, write_failure
 from ctai_sam2.cohort.worker_process import receive, send
 from ctai_sam2.errors import DeviceUnavailable
 

@@ -23,7 +23,7 @@ from ctai_sam2.cohort.columns import (
 from ctai_sam2.cohort.columns import TABLE_COLUMNS as TABLE_COLUMNS
 from ctai_sam2.cohort.columns import data_dictionary as data_dictionary
 from ctai_sam2.cohort.config import CohortConfig
-from ctai_sam2.cohort.qc import MEANINGS, QcLimits, find_flags
+from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.store import CohortStore, IndexEntry, RecordIndex, state_of
 from ctai_sam2.cohort.volumes import write_levels_table
 from ctai_sam2.errors import DamagedFile, InputError
@@ -78,7 +78,6 @@ def write_results(
     case_keys: Mapping[str, str],
     model_token: str,
     notes: Mapping[str, Any] | None = None,
-    limits: QcLimits | None = None,
     finished: Mapping[str, Any] | None = None,
 ) -> tuple[CohortFiles, dict[str, Any]]:
     """Make the table from the records and write it as CSV and Parquet, with ``summary.json``.
@@ -99,8 +98,6 @@ def write_results(
         Which model the run was made with.
     notes : mapping, optional
         Further entries of the summary.
-    limits : QcLimits, optional
-        Where numbers become flags.
     finished : mapping, optional
         What makes the next call quick where nothing is left to do; see `ctai_sam2.cohort.finished`.
 
@@ -121,7 +118,6 @@ def write_results(
         records,
         confidence_threshold=config.settings.confidence_threshold,
         sexes=sexes,
-        limits=limits,
         same_patient=(notes or {}).get("same_patient"),
     )
     own = own_columns(cases)

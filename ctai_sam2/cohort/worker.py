@@ -10,19 +10,19 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Literal, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.cohort.case import Case
-from ctai_sam2.cohort.case_record import CaseAcquisition, CaseError, CaseQuality, CaseRecord
-from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice
-from ctai_sam2.cohort.case_row import without_names as without_names
+from ctai_sam2.cohort.case_image import content_of, read_image
+from ctai_sam2.cohort.case_record import CaseQuality, CaseRecord
+from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice, without_names
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
+from ctai_sam2.cohort.outcome import CaseOutcome, WorkKind, sentence_of, write_failure
 from ctai_sam2.cohort.predictions import (
     CasePredictions,
     ReplayingSegmenter,
@@ -34,17 +34,15 @@ from ctai_sam2.cohort.store import CohortStore, key_of
 from ctai_sam2.cohort.volumes import red_slices, write_levels
 from ctai_sam2.errors import (
     AnatomyNotFound,
-    CtaiError,
     DamagedFile,
     InputError,
-    OtherRegion,
     StorageError,
     Unavailable,
 )
 from ctai_sam2.files.atomic import write_bytes
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.preview import draw_preview
-from ctai_sam2.io import read_case_npz, read_study, write_mask_nifti
+from ctai_sam2.io import write_mask_nifti
 from ctai_sam2.io.label_tables import COHORT_LABELS
 from ctai_sam2.models import Prefetching, Segmenter
 from ctai_sam2.segmentation import AxialResult, StructureResult, robustness, segment_study
@@ -56,40 +54,7 @@ _log = logging.getLogger(__name__)
 _LINE_MM = 2.0
 _JITTERED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
 
-WorkKind = Literal["inferred", "measured"]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaseOutcome:
-    """What became of a case.
-
-    Parameters
-    ----------
-    case_id : str
-        Which.
-    ok : bool
-        Whether it has a row of numbers.
-    work : {"inferred", "measured"}
-        Whether the model was called.
-    seconds : float
-        Time it took.
-    error_type, error : str, optional
-        Why it has none.
-    stops_the_run : bool
-        Whether the next case will fare no better: no segmenter, no disk.
-    image_changed : bool
-        Whether the image is another one than in the last run.
-    """
-
-    case_id: str
-    ok: bool
-    work: WorkKind
-    seconds: float
-    error_type: str | None = None
-    error: str | None = None
-    stops_the_run: bool = False
-    image_changed: bool = False
 
 
 class CaseWorker:
@@ -446,94 +411,9 @@ class CaseWorker:
                 red_slices={} if config.levels is None else red_slices(store, case.case_id),
             ),
             acquisition_warnings=tuple(without_names(text, case) for text in ct_slice.warnings),
-            acquisition=CaseAcquisition(**asdict(ct_slice.acquisition)),
+            acquisition=ct_slice.acquisition,
             review=None if correction is None else correction.review(stale=stale),
         )
-
-
-def write_failure(
-    store: CohortStore,
-    task: CaseTask,
-    outcome: CaseOutcome,
-    *,
-    retry: bool = False,
-    incomplete: bool = False,
-) -> CaseOutcome:
-    """Write the record of a case without numbers; with ``retry`` the next run tries it once more.
-
-    Raises
-    ------
-    StorageError
-        If it cannot be written.
-    """
-    store.drop_results(task.case.case_id)
-    store.write_record(
-        CaseRecord(
-            case_id=task.case.case_id,
-            status="incomplete" if incomplete else "failed",
-            key=task.key,
-            stamp=task.stamp,
-            retry=retry,
-            error=CaseError(type=outcome.error_type, sentence=outcome.error),
-            seconds={"all": round(outcome.seconds, 4)},
-        )
-    )
-    return outcome
-
-
-def read_image(case: Case) -> CTVolume | CTSlice:
-    """Read a case's study, or its single slice.
-
-    Raises
-    ------
-    InputError, DicomError, GeometryError
-        If it cannot be used; see `read_study`.
-    """
-    path = Path(case.path)
-    if path.suffix.lower() == ".npz":
-        return read_case_npz(path).slice
-    return read_study(path, series_uid=case.series_uid)
-
-
-def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
-    """Type and sentence of an error, without the names of the case's files, which may name a patient.
-
-    Of an unforeseen error only its type and where in this package it came up are given.
-    """
-    if isinstance(error, OtherRegion):
-        # What a single call may do nevertheless, a cohort does not.
-        hint = "Choose a slice at L3 (mid_l3_index), or leave the case out."
-        error = OtherRegion(error.problem, received=error.received, hint=hint)
-    if isinstance(error, CtaiError):
-        return type(error).__name__, without_names(str(error), case)
-    if isinstance(error, MemoryError):
-        return "MemoryError", "there was not enough memory for this case."
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        name = trace.tb_frame.f_globals.get("__name__", "")
-        if str(name).startswith("ctai_sam2"):
-            place = f" in {name}, line {trace.tb_lineno}"
-        trace = trace.tb_next
-    return type(error).__name__, f"unforeseen{place}; please report it."
-
-
-def content_of(image: CTVolume | CTSlice) -> str:
-    """Digest of all that an image brings into a row: pixels, geometry, acquisition and warnings."""
-    affine = None if image.affine is None else np.asarray(image.affine).round(6).tolist()
-    positions = None
-    if isinstance(image, CTVolume):
-        positions = np.asarray(image.slice_positions_mm).round(6).tolist()
-    facts = {
-        name: value
-        for name, value in asdict(image.acquisition).items()
-        if value is not None or name not in _ADDED_FACTS
-    }
-    return key_of([fingerprint(image), affine, positions, facts, list(image.warnings)])
-
-
-_ADDED_FACTS = frozenset({"patient_age_years", "phase", "scanner"})
-"""Facts that earlier versions did not read: where they are absent, the digest is that of those versions."""
 
 
 def label_map(masks: Mapping[str, Mask], shape_hw: tuple[int, int]) -> NDArray[np.uint8]:

@@ -12,12 +12,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from ctai_sam2.cohort.case import Case, parse_prompt
+from ctai_sam2.cohort.case_image import content_of, read_image
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import add_reading, read_note, require_reader
 from ctai_sam2.cohort.manifest import read_manifest
@@ -27,7 +28,7 @@ from ctai_sam2.cohort.review_case import ReviewCase, WorklistItem
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_results
 from ctai_sam2.cohort.volumes import correct_levels, has_levels, read_levels
-from ctai_sam2.cohort.worker import CaseWorker, content_of, read_image
+from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.inference_status import MaskSource
@@ -37,6 +38,7 @@ from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTVolume, Mask, Window
+from ctai_sam2.types.closing import ClosedByWith
 
 
 class Worklist:
@@ -90,10 +92,6 @@ class Worklist:
         for item in self.items:
             if self._items[item.case_id].is_open:
                 yield self._items[item.case_id]
-
-    def next_case(self) -> WorklistItem | None:
-        """Return the gravest open case that has masks; None when all is done."""
-        return next((item for item in self if "failed" not in item.flags), None)
 
     def load(self, case_id: str) -> ReviewCase:
         """Read slice and masks of a case, and its range of levels where `has_levels` says so.
@@ -316,7 +314,7 @@ class Worklist:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Editing:
+class Editing(ClosedByWith):
     """A case being edited; a view is attached to ``controller``. Close it, or use it in a ``with`` block.
 
     Parameters
@@ -357,17 +355,6 @@ class Editing:
     def close(self) -> None:
         """Let go of the journal; what is drawn and not saved is there again the next time."""
         self.record.close()
-
-    def __enter__(self) -> Editing:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:

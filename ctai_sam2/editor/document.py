@@ -9,40 +9,28 @@ looked at changes through `Document.adjust` and is not undone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, TypeAlias
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor.changes import Aspect, Box, Change
 from ctai_sam2.editor.comparison import References
-from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, MODEL_EDIT, Edit, History, Marks, MaskPatch
+from ctai_sam2.editor.history import DEFAULT_HISTORY_BYTES, Edit, History, Marks
 from ctai_sam2.editor.labels import Label, Profile
 from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.sheet import Author, Sheet
 from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.editor.view import View
 from ctai_sam2.editor.viewport import Viewport
-from ctai_sam2.errors import InputError, RecordError
+from ctai_sam2.errors import InputError
 from ctai_sam2.geometry import edge_letters
 from ctai_sam2.image.contours import Polygon, mask_to_polygons
 from ctai_sam2.image.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
-Author: TypeAlias = Literal["model", "reader"]
-"""Who a mask is from: the model alone, or a person who drew or changed it."""
 _LETTERS = {"axial": ("R", "L", "A", "P"), "sagittal": ("A", "P", "S", "I"), "coronal": ("R", "L", "S", "I")}
-
-
-@dataclass
-class _Sheet:
-    """Masks, prompts and revisions of one slice; a label that is missing is empty."""
-
-    masks: dict[str, Mask] = field(default_factory=dict)
-    marks: dict[str, Marks] = field(default_factory=dict)
-    revisions: dict[str, int] = field(default_factory=dict)
-    opening: dict[str, Author] = field(default_factory=dict)
-    states: dict[str, SliceState] = field(default_factory=dict)
 
 
 class Document:
@@ -82,7 +70,8 @@ class Document:
         self.revision = 0
         """Grows with every change of masks or prompts."""
         self.labels: dict[str, Label] = {label.name: label for label in profile.labels}
-        self._sheets: dict[int, _Sheet] = {}
+        self.sheets: dict[int, Sheet] = {}
+        """What is on each slice that something was ever done on."""
         self.levels: tuple[LevelSpan, ...] = ()
         """Vertebral levels along a volume, from the lowest up, where they are known."""
         self.span: tuple[int, int] | None = None
@@ -124,7 +113,7 @@ class Document:
         return tuple(
             sorted(
                 index
-                for index, sheet in self._sheets.items()
+                for index, sheet in self.sheets.items()
                 if any(mask.any() for mask in sheet.masks.values()) or any(sheet.marks.values())
             )
         )
@@ -132,7 +121,7 @@ class Document:
     @property
     def touched(self) -> frozenset[int]:
         """Slices that something was ever done on; all others are empty and undecided."""
-        return frozenset(self._sheets)
+        return frozenset(self.sheets)
 
     def slice_at(self, index: int) -> CTSlice:
         """Return a slice by its index.
@@ -150,13 +139,13 @@ class Document:
 
     def mask(self, label: str, index: int | None = None) -> Mask:
         """Mask of a label, shape (H, W), read-only; of the slice in view unless another is named."""
-        sheet = self._sheets.get(self.index if index is None else index)
+        sheet = self.sheets.get(self.index if index is None else index)
         self.require_label(label)
         return self._empty if sheet is None else sheet.masks.get(label, self._empty)
 
     def marks(self, label: str, index: int | None = None) -> Marks:
         """Return what was pointed at for a label."""
-        sheet = self._sheets.get(self.index if index is None else index)
+        sheet = self.sheets.get(self.index if index is None else index)
         self.require_label(label)
         return Marks() if sheet is None else sheet.marks.get(label, Marks())
 
@@ -167,12 +156,12 @@ class Document:
 
     def revision_of(self, label: str, index: int | None = None) -> int:
         """Return a number that changes whenever the label's mask or prompts do, on one slice."""
-        sheet = self._sheets.get(self.index if index is None else index)
+        sheet = self.sheets.get(self.index if index is None else index)
         return 0 if sheet is None else sheet.revisions.get(label, 0)
 
     def recorded_state(self, label: str, index: int | None = None) -> SliceState | None:
         """State of a label on a slice of a volume as it was set; None where it was not."""
-        sheet = self._sheets.get(self.index if index is None else index)
+        sheet = self.sheets.get(self.index if index is None else index)
         return None if sheet is None else sheet.states.get(label)
 
     def state(self, label: str, index: int | None = None) -> SliceState:
@@ -199,53 +188,8 @@ class Document:
         self.levels, self.span = tuple(levels), span
         return Change(aspects=frozenset({"states"}), index=self.index)
 
-    def author_of(self, label: str, index: int | None = None) -> Author | None:
-        """Who the mask on a slice is from; None where it is empty.
-
-        What can no longer be traced, because the steps it came from were dropped, counts as a reader's.
-        """
-        index = self.index if index is None else index
-        mask, model = self.mask(label, index), self.model_mask(label, index)
-        if not mask.any():
-            return None
-        return "model" if model is not None and np.array_equal(model, mask) else "reader"
-
-    def model_mask(self, label: str, index: int | None = None) -> Mask | None:
-        """Mask as the model left it last, before a reader went on, on a slice; None where it left none."""
-        index = self.index if index is None else index
-        mask = self.mask(label, index)
-        for edit in reversed(self.history.done):
-            patch = next((p for p in edit.masks if p.label == label), None)
-            if edit.index != index or patch is None:
-                continue
-            if edit.name == MODEL_EDIT:
-                return mask
-            mask = patch.apply(mask)
-        sheet = self._sheets.get(index)
-        return mask if sheet is not None and sheet.opening.get(label) == "model" else None
-
-    def model_of(self, index: int | None = None) -> str:
-        """Name of the model that made masks of a slice last; empty where none did."""
-        index = self.index if index is None else index
-        edits = (edit.made_by for edit in reversed(self.history.done) if edit.index == index and edit.made_by)
-        return next(edits, "")
-
-    def hand_share(self, index: int | None = None) -> float | None:
-        """Share of a slice's pixels that a reader drew or erased since the model, of all in either's masks.
-
-        1 where the model had no part in them, 0 where they are as the model made them; None where nothing was
-        ever outlined.
-        """
-        changed = either = 0
-        for label in self.labels:
-            mask, model = self.mask(label, index), self.model_mask(label, index)
-            before = self._empty if model is None else model
-            changed += int(np.count_nonzero(mask ^ before))
-            either += int(np.count_nonzero(mask | before))
-        return changed / either if either else None
-
     def polygons(self, label: str, *, tolerance_px: float = 0.0) -> list[Polygon]:
-        """Outlines of a mask with their holes; exact at tolerance 0 (see `core.contours`)."""
+        """Outlines of a mask with their holes; exact at tolerance 0 (see `image.contours`)."""
         return mask_to_polygons(self.mask(label), tolerance_px=tolerance_px)
 
     def rectangles(self, label: str) -> list[Box]:
@@ -348,7 +292,7 @@ class Document:
         """
         if self.history.done or self.history.undone:
             raise InputError("masks to start from come before the first edit")
-        index, sheet = self.index if index is None else index, _Sheet(states=dict(states or {}))
+        index, sheet = self.index if index is None else index, Sheet(states=dict(states or {}))
         for label, mask in masks.items():
             self.require_label(label)
             start = np.array(as_mask(mask))
@@ -358,7 +302,7 @@ class Document:
             sheet.masks[label], sheet.opening[label] = start, "reader" if is_fixed else author
         self.revision += 1
         sheet.revisions = dict.fromkeys(self.labels, self.revision)
-        self._sheets[index] = sheet
+        self.sheets[index] = sheet
         return Change(aspects=frozenset({"mask", "prompts", "history", "states"}), index=index)
 
     def commit(self, edit: Edit, *, drop: int | None = None) -> tuple[Change, int]:
@@ -371,7 +315,7 @@ class Document:
         int
             How many old edits were forgotten for it.
         """
-        change = self._perform(edit, forward=True)
+        change = self.perform(edit, forward=True)
         return change, self.history.push(edit, drop=drop)
 
     def undo(self) -> Change:
@@ -389,132 +333,14 @@ class Document:
         edit = self.history.take_again()
         return Change(index=self.index) if edit is None else self._show(edit, forward=True)
 
-    def snapshot(self) -> dict[str, Any]:
-        """Masks, prompts and history as plain values, from which `restore` makes them again bit for bit."""
-        before = [edit.to_json() for edit in self.history.done]
-        sheets = []
-        for index, sheet in sorted(self._sheets.items()):
-            patches = [MaskPatch.between(name, self._empty, mask) for name, mask in sheet.masks.items()]
-            sheets.append(
-                {
-                    "index": index,
-                    "masks": [patch.to_json() for patch in patches if patch is not None],
-                    "marks": {name: marks.to_json() for name, marks in sheet.marks.items() if marks},
-                    "opening": dict(sheet.opening),
-                    "states": {name: state.to_json() for name, state in sheet.states.items()},
-                }
-            )
-        return {
-            "sheets": sheets,
-            "done": before,
-            "undone": [edit.to_json() for edit in self.history.undone],
-            "dropped": self.history.dropped,
-            "levels": self.levels_event(),
-        }
-
-    def levels_event(self) -> dict[str, Any]:
-        """Levels and range as plain values, for a record."""
-        return {
-            "levels": [level.to_json() for level in self.levels],
-            "span": None if self.span is None else list(self.span),
-        }
-
-    def restore(self, events: Iterable[Mapping[str, Any]]) -> Change:
-        """Replay recorded events on this document, which must be untouched.
-
-        Parameters
-        ----------
-        events : iterable of mapping
-            ``{"type": "snapshot", "state": …}``, ``{"type": "edit", "edit": …, "dropped": n}``,
-            ``{"type": "undo"}`` (of one slice with ``"index"``), ``{"type": "redo"}``,
-            ``{"type": "levels", …}`` and ``{"type": "batch", "events": […]}``, in order.
-
-        Raises
-        ------
-        RecordError
-            If an event cannot be read or does not fit the slice or the labels.
-        InputError
-            If the document has been edited already.
-        """
-        if self._sheets or self.history.done or self.history.undone:
-            raise InputError("a record is replayed on an untouched document")
-        try:
-            for event in events:
-                self._replay(event)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RecordError(
-                "a recorded change does not fit this editor",
-                received=type(error).__name__,
-                hint="Open it with the editor and the version it was made with.",
-            ) from error
-        return Change(aspects=frozenset({"mask", "prompts", "history"}), index=self.index)
-
-    def _replay(self, event: Mapping[str, Any]) -> None:
-        kind = event["type"]
-        if kind == "edit":
-            self.commit(self._checked(Edit.from_json(event["edit"], self.shape_hw)), drop=event["dropped"])
-        elif kind in ("undo", "redo"):
-            if "index" in event:
-                edit = self.history.take_back_on(int(event["index"]))
-            else:
-                edit = self.history.take_back() if kind == "undo" else self.history.take_again()
-            if edit is None:
-                raise ValueError(f"nothing to {kind}")
-            self._perform(edit, forward=kind == "redo")
-        elif kind == "snapshot":
-            self._load(event["state"])
-        elif kind == "levels":
-            self._load_levels(event)
-        elif kind == "batch":
-            for each in event["events"]:
-                self._replay(each)
-        else:
-            raise ValueError("unknown event")
-
-    def _load(self, state: Mapping[str, Any]) -> None:
-        self._sheets.clear()
-        for sheet in state["sheets"]:
-            index = int(sheet["index"])
-            self.slice_at(index)
-            opened = self._sheets.setdefault(index, _Sheet())
-            for value in sheet["masks"]:
-                patch = MaskPatch.from_json(value, self.shape_hw)
-                self.require_label(patch.label)
-                opened.masks[patch.label] = patch.apply(self._empty)
-            for name, value in sheet["marks"].items():
-                self.require_label(name)
-                opened.marks[name] = Marks.from_json(value)
-            for name, author in sheet.get("opening", {}).items():
-                self.require_label(name)
-                opened.opening[name] = "model" if author == "model" else "reader"
-            for name, value in sheet.get("states", {}).items():
-                self.require_label(name)
-                opened.states[name] = SliceState.from_json(value)
-        for stack, name in ((self.history.done, "done"), (self.history.undone, "undone")):
-            stack[:] = [self._checked(Edit.from_json(value, self.shape_hw)) for value in state[name]]
-        self.history.dropped = int(state["dropped"])
-        if "levels" in state:
-            self._load_levels(state["levels"])
-        self.revision += 1
-
-    def _load_levels(self, value: Mapping[str, Any]) -> None:
-        span = value["span"]
-        levels = [LevelSpan.from_json(level) for level in value["levels"]]
-        self.set_levels(levels, None if span is None else (int(span[0]), int(span[1])))
-
-    def _checked(self, edit: Edit) -> Edit:
-        self.slice_at(edit.index)
-        for label in edit.labels:
-            self.require_label(label)
-        return edit
-
     def _show(self, edit: Edit, *, forward: bool) -> Change:
         moved = self.go_to(edit.index)
-        change = self._perform(edit, forward=forward)
+        change = self.perform(edit, forward=forward)
         return replace(change, aspects=change.aspects | moved.aspects)
 
-    def _perform(self, edit: Edit, *, forward: bool) -> Change:
-        sheet = self._sheets.setdefault(edit.index, _Sheet())
+    def perform(self, edit: Edit, *, forward: bool) -> Change:
+        """Do an edit, or take it back, and leave the history as it is."""
+        sheet = self.sheets.setdefault(edit.index, Sheet())
         aspects: set[Aspect] = {"history"}
         for flips in edit.masks:
             sheet.masks[flips.label] = flips.apply(sheet.masks.get(flips.label, self._empty))

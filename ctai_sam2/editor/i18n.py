@@ -47,8 +47,8 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tool.pan": ("Pan", "平移"),
         "tool.window": ("Window", "窗宽窗位"),
         "help.click": (
-            "Left click: part of it (green). Right or Shift click: not part of it (red). Then run.",
-            "左键：属于目标（绿色）。右键或 Shift+单击：不属于目标（红色）。然后运行。",
+            "Left click: part of it (green). Right or Shift click: not part of it (red).",
+            "左键：属于目标（绿色）。右键或 Shift+单击：不属于目标（红色）。",
         ),
         "help.box": ("Drag a box around it, then run.", "拖动画框包住目标，然后运行。"),
         "help.brush": ("Drag to paint; right button or Shift erases.", "拖动绘制；右键或 Shift 擦除。"),

@@ -20,6 +20,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from ctai_sam2.editor.authorship import author_of
 from ctai_sam2.editor.changes import Aspect
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.document import Document
@@ -264,7 +265,7 @@ class Inference:
         )
 
     def _needs_confirmation(self, job: _Job) -> bool:
-        return self._document.author_of(job.label) == "reader"
+        return author_of(self._document, job.label) == "reader"
 
     def _jobs(self, request: _Request) -> tuple[_Job, ...]:
         """One job per unlocked label; where some were pointed at, of those alone."""

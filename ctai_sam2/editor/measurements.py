@@ -116,7 +116,7 @@ def measure_labels(document: Document) -> list[LabelNumbers]:
 
 
 def measure_document(document: Document, *, height_m: float | None = None) -> Row:
-    """Measure the full row of `core.metrics.measure_slice` for the slice in view.
+    """Measure the full row of `measure.body_composition.measure_slice` for the slice in view.
 
     Raises
     ------

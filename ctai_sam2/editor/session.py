@@ -19,10 +19,12 @@ from numpy.typing import ArrayLike
 from ctai_sam2.editor import commands as editing
 from ctai_sam2.editor.changes import Aspect, Change
 from ctai_sam2.editor.commands import Command, Compound
-from ctai_sam2.editor.document import Author, Document
+from ctai_sam2.editor.document import Document
 from ctai_sam2.editor.history import IMPORT_EDIT
 from ctai_sam2.editor.i18n import Message
 from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.replay import levels_event, restore, snapshot
+from ctai_sam2.editor.sheet import Author
 from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.errors import CtaiError, RecordError, StorageError
 
@@ -81,7 +83,7 @@ class EditingSession:
         self._batch: list[Mapping[str, Any]] | None = None
         self._record = record
         if record is not None:
-            document.restore(record.replay())
+            restore(document, record.replay())
         self.opened_revision = document.revision
         """Of the document, before anything was done here."""
 
@@ -113,7 +115,7 @@ class EditingSession:
         with self.lock:
             change = self.document.open_with(masks, author)
             self.opened_revision = self.document.revision
-            self._write({"type": "snapshot", "state": self.document.snapshot()})
+            self._write({"type": "snapshot", "state": snapshot(self.document)})
             self._notify(change)
             return change
 
@@ -136,7 +138,7 @@ class EditingSession:
                 change = self.document.open_with(masks[index], author, index=index, states=states.get(index))
                 aspects |= change.aspects
             self.opened_revision = self.document.revision
-            self._write({"type": "snapshot", "state": self.document.snapshot()})
+            self._write({"type": "snapshot", "state": snapshot(self.document)})
             self._notify(Change(aspects=aspects, index=self.document.index))
 
     def keep_opening(self) -> None:
@@ -200,7 +202,7 @@ class EditingSession:
         """Set the levels and the range of a volume, and record them; see `Document.set_levels`."""
         with self.lock:
             change = self.document.set_levels(levels, span)
-            self._write({"type": "levels", **self.document.levels_event()})
+            self._write({"type": "levels", **levels_event(self.document)})
             self._notify(change)
             return change
 
@@ -293,7 +295,7 @@ class EditingSession:
     def compact_record(self) -> bool:
         """Rewrite the record as one snapshot with its history; also saves what could not be saved before."""
         with self.lock:
-            return self._try_record(lambda record: record.compact(self.document.snapshot()))
+            return self._try_record(lambda record: record.compact(snapshot(self.document)))
 
     # Inside ----------------------------------------------------------------------------------
 

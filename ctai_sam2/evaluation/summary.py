@@ -155,20 +155,14 @@ SURE: Final = 0.9
 SUMMARY_COLUMNS: Final = tuple(field.name for field in fields(SummaryRow))
 
 
-def summarise(scores: Iterable[Score], *, pooled: bool = True) -> list[SummaryRow]:
+def summarise(scores: Iterable[Score]) -> list[SummaryRow]:
     """Summarise scores by group, structure, method and prompt, in this order.
 
-    Parameters
-    ----------
-    scores : iterable of Score
-        Any.
-    pooled : bool
-        Whether both psoas, and all vertebral bodies of sagittal slices, count as one structure.
+    Both psoas, and all vertebral bodies of sagittal slices, count as one structure.
     """
     sorted_in: dict[tuple[str, str, str, str], list[Score]] = {}
     for score in scores:
-        structure = score.pool if pooled else score.structure
-        sorted_in.setdefault((score.group, structure, score.method, score.prompt), []).append(score)
+        sorted_in.setdefault((score.group, score.pool, score.method, score.prompt), []).append(score)
     return [_summarise_one(key, sorted_in[key]) for key in sorted(sorted_in, key=_order)]
 
 

@@ -275,24 +275,6 @@ def polygon_to_keyhole(polygon: Polygon) -> NDArray[np.float64]:
     return np.asarray(corners[walks[0]], dtype=np.float64)
 
 
-def polygon_area_px(polygon: Polygon) -> float:
-    """Area of a polygon less its holes, in pixels.
-
-    Equals the number of pixels for what `mask_to_polygons` makes at tolerance 0; times
-    row spacing times column spacing it is mm². Holes must lie inside.
-
-    Notes
-    -----
-    The shoelace formula (Gauss).
-
-    Examples
-    --------
-    >>> polygon_area_px(Polygon(exterior_xy=[[0, 0], [4, 0], [0, 3]]))
-    6.0
-    """
-    return abs(_signed_area(polygon.exterior_xy)) - sum(abs(_signed_area(ring)) for ring in polygon.holes_xy)
-
-
 def _trace_rings(inside: Mask) -> list[tuple[NDArray[np.float64], tuple[int, int]]]:
     """Rings of corners along pixel edges, each with (row, column) of a pixel on its inner side.
 

@@ -180,7 +180,6 @@ def frame_slice(
     window: Window = SOFT_TISSUE,
     margin: float = MARGIN,
     focus_box_xyxy: Sequence[float] | None = None,
-    max_side_mm: float | None = None,
 ) -> Frame:
     """Cut the square around the patient out of a slice and window it.
 
@@ -194,18 +193,16 @@ def frame_slice(
         Air on each side, as a part of the longer side of what is framed; 0 or more.
     focus_box_xyxy : sequence of 4 floats, optional
         Frame this box, in pixels of the slice, instead of the body.
-    max_side_mm : float, optional
-        Never make the square larger; it keeps its centre.
 
     Raises
     ------
     AnatomyNotFound
         If there is no body and no box was given.
     InputError
-        If the margin is negative, or the box or the greatest side has no extent.
+        If the margin is negative, or the box has no extent.
     """
-    if margin < 0 or (max_side_mm is not None and max_side_mm <= 0):
-        raise InputError("margin must not be negative, nor a side", received=(margin, max_side_mm))
+    if margin < 0:
+        raise InputError("margin must not be negative", received=margin)
     spacing = ct_slice.spacing_mm
     pixel_mm = min(spacing)
     isotropic = np.isclose(spacing[0], spacing[1], rtol=_ISOTROPIC_RTOL, atol=0.0)
@@ -219,8 +216,6 @@ def frame_slice(
             raise InputError("the box to frame has no area", received=box.tolist())
     edges = (box + 0.5) * np.array([stretch[1], stretch[0], stretch[1], stretch[0]])
     side_mm = float(max(edges[2] - edges[0], edges[3] - edges[1])) * (1 + 2 * margin) * pixel_mm
-    if max_side_mm is not None:
-        side_mm = min(side_mm, max_side_mm)
     side = max(int(np.ceil(side_mm / pixel_mm - 1e-6)), 8)
     offset_x = int(np.floor((edges[0] + edges[2] - side) / 2 + 0.5))
     offset_y = int(np.floor((edges[1] + edges[3] - side) / 2 + 0.5))

@@ -127,7 +127,7 @@ def label_components(mask: ArrayLike, *, diagonal: bool = True) -> tuple[NDArray
     return labels.astype(np.int32, copy=False), int(count)
 
 
-def keep_largest(mask: ArrayLike, n: int = 1, *, diagonal: bool = True) -> Mask:
+def keep_largest(mask: ArrayLike, n: int = 1) -> Mask:
     """Keep the ``n`` parts with most pixels; of equal ones, those first in reading order.
 
     Fewer than ``n`` parts are all kept; an empty mask stays empty.
@@ -144,7 +144,7 @@ def keep_largest(mask: ArrayLike, n: int = 1, *, diagonal: bool = True) -> Mask:
     """
     if n < 1:
         raise InputError("at least one part must be kept", received=n)
-    labels, count = label_components(mask, diagonal=diagonal)
+    labels, count = label_components(mask)
     sizes = _sizes(labels, count)
     order = np.argsort(-sizes, kind="stable")[:n]
     kept = np.zeros(count + 1, dtype=np.bool_)
@@ -152,7 +152,7 @@ def keep_largest(mask: ArrayLike, n: int = 1, *, diagonal: bool = True) -> Mask:
     return kept[labels]
 
 
-def remove_islands(mask: ArrayLike, min_area_px: int, *, diagonal: bool = True) -> Mask:
+def remove_islands(mask: ArrayLike, min_area_px: int) -> Mask:
     """Remove parts with fewer than ``min_area_px`` pixels.
 
     Examples
@@ -164,7 +164,7 @@ def remove_islands(mask: ArrayLike, min_area_px: int, *, diagonal: bool = True) 
     kept = np.zeros_like(inside)
     box = box_of(inside)
     if box is not None:
-        labels, count = label_components(inside[box], diagonal=diagonal)
+        labels, count = label_components(inside[box])
         kept[box] = np.concatenate([[False], _sizes(labels, count) >= min_area_px])[labels]
     return kept
 

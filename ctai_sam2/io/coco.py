@@ -13,7 +13,7 @@ other programs are taken by their image's size.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -131,7 +131,6 @@ def read_coco(
     of: CTSlice | CTVolume,
     *,
     image: str | int | None = None,
-    structures: Collection[str] | None = None,
 ) -> ImportedMasks:
     """Read COCO JSON as masks on a slice or volume.
 
@@ -146,13 +145,11 @@ def read_coco(
         What it was drawn on. For a volume, entries must say which slice they belong to.
     image : str or int, optional
         ``file_name`` or ``id`` of the image to take, for a slice; needed where several fit.
-    structures : collection of str, optional
-        Categories to read; all when omitted.
 
     Raises
     ------
     InputError
-        If the file cannot be read or is no COCO, no image or several fit, or a structure is missing.
+        If the file cannot be read or is no COCO, or no image or several fit.
     GeometryError
         If the entry says that it lies elsewhere in the patient.
     """
@@ -171,13 +168,6 @@ def read_coco(
             hint="Export it as COCO instance segmentation.",
         ) from error
     names = list(categories.values())
-    if structures is not None:
-        missing = sorted(set(structures) - set(names))
-        if missing:
-            raise InputError(
-                "no such category", received=", ".join(missing), hint=f"There are {', '.join(names)}."
-            )
-        names = [name for name in names if name in structures]
     shape = of.shape_hw if isinstance(of, CTSlice) else of.shape_zyx
     result = {name: np.zeros(shape, dtype=np.bool_) for name in names}
     left_out = _LeftOut()
@@ -198,8 +188,6 @@ def read_coco(
             left_out.add(f"annotations of category {category_id}, which is not listed")
             continue
         name = categories[category_id]
-        if name not in result:
-            continue
         place = chosen[image_id]
         target = result[name] if place is None else result[name][place]
         mask = _decode(annotation, (target.shape[0], target.shape[1]), left_out, name)
@@ -215,7 +203,7 @@ def read_coco(
         notes.append(f"{name}: {number} overlapping {'annotation' if number == 1 else 'annotations'} united")
     # Of a structure whose every annotation was left out an empty mask would say that there is nothing.
     gone = [name for name in names if name in left_out.structures and name not in drawn]
-    if gone and (structures is not None or len(gone) == len(names)):
+    if gone and len(gone) == len(names):
         raise InputError(
             f"{path.name} does not follow the COCO format: nothing of {', '.join(gone)} can be read",
             received="; ".join(left_out.notes())[:300],

@@ -200,7 +200,6 @@ def read_seg(
     of: CTSlice | CTVolume,
     *,
     source: SourceImages | None = None,
-    structures: Collection[str] | None = None,
 ) -> ImportedMasks:
     """Read a DICOM SEG's masks onto the pixels of a slice or the voxels of a volume.
 
@@ -216,8 +215,6 @@ def read_seg(
         What to put the masks on.
     source : SourceImages, optional
         The images of ``of``; then the SEG must refer to their series.
-    structures : collection of str, optional
-        Which segments to read; all when omitted.
 
     Returns
     -------
@@ -228,7 +225,7 @@ def read_seg(
     Raises
     ------
     InputError
-        If a structure is not among the segments, or the SEG refers to another series.
+        If the SEG refers to another series.
     GeometryError
         If no frame lies on the image, or all are of another grid.
     DicomError
@@ -247,24 +244,16 @@ def read_seg(
         raise damaged(path, f"its segments cannot be parsed ({type(error).__name__})") from error
     if source is not None:
         source.require_referenced(referenced, path.name)
-    wanted = dict(names)
-    if structures is not None:
-        unknown = sorted(set(structures) - set(names.values()))
-        if unknown:
-            raise InputError(
-                "no such segment", received=", ".join(unknown), hint=f"There are {', '.join(names.values())}."
-            )
-        wanted = {number: name for number, name in names.items() if name in structures}
     target = grid_of(of)
-    result = {name: np.zeros(target.shape_zyx, dtype=np.bool_) for name in wanted.values()}
+    result = {name: np.zeros(target.shape_zyx, dtype=np.bool_) for name in names.values()}
     frames = _Frames(path, dataset, names)
     problems: list[CtaiError] = []
     lost: dict[str, list[str]] = {}
     touched: set[str] = set()
     for index in range(frames.count):
         numbers = frames.segments_of(index)
-        for number in numbers & set(wanted):
-            name = wanted[number]
+        for number in numbers & set(names):
+            name = names[number]
             try:
                 affine, mask_hw = frames.mask_of(index, number)
                 block, _ = canonicalise(mask_hw[None], affine)
@@ -289,8 +278,6 @@ def read_seg(
         )
     # Of a segment all of whose frames were left out an empty mask would say that there is nothing.
     gone = [name for name in lost if name not in touched]
-    if gone and structures is not None:
-        raise problems[0]
     return ImportedMasks(
         {name: mask_from_canonical(mask, of) for name, mask in result.items() if name not in gone},
         warnings=notes,

@@ -118,7 +118,10 @@ def _words(text: str | None) -> list[str]:
     return [word.strip("+.,()").upper() for word in re.split(r"[ _/-]+", text or "") if word]
 
 
-def one_line(value: Any, limit: int = 64) -> str | None:
+_LONGEST_LINE = 64
+
+
+def one_line(value: Any) -> str | None:
     r"""Give a text as one printable line; None where nothing is left of it.
 
     Examples
@@ -130,7 +133,7 @@ def one_line(value: Any, limit: int = 64) -> str | None:
         return None
     text = value if isinstance(value, str) else " ".join(str(item) for item in _items(value))
     words = "".join(c if c.isprintable() else " " for c in text.encode("utf-8", "replace").decode()).split()
-    return " ".join(words)[:limit] or None
+    return " ".join(words)[:_LONGEST_LINE] or None
 
 
 def digest_of(value: bytes | str | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -170,8 +170,6 @@ def read_labels(
     path: str | os.PathLike[str],
     of: CTSlice | CTVolume,
     *,
-    names: Mapping[int, str] | None = None,
-    structures: Collection[str] | None = None,
     table: str | os.PathLike[str] | None = None,
 ) -> ImportedMasks:
     """Read a label map, in two or three dimensions, as masks on a slice or volume.
@@ -183,23 +181,20 @@ def read_labels(
         or a part of it; or a picture as the slice is shown.
     of : CTSlice or CTVolume
         What it was drawn on.
-    names : mapping of int to str, optional
-        What the labels mean; from a table in the file or next to it when omitted, else ``label_1`` …
-    structures : collection of str, optional
-        Which to read; all when omitted.
     table : path-like, optional
-        A table of names, of a kind that `read_label_table` reads.
+        A table of names, of a kind that `read_label_table` reads; that in the file or next to it when
+        omitted. Labels without a name are ``label_1`` …
 
     Raises
     ------
     InputError
-        If the file or its table cannot be read, holds no labels or lacks a structure, or its values are no
-        whole numbers.
+        If the file or its table cannot be read, holds no labels, or its values are no whole
+        numbers.
     GeometryError
         If it lies on another grid, or next to the image.
     """
     path = Path(path)
-    stated = names if names is not None else _stated_names(path, table)
+    stated = _stated_names(path, table)
     picture = path.name.lower().endswith(MASK_PICTURE_SUFFIXES)
     if picture:
         if isinstance(of, CTVolume):
@@ -226,8 +221,6 @@ def read_labels(
             if layer_names and label not in layer_names:
                 without_name.append(taken)
             if label in layer.cut_off:
-                if structures is not None and taken not in structures:
-                    continue
                 notes.append(f"{taken} reaches beyond the image and was left out")
                 continue
             if label in layer.elsewhere:
@@ -244,11 +237,7 @@ def read_labels(
         raise InputError(f"{path.name} holds no label but background", hint="Give the file with the masks.")
     if without_name:
         notes.append(f"the table of {path.name} has no name for {', '.join(without_name)}")
-    missing = sorted(set(structures or ()) - set(result))
-    if missing:
-        raise InputError("no such label", received=", ".join(missing), hint=f"There are {', '.join(result)}.")
-    kept = {name: mask for name, mask in result.items() if structures is None or name in structures}
-    return ImportedMasks(kept, warnings=notes, description=description)
+    return ImportedMasks(result, warnings=notes, description=description)
 
 
 def _elsewhere(name: str, distance_mm: float) -> str:

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeAlias
 
 from ctai_sam2.errors import RecordError, StorageError
@@ -18,12 +17,13 @@ from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.journal.lines import CLOSED, FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
+from ctai_sam2.types.closing import ClosedByWith
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _Lines: TypeAlias = list[tuple[dict[str, Any], str, int]]
 
 
-class AnnotationJournal:
+class AnnotationJournal(ClosedByWith):
     """Events of one slice or volume, on disk as soon as `append` returns.
 
     Open one with `AnnotationJournal.open`. May be used from several threads. Where an event
@@ -233,18 +233,6 @@ class AnnotationJournal:
                 with suppress(OSError):
                     os.close(self._lock)
                 self._lock = None
-
-    def __enter__(self) -> AnnotationJournal:
-        """Return itself; leaving the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # Reading ---------------------------------------------------------------------------------
 

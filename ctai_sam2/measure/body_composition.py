@@ -1,7 +1,6 @@
 """From masks and HU to one row of numbers.
 
-`measure_slice` measures one slice, `measure_stack` the middle slice of a stack
-and volumes over all of it. Both return one row with the columns of
+`measure_slice` measures one slice and returns one row with the columns of
 ``COLUMN_TABLE``, in that order.
 
 Rules that hold for every number:
@@ -14,20 +13,19 @@ Rules that hold for every number:
 - Area is row spacing x column spacing. Volume is area x the extent a slice
   stands for, which follows from slice positions, not from a nominal thickness.
 - ``major_volume_mm3`` is the psoas (major) muscles' volume and
-  ``full_volume_mm3`` that of all skeletal muscle, over the slices measured.
+  ``full_volume_mm3`` that of all skeletal muscle, both of the slice measured.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.geometry import examine_stacking
 from ctai_sam2.image.masks import area_mm2, as_mask, as_spacing_mm, limit_to_hu, require_same_shape
 from ctai_sam2.measure.columns import COLUMN_TABLE as COLUMN_TABLE
 from ctai_sam2.measure.columns import COLUMNS as COLUMNS
@@ -38,7 +36,6 @@ from ctai_sam2.measure.quality import map_quality
 from ctai_sam2.types import Mask
 
 Row: TypeAlias = dict[str, float | int | str | None]
-GapRule: TypeAlias = Literal["bridge", "skip", "raise"]
 
 MASK_NAMES: tuple[str, ...] = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
 """Structures that can be measured."""
@@ -156,204 +153,6 @@ def measure_slice(
     return row
 
 
-def measure_stack(
-    hu_zyx: ArrayLike,
-    masks_zyx: Mapping[str, ArrayLike],
-    spacing_mm: Sequence[float],
-    slice_positions_mm: ArrayLike,
-    middle_slice: int,
-    *,
-    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    height_m: float | None = None,
-    gaps: GapRule = "bridge",
-    first_index: int = 0,
-) -> Row:
-    """Measure the middle slice of a stack, and volume and mass over the whole stack.
-
-    Parameters
-    ----------
-    hu_zyx : array_like, shape (D, H, W)
-        Hounsfield units, D at least 2.
-    masks_zyx : mapping of str to array_like, shape (D, H, W)
-        As for `measure_slice`.
-    spacing_mm : (float, float)
-        (row, column).
-    slice_positions_mm : array_like, shape (D,)
-        Positions along the normal, in either direction.
-    middle_slice : int
-        Which slice of this stack gives areas and HU, from 0.
-    definitions, height_m
-        As for `measure_slice`.
-    gaps : {"bridge", "skip", "raise"}
-        As for `slice_extents_mm`.
-    first_index : int
-        Index in its volume of this stack's slice 0, for the column ``middle_slice``.
-
-    Returns
-    -------
-    dict
-        One value for each of ``COLUMNS``, in order.
-
-    Raises
-    ------
-    InputError, GeometryError
-        As for `measure_slice` and `slice_extents_mm`.
-
-    Examples
-    --------
-    >>> hu = np.full((3, 2, 2), 40)
-    >>> row = measure_stack(hu, {"muscle": hu > 0}, (1.0, 1.0), [0.0, 5.0, 10.0], 1)
-    >>> row["combo_area_mm2"], row["full_volume_mm3"], round(row["mass_combo_g"], 4)
-    (4.0, 60.0, 0.0624)
-    """
-    values = np.asarray(hu_zyx)
-    stacks = {name: np.asarray(mask) for name, mask in masks_zyx.items()}
-    if values.ndim != 3 or values.size == 0:
-        raise InputError("a stack must be three-dimensional and not empty", received=f"shape {values.shape}")
-    for name, stack in stacks.items():
-        require_same_shape(values, stack, f"the image and the mask {name!r}")
-    depth = values.shape[0]
-    if not 0 <= _checked_index(middle_slice) < depth:
-        raise InputError("no such slice in the stack", received=middle_slice, hint=f"Give 0 to {depth - 1}.")
-    positions = _checked_positions(slice_positions_mm)
-    if positions.size != depth:
-        raise InputError("one position per slice is needed", received=f"{positions.size} for {depth} slices")
-    extents = slice_extents_mm(positions, gaps=gaps)
-
-    rows = [
-        measure_slice(
-            values[z],
-            {name: stack[z] for name, stack in stacks.items()},
-            spacing_mm,
-            definitions=definitions,
-            height_m=height_m,
-            slice_extent_mm=float(extents[z]),
-            middle_slice=first_index + z,
-        )
-        for z in range(depth)
-    ]
-    result = rows[middle_slice]
-    for total in ("major_volume_mm3", "full_volume_mm3", "mass_psoas_g", "mass_combo_g"):
-        if result[total] is not None:
-            result[total] = math.fsum(_number(row[total]) for row in rows)
-    result["slices"] = depth
-    result["slice_gaps"] = len(examine_stacking(np.sort(positions)).gaps)
-    return result
-
-
-def slice_extents_mm(
-    slice_positions_mm: ArrayLike, *, single_extent_mm: float | None = None, gaps: GapRule = "bridge"
-) -> NDArray[np.float64]:
-    """Extent along the normal that each slice stands for: half-way to both neighbours.
-
-    The first and last slice reach outward as far as half the usual step (the median
-    distance), or half the distance to their neighbour where that is less. Nominal slice
-    thickness plays no part: thick slices that overlap are not counted twice, thin ones
-    with space between are not counted short.
-
-    Parameters
-    ----------
-    slice_positions_mm : array_like, shape (D,)
-        Positions along the normal, finite, in any order, no two equal.
-    single_extent_mm : float, optional
-        What a single slice stands for; needed if, and used only if, there is one.
-    gaps : {"bridge", "skip", "raise"}
-        What to do where slices are missing (a distance of more than 1.5 usual steps):
-        let both neighbours reach half-way, as if tissue changed linearly; count only
-        one usual step there; or raise.
-
-    Returns
-    -------
-    ndarray of float64, shape (D,)
-        In the order of the positions, all positive.
-
-    Raises
-    ------
-    GeometryError
-        If two slices lie at one place, a single slice has no extent, or there is a
-        gap and ``gaps`` is "raise".
-    InputError
-        If a position is not finite, there is none, or the rule is unknown.
-
-    Examples
-    --------
-    >>> slice_extents_mm([0, 5, 10, 20]).tolist(), slice_extents_mm([0, 5, 10, 20], gaps="skip").tolist()
-    ([5.0, 5.0, 7.5, 7.5], [5.0, 5.0, 5.0, 5.0])
-    """
-    if gaps not in get_args(GapRule):
-        raise InputError(
-            "no such rule for gaps", received=gaps, hint=f"One of {', '.join(get_args(GapRule))}."
-        )
-    positions = _checked_positions(slice_positions_mm)
-    if positions.size == 1:
-        if single_extent_mm is None:
-            raise GeometryError(
-                "the position of one slice does not tell what extent it stands for",
-                hint="Pass single_extent_mm, or neighbouring slices.",
-            )
-        return np.array([_checked_extent(single_extent_mm)])
-    order = np.argsort(positions, kind="stable")
-    stacking = examine_stacking(positions[order])
-    if stacking.duplicates:
-        raise GeometryError(
-            "slices lie at the same place",
-            received=f"{len(stacking.duplicates)} of {positions.size} twice",
-            hint="Choose one series; a volume would count them twice.",
-        )
-    if stacking.gaps and gaps == "raise":
-        raise GeometryError(
-            "slices are missing",
-            received=f"{len(stacking.gaps)} gaps of more than 1.5 times {stacking.step_mm:g} mm",
-            hint="Find the missing slices, or say how to count the gaps.",
-        )
-    steps = np.diff(positions[order])
-    if gaps == "skip":
-        steps[list(stacking.gaps)] = stacking.step_mm
-    outward = np.minimum(steps[[0, -1]], stacking.step_mm)
-    padded = np.concatenate([outward[:1], steps, outward[1:]])
-    extents = np.empty(positions.size)
-    extents[order] = (padded[:-1] + padded[1:]) / 2
-    return extents
-
-
-def volume_mm3(
-    areas_mm2: ArrayLike,
-    slice_positions_mm: ArrayLike,
-    *,
-    single_extent_mm: float | None = None,
-    gaps: GapRule = "bridge",
-) -> float:
-    """Volume from areas on slices at known positions.
-
-    Parameters
-    ----------
-    areas_mm2 : array_like, shape (D,)
-        At least 0.
-    slice_positions_mm, single_extent_mm, gaps
-        As for `slice_extents_mm`.
-
-    Raises
-    ------
-    InputError
-        If an area is negative or not finite, or the lengths differ.
-    GeometryError
-        As for `slice_extents_mm`.
-
-    Examples
-    --------
-    >>> volume_mm3([100.0, 100.0, 100.0], [10.0, 5.0, 0.0])
-    1500.0
-    """
-    areas = _as_floats(areas_mm2)
-    extents = slice_extents_mm(slice_positions_mm, single_extent_mm=single_extent_mm, gaps=gaps)
-    if areas.shape != extents.shape or not np.isfinite(areas).all() or (areas < 0).any():
-        raise InputError(
-            "one finite area of at least 0 is needed per slice",
-            received=f"shape {areas.shape} for {extents.size} slices",
-        )
-    return float(np.dot(areas, extents))
-
-
 def estimate_fat_free_mass_kg(sma_cm2: float) -> float:
     """Whole-body fat-free mass from muscle area at L3 (Mourtzakis 2008); NaN for no muscle at all.
 
@@ -455,13 +254,6 @@ def _number(value: float | int | str | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _as_floats(values: ArrayLike) -> NDArray[np.float64]:
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError("a list of numbers is needed") from error
-
-
 def _checked_hu(hu: ArrayLike) -> NDArray[Any]:
     values = np.asarray(hu)
     if values.ndim != 2 or values.size == 0 or not np.issubdtype(values.dtype, np.number):
@@ -500,12 +292,3 @@ def _checked_index(index: int) -> int:
     if isinstance(index, bool) or not isinstance(index, int | np.integer) or index < 0:
         raise InputError("a slice index is a whole number from 0", received=index)
     return int(index)
-
-
-def _checked_positions(positions_mm: ArrayLike) -> NDArray[np.float64]:
-    positions = _as_floats(positions_mm)
-    if positions.ndim != 1 or positions.size == 0 or not np.isfinite(positions).all():
-        raise InputError(
-            "slice positions must be a list of finite numbers in mm", received=f"shape {positions.shape}"
-        )
-    return positions

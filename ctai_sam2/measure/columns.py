@@ -104,16 +104,3 @@ COLUMNS: tuple[str, ...] = tuple(column.name for column in COLUMN_TABLE)
 
 ORIGINAL_COLUMNS: tuple[str, ...] = tuple(column.name for column in _ORIGINAL)
 """Names the original system's table had."""
-
-
-def describe_columns() -> str:
-    """Return the columns as a Markdown table of name, unit and meaning.
-
-    Examples
-    --------
-    >>> print(describe_columns().splitlines()[7])
-    | `psoas_area_mm2` | mm² | Area of both psoas muscles: pixels x row spacing x column spacing. |
-    """
-    lines = ["| column | unit | meaning |", "|---|---|---|"]
-    lines += [f"| `{name}` | {unit} | {meaning} |" for name, unit, meaning in COLUMN_TABLE]
-    return "\n".join(lines)

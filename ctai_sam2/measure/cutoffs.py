@@ -273,26 +273,6 @@ def require_cutoffs_for(quantity: Quantity, cutoffs: str | CutoffTable) -> Cutof
     return table
 
 
-def describe_cutoff_tables() -> str:
-    """Return all cut-offs as one Markdown table, with source and what they were checked against.
-
-    Examples
-    --------
-    >>> print(describe_cutoff_tables().splitlines()[2].split(" | ")[1])
-    smi_cm2_m2: M < 52.4, F < 38.5
-    """
-    lines = ["| cut-offs | low where | source | numbers checked |", "|---|---|---|---|"]
-    for table in CUTOFF_TABLES.values():
-        low: dict[str, list[str]] = {}
-        for line in table.cutoffs:
-            bmi = f" (BMI from {line.bmi_from:g})" if line.bmi_from > 0 else ""
-            bmi += f" (BMI below {line.bmi_below:g})" if math.isfinite(line.bmi_below) else ""
-            low.setdefault(line.quantity, []).append(f"{line.sex or 'both'} < {line.low_below:g}{bmi}")
-        text = "; ".join(f"{quantity}: {', '.join(parts)}" for quantity, parts in low.items())
-        lines.append(f"| `{table.identifier}` | {text} | {table.source} | {table.checked} |")
-    return "\n".join(lines)
-
-
 def cutoff_table(cutoffs: str | CutoffTable) -> CutoffTable:
     """Return a table by name or ``name@version``, or the table itself.
 

@@ -100,26 +100,6 @@ def hausdorff_mm(
     return max(float(np.percentile(each, percentile)) for each in distances)
 
 
-def mean_surface_distance_mm(first: ArrayLike, second: ArrayLike, spacing_mm: Sequence[float]) -> float:
-    """Mean distance between two outlines, over the pixels of both, in mm.
-
-    Symmetric: the distances of the first outline's pixels to the second and of the
-    second's to the first are averaged together. Outline, parameters, empty masks and
-    errors as in `hausdorff_mm`.
-
-    Notes
-    -----
-    ASSD in Heimann et al., IEEE Trans Med Imaging 28 (2009) 1251-1265.
-
-    Examples
-    --------
-    >>> mean_surface_distance_mm([[1, 1, 0]], [[0, 1, 1]], (1.0, 2.0))
-    1.0
-    """
-    distances = _outline_distances_mm(first, second, spacing_mm)
-    return float(np.concatenate(distances).mean()) if isinstance(distances, tuple) else distances
-
-
 def _masks(first: ArrayLike, second: ArrayLike) -> tuple[Mask, Mask]:
     a, b = as_mask(first, name="the first mask"), as_mask(second, name="the second mask")
     require_same_shape(a, b, "the two masks")

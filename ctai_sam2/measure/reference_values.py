@@ -239,35 +239,3 @@ def reference_table(table: str | ReferenceTable) -> ReferenceTable:
             "no such reference values", received=table, hint=f"One of {', '.join(REFERENCE_TABLES)}."
         )
     return REFERENCE_TABLES[table]
-
-
-def describe_reference_tables() -> str:
-    """Return all tables as Markdown: their numbers, sources, and what they were checked against.
-
-    Examples
-    --------
-    >>> print(describe_reference_tables().splitlines()[0])
-    ### `framingham-2024@1`
-    """
-    blocks = []
-    for table in REFERENCE_TABLES.values():
-        lines = [
-            f"### `{table.identifier}`",
-            "",
-            f"{table.source}. Population: {table.population}. Level {table.level}. "
-            f"Numbers checked: {table.checked}.",
-            "",
-            "| quantity | sex | age | n | mean | SD | 5th percentile |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| `{one.quantity}` | {one.sex} | {one.age_from:g} to < {one.age_below:g} | {_shown(one.n)} | "
-            f"{_shown(one.mean)} | {_shown(one.sd)} | {_shown(one.p5)} |"
-            for one in table.groups
-        ]
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
-
-
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"

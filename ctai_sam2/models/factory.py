@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import platformdirs
 
 from ctai_sam2.errors import InputError, Unavailable
 from ctai_sam2.models.cache import CachedSegmenter
-from ctai_sam2.models.download import Progress, download_checkpoint
 from ctai_sam2.models.fallback import FallbackSegmenter
 from ctai_sam2.models.local import LocalSegmenter
 from ctai_sam2.models.protocol import Segmenter
 from ctai_sam2.models.registry import ModelStore
-from ctai_sam2.models.remote import RemoteSegmenter
 from ctai_sam2.settings import Settings
+
+if TYPE_CHECKING:
+    from ctai_sam2.models.download import Progress
 
 SegmenterKind = Literal["auto", "local", "remote"]
 """``auto`` is every backend there is, first available first, with a cache in front; or one backend bare."""
@@ -123,6 +124,8 @@ def download_model(
     Path
         The verified file.
     """
+    from ctai_sam2.models.download import download_checkpoint
+
     settings = settings or Settings()
     if sha256 is None and name == settings.model:
         sha256 = settings.model_sha256
@@ -158,6 +161,9 @@ def _open_remote(settings: Settings, *, retry_for_s: float | None = None) -> Seg
         raise InputError(
             "no segmentation service is named", hint="Set SAM2_SERVICE_URL, for example http://gpu-box:8000."
         )
+    # What talks HTTP is a twentieth of an editor's imports, and most have no service.
+    from ctai_sam2.models.remote import RemoteSegmenter
+
     key = None if settings.api_key is None else settings.api_key.get_secret_value()
     opened = {
         url: RemoteSegmenter(

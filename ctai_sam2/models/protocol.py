@@ -8,10 +8,10 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from typing_extensions import Self
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.closing import ClosedByWith as ClosedByWith
 
 MIN_SIDE_PX = 8
 """Below this a slice shows nothing a prompt could mean."""
@@ -92,25 +92,6 @@ class Segmenter(Protocol):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
-
-
-class ClosedByWith:
-    """What is closed at the end of a ``with`` block."""
-
-    def close(self) -> None:
-        """Release what is held; may be called twice."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @runtime_checkable

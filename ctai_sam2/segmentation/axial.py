@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
@@ -27,18 +27,12 @@ from ctai_sam2.segmentation.prediction import (
     name_structure,
     prefer_agreeing,
     refine_on_slice,
-    unite,
 )
 from ctai_sam2.segmentation.prompted_side import keep_prompted_side
-from ctai_sam2.segmentation.prompts import make_axial_prompt, make_compartment_prompts
+from ctai_sam2.segmentation.prompts import make_axial_prompt
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
-
-MuscleStrategy: TypeAlias = Literal["union", "compartments"]
-"""All muscle in one request to the model, or one request per group of muscles."""
-
-MUSCLE_STRATEGY: MuscleStrategy = "union"
 
 CONFIDENCE_THRESHOLD = 0.5
 """Below this confidence a mask gets a warning, unless specified otherwise."""
@@ -96,13 +90,7 @@ class AxialSession(FramedSlice):
         """The slice divided by a model that can do so; None where it cannot, or sees no abdomen."""
         return divide_by_model(self)
 
-    def segment(
-        self,
-        structure: Structure,
-        *,
-        prompt: Prompt | None = None,
-        muscle_strategy: MuscleStrategy | None = None,
-    ) -> StructureResult:
+    def segment(self, structure: Structure, *, prompt: Prompt | None = None) -> StructureResult:
         """Segment one structure; see `segment_structure`.
 
         Raises
@@ -117,7 +105,7 @@ class AxialSession(FramedSlice):
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
-        if muscle_strategy is None and self.judged is not None:
+        if self.judged is not None:
             return self._segment_judged(structure, self.judged)
         if structure in _SIDES:
             side = self._sides[structure]
@@ -127,19 +115,14 @@ class AxialSession(FramedSlice):
         if structure == "psoas":
             return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
         if structure in _FATS:
-            return self.find_fat_of(self.segment("muscle", muscle_strategy=muscle_strategy))[structure]
-        anatomy = self._require_anatomy()
-        strategy = MUSCLE_STRATEGY if muscle_strategy is None else muscle_strategy
-        if structure == "muscle" and strategy == "compartments":
-            return self._segment_by_anatomy(structure, make_compartment_prompts(anatomy))
-        return self._segment_by_anatomy(structure, (make_axial_prompt(anatomy, structure),))
+            return self.find_fat_of(self.segment("muscle"))[structure]
+        return self._segment_by_anatomy(structure, make_axial_prompt(self._require_anatomy(), structure))
 
     def segment_all(
         self,
         structures: Sequence[Structure],
         *,
         prompts: Mapping[str, Prompt] | None = None,
-        muscle_strategy: MuscleStrategy | None = None,
     ) -> AxialResult:
         """Segment several structures; see `segment_axial`."""
         found: dict[Structure, StructureResult] = {}
@@ -147,9 +130,7 @@ class AxialSession(FramedSlice):
         problem: AnatomyNotFound | None = None
         for structure in _segmented_for(structures):
             try:
-                found[structure] = self.segment(
-                    structure, prompt=(prompts or {}).get(structure), muscle_strategy=muscle_strategy
-                )
+                found[structure] = self.segment(structure, prompt=(prompts or {}).get(structure))
             except AnatomyNotFound as error:
                 missing[structure], problem = str(error), error
         if not found and problem is not None:
@@ -212,7 +193,7 @@ class AxialSession(FramedSlice):
         if isinstance(self.anatomy, AnatomyNotFound):
             result = divided.segment_vertebra()
         else:
-            result = self._segment_by_anatomy("vertebra", (make_axial_prompt(self.anatomy, "vertebra"),))
+            result = self._segment_by_anatomy("vertebra", make_axial_prompt(self.anatomy, "vertebra"))
         if divided.is_disc:
             text = "vertebra: the slice runs through a disc, not through a vertebral body"
             result = replace(result, warnings=(*result.warnings, text))
@@ -237,7 +218,7 @@ class AxialSession(FramedSlice):
             if self.divided is not None:
                 raise
             return self._segment_by_name(side, error)
-        return self._segment_by_anatomy(side, (prompt,))
+        return self._segment_by_anatomy(side, prompt)
 
     def segment_with_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
         """Segment from a prompt as if it had been made from anatomy, whose limits then apply.
@@ -254,17 +235,12 @@ class AxialSession(FramedSlice):
         prompt.require_within(self.ct_slice.shape_hw)
         if isinstance(self.anatomy, AnatomyNotFound) and self.divided is not None and structure in _PROMPTED:
             return self.divided.segment_prompted(structure, prompt)
-        return self._segment_by_anatomy(structure, (prompt,))
+        return self._segment_by_anatomy(structure, prompt)
 
-    def _segment_by_anatomy(self, structure: Structure, prompts: tuple[Prompt, ...]) -> StructureResult:
+    def _segment_by_anatomy(self, structure: Structure, prompt: Prompt) -> StructureResult:
         anatomy = self._require_anatomy()
         rough = anatomy.grid.mask_to_slice(self._rough(anatomy, structure))
-        predictions = [self.predict(prompt) for prompt in prompts]
-        if len(prompts) == 1:
-            prediction = prefer_agreeing(predictions[0], rough)
-        else:
-            pairs = zip(predictions, prompts, strict=True)
-            prediction = unite([prefer_agreeing(a, rough & _box_of(p, rough)) for a, p in pairs])
+        prediction = prefer_agreeing(self.predict(prompt), rough)
         mask = self._clean(structure, prediction.mask, near=rough)
         if structure == "muscle":
             # Total muscle holds the psoas by definition, even where the two predictions disagree.
@@ -275,7 +251,7 @@ class AxialSession(FramedSlice):
             structure=structure,
             mask=mask,
             prediction=prediction,
-            prompts=prompts,
+            prompts=(prompt,),
             prompted_by="anatomy",
             confidence=prediction.confidence_score,
             warnings=self._doubts(structure, mask, prediction, agreement(mask, rough)),
@@ -422,7 +398,6 @@ def segment_axial(
     prompts: Mapping[str, Prompt] | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
     any_region: bool = False,
 ) -> AxialResult:
@@ -442,8 +417,6 @@ def segment_axial(
         Window of the image.
     definitions : TissueDefinitions
         HU limits.
-    muscle_strategy : {"union", "compartments"}, optional
-        `MUSCLE_STRATEGY` when omitted.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
     any_region : bool
@@ -470,7 +443,7 @@ def segment_axial(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    result = session.segment_all(structures, prompts=prompts, muscle_strategy=muscle_strategy)
+    result = session.segment_all(structures, prompts=prompts)
     return replace(result, warnings=(*notes, *result.warnings)) if notes else result
 
 
@@ -499,11 +472,3 @@ def require_axial(ct_slice: CTSlice) -> None:
             received=ct_slice.plane,
             hint="Give an axial slice, or request l3 on a sagittal one.",
         )
-
-
-def _box_of(prompt: Prompt, like: Mask) -> Mask:
-    inside = np.zeros_like(like)
-    if prompt.box_xyxy is not None:
-        x0, y0, x1, y1 = (max(round(v), 0) for v in prompt.box_xyxy)
-        inside[y0 : y1 + 1, x0 : x1 + 1] = True
-    return inside

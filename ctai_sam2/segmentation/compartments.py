@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ctai_sam2.image.distances import within_distance
-from ctai_sam2.image.masks import fill_holes, grow, label_components, remove_islands, shrink
+from ctai_sam2.image.distances import box_of, within_distance
+from ctai_sam2.image.masks import fill_holes, grow, keep_largest, label_components, remove_islands, shrink
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
@@ -33,6 +33,9 @@ _HULL_MM = 8.0
 _BRIDGE_MM = 2.0
 _SMALLEST_FAT_MM2 = 6.0
 _POCKET_MM2 = 150.0
+_PSOAS_APART_MM = 8.0
+_SMALLEST_PSOAS_MM2 = 50.0
+_ORGAN_RIM = 0.2
 _FAT_HU = HuRange(low_hu=-190.0, high_hu=-30.0)
 
 
@@ -96,9 +99,12 @@ def divide_slice(
     number = {name: i for i, name in enumerate(COMPARTMENT_NAMES, start=1)}
     groups = [number[name] for name in GROUPS]
 
+    spine = index == number["spine"]
+    beside, organ = _sort_psoas(index, number, spacing_mm)
     solid = np.isin(index, [*groups, number["between"], number["spine"], number["bone"]])
-    ring = _main_part(solid, index == number["spine"], spacing_mm)
-    stray = np.isin(index, groups) & ~ring
+    ring = _main_part(solid & ~organ, spine, spacing_mm)
+    # A psoas may lie in fat all around.
+    stray = np.isin(index, groups) & ~ring & ~beside
     in_limits = _within(hu, definitions.muscle)
     stray_mm2 = float((stray & in_limits).sum()) * pixel_mm2
     index[stray] = number["viscera"]
@@ -115,8 +121,7 @@ def divide_slice(
 
     _settle_edges(index, in_limits, groups, [number[name] for name in _FATS_AROUND])
     muscles = {name: index == number[name] for name in GROUPS}
-    spine = index == number["spine"]
-    left, right = _split(muscles["psoas"], spine, body)
+    left, right = _split(muscles["psoas"], keep_largest(spine), body)
     masks: dict[str, Mask] = {}
     for name, mask in (
         ("psoas_left", left),
@@ -210,6 +215,40 @@ def _main_part(solid: Mask, spine: Mask, spacing_mm: tuple[float, float]) -> Mas
             kept |= part
     result: Mask = kept & solid
     return result
+
+
+def _sort_psoas(
+    index: NDArray[np.uint8], number: Mapping[str, int], spacing_mm: tuple[float, float]
+) -> tuple[Mask, Mask]:
+    """Return the pieces of psoas nearest to the spine, and those of kidney, spleen or bowel called psoas.
+
+    The latter lie well to the side of another and border on organs; quadratus lumborum does not.
+    """
+    psoas, spine = index == number["psoas"], index == number["spine"]
+    beside, organ = np.zeros_like(psoas), np.zeros_like(psoas)
+    # What else is called spine is a kidney with contrast, mostly.
+    body = keep_largest(spine)
+    box = box_of(psoas | body, 1, 1)
+    if box is None or not body.any():
+        return beside, organ
+    is_organ = (index[box] == number["viscera"]) | (spine & ~body)[box]
+    gap_mm = ndimage.distance_transform_edt(~body[box], sampling=spacing_mm)
+    for side in _split(psoas[box], body[box], body[box]):
+        labels, count = label_components(side, diagonal=False)
+        pieces = np.arange(1, count + 1)
+        gaps_mm = np.asarray(ndimage.minimum(gap_mm, labels, pieces))
+        areas_mm2 = np.bincount(labels.ravel(), minlength=count + 1)[1:] * (spacing_mm[0] * spacing_mm[1])
+        large = gaps_mm[areas_mm2 >= _SMALLEST_PSOAS_MM2]
+        if not large.size:
+            continue
+        is_near = gaps_mm <= large.min() + _PSOAS_APART_MM
+        beside[box] |= np.isin(labels, pieces[is_near])
+        for label in pieces[~is_near]:
+            piece = labels == label
+            rim = ndimage.binary_dilation(piece) & ~piece
+            if is_organ[rim].mean() >= _ORGAN_RIM:
+                organ[box] |= piece
+    return beside, organ
 
 
 def _filled(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:

@@ -25,7 +25,7 @@ from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
-from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_psoas
+from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_both
 from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
@@ -242,23 +242,18 @@ class JudgedSlice:
 
     @cached_property
     def agreed_psoas(self) -> dict[Structure, AgreedPsoas]:
-        """Each psoas that was found: what division and prompted decoder both see; see `agree_on_psoas`."""
-        seen = self.divided.compartments.masks
-        found = {side: one for side, one in self.psoas.items() if isinstance(one, StructureResult)}
+        """Each psoas that was found: what division and prompted decoder both see; see `agree_on_both`."""
+        found = {side: one.mask for side, one in self.psoas.items() if isinstance(one, StructureResult)}
         if not found:
             return {}
-        disc = self.divided.named("disc").mask & seen["spine"]
-        return {
-            side: agree_on_psoas(
-                self.divided.ct_slice,
-                result.mask,
-                seen[side],
-                spine=seen["spine"],
-                disc=disc,
-                limits=self.divided.definitions.muscle,
-            )
-            for side, result in found.items()
-        }
+        seen = self.divided.compartments.masks
+        return agree_on_both(
+            self.divided.ct_slice,
+            found,
+            seen,
+            disc=self.divided.named("disc").mask & seen["spine"],
+            limits=self.divided.definitions.muscle,
+        )
 
     @cached_property
     def masks(self) -> dict[str, Mask]:

@@ -53,22 +53,12 @@ def make_axial_prompt(anatomy: AxialAnatomy, structure: Structure) -> Prompt:
     raise InputError("no prompt is made for such a structure", received=structure)
 
 
-def make_compartment_prompts(anatomy: AxialAnatomy) -> tuple[Prompt, ...]:
-    """Point at the muscles one group at a time, as prompts whose masks are to be united."""
-    prompts = []
-    for part in anatomy.compartments().values():
-        points = deepest_points(part, 3, apart_mm=25.0)
-        prompts.append(region_prompt(anatomy.grid, part, positives=points, with_mask=True))
-    return tuple(prompts)
-
-
 def region_prompt(
     grid: Grid,
     region: Mask,
     *,
     positives: Sequence[tuple[float, float]] = (),
     negatives: Sequence[tuple[float, float]] = (),
-    with_box: bool = True,
     with_mask: bool = False,
 ) -> Prompt:
     """Make a prompt in pixels of the slice from a region and points on the grid.
@@ -81,23 +71,21 @@ def region_prompt(
         Gives the box, with a little slack, and the mask.
     positives, negatives : sequence of (x, y)
         Points on the grid.
-    with_box, with_mask : bool
-        What to put in.
+    with_mask : bool
+        Whether the mask goes in too.
     """
     points = [*positives, *negatives]
     rows, columns = np.nonzero(region)
-    box = None
-    if with_box:
-        corners = np.array([[columns.min() - 0.5, rows.min() - 0.5], [columns.max() + 0.5, rows.max() + 0.5]])
-        corners += np.array([[-_BOX_SLACK_MM], [_BOX_SLACK_MM]])
-        (x0, y0), (x1, y1) = grid.points_to_slice(corners)
-        height, width = grid.slice_shape_hw
-        box = (
-            float(max(x0, -0.5)),
-            float(max(y0, -0.5)),
-            float(min(x1, width - 0.5)),
-            float(min(y1, height - 0.5)),
-        )
+    corners = np.array([[columns.min() - 0.5, rows.min() - 0.5], [columns.max() + 0.5, rows.max() + 0.5]])
+    corners += np.array([[-_BOX_SLACK_MM], [_BOX_SLACK_MM]])
+    (x0, y0), (x1, y1) = grid.points_to_slice(corners)
+    height, width = grid.slice_shape_hw
+    box = (
+        float(max(x0, -0.5)),
+        float(max(y0, -0.5)),
+        float(min(x1, width - 0.5)),
+        float(min(y1, height - 0.5)),
+    )
     return Prompt(
         points_xy=grid.points_to_slice(points).astype(np.float32),
         labels=np.array([1] * len(positives) + [0] * len(negatives), np.int32),

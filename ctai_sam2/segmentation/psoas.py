@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from ctai_sam2.image.masks import grow, label_components, shrink
 from ctai_sam2.measure.definitions import HuRange
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.postprocess import clean_mask
+from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask
 
 
@@ -39,6 +41,8 @@ class PsoasParameters:
         Smaller bright places are noise.
     same : float
         Below this Dice the decoder was pointed at another muscle, and the division alone counts.
+    uneven : float
+        Where a side has less than this part of the other's area, each way of finding it has lost a part.
     """
 
     behind_body_mm: float = 6.0
@@ -47,6 +51,7 @@ class PsoasParameters:
     brighter_hu: float = 40.0
     bright_mm2: float = 100.0
     same: float = 0.5
+    uneven: float = 0.5
 
 
 PARAMETERS: Final = PsoasParameters()
@@ -74,6 +79,44 @@ class AgreedPsoas:
     bright: Mask
 
 
+def agree_on_both(
+    ct_slice: CTSlice,
+    prompted: Mapping[Structure, Mask],
+    divided: Mapping[str, Mask],
+    *,
+    disc: Mask,
+    limits: HuRange,
+    parameters: PsoasParameters = PARAMETERS,
+) -> dict[Structure, AgreedPsoas]:
+    """Agree on each side, and take what either way saw of a side that came out far smaller than the other.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        Axial, anterior up.
+    prompted : mapping of str to ndarray of bool, shape (H, W)
+        By side, as the decoder drew it, within HU limits; a side that it did not find is left out.
+    divided : mapping of str to ndarray of bool, shape (H, W)
+        Both sides and ``spine`` of the division.
+    disc, limits, parameters
+        As in `agree_on_psoas`.
+    """
+
+    def agree(side: Structure, *, either: bool = False) -> AgreedPsoas:
+        return agree_on_psoas(
+            ct_slice, prompted[side], divided[side], spine=divided["spine"], disc=disc, limits=limits,
+            either=either, parameters=parameters,
+        )  # fmt: skip
+
+    agreed = {side: agree(side) for side in prompted}
+    by_area = sorted(agreed, key=lambda side: int(agreed[side].mask.sum()))
+    if len(by_area) == 2 and all(one.agreement >= parameters.same for one in agreed.values()):
+        smaller, larger = by_area
+        if agreed[smaller].mask.sum() < parameters.uneven * agreed[larger].mask.sum():
+            agreed[smaller] = agree(smaller, either=True)
+    return agreed
+
+
 def agree_on_psoas(
     ct_slice: CTSlice,
     prompted: Mask,
@@ -82,6 +125,7 @@ def agree_on_psoas(
     spine: Mask,
     disc: Mask,
     limits: HuRange,
+    either: bool = False,
     parameters: PsoasParameters = PARAMETERS,
 ) -> AgreedPsoas:
     """Take what division and prompted decoder both see, with some slack.
@@ -98,6 +142,8 @@ def agree_on_psoas(
         Vertebral body and disc as the division drew them, and the disc alone.
     limits : HuRange
         Of muscle.
+    either : bool
+        Whether to take what either sees instead.
     parameters : PsoasParameters
         Limits of this function.
     """
@@ -113,6 +159,8 @@ def agree_on_psoas(
     agreement = dice(prompted, divided)
     if not divided.any():
         mask = prompted
+    elif either:
+        mask = divided | prompted
     elif agreement < p.same:
         mask = divided
     else:

@@ -18,7 +18,6 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.axial import (
     CONFIDENCE_THRESHOLD,
     AxialSession,
-    MuscleStrategy,
     require_axial,
 )
 from ctai_sam2.segmentation.levels.sagittal import (
@@ -58,7 +57,6 @@ def segment_structure(
     prompt: Prompt | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
     any_region: bool = False,
 ) -> StructureResult:
@@ -80,8 +78,6 @@ def segment_structure(
         Window of the image the model sees.
     definitions : TissueDefinitions
         HU limits.
-    muscle_strategy : {"union", "compartments"}, optional
-        How ``muscle`` is requested from the model.
     confidence_threshold : float
         A mask the model trusts less, 0 to 1, is warned of.
     any_region : bool
@@ -124,7 +120,7 @@ def segment_structure(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    result = session.segment(structure, prompt=prompt, muscle_strategy=muscle_strategy)
+    result = session.segment(structure, prompt=prompt)
     return replace(result, warnings=(*result.warnings, *notes)) if notes else result
 
 
@@ -139,7 +135,6 @@ def segment_study(
     prompts: Mapping[str, Prompt] | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    muscle_strategy: MuscleStrategy | None = None,
     confidence_threshold: float = CONFIDENCE_THRESHOLD,
     slices: int = 1,
     any_region: bool = False,
@@ -162,7 +157,7 @@ def segment_study(
         Column of the sagittal slice; through the middle of the spine when omitted.
     structures, prompts
         As in `segment_axial`; prompts are on the axial slice.
-    window, definitions, muscle_strategy, confidence_threshold
+    window, definitions, confidence_threshold
         As in `segment_structure`.
     slices : {1, 3, 5}
         Of how many slices around the middle one the medians of the areas are taken. The slices above and
@@ -221,7 +216,7 @@ def segment_study(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    axial = session.segment_all(structures, prompts=prompts, muscle_strategy=muscle_strategy)
+    axial = session.segment_all(structures, prompts=prompts)
     axial, medians = _compare_with_neighbours(
         volume, axial_index, axial, session, slices=slices, window=window
     )

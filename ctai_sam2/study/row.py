@@ -46,7 +46,7 @@ PROVENANCE_COLUMNS: tuple[str, ...] = (
     "l3_probability",
     "warnings",
 )
-"""Columns that say where a row's numbers come from; they follow those of `core.columns.COLUMNS`."""
+"""Columns that say where a row's numbers come from; they follow those of `measure.columns.COLUMNS`."""
 
 
 def measure_study(
@@ -69,7 +69,7 @@ def measure_study(
     Returns
     -------
     dict
-        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
+        `measure.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def measure_results(
     Returns
     -------
     dict
-        `core.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
+        `measure.columns.COLUMNS`, then `PROVENANCE_COLUMNS`.
 
     Raises
     ------

@@ -1,9 +1,6 @@
 """The two editors in a JupyterLab cell, drawn with ipycanvas from the pure `ctai_sam2.editor`."""
 
-from ctai_sam2.widgets.change import ChangeEditor
-from ctai_sam2.widgets.editor import MaskEditor
-from ctai_sam2.widgets.l3 import L3MaskEditor
-from ctai_sam2.widgets.middle import MiddleMaskEditor
-from ctai_sam2.widgets.review import ReviewEditor
+import lazy_loader as _lazy
 
-__all__ = ["ChangeEditor", "L3MaskEditor", "MaskEditor", "MiddleMaskEditor", "ReviewEditor"]
+# The names and their modules are listed once, in __init__.pyi.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -83,8 +83,9 @@ class CaseBar:
         number, several = names.index(cases.name) + 1, len(names) > 1
         options = []
         for place, (name, state) in enumerate(cases.states.items(), start=1):
-            flag = f" ⚑ {cases.flags[name]}" if name in cases.flags else ""
-            options.append((f"{_SIGNS[state]} {place}{flag}", name))
+            sign, why = (" ⚑", f" – {cases.flags[name]}") if name in cases.flags else ("", "")
+            # The closed list is as wide as the number; opened it is as wide as its names.
+            options.append((f"{_SIGNS[state]} {place}{sign}\u2003{name}{why}", name))
         if list(self._chooser.options) != options:
             self._chooser.options = options
         self._chooser.value = cases.name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -18,7 +19,7 @@ Cases: TypeAlias = Source | Sequence[Source] | Mapping[str, Source]
 
 
 class CaseProgress:
-    """States of cases, and the revision at which each one's row was written.
+    """States of cases, and the revision at which the row of the one in view was written.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ class CaseProgress:
 
     def __init__(self, states: Mapping[str, CaseState]) -> None:
         self._states = dict(states)
-        self._written: dict[str, int] = {}
+        # Revisions are counted anew by each controller, as often as a case is opened.
+        self._written: weakref.WeakKeyDictionary[Controller, int] = weakref.WeakKeyDictionary()
 
     @property
     def names(self) -> list[str]:
@@ -44,12 +46,15 @@ class CaseProgress:
     def is_unwritten(self, name: str, controller: Controller) -> bool:
         """Whether something was edited since the row was written."""
         is_done = self._states[name] == "done"
-        since = self._written.get(name, controller.opened_revision if is_done else None)
-        return bool(controller.document.history.done) and since != controller.document.revision
+        since = self._written.get(controller, controller.opened_revision if is_done else None)
+        if since is None:
+            return bool(controller.document.history.done)
+        # Also where everything was undone: the row still has its masks.
+        return since != controller.document.revision
 
     def mark_written(self, name: str, controller: Controller) -> None:
         """Note that the case's row is up to date."""
-        self._written[name] = controller.document.revision
+        self._written[controller] = controller.document.revision
         self._states[name] = "done"
 
     def mark_drawn(self, name: str) -> None:

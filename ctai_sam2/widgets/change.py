@@ -16,6 +16,9 @@ from ctai_sam2.study.change import MeasureChange, StudyChange
 from ctai_sam2.study.outputs import TableRow
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
+_SIDE_WIDTH = "380px"
+"""Least width of a side: where two do not fit the second one is under the first."""
+
 
 class ChangeEditor:
     """Two `MiddleMaskEditor` next to each other, with the change of each number under them.
@@ -47,20 +50,22 @@ class ChangeEditor:
     def __init__(self, change: StudyChange, **options: Any) -> None:
         self._change = change
         self._mutex = threading.Lock()
-        self.first = _opened(change.first, options)
+        self.first = _opened(change.first, change.rows[0], options)
         try:
-            self.second = _opened(change.second, options)
+            self.second = _opened(change.second, change.rows[1], options)
         except BaseException:
             self.first.close()
             raise
         self._rows: list[TableRow] = [each.measurements() for each in (self.first, self.second)]
         self._numbers = ipw.HTML()
+        self._heads = (ipw.HTML(), ipw.HTML())
         places = [
             # Boxes that stretch what is in them: an editor has no width of its own.
-            ipw.VBox([each.widget], layout=ipw.Layout(flex="1 1 0", min_width="0"))
-            for each in (self.first, self.second)
+            ipw.VBox([head, each.widget], layout=ipw.Layout(flex=f"1 1 {_SIDE_WIDTH}", min_width="0"))
+            for head, each in zip(self._heads, (self.first, self.second), strict=True)
         ]
-        self._widget = ipw.VBox([ipw.HBox(places), self._numbers])
+        both = ipw.HBox(places, layout=ipw.Layout(flex_flow="row wrap"))
+        self._widget = ipw.VBox([both, self._numbers])
         for place, editor in enumerate((self.first, self.second)):
             editor.controller.subscribe(partial(self._follow, place))
         self._show()
@@ -77,7 +82,7 @@ class ChangeEditor:
             return tuple(self._measured(one) for one in self._change.measures)
 
     def save(self) -> None:
-        """Write masks and rows of both; see `MaskEditor.save`.
+        """Write masks and rows of both; see `CaseEditor.save`.
 
         Raises
         ------
@@ -110,17 +115,21 @@ class ChangeEditor:
             with self._mutex:
                 self._rows[place] = row
             self._show()
-        window = editor.document.view.window
-        if "view" in change.aspects and other.document.view.window != window:
+        if "view" in change.aspects and other.document.view.window != editor.document.view.window:
             lock = other.controller.lock
             if lock.acquire(blocking=False):
                 try:
-                    other.controller.adjust(window=window)
+                    _take_window(other, editor)
                 finally:
                     lock.release()
+            else:
+                # It is being painted: a thread that holds no lock can wait for that.
+                threading.Thread(target=_take_window, args=(other, editor), daemon=True).start()
 
     def _show(self) -> None:
         language = self.first.document.view.language
+        for head, name in zip(self._heads, ("first", "second"), strict=True):
+            head.value = f"<b>{escape(Message(f'change.{name}').text(language))}</b>"
         lines = [_line(_in_cm2(one), language) for one in self.measures]
         flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
         heads = "".join(
@@ -131,14 +140,20 @@ class ChangeEditor:
         self._numbers.value = f"<table><tr><th></th>{heads}</tr>{''.join(lines)}</table><ul>{flags}</ul>"
 
 
-def _opened(study: Any, options: Mapping[str, Any]) -> MiddleMaskEditor:
+def _take_window(editor: MiddleMaskEditor, other: MiddleMaskEditor) -> None:
+    """Give an editor the grey window that the other one has now."""
+    with editor.controller.lock:
+        editor.controller.adjust(window=other.document.view.window)
+
+
+def _opened(study: Any, row: TableRow, options: Mapping[str, Any]) -> MiddleMaskEditor:
     labels = {label.name for label in MiddleMaskEditor.profile.labels}
     masks = {**study.axial.muscle_groups, **study.masks}
     return MiddleMaskEditor(
         study.volume,
         index=study.axial_index,
         masks={name: mask for name, mask in masks.items() if name in labels},
-        **options,
+        **{"height_m": row.get("height_m"), **options},
     )
 
 

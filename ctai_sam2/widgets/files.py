@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ctai_sam2.editor import Document
+from ctai_sam2.editor.authorship import hand_share, model_of
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.io import write_mask_nifti, write_mask_png
 from ctai_sam2.study.outputs import TableRow, write_rows
@@ -66,8 +67,8 @@ def identity_row(document: Document, index: int, *, case: str, reader: str) -> T
         **_place_of(document, index),
         "reader": reader,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "editor_model": document.model_of(index),
-        "hand_share": document.hand_share(index),
+        "editor_model": model_of(document, index),
+        "hand_share": hand_share(document, index),
     }
 
 

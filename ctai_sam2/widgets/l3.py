@@ -27,7 +27,7 @@ class L3MaskEditor(MaskEditor):
     """The third lumbar vertebra on a sagittal slice: mask, bounding rectangles, middle.
 
     Display it as the last line of a cell. Drag rectangles, as many as needed, or let one click find the
-    body and its mask. Of a volume the slice through the spine is shown first. See `MaskEditor` for the
+    body and its mask. Of a volume the slice through the spine is shown first. See `CaseEditor` for the
     parameters.
     """
 

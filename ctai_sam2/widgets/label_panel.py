@@ -126,7 +126,7 @@ class LabelPanel:
         for name, row in self._rows.items():
             found = measured.get(name)
             if found is None:
-                row.show_numbers("–")
+                row.show_numbers("")
             else:
                 outline = f"{found.area_cm2:.1f}" if found.area_cm2 != found.measured_cm2 else ""
                 row.show_numbers(f"{found.measured_cm2:.1f} cm² · {found.measured_hu:.0f} HU", outline)

@@ -8,6 +8,7 @@ from html import escape
 import ipywidgets as ipw
 
 from ctai_sam2.editor import Label, text
+from ctai_sam2.widgets.controls import set_shown
 
 
 class LabelRow:
@@ -56,6 +57,7 @@ class LabelRow:
         self._colour.value = label.colour.lower()
 
     def show_numbers(self, words: str, outline_cm2: str = "") -> None:
-        """Show what was measured, and in grey the outline's area where it differs."""
+        """Show what was measured, and in grey the outline's area where it differs; no line for nothing."""
         outline = f' <span class="ctai-sam2-outline">({escape(outline_cm2)})</span>' if outline_cm2 else ""
+        set_shown(self._numbers, bool(words))
         self._numbers.value = f'<span class="ctai-sam2-numbers">{escape(words)}{outline}</span>'

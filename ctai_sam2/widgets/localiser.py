@@ -12,6 +12,7 @@ from PIL import Image
 
 from ctai_sam2.editor import L3, Document
 from ctai_sam2.editor.localiser import row_of_axial
+from ctai_sam2.editor.replay import restore
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.image.windowing import PRESETS, window_to_uint8
 from ctai_sam2.journal import AnnotationJournal
@@ -54,7 +55,7 @@ def known_axial_index(
         return None
     try:
         document = Document(volume, L3)
-        document.restore(AnnotationJournal.peek(path, volume))
+        restore(document, AnnotationJournal.peek(path, volume))
     except CtaiError:
         # Of another series, or damaged: the L3 editor says so when it is opened, here it is not needed.
         return None

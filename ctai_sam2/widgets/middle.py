@@ -36,7 +36,7 @@ class MiddleMaskEditor(MaskEditor):
 
     Display it as the last line of a cell. One click finds both psoas, all muscle or the fat, whichever label
     is active, or psoas and muscle at once; then brush, polygon and points correct it. Of a volume whose L3 is
-    outlined in `L3MaskEditor` the slice through its middle is shown first. See `MaskEditor` for the
+    outlined in `L3MaskEditor` the slice through its middle is shown first. See `CaseEditor` for the
     parameters.
 
     Examples
@@ -104,7 +104,7 @@ class MiddleMaskEditor(MaskEditor):
         self.controller.inference.wait(wait_s)
 
     def save(self, folder: str | Path | None = None) -> list[Path]:
-        """Write what `MaskEditor.save` writes and, of a volume with several slices, its masks and tables."""
+        """Write what `CaseEditor.save` writes and, of a volume with several slices, its masks and tables."""
         files = super().save(folder)
         result = self.volume_result if len(self.document.indices) > 1 else None
         if result is not None:
@@ -180,7 +180,7 @@ class MiddleMaskEditor(MaskEditor):
 
     def _localise(self) -> str:
         source = self.document.source
-        if not self._canvas.page_draws:
+        if not self._display.canvas.page_draws:
             self._line_index = self.document.index
         # The page side moves the line by itself; with another one the picture would be sent anew.
         return draw_localiser(source, self._line_index) if isinstance(source, CTVolume) else ""

@@ -32,10 +32,6 @@ class PanelSource:
 
     Parameters
     ----------
-    guard : callable
-        Runs every handler and shows its errors.
-    gathered : callable
-        Around what changes controls outside of a paint.
     cases : callable
         Returns the list of cases.
     choose_case : callable
@@ -48,23 +44,18 @@ class PanelSource:
         Other results to choose from: what a button says, and what it does.
     localiser : callable
         HTML that shows where the slice lies.
-    pixel_ratio : callable
-        The screen's pixels per CSS pixel.
     height_m : callable
         Body height in metres, or None.
     set_height_m : callable or None
         Takes another body height.
     """
 
-    guard: Guard
-    gathered: Gathered
     cases: Callable[[], CaseList]
     choose_case: Callable[[str], object]
     check_segmenter: Callable[[], object]
     describe: Callable[[], Sequence[Message]]
     propose: Callable[[], Sequence[Proposal]]
     localiser: Callable[[], str]
-    pixel_ratio: Callable[[], float]
     height_m: Callable[[], float | None]
     set_height_m: Callable[[float | None], object] | None
 
@@ -75,17 +66,32 @@ class Panel:
     Parameters
     ----------
     controller : Controller
-        What they act on, until `show` is given another one.
+        What they act on; `show` brings them up, also with another one.
     canvas : Widget
         The picture.
     source : PanelSource
         What else they show and do.
+    guard : callable
+        Runs every handler and shows its errors.
+    gathered : callable
+        Around what changes controls outside of a paint.
+    pixel_ratio : callable
+        The screen's pixels per CSS pixel.
     """
 
-    def __init__(self, controller: Controller, canvas: ipw.Widget, source: PanelSource) -> None:
+    def __init__(
+        self,
+        controller: Controller,
+        canvas: ipw.Widget,
+        source: PanelSource,
+        *,
+        guard: Guard,
+        gathered: Gathered,
+        pixel_ratio: Callable[[], float],
+    ) -> None:
         self._controller, self._source = controller, source
         self._is_frozen = False
-        controls = self._controls = ControlFactory(lambda: self._controller, source.guard, source.gathered)
+        controls = self._controls = ControlFactory(lambda: self._controller, guard, gathered)
         profile = controller.document.profile
         self._cases = CaseBar(controls, choose=source.choose_case)
         self._options = OptionBar(controls, source.check_segmenter, has_groups="all" in profile.groups)
@@ -102,7 +108,7 @@ class Panel:
         )
         self._proposals = self._labels.proposals
         self._slices = SliceBar(controls)
-        self._strip = SliceStrip(controls, source.pixel_ratio)
+        self._strip = SliceStrip(controls, pixel_ratio)
         self._help = ipw.HTML()
         self._help.add_class("ctai-sam2-help")
         self._help.layout.display = "none"
@@ -120,7 +126,6 @@ class Panel:
             ]
         )
         self.widget.add_class("ctai-sam2-editor")
-        self.show(controller)
 
     def show(self, controller: Controller) -> None:
         """Act on another controller from now on."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import MIDDLE, Controller, Message, Profile
-from ctai_sam2.editor.document import Author
+from ctai_sam2.editor.sheet import Author
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.types import CTVolume, Mask

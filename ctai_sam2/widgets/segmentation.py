@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import replace
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from ctai_sam2.editor import Message
 from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
-from ctai_sam2.models import Segmenter, open_segmenter
+from ctai_sam2.models import Prefetching, Segmenter, open_segmenter
 from ctai_sam2.segmentation import (
     AxialSession,
     L3Result,
@@ -22,8 +23,12 @@ from ctai_sam2.segmentation import (
 from ctai_sam2.structures import STRUCTURES
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 
+_log = logging.getLogger(__name__)
+
 _shared_lock = threading.Lock()
 _shared: list[Segmenter] = []
+_loading: list[threading.Thread] = []
+"""The thread that loads its model, once there is one."""
 
 
 def shared_segmenter() -> Segmenter:
@@ -38,6 +43,28 @@ def shared_segmenter() -> Segmenter:
         if not _shared:
             _shared.append(open_segmenter("auto"))
         return _shared[0]
+
+
+def load_ahead(segmenter: Segmenter | None) -> None:
+    """Load the shared segmenter's model in the background, once: the first click finds it loaded.
+
+    A segmenter that an editor was given is its owner's to load.
+    """
+    with _shared_lock:
+        if _loading or not any(segmenter is shared for shared in _shared):
+            return
+        thread = threading.Thread(target=_warm_up, args=tuple(_shared), name="loading the model", daemon=True)
+        _loading.append(thread)
+    thread.start()
+
+
+def _warm_up(segmenter: Segmenter) -> None:
+    """Get a segmenter ready; what prevents that is shown when it is asked for a mask."""
+    if isinstance(segmenter, Prefetching):
+        try:
+            segmenter.warm_up()
+        except CtaiError as error:
+            _log.info("the model is not loaded ahead of time: %s", type(error).__name__)
 
 
 def segmenter_or_reason(

@@ -26,7 +26,7 @@ flex: 0 0 auto; }
 .ctai-sam2-editor .ctai-sam2-options { min-height: 34px; }
 .ctai-sam2-editor .ctai-sam2-options > * { max-height: 30px; }
 .ctai-sam2-editor .ctai-sam2-space { flex: 1 1 0; }
-.ctai-sam2-editor .ctai-sam2-cases { width: auto; max-width: 260px; }
+.ctai-sam2-editor .ctai-sam2-cases { width: 76px; }
 .ctai-sam2-editor .ctai-sam2-options .widget-dropdown { width: 132px; }
 .ctai-sam2-editor .ctai-sam2-options .widget-dropdown:last-child { width: 148px; }
 .ctai-sam2-editor .ctai-sam2-field { width: auto; }
@@ -124,15 +124,18 @@ input[type="color"]
 overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { width: 22px; min-width: 22px; }
 .ctai-sam2-editor .ctai-sam2-row > .widget-html, .ctai-sam2-editor .ctai-sam2-row > .jupyter-widget-html
-{ flex: 0 1 auto; margin: 0 0 0 28px; height: 15px; line-height: 15px; }
+{ flex: 1 0 calc(100% - 28px); margin: 0 0 0 28px; height: 15px; line-height: 15px; }
 .ctai-sam2-editor .ctai-sam2-row .widget-html-content { line-height: 15px; }
-.ctai-sam2-editor .ctai-sam2-row.ctai-sam2-half > .widget-html { margin: 0 2px; }
+.ctai-sam2-editor .ctai-sam2-row.ctai-sam2-half > .widget-html { flex: 0 1 auto; margin: 0 2px; }
 .ctai-sam2-editor .ctai-sam2-panel .jupyter-widget-Collapse-header, .ctai-sam2-editor .ctai-sam2-panel
 .jupyter-widget-Collapse-contents { background: #2A2A2A; color: #EEE; padding: 3px 6px; border-color:
 #555; }
 .ctai-sam2-editor .ctai-sam2-numbers { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ctai-sam2-editor .ctai-sam2-outline { color: #999; }
 .ctai-sam2-editor .ctai-sam2-wrap { flex-flow: row wrap; align-items: center; }
+.ctai-sam2-editor .ctai-sam2-wrap button { max-width: 100%; overflow: hidden; text-overflow: ellipsis; }
+.ctai-sam2-editor .ctai-sam2-panel button.mod-active:not(.mod-info) { background: #0072B2; color: #FFF; }
+.ctai-sam2-editor .ctai-sam2-panel .ctai-sam2-row button.ctai-sam2-icon.mod-active { background: #4A4A4A; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider { width: 98%; }
 .ctai-sam2-editor .ctai-sam2-panel .widget-slider label { width: auto; min-width: 60px; }
 

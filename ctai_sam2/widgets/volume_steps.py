@@ -10,9 +10,9 @@ import numpy as np
 
 from ctai_sam2.editor import Controller, Document, Message
 from ctai_sam2.editor.commands import Compound, SetMask, SetState
-from ctai_sam2.editor.document import Author
 from ctai_sam2.editor.history import MODEL_EDIT
 from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.sheet import Author
 from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.editor.strip import Direction, Step, stretch, strip_range
 from ctai_sam2.errors import InputError

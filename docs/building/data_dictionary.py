@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
 
 from ctai_sam2.cohort.columns import COHORT_COLUMN_TABLE, TABLE_COLUMNS
 from ctai_sam2.measure.columns import COLUMN_TABLE, Column
-from ctai_sam2.measure.cutoffs import describe_cutoff_tables
-from ctai_sam2.measure.reference_values import describe_reference_tables
+from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
+from ctai_sam2.measure.reference_values import REFERENCE_TABLES
 
 _HEAD = """\
 # Data dictionary
@@ -38,12 +39,12 @@ def render() -> str:
             "",
             "## Cut-offs\n",
             "A value below is low. For `--cut-offs`, the manifest's `cut_offs` and `flag_low`.\n",
-            describe_cutoff_tables(),
+            _cutoffs(),
             "",
             "## Reference values\n",
             "For `--reference`. Values are compared at the level, sexes and ages of a table; a",
             "percentile is that of a normal distribution with the group's mean and SD.\n",
-            describe_reference_tables(),
+            _reference_values(),
         )
     )
 
@@ -53,6 +54,46 @@ def _table(columns: Iterable[Column]) -> Iterable[str]:
     yield "|---|---|---|"
     for name, unit, meaning in columns:
         yield f"| `{name}` | {unit} | {meaning} |"
+
+
+def _cutoffs() -> str:
+    """Write all cut-offs as one table, with source and what they were checked against."""
+    lines = ["| cut-offs | low where | source | numbers checked |", "|---|---|---|---|"]
+    for table in CUTOFF_TABLES.values():
+        low: dict[str, list[str]] = {}
+        for line in table.cutoffs:
+            bmi = f" (BMI from {line.bmi_from:g})" if line.bmi_from > 0 else ""
+            bmi += f" (BMI below {line.bmi_below:g})" if math.isfinite(line.bmi_below) else ""
+            low.setdefault(line.quantity, []).append(f"{line.sex or 'both'} < {line.low_below:g}{bmi}")
+        text = "; ".join(f"{quantity}: {', '.join(parts)}" for quantity, parts in low.items())
+        lines.append(f"| `{table.identifier}` | {text} | {table.source} | {table.checked} |")
+    return "\n".join(lines)
+
+
+def _reference_values() -> str:
+    """Write all tables: their numbers, sources, and what they were checked against."""
+    blocks = []
+    for table in REFERENCE_TABLES.values():
+        lines = [
+            f"### `{table.identifier}`",
+            "",
+            f"{table.source}. Population: {table.population}. Level {table.level}. "
+            f"Numbers checked: {table.checked}.",
+            "",
+            "| quantity | sex | age | n | mean | SD | 5th percentile |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| `{one.quantity}` | {one.sex} | {one.age_from:g} to < {one.age_below:g} | {_shown(one.n)} | "
+            f"{_shown(one.mean)} | {_shown(one.sd)} | {_shown(one.p5)} |"
+            for one in table.groups
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""Starts Chromium and JupyterLab once for all journeys."""
+"""Starts Chromium, JupyterLab and a kernel once for all journeys."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browser.lab import CHROMIUM, FLAGS, Lab, running_lab
+from tests.browser.lab import CHROMIUM, FLAGS, Lab, Notebook, running_lab
+from tests.browser.twin import SOURCES
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +28,42 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     with running_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def kernel(lab: Lab) -> str:
+    """A kernel for one notebook after another: what it has imported stays."""
+    return lab.start_kernel()
+
+
+@pytest.fixture(scope="session")
+def shown() -> list[Notebook]:
+    """The notebook whose page the next one may take, if there is one."""
+    return []
+
+
+@pytest.fixture
+def opened(
+    browser: Any, lab: Lab, kernel: str, shown: list[Notebook], request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Notebook]]:
+    """Open a notebook of these cells in the shared kernel.
+
+    It takes the page of the one before, unless it asks for something of the page: size, layout, ``fresh``.
+    """
+    notebooks = []
+
+    def open_notebook(*cells: str, fresh: bool = False, **options: Any) -> Notebook:
+        name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+        own_page = fresh or bool(options.keys() - {"blank"})
+        page = shown.pop().page if shown and not own_page else None
+        notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], kernel=kernel, page=page, **options)
+        notebooks.append((notebook, own_page))
+        return notebook
+
+    yield open_notebook
+    for notebook, own_page in notebooks:
+        if own_page:
+            notebook.close()
+        else:
+            notebook.leave()
+            shown.append(notebook)

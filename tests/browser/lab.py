@@ -36,6 +36,7 @@ FLAGS = (
 )
 PATIENCE_MS = 180_000
 
+_START = "import tests.quick_imports; from jupyterlab.labapp import main; main()"
 _EXECUTE = """async (code) => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
   const future = kernel.requestExecute({ code, store_history: false, silent: false });
@@ -49,6 +50,25 @@ _EXECUTE = """async (code) => {
   return { printed, failed };
 }"""
 
+_SHOW = """async (path) => {
+  const { commands, shell } = window.jupyterapp;
+  const before = shell.currentWidget;
+  await commands.execute("docmanager:open", { path });
+  before?.dispose();
+}"""
+# What one notebook leaves in a kernel, the next one shall not find.
+_CLEAR = """
+from ipywidgets.widgets.widget import _instances
+from ctai_sam2.widgets import MaskEditor
+for value in list(globals().values()):
+    if isinstance(value, MaskEditor):
+        value.close()
+for widget in list(_instances.values()):
+    # There is one manager for all canvases that will ever be.
+    if type(widget).__name__ != "_CanvasManager":
+        widget.close()
+get_ipython().reset(new_session=False)
+"""
 _PIXELS = """(canvas) => canvas.toDataURL("image/png").split(",")[1]"""
 
 
@@ -59,6 +79,20 @@ class Lab:
     url: str
     token: str
     folder: Path
+
+    def start_kernel(self) -> str:
+        """Start a kernel in the folder; its identity."""
+        return str(self._post("kernels", {"name": "python3"})["id"])
+
+    def attach(self, name: str, kernel: str) -> None:
+        """Let a notebook run in a kernel that is there; whoever opens it gets this kernel."""
+        session = {"path": f"{name}.ipynb", "name": name, "type": "notebook", "kernel": {"id": kernel}}
+        self._post("sessions", session)
+
+    def _post(self, what: str, body: dict[str, Any]) -> Any:
+        response = requests.post(f"{self.url}/api/{what}?token={self.token}", json=body, timeout=60)
+        response.raise_for_status()
+        return response.json()
 
 
 @contextmanager
@@ -87,7 +121,7 @@ def running_lab(folder: Path, prefix: str = "") -> Iterator[Lab]:
         "PYTHONPATH": str(PROJECT),
     }
     command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"),
+        *(sys.executable, "-c", _START, "--no-browser", "--allow-root", "--ip=127.0.0.1"),
         *(f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={served}"),
         *(f"--IdentityProvider.token={token}", "--LabApp.expose_app_in_browser=True"),
         f"--ServerApp.base_url={prefix}/",
@@ -129,8 +163,8 @@ class Place:
 class Notebook:
     """A notebook opened in a page, whose first canvas is an editor's."""
 
-    def __init__(self, page: Page, lab: Lab, name: str, path: str = "doc") -> None:
-        self.page, self._lab, self._name, self._path = page, lab, name, path
+    def __init__(self, page: Page, lab: Lab, name: str, path: str = "doc", kernel: str | None = None) -> None:
+        self.page, self._lab, self._name, self._path, self._kernel = page, lab, name, path, kernel
 
     @classmethod
     def open(
@@ -143,12 +177,15 @@ class Notebook:
         path: str = "doc",
         size: tuple[int, int] = (1360, 1180),
         blank: bool = False,
+        kernel: str | None = None,
+        page: Page | None = None,
         **context: Any,
     ) -> Notebook:
         """Write a notebook of these cells, show it and run it.
 
         ``path`` is ``doc`` for the notebook alone and ``lab`` for JupyterLab's default layout; ``blank`` says
-        that the picture is black.
+        that the picture is black. Most of the time goes into loading JupyterLab and importing in a kernel:
+        ``kernel`` names one that is there, and ``page`` is one where this notebook replaces the one shown.
         """
         written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         written.metadata["kernelspec"] = {
@@ -157,6 +194,20 @@ class Notebook:
             "language": "python",
         }
         nbformat.write(written, lab.folder / f"{name}.ipynb")
+        if kernel:
+            lab.attach(name, kernel)
+        if page:
+            notebook = cls(page, lab, name, path, kernel)
+            page.evaluate(_SHOW, f"{name}.ipynb")
+            notebook._wait_for_kernel()
+        else:
+            notebook = cls(cls._new_page(browser, size, context), lab, name, path, kernel)
+            notebook.load()
+        notebook.run_all(blank=blank)
+        return notebook
+
+    @staticmethod
+    def _new_page(browser: Browser, size: tuple[int, int], context: dict[str, Any]) -> Page:
         width, height = size
         if not browser.contexts:
             browser.new_context()
@@ -166,14 +217,18 @@ class Notebook:
         page = browser.contexts[-1 if context else 0].new_page()
         page.set_viewport_size({"width": width, "height": height})
         page.set_default_timeout(PATIENCE_MS)
-        notebook = cls(page, lab, name, path)
-        notebook.load()
-        notebook.run_all(blank=blank)
-        return notebook
+        return page
+
+    def leave(self) -> None:
+        """Close what was opened in the kernel; page and kernel are ready for the next notebook."""
+        self.tell(_CLEAR)
 
     def close(self) -> None:
-        """End the kernel and close the page."""
-        self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+        """Close the page, and end the kernel if it is this notebook's own."""
+        if self._kernel:
+            self.leave()
+        else:
+            self.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
         context = self.page.context
         self.page.close()
         if context is not context.browser.contexts[0]:
@@ -182,6 +237,9 @@ class Notebook:
     def load(self) -> None:
         """Load the page, and wait for the notebook and its kernel."""
         self.page.goto(f"{self._lab.url}/{self._path}/tree/{self._name}.ipynb?token={self._lab.token}&reset")
+        self._wait_for_kernel()
+
+    def _wait_for_kernel(self) -> None:
         self.page.wait_for_selector(".jp-Notebook .jp-Cell")
         self.page.wait_for_function(
             "() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
@@ -266,14 +324,14 @@ class Notebook:
             " return [box.left, box.top, box.width, box.height]; }"
         )
         page = round(box[0] + on_canvas[0]), round(box[1] + on_canvas[1])
-        size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+        size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
         screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
         return Place(page=page, screen=screen)
 
     def settle_size(self, number: int = 0, editor: str = "editor") -> None:
         """Wait until Python and the page agree how large the picture is."""
         for _ in range(100):
-            size = self.ask(f"[{editor}._canvas.width, {editor}._canvas.height]")
+            size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
             shown = self.canvas(number).evaluate(
                 "(canvas) => { const fills = canvas.closest('.ctai-sam2-editor').style.getPropertyValue("
                 "'--ctai-sam2-height') !== '';"

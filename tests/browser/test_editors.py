@@ -1,8 +1,8 @@
-"""Both editors in a real JupyterLab: journeys of a person, checked against the same steps without a page."""
+"""Both editors in a real JupyterLab: service, keys, fields, layout, screens, a busy kernel."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,239 +10,17 @@ import numpy as np
 import pytest
 
 from tests.browser.lab import Lab, Notebook, running_lab
+from tests.browser.twin import (
+    AXIAL,
+    SAGITTAL,
+    SOURCES,
+    TWIN,
+    require_full_redraw_looks_the_same,
+    require_twin,
+    twin_drags,
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
-
-SOURCES = '''
-import hashlib, json
-import numpy as np
-import ctai_sam2 as ct
-from ctai_sam2.phantom import make_axial_slice, make_sagittal_slice, reference_parameters
-from ctai_sam2.editor import L3, MIDDLE, Controller, Document
-from ctai_sam2.editor import commands as editing
-
-def digest(document):
-    """One text for all masks of the slice in view."""
-    masks = sorted(document.masks().items())
-    return hashlib.sha256(b"".join(name.encode() + mask.tobytes() for name, mask in masks)).hexdigest()
-
-def area(*labels):
-    return int(sum(editor.document.mask(label).sum() for label in labels or editor.document.labels))
-'''
-AXIAL = """
-phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
-source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm)
-"""
-SAGITTAL = """
-phantom = make_sagittal_slice(
-    reference_parameters(), shape_hw=(200, 512), spacing_mm=(2.0, 0.8), rng=np.random.default_rng(0)
-)
-source = ct.CTSlice(hu=phantom.hu, spacing_mm=phantom.spacing_mm, plane="sagittal")
-"""
-# The same editor without a page: what the journey must come to.
-TWIN = """
-twin = Controller(Document(source, {profile}))
-twin.resize(editor._canvas.width, editor._canvas.height)
-twin.adjust(viewport=editor.document.view.viewport)
-"""
-
-
-@pytest.fixture
-def opened(browser: Any, lab: Lab, request: pytest.FixtureRequest) -> Iterator[Callable[..., Notebook]]:
-    pages = []
-
-    def open_notebook(*cells: str, blank: bool = False, **context: Any) -> Notebook:
-        name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-        notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], blank=blank, **context)
-        pages.append(notebook)
-        return notebook
-
-    yield open_notebook
-    for notebook in pages:
-        notebook.close()
-
-
-def require_full_redraw_looks_the_same(notebook: Notebook) -> np.ndarray:
-    before = notebook.settled_pixels()
-    notebook.tell("editor._canvas.require_all(); editor._canvas.ready()")
-    after = notebook.settled_pixels()
-    assert np.array_equal(before, after), f"{(before != after).any(axis=2).sum()} pixels differ"
-    return after
-
-
-def require_twin(notebook: Notebook) -> None:
-    assert notebook.ask("digest(editor.document)") == notebook.ask("digest(twin.document)")
-
-
-def twin_drags(notebook: Notebook, tool: str, places: list[Any]) -> None:
-    """Do on the twin what a drag did on the page."""
-    points = [place.screen for place in places]
-    notebook.tell(
-        f"twin.do('tool.{tool}'); twin.press(*{points[0]})\n"
-        + "\n".join(f"twin.move(*{point})" for point in points[1:])
-        + f"\ntwin.release(*{points[-1]})"
-    )
-
-
-def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., Notebook], lab: Lab) -> None:
-    notebook = opened(
-        AXIAL,
-        'editor = ct.MiddleMaskEditor(source, name="journey", folder="middle")\neditor',
-    )
-    notebook.settle_size()
-    notebook.tell(TWIN.format(profile="MIDDLE"))
-    require_full_redraw_looks_the_same(notebook)
-
-    # One click, with the embedded model.
-    notebook.press("One click")
-    notebook.until("area('psoas_left') > 0 and area('psoas_right') > 0")
-    notebook.tell(
-        "from ctai_sam2.editor.commands import Compound, SetMask\n"
-        "with ct.open_segmenter('local') as segmenter:\n"
-        "    twin.apply(Compound(commands=tuple(SetMask(label=side, origin='ai',\n"
-        "        mask=ct.segment_structure(source, side, segmenter).mask)\n"
-        "        for side in ('psoas_left', 'psoas_right')), name='edit.set_mask_ai'))"
-    )
-    require_twin(notebook)
-
-    # The brush, bit for bit as without a page.
-    notebook.choose("Brush")
-    brushed = notebook.drag((300, 300), (330, 320))
-    notebook.until("len(editor.document.history.done) == 2")
-    twin_drags(notebook, "brush", brushed)
-    require_twin(notebook)
-    require_full_redraw_looks_the_same(notebook)
-
-    # A negative click by the right button, which opens no menu; then run.
-    notebook.choose("Click")
-    rows = notebook.ask("[int(v.mean()) for v in editor.document.mask('psoas_left').nonzero()]")
-    notebook.click(rows[1], rows[0])
-    notebook.click(330, 320, button="right")
-    notebook.until("len(editor.document.marks('psoas_left').points) == 2")
-    assert notebook.ask("[p.positive for p in editor.document.marks('psoas_left').points]") == [True, False]
-    assert notebook.page.locator(".lm-Menu:visible").count() == 0
-    # Each point asks the model by itself, but not before a mask that was painted on may be replaced.
-    notebook.press("Run (2 points)")
-    notebook.press("Continue")
-    notebook.until("editor.document.history.done[-1].name == 'edit.set_mask_ai'")
-    assert not notebook.ask("bool(editor.document.mask('psoas_left')[320, 330])")
-
-    # Undo and redo, by key and by button.
-    after_ai = notebook.ask("digest(editor.document)")
-    notebook.page.keyboard.press("Control+z")
-    notebook.until(f"digest(editor.document) != '{after_ai}'")
-    require_twin(notebook)
-    notebook.press("Redo")
-    notebook.until(f"digest(editor.document) == '{after_ai}'")
-    notebook.press("Undo")
-    notebook.until("digest(editor.document) == digest(twin.document)")
-
-    # A polygon of total muscle, closed at its first corner.
-    notebook.press("All muscle (combo)")
-    notebook.choose("Polygon")
-    corners = [notebook.click(*corner) for corner in ((180, 330), (230, 330), (230, 380), (180, 330))]
-    notebook.until("area('muscle') > 0")
-    notebook.tell(
-        "twin.adjust(active='muscle'); twin.do('tool.polygon')\n"
-        + "\n".join(f"twin.press(*{c.screen}); twin.release(*{c.screen})" for c in corners)
-    )
-    require_twin(notebook)
-
-    # Window and level by dragging.
-    before = notebook.ask("editor.document.view.window.width")
-    notebook.choose("Window")
-    notebook.drag((256, 200), (296, 200))
-    notebook.until(f"editor.document.view.window.width > {before} + 40")
-    require_full_redraw_looks_the_same(notebook)
-
-    # Zoom with the wheel, and paint there.
-    notebook.choose("Brush")
-    place = notebook.place(200, 350)
-    notebook.page.mouse.move(*place.page)
-    notebook.page.mouse.wheel(0, -400)
-    notebook.until("editor.document.view.viewport.px_per_mm > 2")
-    painted = notebook.drag((205, 352), (215, 352))
-    notebook.until("editor.document.history.done[-1].name == 'edit.paint'")
-    notebook.tell("viewport = editor.document.view.viewport\ntwin.adjust(viewport=viewport)")
-    twin_drags(notebook, "brush", painted)
-    require_twin(notebook)
-    pixels = require_full_redraw_looks_the_same(notebook)
-
-    # The page is reloaded: the picture comes back from Python.
-    notebook.reload()
-    assert np.array_equal(notebook.settled_pixels(), pixels)
-    require_twin(notebook)
-    notebook.drag((205, 356), (215, 356))
-    notebook.until("digest(editor.document) != digest(twin.document)")
-
-    # Saved, and what is on disk is what was drawn.
-    notebook.press("Save")
-    table = lab.folder / "middle" / "journey" / "middle_measurements.csv"
-    notebook.until(f"__import__('pathlib').Path({str(table)!r}).exists()")
-    notebook.until(
-        "(ct.io.read_mask_png('middle/journey/muscle.png') == editor.document.mask('muscle')).all().item()"
-    )
-
-    # The cell is run again: masks and undo history are back.
-    kept = notebook.ask("digest(editor.document)")
-    steps = notebook.ask("len(editor.document.history.done)")
-    notebook.run_all()
-    notebook.until(f"digest(editor.document) == '{kept}' and len(editor.document.history.done) == {steps}")
-
-
-def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Notebook], lab: Lab) -> None:
-    notebook = opened(SAGITTAL, 'editor = ct.L3MaskEditor(source, name="journey", folder="l3")\neditor')
-    notebook.settle_size()
-    notebook.tell(TWIN.format(profile="L3"))
-    notebook.press("One click")
-    notebook.until("area() > 0")
-    notebook.tell(
-        "with ct.open_segmenter('local') as segmenter:\n"
-        "    mask = ct.find_l3(source, segmenter).l3.mask\n"
-        "twin.apply(editing.SetMask(label='l3', mask=mask, origin='ai'))"
-    )
-    require_twin(notebook)
-    require_full_redraw_looks_the_same(notebook)
-
-    # Manual after the model: two rectangles, the second over nothing else.
-    dragged = notebook.drag((40, 20), (60, 34))
-    notebook.until("len(editor.rectangles) == 2")
-    twin_drags(notebook, "rectangle", dragged)
-    require_twin(notebook)
-    notebook.page.keyboard.press("Control+z")
-    notebook.until("len(editor.rectangles) == 1")
-    notebook.page.keyboard.press("Control+Shift+Z")
-    notebook.until("len(editor.rectangles) == 2")
-
-    # Model after manual: asks, and a refusal keeps everything.
-    notebook.press("One click")
-    notebook.press("Cancel")
-    require_twin(notebook)
-    notebook.press("One click")
-    notebook.press("Continue")
-    notebook.until("len(editor.rectangles) == 1")
-
-    # Brush, polygon, window, zoom.
-    notebook.tell("twin.apply(editing.SetMask(label='l3', mask=mask, origin='ai'))")
-    notebook.choose("Brush")
-    twin_drags(notebook, "brush", notebook.drag((40, 20), (44, 30)))
-    notebook.until("len(editor.rectangles) == 2")
-    require_twin(notebook)
-    notebook.choose("Polygon")
-    for corner in ((20, 60), (40, 60), (40, 80)):
-        notebook.click(*corner)
-    notebook.page.keyboard.press("Enter")
-    notebook.until("len(editor.rectangles) == 3")
-    notebook.choose("Window")
-    notebook.drag((30, 30), (50, 40))
-    notebook.until("editor.document.view.window.width > 1810")
-    notebook.page.mouse.wheel(0, -300)
-    notebook.until("editor.document.view.viewport.px_per_mm > 2")
-    pixels = require_full_redraw_looks_the_same(notebook)
-    notebook.reload()
-    assert np.array_equal(notebook.settled_pixels(), pixels)
-    notebook.press("Save")
-    notebook.until("__import__('pathlib').Path('l3/journey/l3_measurements.csv').exists()")
 
 
 def test_with_the_service_down_hands_go_on_and_the_reason_is_shown(opened: Callable[..., Notebook]) -> None:
@@ -271,7 +49,7 @@ def test_two_editors_in_one_notebook_on_a_sharp_screen(opened: Callable[..., Not
         device_scale_factor=2,
     )
     notebook.wait_for_picture(1)
-    notebook.until("other._canvas.pixel_ratio == 2 and editor._canvas.pixel_ratio == 2")
+    notebook.until("other._display.canvas.pixel_ratio == 2 and editor._display.canvas.pixel_ratio == 2")
     assert notebook.settled_pixels(1).shape == (600, 800, 4)
     first = notebook.settled_pixels(0)
     notebook.canvas(1).scroll_into_view_if_needed()
@@ -306,7 +84,8 @@ def test_where_the_companion_cannot_run_the_mouse_and_buttons_still_do(
     notebook = opened(
         AXIAL,
         "editor = ct.MiddleMaskEditor(source, segmenter=None, folder='plain')\n"
-        "editor.widget.children = [c for c in editor.widget.children if c is not editor._events.companion]\n"
+        "companion = editor._display.events.companion\n"
+        "editor.widget.children = [each for each in editor.widget.children if each is not companion]\n"
         "editor",
     )
     notebook.settle_size()
@@ -347,7 +126,11 @@ def test_under_a_hubs_prefix_hands_paint(browser: Any, tmp_path: Path) -> None:
 
 SIZES = [(1280, 800), (1366, 768), (1600, 1000), (900, 800)]
 VISIBLE = (
-    *("canvas.ctai-sam2-canvas", ".ctai-sam2-rows .ctai-sam2-row:last-child .ctai-sam2-numbers"),
+    *(
+        "canvas.ctai-sam2-canvas",
+        ".ctai-sam2-row:last-child .ctai-sam2-label",
+        ".ctai-sam2-numbers:not(:empty)",
+    ),
     *(".ctai-sam2-confirm", ".ctai-sam2-notices", ".ctai-sam2-saved", ".ctai-sam2-rail"),
 )
 _LIES = """([selector]) => [...document.querySelectorAll(selector)].slice(0, 1).map((node) => {
@@ -421,6 +204,20 @@ def test_keys_and_fields_live_side_by_side(opened: Callable[..., Notebook]) -> N
     page.keyboard.type("175")
     page.keyboard.press("Tab")
     notebook.until("editor._height_m == 1.75")
+    field.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("176")
+    page.keyboard.press("Enter")
+    notebook.until("editor._height_m == 1.76")
+    # Enter ends the typing: the keys are the picture's again.
+    page.wait_for_function("() => document.activeElement.tagName === 'CANVAS'")
+    # The drawers open by keyboard as well.
+    drawer = page.locator(".ctai-sam2-panel [role=button][aria-expanded]").first
+    drawer.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Fill holes").wait_for()
+    page.keyboard.press(" ")
+    page.wait_for_function("(head) => head.ariaExpanded === 'false'", arg=drawer.element_handle())
     assert notebook.ask("[editor.document.view.window.level, editor.document.view.window.width]") == window
     # A button pressed with the mouse gives the keys back to the picture, and plants no point.
     notebook.press("Zoom in")
@@ -500,7 +297,9 @@ def test_a_running_cell_does_not_stop_the_brush(
         one_thread = settings / "kernels-settings.jupyterlab-settings"
         one_thread.write_text('{"commsOverSubshells": "disabled"}', encoding="utf-8")
         request.addfinalizer(one_thread.unlink)
-    notebook = opened(AXIAL, "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor")
+    cell = "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None)\neditor"
+    # JupyterLab reads the setting as it loads.
+    notebook = opened(AXIAL, cell, fresh=not own_thread)
     page = notebook.page
     if own_thread and not page.evaluate(f"() => {_KERNEL}.supportsSubshells"):
         pytest.skip("this kernel has one thread")

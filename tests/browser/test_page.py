@@ -29,13 +29,13 @@ twin = Controller(Document(volume, MIDDLE, index=4))
 def digest(document):
     return hashlib.sha256(document.mask("psoas_left").tobytes()).hexdigest()
 def follow():
-    twin.resize(editor._canvas.width, editor._canvas.height)
+    twin.resize(editor._display.canvas.width, editor._display.canvas.height)
     twin.go_to(editor.document.index)
     twin.adjust(viewport=editor.document.view.viewport, tool=editor.document.view.tool)
 editor
 """,
 )
-_HELD = "len(editor._events._held) == 9"
+_HELD = "len(editor._display.events._held) == 9"
 
 # Pointer events as a pen makes them: type, x, y, pressure, button, buttons.
 _PEN = """(events) => {
@@ -59,7 +59,10 @@ def notebook(browser: Any, lab: Lab) -> Iterator[Notebook]:
 def require_pythons_picture(notebook: Notebook) -> None:
     """The picture is the one that Python draws from images of its own."""
     shown = notebook.settled_pixels()
-    notebook.tell("editor._events._held = frozenset(); editor._canvas.require_all(); editor._canvas.ready()")
+    notebook.tell(
+        "display = editor._display; display.events._held = frozenset();"
+        "display.canvas.require_all(); display.canvas.ready()"
+    )
     drawn = notebook.settled_pixels()
     assert np.array_equal(shown, drawn), f"{(shown != drawn).any(axis=2).sum()} pixels differ"
 
@@ -104,12 +107,12 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     require_pythons_picture(notebook)
 
     # The wheel: three slices further at once, and Python is told one index.
-    notebook.tell("editor._events._held = frozenset(range(9))")
+    notebook.tell("editor._display.events._held = frozenset(range(9))")
     seen = while_python_is_busy(notebook, lambda: [page.mouse.wheel(0, -100) for _ in range(3)], "wheel", lab)
     notebook.until("editor.document.index == 7")
     page.locator(".ctai-sam2-place").wait_for(state="hidden")
     require_pythons_picture(notebook)
-    notebook.tell("editor._events._held = frozenset(range(9))")
+    notebook.tell("editor._display.events._held = frozenset(range(9))")
     page.wait_for_timeout(300)
     traffic = traffic_of(notebook, lambda: page.mouse.wheel(0, 100))
     notebook.until("editor.document.index == 6")
@@ -184,7 +187,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     page.locator(".ctai-sam2-help").wait_for(state="hidden")
     page.keyboard.press("Shift+L")
     notebook.until("editor.document.view.tool == 'lasso'")
-    notebook.tell("editor._events._change_key('tool.lasso', None)")
+    notebook.tell("editor._display.events._change_key('tool.lasso', None)")
 
     # Two fingers zoom and pan, and draw nothing; the click tool plants no point with the first one.
     notebook.choose("Click")

@@ -42,7 +42,7 @@ PROMPTS = {
 QUESTIONS = [(make_image(SHAPE, seed), prompt) for seed in (11, 12) for prompt in PROMPTS.values()]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "random.pt"
     return save_random_checkpoint(path, "sam2_ct_nano", image_size=IMAGE_SIZE)
@@ -59,7 +59,7 @@ def open_local(checkpoint: Path, kind: type[LocalSegmenter] = LocalSegmenter) ->
     return kind(checkpoint, config="sam2_ct_nano", image_size=IMAGE_SIZE, device="cpu")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_local(checkpoint: Path) -> LocalSegmenter:
     return open_local(checkpoint, KeptOpen)
 
@@ -161,7 +161,7 @@ def test_same_question_gets_the_same_prediction_whatever_came_between(
     assert_same(first, segmenter.predict(image, PROMPTS["point"]))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serial_predictions(checkpoint: Path) -> list[Prediction]:
     with open_local(checkpoint) as alone:
         return [alone.predict(*question) for question in QUESTIONS]

@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-import torch
 
 from ctai_sam2 import run_cohort
 from ctai_sam2.cli.demo import make_demo_study
-from ctai_sam2.cohort import Case, read_table, write_manifest
+from ctai_sam2.cohort import Case, read_table, runner, write_manifest
 from ctai_sam2.cohort.worklist import Worklist
 from ctai_sam2.errors import Unavailable
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.models import LocalSegmenter
 from ctai_sam2.phantom import make_axial_slice, random_parameters
 from tests.service.running import service_settings, serving
-from tests.unit.cohort.making import QUICK, make_cases
+from tests.unit.cohort.making import QUICK, do_here, make_cases
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -62,9 +61,10 @@ def test_the_shipped_model_measures_a_cohort(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 def test_the_service_measures_as_this_machine_does(tmp_path: Path) -> None:
     cases, _ = make_phantoms(tmp_path, 2)
-    # As many threads as this process, where the service runs: sums of floats depend on it in the last digits.
-    threads = torch.get_num_threads()
-    local = run_cohort(cases, tmp_path / "local", workers=1, threads=threads, progress=False)
+    # In this process, as the service: sums of floats depend on the threads in the last digits.
+    with pytest.MonkeyPatch.context() as patch:
+        do_here(patch)
+        local = run_cohort(cases, tmp_path / "local", workers=1, progress=False)
     with LocalSegmenter(device="cpu") as model, serving(model) as url:
         settings = service_settings(service_url=url)
         remote = run_cohort(
@@ -90,10 +90,12 @@ def test_without_a_service_nothing_is_run(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_killed_at_random_nothing_is_lost(tmp_path: Path) -> None:
-    cases = make_cases(tmp_path / "in", 60)
+    cases = make_cases(tmp_path / "in", 40)
     manifest = write_manifest(tmp_path / "cases.csv", cases)
     options = {**QUICK, "workers": 2}
-    run_cohort(manifest, tmp_path / "calm", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        do_here(patch)
+        run_cohort(manifest, tmp_path / "calm", **options)
     call = f"run_cohort({str(manifest)!r}, {str(tmp_path / 'out')!r}, **{options!r})"
     code = f"from ctai_sam2 import run_cohort; {call}"
     environment = {
@@ -135,7 +137,9 @@ def test_dask_gives_the_same_table_bit_for_bit(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 9)
     (tmp_path / "in" / "4.npz").write_bytes(b"broken")
     options = {**QUICK, "workers": 2}
-    run_cohort(cases, tmp_path / "local", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        do_here(patch)
+        run_cohort(cases, tmp_path / "local", **options)
     with distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=1,
@@ -152,9 +156,8 @@ def test_dask_gives_the_same_table_bit_for_bit(tmp_path: Path) -> None:
         assert (tmp_path / "dask" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
 
 
-def test_a_dask_scheduler_that_is_not_there_is_told(tmp_path: Path) -> None:
-    from ctai_sam2.errors import Unavailable
-
+def test_a_dask_scheduler_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
+    monkeypatch.setattr(runner, "_DASK_PATIENCE_S", 1)
     with pytest.raises(Unavailable, match="does not respond"):
         run_cohort(make_cases(tmp_path / "in", 1), tmp_path / "out", dask="tcp://127.0.0.1:1", **QUICK)

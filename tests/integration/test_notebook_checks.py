@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import nbformat
 
 PROJECT = Path(__file__).resolve().parents[2]
 NOTEBOOK = "08_the_embedded_model.ipynb"
@@ -17,14 +20,20 @@ def run_nbval(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "docs").symlink_to(PROJECT / "docs")
     (notebooks / NOTEBOOK).write_text(text, encoding="utf-8")
     command = [
-        *(sys.executable, "-m", "pytest", "--nbval", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", "-p", "tests.quick_imports", "--nbval", "-p", "no:cacheprovider"),
         str(notebooks / NOTEBOOK),
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
 
 
 def test_a_changed_number_fails_and_nothing_else_of_its_notebook(tmp_path: Path) -> None:
-    text = (PROJECT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
+    notebook = nbformat.read(PROJECT / "notebooks" / NOTEBOOK, as_version=4)
+    # What only reads and prints: the whole notebook is run as it is with all others.
+    notebook.cells = [
+        cell for cell in notebook.cells if "docs" in cell.source and "Image(" not in cell.source
+    ]
+    text = nbformat.writes(notebook)
     changed, count = re.subn(r"psoas: click_1 0\.\d\d", "psoas: click_1 0.11", text, count=1)
     assert count == 1
     done = run_nbval(tmp_path, changed)

@@ -9,7 +9,8 @@ are those of `corpus_masks`, by index arithmetic.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,17 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from tests.robustness.corpus_masks import SHAPE_ZYX, WHOLE, MaskCase
-from tests.robustness.corpus_seg import ORIGIN, STEP, TEXTS, box_mask, edited, make_item, save
+from tests.robustness.corpus_seg import (
+    ORIGIN,
+    STEP,
+    TEXTS,
+    box_mask,
+    dicom_case,
+    edited,
+    make_item,
+    with_changes,
+)
+from tests.robustness.mask_case import SHAPE_ZYX, WHOLE, MaskCase
 
 RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
 
@@ -90,29 +100,10 @@ def make_rtstruct(
         make_item(ReferencedROINumber=number, ContourSequence=list(items))
         for number, items in contours.items()
     ]
-    for name, value in changes.items():
-        if value is None:
-            delattr(dataset, name)
-        else:
-            setattr(dataset, name, value)
-    return dataset
+    return with_changes(dataset, changes)
 
 
-def _rt_case(
-    name: str,
-    make: Callable[[], Dataset],
-    expected: Any = WHOLE,
-    said: str | None = None,
-    *,
-    syntax: str = ImplicitVRLittleEndian,
-    cut: int = 0,
-) -> MaskCase:
-    return MaskCase(
-        name=f"rtstruct, {name}",
-        write=lambda folder: save(make(), folder, syntax=syntax, cut=cut),
-        expected=expected,
-        said=said,
-    )
+_rt_case = partial(dicom_case, "rtstruct")
 
 
 def _replaced(number: int, *items: Dataset) -> Dataset:

@@ -27,7 +27,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.robustness.corpus_masks import LABELS, ORIGIN_LPS, SHAPE_ZYX, SPACING_XYZ, WHOLE, MaskCase
+from tests.robustness.mask_case import LABELS, ORIGIN_LPS, SHAPE_ZYX, SPACING_XYZ, WHOLE, MaskCase
 
 SEG, LABELMAP = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7"
 ORIGIN, STEP = np.array(ORIGIN_LPS), np.array(SPACING_XYZ)
@@ -136,6 +136,11 @@ def make_seg(
     else:
         dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OB" if bits < 16 else "OW"
+    return with_changes(dataset, changes)
+
+
+def with_changes(dataset: Dataset, changes: Mapping[str, Any]) -> Dataset:
+    """Set elements, and delete those that are None."""
     for name, value in changes.items():
         if value is None:
             delattr(dataset, name)
@@ -144,7 +149,8 @@ def make_seg(
     return dataset
 
 
-def _seg_case(
+def dicom_case(
+    kind: str,
     name: str,
     make: Callable[[], Dataset],
     expected: Any = WHOLE,
@@ -153,12 +159,16 @@ def _seg_case(
     syntax: str = ImplicitVRLittleEndian,
     cut: int = 0,
 ) -> MaskCase:
+    """Make a case of a dataset that is saved as it is, or cut off."""
     return MaskCase(
-        name=f"seg, {name}",
+        name=f"{kind}, {name}",
         write=lambda folder: save(make(), folder, syntax=syntax, cut=cut),
         expected=expected,
         said=said,
     )
+
+
+_seg_case = partial(dicom_case, "seg")
 
 
 def _without(mask: Any, **planes: Any) -> Any:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.corpus_masks import MaskCase, assert_right_or_refused
 from tests.robustness.corpus_rtstruct import rtstruct_cases
 from tests.robustness.corpus_seg import seg_cases
+from tests.robustness.mask_case import MaskCase, assert_right_or_refused
 
 CASES = [*seg_cases(), *rtstruct_cases()]
 

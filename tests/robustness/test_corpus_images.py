@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError
-from tests.robustness.corpus_images import ImageCase, failure_of, image_cases
+from tests.robustness.corpus_images import image_cases
+from tests.robustness.image_case import ImageCase, failure_of
 
 CASES = image_cases()
 _FEWEST = 200

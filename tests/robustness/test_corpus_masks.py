@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.robustness.corpus_masks import MaskCase, assert_right_or_refused, cases
+from tests.robustness.corpus_masks import cases
+from tests.robustness.mask_case import MaskCase, assert_right_or_refused
 
 CASES = list(cases())
 

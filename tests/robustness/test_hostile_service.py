@@ -276,8 +276,10 @@ def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("script", EVERYTHING.values(), ids=EVERYTHING)
 def test_it_is_unavailable_now_and_the_next_one_does(script: Script) -> None:
+    # Those that never end cost the whole time-out.
+    timeout_s = 0.4 if script in (*SLOW.values(), LATER["flood"]) else ALLOWED_S
     with raw_server(script) as url:
-        remote = RemoteSegmenter(url, request_timeout_s=ALLOWED_S, retry_for_s=0.5)
+        remote = RemoteSegmenter(url, request_timeout_s=timeout_s, retry_for_s=0.5)
         with FallbackSegmenter({"remote": remote, "local": FakeSegmenter()}) as segmenter:
             started = time.monotonic()
             tracemalloc.start()
@@ -288,7 +290,7 @@ def test_it_is_unavailable_now_and_the_next_one_does(script: Script) -> None:
                 tracemalloc.stop()
             took = time.monotonic() - started
     assert prediction.backend == "local"
-    assert took < ALLOWED_S + SLACK_S
+    assert took < timeout_s + SLACK_S
     assert peak < 60_000_000
 
 

@@ -20,7 +20,6 @@ from ctai_sam2.cohort.replay import replay_cohort
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.exchange import export_masks
 from ctai_sam2.io import list_series, read_slice, read_study
-from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.segmentation import AxialResult, StructureResult, StudyResult
 from ctai_sam2.study.change import compare_studies, write_change
 from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
@@ -28,7 +27,7 @@ from ctai_sam2.study.replay import replay_study
 from ctai_sam2.study.report import describe_report, write_study_report
 from ctai_sam2.types import CTVolume, Prompt
 from tests.robustness.test_damaged_uploads import NAME, PARTS, ct_of_somebody, damaged_files
-from tests.unit.cohort.making import QUICK
+from tests.unit.cohort.making import QUICK, do_here, draw_slice
 from tests.unit.io.making import edit
 
 EVERY = 9
@@ -91,18 +90,15 @@ def test_no_reader_repeats_a_value(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert leaks(iter([*said, ("output", output.out), ("output", output.err)])) == []
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_no_file_of_a_cohort_repeats_a_value(
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
     drawn_texts: list[tuple[str, str]],
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    phantom = make_axial_slice(
-        random_parameters(np.random.default_rng(0)),
-        shape_hw=(96, 96),
-        spacing_mm=(400 / 96, 400 / 96),
-        rng=np.random.default_rng(0),
-    )
+    phantom = draw_slice()
     stored = (phantom.hu + 1024).astype(np.int16)
     cases = []
     for number, data in enumerate(list(damaged_files(stored))[::EVERY]):
@@ -112,6 +108,8 @@ def test_no_file_of_a_cohort_repeats_a_value(
         prompts = {"psoas_left": Prompt.point(50, 52, structure="psoas_left")}
         cases.append(Case(case_id=f"P{number:03d}", path=path, prompts=prompts))
     out = tmp_path / "out"
+    # What is logged of a case is heard in this process only.
+    do_here(monkeypatch)
     with caplog.at_level(logging.DEBUG, "ctai_sam2"):
         run = run_cohort(cases, out, **QUICK)
         write_methods(out)
@@ -166,12 +164,7 @@ def test_no_file_of_a_study_repeats_a_value(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    phantom = make_axial_slice(
-        random_parameters(np.random.default_rng(0)),
-        shape_hw=(96, 96),
-        spacing_mm=(400 / 96, 400 / 96),
-        rng=np.random.default_rng(0),
-    )
+    phantom = draw_slice()
     said: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
     out = tmp_path / "out"

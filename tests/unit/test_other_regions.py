@@ -18,7 +18,7 @@ from ctai_sam2.segmentation import robustness, segment_axial, segment_structure,
 from ctai_sam2.study.outputs import measure_files
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
-from tests.unit.cohort.making import QUICK
+from tests.unit.cohort.making import QUICK, do_here
 
 SPACING = (3.0, 3.0)
 POINT = Prompt.point(60, 60, structure="psoas_left")
@@ -91,7 +91,10 @@ def test_masks_on_a_chest_are_measured_on_request_only(tmp_path: Path, kind: str
     assert "not checked, as requested" in row["warnings"]
 
 
-def test_a_cohort_counts_a_chest_as_failed_and_says_why(tmp_path: Path) -> None:
+def test_a_cohort_counts_a_chest_as_failed_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do_here(monkeypatch)
     np.savez(
         tmp_path / "p.npz", image=chest(), spacing=np.array(SPACING), meta=json.dumps({"plane": "axial"})
     )

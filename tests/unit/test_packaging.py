@@ -91,11 +91,9 @@ def test_example_environment_names_every_setting() -> None:
     assert named == {f"SAM2_{name.upper()}" for name in Settings.model_fields}
 
 
-def test_tables_in_the_manual_are_those_of_the_code() -> None:
-    from ctai_sam2.measure.columns import describe_columns
+def test_the_settings_in_the_manual_are_those_of_the_code() -> None:
     from ctai_sam2.settings import settings_table
 
-    assert describe_columns() in (PROJECT / "docs" / "data-dictionary.md").read_text(encoding="utf-8")
     assert settings_table() in (PROJECT / "docs" / "settings.md").read_text(encoding="utf-8")
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.measure.body_composition import slice_extents_mm
 from ctai_sam2.types import CTSlice, CTVolume, ModelIdentity, Prediction, Prompt, Window
 
 IDENTITY = ModelIdentity(
@@ -77,13 +76,28 @@ def test_slices_outside_the_volume_are_refused(index: int) -> None:
 
 @pytest.mark.parametrize(
     ("positions", "extents"),
-    [([0, 5, 10], [5, 5, 5]), ([0, 20, 25, 30], [12.5, 12.5, 5, 5]), ([0, 5, 10, 20], [5, 5, 7.5, 7.5])],
+    [
+        ([0, 5, 10], [5, 5, 5]),
+        ([0, 20, 25, 30], [12.5, 12.5, 5, 5]),
+        ([0, 5, 10, 20], [5, 5, 7.5, 7.5]),
+        ([0, 1, 3], [1, 1.5, 1.75]),
+        ([0, 3], [3, 3]),
+    ],
 )
 def test_extents_come_from_positions(positions: list[float], extents: list[float]) -> None:
     hu = np.zeros((len(positions), 2, 2), np.int16)
     volume = CTVolume(hu_zyx=hu, affine=np.diag([1, 1, 5.0, 1]), slice_positions_mm=positions)
     assert volume.slice_extents_mm.tolist() == extents
-    assert slice_extents_mm(positions).tolist() == extents
+
+
+def test_the_volume_of_a_cone_from_uneven_slices() -> None:
+    positions = np.sort(np.concatenate([np.arange(0, 50, 1.0), np.arange(50, 100, 0.5)]))
+    radius = 30 * (1 - positions / 100)
+    hu = np.zeros((len(positions), 2, 2), np.int16)
+    volume = CTVolume(hu_zyx=hu, affine=np.diag([1, 1, 1.0, 1]), slice_positions_mm=positions)
+    # The analytic volume, and half the usual step (0.5) by which the first slice reaches outward.
+    expected = np.pi * 900 * 100 / 3 + np.pi * 900 * 0.25
+    assert np.pi * radius**2 @ volume.slice_extents_mm == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("positions", [[0, 0, 1], [2, 1, 0], [0, 1], [0, np.nan, 2]])

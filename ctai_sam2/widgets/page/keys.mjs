@@ -6,6 +6,7 @@ import { CANVAS } from "./picture.mjs";
 
 // On a button or a slider these keep their usual meaning.
 const NATIVE = /^(tab|enter| |escape|backspace|delete|home|end|arrow.*|page.*)$/;
+const TYPED = "input[type=number], input[type=text], [contenteditable]";
 const ONCE = [" ", "enter", "ctrl+enter", "ctrl+s"];
 
 /** The keyboard of one editor. */
@@ -102,6 +103,10 @@ export class Keys {
       event.preventDefault();
       event.stopImmediatePropagation();
       return;
+    }
+    // What was typed is finished: the keys are the picture's again.
+    if (target.matches(TYPED) && /^(enter|escape)$/.test(combination)) {
+      requestAnimationFrame(() => this.canvas?.focus({ preventScroll: true }));
     }
     const isOfField = isTyping(target) || NATIVE.test(event.key.toLowerCase());
     if (!onCanvas && combination !== "ctrl+s" && isOfField) return;

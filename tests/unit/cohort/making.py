@@ -15,7 +15,7 @@ from ctai_sam2.cohort import Case, runner
 from ctai_sam2.cohort.config import CaseTask
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.worker import CaseWorker
-from ctai_sam2.phantom import make_axial_slice, random_parameters
+from ctai_sam2.phantom import PhantomSlice, make_axial_slice, random_parameters
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter
 
@@ -24,14 +24,19 @@ QUICK: dict[str, Any] = {"workers": 1, "segmenter": FAKE, "structures": ("psoas_
 """A run without a model, by prompts alone."""
 
 
-def write_slice(path: Path, seed: int = 0, side: int = 96) -> Path:
-    """Write an axial slice of a phantom as an npz file."""
-    phantom = make_axial_slice(
+def draw_slice(seed: int = 0, side: int = 96) -> PhantomSlice:
+    """Draw an axial slice of a random phantom, 400 mm wide."""
+    return make_axial_slice(
         random_parameters(np.random.default_rng(seed)),
         shape_hw=(side, side),
         spacing_mm=(400 / side, 400 / side),
         rng=np.random.default_rng(seed),
     )
+
+
+def write_slice(path: Path, seed: int = 0, side: int = 96) -> Path:
+    """Write such a slice as an npz file."""
+    phantom = draw_slice(seed, side)
     np.savez(
         path,
         image=phantom.hu,
@@ -57,14 +62,22 @@ def make_cases(folder: Path, count: int, side: int = 96) -> list[Case]:
     ]
 
 
+in_processes = runner._dispatch_here
+"""How a run has its cases done outside of tests."""
+
+
 def do_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let runs do their cases in this process: starting others takes a hundred times as long as a case."""
 
     def dispatch(tasks: list[CaseTask], order: Any, workers: int, tally: Any) -> float:
         worker = CaseWorker(CohortStore(Path(order.folder)), order.config, order.model_token)
-        for task in tasks:
-            tally.take(worker.do(task))
-        worker.close()
+        try:
+            for task in tasks:
+                tally.take(worker.do(task))
+                if tally.stopper is not None:
+                    break
+        finally:
+            worker.close()
         return 0.0
 
     monkeypatch.setattr(runner, "_dispatch_here", dispatch)

@@ -195,6 +195,7 @@ def test_a_record_of_version_1_is_read(tmp_path: Path) -> None:
     assert record.review.who == "AB"
 
 
+@pytest.mark.usefixtures("processes")
 def test_an_interrupted_cohort_has_its_table_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +275,7 @@ def test_a_configuration_runs_as_its_arguments_do(tmp_path: Path) -> None:
         config.workers = 3  # type: ignore[misc]
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_lock_that_does_not_hold_stops_the_run_that_lost_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,9 +18,7 @@ from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.runner import CohortRun, run_cohort
 from ctai_sam2.cohort.store import CohortStore, stamp_of
 from ctai_sam2.cohort.table import read_table
-from tests.unit.cohort.making import QUICK, do_here, make_cases, write_slice
-
-pytestmark = pytest.mark.usefixtures("here")
+from tests.unit.cohort.making import QUICK, make_cases, write_slice
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases = make_cases(folder / "in", 3)
     cases[2].path.write_bytes(b"broken")
     write_manifest(folder / "cases.csv", cases)
-    with pytest.MonkeyPatch.context() as patch:
-        do_here(patch)
-        call(folder)
+    call(folder)
     return folder
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ctai_sam2.cohort import runner
+from ctai_sam2.cohort import CohortConfig, runner
+from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.runner import run_cohort
 from ctai_sam2.cohort.store import CohortStore
@@ -21,7 +22,7 @@ from ctai_sam2.errors import InputError, StorageError, Unavailable
 from ctai_sam2.io import read_case_npz, read_mask_nifti
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.types import Prompt
-from tests.unit.cohort.making import FAKE, QUICK, make_cases, write_slice
+from tests.unit.cohort.making import FAKE, QUICK, do_here, make_cases, write_slice
 
 WIDE = TissueDefinitions(name="wide", version="1", source="a test", muscle=HuRange(low_hu=-190, high_hu=250))
 
@@ -30,6 +31,7 @@ def run(cases: Any, out: Path, **more: Any) -> runner.CohortRun:
     return run_cohort(cases, out, **{**QUICK, **more})
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     done = run(cases, tmp_path / "out")
@@ -47,7 +49,6 @@ def test_a_cohort_becomes_a_table_masks_and_a_summary(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "pictures" / "P000.jpg").stat().st_size > 500
 
 
-@pytest.mark.usefixtures("here")
 def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     done = run(make_cases(tmp_path / "in", 2), tmp_path / "out")
@@ -57,7 +58,6 @@ def test_parquet_is_the_csv_with_types(tmp_path: Path) -> None:
     np.testing.assert_array_equal(parquet["psoas_left_hu_mean"], csv["psoas_left_hu_mean"])
 
 
-@pytest.mark.usefixtures("here")
 def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 3)
     run(cases, tmp_path / "out")
@@ -68,7 +68,6 @@ def test_a_second_run_does_nothing(tmp_path: Path) -> None:
     assert after == before
 
 
-@pytest.mark.usefixtures("here")
 def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -78,7 +77,6 @@ def test_a_touched_file_is_read_but_not_asked_about(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 2
 
 
-@pytest.mark.usefixtures("here")
 def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 4)
     run(cases, tmp_path / "out")
@@ -91,7 +89,6 @@ def test_a_changed_file_a_new_prompt_and_a_lost_mask_are_done_again(tmp_path: Pa
     assert (tmp_path / "out" / "masks" / "P002.nii.gz").is_file()
 
 
-@pytest.mark.usefixtures("here")
 def test_another_definition_is_measured_without_the_model_as_if_it_had_been_asked(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     run(cases, tmp_path / "out")
@@ -110,7 +107,6 @@ def test_another_definition_is_measured_without_the_model_as_if_it_had_been_aske
     assert set(read_table(tmp_path / "out")["definitions"]) == {WIDE.identifier}
 
 
-@pytest.mark.usefixtures("here")
 def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -125,7 +121,6 @@ def test_damaged_predictions_are_made_again(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "table.csv").read_bytes() == table
 
 
-@pytest.mark.usefixtures("here")
 def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 1)
     run(cases, tmp_path / "out")
@@ -133,7 +128,6 @@ def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
     assert run(cases, tmp_path / "out").unchanged == 0
 
 
-@pytest.mark.usefixtures("here")
 def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     cases = make_cases(tmp_path / "in", 2)
     broken = tmp_path / "in" / "DoeJane.npz"
@@ -161,14 +155,16 @@ def make_naughty(folder: Path, wishes: list[int]) -> list[Any]:
 NAUGHTY = "tests.unit.cohort.making:Naughty"
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_case_that_hangs_is_ended_and_the_rest_goes_on(tmp_path: Path) -> None:
     cases = make_naughty(tmp_path / "in", [0, 1, 0])
-    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, time_limit_s=15)
+    done = run(cases, tmp_path / "out", segmenter=NAUGHTY, time_limit_s=8)
     assert (done.inferred, done.failed) == (2, 1)
     row = read_table(tmp_path / "out").iloc[1]
-    assert (row["error_type"], row["error"]) == ("TimeLimitExceeded", "it took more than 15 s.")
+    assert (row["error_type"], row["error"]) == ("TimeLimitExceeded", "it took more than 8 s.")
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on(tmp_path: Path) -> None:
     cases = make_naughty(tmp_path / "in", [0, 2, 3, 4, 0])
     done = run(cases, tmp_path / "out", segmenter=NAUGHTY, memory_limit_mb=450, workers=2)
@@ -178,7 +174,9 @@ def test_a_case_that_eats_memory_dies_or_has_a_bug_is_a_row_and_the_rest_goes_on
     assert "exit code 7" in table.loc["P002", "error"]
     assert "Doe" not in (tmp_path / "out" / "table.csv").read_text()
     # What died by itself is tried again; what was too large or wrong would be so again.
-    assert run(cases, tmp_path / "out", segmenter=NAUGHTY).unchanged == 4
+    config = CohortConfig(**{**QUICK, "segmenter": NAUGHTY}).resolve(len(cases))
+    planned = plan_tasks(cases, CohortStore(tmp_path / "out"), config, config.model_token())
+    assert [task.case.case_id for task in planned.tasks] == ["P002"]
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
@@ -226,6 +224,7 @@ def test_wrong_options_are_refused_before_anything_is_run(tmp_path: Path, wrong:
     assert not (tmp_path / "out" / "table.csv").exists()
 
 
+@pytest.mark.usefixtures("processes")
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = make_cases(tmp_path / "in", 24)
     taken: list[str] = []
@@ -246,11 +245,13 @@ def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch
         signal.signal(signal.SIGINT, before)
     records = len(list((tmp_path / "out" / "records").glob("*.json")))
     assert 3 <= len(taken) <= records < 24
+    do_here(monkeypatch)
     again = run(cases, tmp_path / "out")
     assert again.unchanged == records
     assert again.inferred == 24 - records
 
 
+@pytest.mark.usefixtures("processes")
 def test_a_worker_reads_ahead_without_mixing_cases_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import scan_cases
-from tests.robustness.corpus_images import body, dataset, nrrd_bytes, save, stack
+from tests.robustness.corpus_nrrd import nrrd_bytes
+from tests.robustness.dicom_making import dataset, save
+from tests.robustness.image_case import body, stack
 
 
 def study(folder: Path, count: int = 4, **changes: object) -> Path:

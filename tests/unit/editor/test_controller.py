@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ctai_sam2.editor import ACTIONS, L3, MIDDLE, Change, Controller, render_overlay
 from ctai_sam2.editor import commands as do
+from ctai_sam2.editor.replay import restore
 from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.image.contours import Polygon, polygons_to_mask
 from ctai_sam2.image.windowing import PRESETS
@@ -335,7 +336,7 @@ def test_a_record_that_cannot_save_is_received_and_tried_again() -> None:
     assert [event["type"] for event in record.events] == ["edit", "undo"]
     assert controller.compact_record()
     copy = make_document()
-    copy.restore(record.events)
+    restore(copy, record.events)
     assert state_of(copy) == state_of(controller.document)
     assert copy.redo()
 

@@ -11,6 +11,7 @@ import pytest
 
 from ctai_sam2.editor import Controller, MaskCandidates, Message
 from ctai_sam2.editor import commands as do
+from ctai_sam2.editor.authorship import hand_share
 from ctai_sam2.errors import ServiceTimeout
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import Prompt
@@ -226,7 +227,7 @@ def test_a_stroke_elsewhere_and_another_slice_in_view_do_not_drop_the_result() -
     assert (mask & drawn).sum() == drawn.sum()
     assert not controller.document.mask("muscle", 2).any()
     assert controller.document.index == 2
-    assert controller.document.hand_share(1) == pytest.approx(drawn.sum() / mask.sum())
+    assert hand_share(controller.document, 1) == pytest.approx(drawn.sum() / mask.sum())
     for expected in (24, drawn.sum(), 0):
         controller.undo()
         assert controller.document.mask("muscle", 1).sum() == expected

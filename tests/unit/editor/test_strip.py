@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ctai_sam2.editor import MIDDLE, Controller, Document, apply
 from ctai_sam2.editor import commands as do
 from ctai_sam2.editor.levels import LevelSpan
+from ctai_sam2.editor.replay import restore
 from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.editor.strip import interpolation, next_red, stretch, strip_slices
 from ctai_sam2.errors import InputError, RecordError
@@ -280,7 +281,7 @@ def test_the_strip_names_levels_by_position() -> None:
 )
 def test_a_record_that_does_not_fit_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(RecordError):
-        Document(make_source(), MIDDLE).restore([wrong])
+        restore(Document(make_source(), MIDDLE), [wrong])
 
 
 def test_a_single_slice_has_no_strip_and_its_verbs_do_nothing() -> None:

@@ -12,18 +12,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_area_px, polygons_to_mask
+from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygons_to_mask
+from tests.independent import polygon_area_px, signed_area
 
 masks = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=14))
 
 
 def drawn(*rows: str) -> np.ndarray:
     return np.array([[char == "#" for char in row] for row in rows])
-
-
-def signed_area(ring: np.ndarray) -> float:
-    x, y = ring.T
-    return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 
 
 def distance_to_outline(mask: np.ndarray) -> np.ndarray:

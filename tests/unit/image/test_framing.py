@@ -112,4 +112,3 @@ def test_what_cannot_be_framed() -> None:
         small.prompt_to_frame(Prompt.point(40, 35))
     with pytest.raises(InputError, match="another shape"):
         small.mask_to_slice(np.zeros((3, 3), bool))
-    assert frame_slice(ct_slice, max_side_mm=20).side_px == 20

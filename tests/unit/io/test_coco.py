@@ -36,7 +36,6 @@ def test_masks_come_back_exactly(tmp_path: Path, encoding: Any) -> None:
     ct = VOLUME.axial(2)
     on_slice = read_coco(path, ct)
     np.testing.assert_array_equal(on_slice["psoas_left"], MASKS["psoas_left"][2])
-    assert list(read_coco(path, ct, structures=["muscle"])) == ["muscle"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,8 +101,6 @@ def test_what_does_not_belong_is_refused(tmp_path: Path) -> None:
         read_coco(path, make_volume((4, 12, 9), (2.5, 0.75, 0.81)))
     with pytest.raises(InputError, match="another size"):
         read_coco(path, make_volume((4, 12, 8)).axial(2), image=2)
-    with pytest.raises(InputError, match=r"no such category.*muscle, psoas_left"):
-        read_coco(path, ct, structures=["liver"])
     with pytest.raises(InputError, match="all masks are empty"):
         write_coco(tmp_path / "b.json", {"muscle": np.zeros(ct.shape_hw, bool)}, ct)
     with pytest.raises(InputError, match="rle or polygon"):

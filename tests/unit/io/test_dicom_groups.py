@@ -7,7 +7,8 @@ import pytest
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.io import SeriesInfo, list_series, read_study
 from ctai_sam2.io.dicom_series import propose_series
-from tests.robustness.corpus_images import body, dataset, save, two_stacks
+from tests.robustness.dicom_making import dataset, save, two_stacks
+from tests.robustness.image_case import body
 
 
 def test_two_patients_under_one_series_are_never_one_volume(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, ORIGINAL_COLUMNS, describe_columns
+from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, ORIGINAL_COLUMNS
 
 FACTS = ("pixels", "hu_mean", "hu_min", "hu_max", "hu_sum", "area_mm2")
 
@@ -56,9 +56,3 @@ def test_each_column_has_one_name_a_meaning_and_the_unit_its_name_says() -> None
         expected = "cm²·HU/m²" if name == "smg" else endings[longest] if longest else ""
         assert unit == expected, name
         assert meaning.endswith(".")
-
-
-def test_the_description_has_a_line_per_column() -> None:
-    lines = describe_columns().splitlines()
-    assert len(lines) == len(COLUMNS) + 2
-    assert all(line.count("|") == 4 for line in lines)

@@ -105,10 +105,3 @@ def test_a_choice_of_cutoffs_is_read() -> None:
     for wrong in ("", "nobody", "smd=yoon-2021", "hamaguchi-2016", "sma=derstine-2018"):
         with pytest.raises(InputError):
             c.parse_cutoff_choice(wrong)
-
-
-def test_the_docs_table_says_what_was_checked() -> None:
-    text = c.describe_cutoff_tables()
-    assert len(text.splitlines()) == 2 + len(c.CUTOFF_TABLES)
-    assert c.NOT_CHECKED in text
-    assert "F < 38.5" in text

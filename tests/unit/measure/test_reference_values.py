@@ -12,7 +12,6 @@ from ctai_sam2.measure.reference_values import (
     ReferenceGroup,
     ReferenceTable,
     compare_with_reference,
-    describe_reference_tables,
 )
 
 
@@ -105,11 +104,9 @@ def test_a_value_that_was_not_measured_compares_with_nothing() -> None:
 
 
 def test_every_table_says_its_source_and_what_it_was_checked_against() -> None:
-    text = describe_reference_tables()
     for table in REFERENCE_TABLES.values():
         assert "against" in table.checked
-        assert table.source in text
-    assert text.count("| `") == sum(len(table.groups) for table in REFERENCE_TABLES.values())
+        assert table.source
 
 
 def test_bad_tables_are_refused() -> None:

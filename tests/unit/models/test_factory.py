@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.models import CachedSegmenter, LocalSegmenter, factory, open_segmenter
+from ctai_sam2.models import CachedSegmenter, LocalSegmenter, download, open_segmenter
 from ctai_sam2.models.factory import cache_folder, download_model, open_store
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import Prompt
@@ -77,7 +77,7 @@ def test_the_digest_of_the_settings_counts_only_for_their_model(
 ) -> None:
     asked: list[dict[str, object]] = []
     monkeypatch.setattr(
-        factory, "download_checkpoint", lambda *_, **options: asked.append(options) or tmp_path
+        download, "download_checkpoint", lambda *_, **options: asked.append(options) or tmp_path
     )
     settings = make_settings(
         tmp_path, model="medsam2", model_sha256="a" * 64, models_url="http://mirror.invalid/m/"

@@ -80,7 +80,7 @@ class Pair:
         self.ours = LocalSegmenter(checkpoint, config=config, image_size=image_size, device="cpu")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
     made: dict[str, Pair] = {}
 

@@ -80,18 +80,6 @@ def test_left_is_on_the_image_right() -> None:
     assert np.nonzero(left)[1].mean() > np.nonzero(right)[1].mean()
 
 
-def test_compartments_unite_to_the_muscle() -> None:
-    ct_slice, masks = phantom_slice()
-    names = [n for n in masks if n.startswith(("psoas_", "rectus", "wall", "erector", "quadratus"))]
-    oracle = Oracle(frame_slice(ct_slice), [masks[name] for name in names])
-    result = segment_structure(ct_slice, "muscle", oracle, muscle_strategy="compartments")
-    assert len(result.prompts) >= 5
-    # Besides, each psoas is asked for by itself: total muscle holds both.
-    assert len(oracle.asked) == len(result.prompts) + 2
-    for side in ("psoas_left", "psoas_right"):
-        assert not (segment_structure(ct_slice, side, oracle).mask & ~result.mask).any()
-
-
 def test_own_prompt_is_used_and_never_lost() -> None:
     ct_slice, masks = phantom_slice()
     oracle = oracle_for(ct_slice, masks)

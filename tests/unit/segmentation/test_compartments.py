@@ -175,6 +175,31 @@ def test_a_kidney_called_muscle_is_taken_out_and_told_of() -> None:
     assert "stray_muscle" in failed(found)
 
 
+def test_parts_of_organs_called_psoas_are_taken_out_though_a_kidney_is_called_spine() -> None:
+    classes, hu, body = draw()
+    y, x = np.mgrid[: hu.shape[0], : hu.shape[1]]
+    kidney, pelvis = np.hypot(x - 190, y - 110) < 14, np.hypot(x - 190, y - 110) < 6
+    for mask in classes.values():
+        mask &= ~kidney
+    classes["spine"] |= kidney & ~pelvis
+    classes["psoas"] |= pelvis
+    # Without the front of the wall nothing says what is inside the ring.
+    classes["wall"] &= y > 60
+    found = divide(classes, np.where(kidney, 40, hu), body)
+    assert not (found.masks["muscle"] & pelvis).any()
+    assert found.stray_mm2 == pytest.approx(pelvis.sum() * SPACING[0] * SPACING[1], rel=0.05)
+
+
+def test_a_psoas_in_fat_all_around_stays() -> None:
+    classes, hu, body = draw()
+    shifted = {name: mask.copy() for name, mask in classes.items()}
+    psoas = np.roll(classes["psoas"] & (np.arange(hu.shape[1]) > 130), (-24, 5), axis=(0, 1))
+    shifted["psoas"] = classes["psoas"] & (np.arange(hu.shape[1]) < 130) | psoas
+    shifted["vat"] = classes["vat"] & ~psoas | (classes["psoas"] & ~shifted["psoas"])
+    found = divide(shifted, np.where(psoas, 50, np.where(shifted["vat"], -98, hu)), body)
+    assert found.masks["psoas_left"].sum() == pytest.approx(psoas.sum(), rel=0.05)
+
+
 def test_an_organ_grown_into_the_wall_is_seen() -> None:
     classes, hu, body = draw()
     y, x = np.mgrid[:220, :260]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from ctai_sam2 import CTSlice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
-from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_psoas
+from ctai_sam2.segmentation.psoas import PARAMETERS, AgreedPsoas, agree_on_both, agree_on_psoas
 
 SHAPE = (120, 120)
 MUSCLE_HU, FAT_HU = 50, -100
@@ -94,3 +95,25 @@ def test_one_of_them_alone_or_none(prompted: bool, divided: bool, size: float) -
     found = agree(PSOAS & prompted, PSOAS & divided, hu=np.where(PSOAS, MUSCLE_HU, FAT_HU))
     assert found.mask.sum() == size * PSOAS.sum()
     assert 0 <= found.agreement <= 1
+
+
+@pytest.mark.parametrize(("lost_by_each", "kept"), [(0.0, 1.0), (0.2, 0.6), (0.3, 1.0)])
+def test_a_side_far_smaller_than_the_other_takes_what_either_saw(lost_by_each: float, kept: float) -> None:
+    other = PSOAS[:, ::-1]
+    rows = np.flatnonzero(PSOAS.any(axis=1))
+    lost = round(lost_by_each * rows.size)
+    top, bottom = PSOAS & (y < rows[-1] + 1 - lost), PSOAS & (y >= rows[0] + lost)
+    found = agree_on_both(
+        CTSlice(
+            hu=np.where(PSOAS | other, MUSCLE_HU, FAT_HU).astype(np.int16),
+            spacing_mm=(1.0, 1.0),
+            plane="axial",
+        ),
+        {"psoas_left": top, "psoas_right": other},
+        {"psoas_left": bottom, "psoas_right": other, "spine": np.zeros(SHAPE, bool)},
+        disc=np.zeros(SHAPE, bool),
+        limits=DEFAULT_DEFINITIONS.muscle,
+        parameters=dataclasses.replace(PARAMETERS, slack_mm=0.0, same=0.2),
+    )
+    assert found["psoas_left"].mask.sum() / PSOAS.sum() == pytest.approx(kept, abs=0.1)
+    assert found["psoas_right"].mask.sum() == other.sum()

@@ -22,7 +22,7 @@ class Page:
     """States as a page has them, fed by messages alone."""
 
     def __init__(self, editor: MiddleMaskEditor, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.editor, self.companion = editor, editor._events.companion
+        self.editor, self.companion = editor, editor._display.events.companion
         self.states = {widget.model_id: widget.get_state() for widget in self.widgets}
         self.messages: list[str] = []
         self.size = 0
@@ -30,7 +30,7 @@ class Page:
 
     @property
     def widgets(self) -> list[ipw.Widget]:
-        return [*_widgets_in((self.editor._panel.widget,)), self.companion]
+        return [*_widgets_in((self.editor._display.panel.widget,)), self.companion]
 
     def take(self, widget: ipw.Widget, message: Any, buffers: Any = None) -> None:
         content = message.get("content", {})
@@ -65,7 +65,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     volume = CTVolume(hu_zyx=hu, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
     editor = MiddleMaskEditor(volume, segmenter=None, folder=None)
     # It paints where a test says so and at no other time: a timer's thread would send between two lines.
-    editor._pacer.close()
+    editor._display.pacer.close()
     page = Page(editor, monkeypatch)
     page.tell({"event": "draws"})
     yield page
@@ -75,13 +75,13 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
 def stroke(page: Page, number: int) -> None:
     way = [(WAY + 9 * number).tobytes()]
     page.tell({"event": "gesture", "button": "left", "modifiers": [], "number": number, "dtype": "<f4"}, way)
-    page.editor._pacer._run()
+    page.editor._display.pacer._run()
 
 
 def test_a_stroke_and_a_slice_are_one_small_message_each(page: Page) -> None:
     page.tell({"event": "unpacks", "bundles": 0})
     page.editor.do("tool.brush")
-    page.editor._pacer._run()
+    page.editor._display.pacer._run()
     page.messages.clear()
     page.size = 0
     stroke(page, 1)
@@ -94,7 +94,7 @@ def test_a_stroke_and_a_slice_are_one_small_message_each(page: Page) -> None:
     page.messages.clear()
     page.size = 0
     page.tell({"event": "slice", "index": 3, "number": 2})
-    page.editor._pacer._run()
+    page.editor._display.pacer._run()
     assert set(page.messages) == {"bundle"}
     assert page.size < 3000
     page.require_same()
@@ -128,7 +128,7 @@ def test_an_error_in_between_loses_nothing_and_holds_nothing_back(page: Page) ->
     shown = next(each for each in page.widgets if isinstance(each, ipw.Button))
 
     def fail() -> None:
-        with page.editor._events.bundles.gathered():
+        with page.editor._display.events.bundles.gathered():
             shown.description = "half"
             raise ValueError("broken")
 

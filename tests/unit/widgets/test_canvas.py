@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,13 +14,7 @@ from ctai_sam2.types import Window
 from ctai_sam2.widgets.canvas import SliceCanvas
 from ctai_sam2.widgets.canvas_manager import Pacer, drawing
 from tests.unit.editor.making import make_document, make_slice
-from tests.unit.widgets.recording import Recorder, model, recorded
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
+from tests.unit.widgets.recording import Recorder, model
 
 
 @pytest.fixture

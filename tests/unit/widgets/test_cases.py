@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ctai_sam2.editor import text
+from ctai_sam2.editor.authorship import author_of, hand_share
 from ctai_sam2.editor.commands import FillRectangle
 from ctai_sam2.errors import InputError
 from ctai_sam2.io import write_mask_nifti
@@ -19,18 +20,12 @@ from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets import L3MaskEditor, MaskEditor, MiddleMaskEditor
 from tests.fakes import FakeSegmenter
 from tests.unit.editor.making import make_slice
-from tests.unit.widgets.recording import Recorder, recorded
-from tests.unit.widgets.test_editor import act, button, controls, drag, shown, tell
-
-
-@pytest.fixture(autouse=True)
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
+from tests.unit.widgets.page import act, button, controls, drag, shown, tell
+from tests.unit.widgets.recording import Recorder
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(tmp_path: Path, recorder: Recorder) -> Iterator[Callable[..., Any]]:
     editors: list[MaskEditor] = []
 
     def open_editor(kind: type[MaskEditor] = MiddleMaskEditor, source: Any = None, **options: Any) -> Any:
@@ -58,7 +53,7 @@ def require_alive(editor: MaskEditor, name: str) -> None:
     assert f": {name}" in shown(editor)
     assert text("view.closed", "en") not in shown(editor)
     assert not button(editor, "Save").disabled
-    assert editor._canvas.controller is editor.controller
+    assert editor._display.canvas.controller is editor.controller
     steps = len(editor.document.history.done)
     editor.do("tool.rectangle")
     drag(editor, (20, 20), (22 + steps, 22))
@@ -68,11 +63,22 @@ def require_alive(editor: MaskEditor, name: str) -> None:
     editor.do("undo")
 
 
-@pytest.mark.parametrize("steps", list(itertools.product((1, -1), repeat=5)))
-def test_any_walk_back_and_forth_keeps_the_editor_alive(
-    opened: Callable[..., Any], steps: tuple[int, ...]
-) -> None:
+def walk_of_all(length: int) -> list[int]:
+    """Return steps of 1 and -1 in which each row of so many steps comes once (a de Bruijn sequence)."""
+    steps = [1] * length
+    seen = {tuple(steps)}
+    for _ in range(2**length - 1):
+        last = steps[len(steps) - length + 1 :]
+        steps.append(-1 if (*last, -1) not in seen else 1)
+        seen.add(tuple(steps[-length:]))
+    assert seen == set(itertools.product((1, -1), repeat=length))
+    return steps
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_any_walk_back_and_forth_keeps_the_editor_alive(opened: Callable[..., Any], direction: int) -> None:
     editor, names, place = opened(), list(make_cases()), 0
+    steps = [direction * step for step in walk_of_all(5)]
     drawn: dict[str, int] = {}
     for number, step in enumerate(steps, start=3):
         outline(editor, size=number)
@@ -137,6 +143,18 @@ def test_leaving_a_case_with_an_unwritten_row_says_so(opened: Callable[..., Any]
     editor.step_case(1)
     assert "not accepted yet" not in shown(editor)
     assert editor._list_cases().states == {"one": "drawn", "two": "open", "three": "open"}
+
+
+def test_a_row_whose_masks_were_taken_back_is_no_longer_up_to_date(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    outline(editor)
+    editor.save()
+    assert editor._list_cases().states["one"] == "done"
+    editor.do("undo")
+    assert not editor.document.history.done
+    assert editor._list_cases().states["one"] == "drawn"
+    button(editor, "Next case").click()
+    assert text("view.row_unwritten", "en", name="one") in shown(editor)
 
 
 def test_an_empty_case_is_accepted_only_when_that_is_meant(
@@ -277,7 +295,7 @@ def test_what_differs_is_shown_and_a_clicked_region_taken_over(opened: Callable[
     theirs[5:10, 5] = False
     editor.compare({"psoas_left": theirs})
     assert button(editor, "Take over the other reader's mask")
-    assert editor._panel._labels._comparison.layout.display is None
+    assert editor._display.panel._labels._comparison.layout.display is None
     editor.do("toggle_differences")
     assert text("view.differences", "en").split("; ")[0] in shown(editor)
     editor.do("tool.take")
@@ -291,7 +309,7 @@ def test_what_differs_is_shown_and_a_clicked_region_taken_over(opened: Callable[
     assert np.array_equal(editor.masks["psoas_left"], theirs)
     editor.do("take_over")
     assert "nothing to take over" in shown(editor)
-    assert editor.document.author_of("psoas_left") == "reader"
+    assert author_of(editor.document, "psoas_left") == "reader"
     editor.do("undo")
     editor.do("undo")
     assert editor.masks["psoas_left"].sum() == 25
@@ -339,7 +357,7 @@ def test_a_point_and_the_mask_it_gives_are_one_step(opened: Callable[..., Any]) 
     drag(editor, (20, 20))
     editor.controller.inference.wait(30)
     assert editor.masks["psoas_left"].any()
-    assert editor.document.hand_share() == 0
+    assert hand_share(editor.document) == 0
     editor.do("undo")
     assert editor.masks == {}
     assert not editor.document.marks("psoas_left")
@@ -371,12 +389,12 @@ def test_both_planes_open_from_each_other_with_a_line(opened: Callable[..., Any]
     assert l3.open_partner() is middle
     assert middle.widget in l3.widget.children[-1].children
     assert (middle.name, middle.reader, middle.document.index) == ("v", "AB", l3.axial_index)
-    assert l3._canvas.guide == ("row", 24 - 1 - l3.axial_index)
-    assert middle._canvas.guide == ("column", 3)
+    assert l3._display.canvas.guide == ("row", 24 - 1 - l3.axial_index)
+    assert middle._display.canvas.guide == ("column", 3)
     middle.do("next_slice")
-    assert l3._canvas.guide == ("row", 24 - 2 - l3.axial_index)
+    assert l3._display.canvas.guide == ("row", 24 - 2 - l3.axial_index)
     l3.controller.go_to(5)
-    assert middle._canvas.guide == ("column", 5)
+    assert middle._display.canvas.guide == ("column", 5)
     outline(middle)
     l3.close()
     assert text("view.closed", "en") in shown(middle)
@@ -386,7 +404,7 @@ def test_both_planes_open_from_each_other_with_a_line(opened: Callable[..., Any]
     assert isinstance(back, L3MaskEditor)
     assert back.axial_index == 14
     back.close()
-    assert again._canvas.guide is None
+    assert again._display.canvas.guide is None
     require_alive_volume(again)
     assert again.open_partner() is not back
 
@@ -415,8 +433,8 @@ def test_a_partner_is_closed_with_its_case_and_a_slice_has_none(opened: Callable
 def test_the_page_says_how_large_the_picture_is(opened: Callable[..., Any]) -> None:
     editor = opened()
     tell(editor, event="resize", width=900, height=500, covered=230)
-    assert (editor._canvas.width, editor._canvas.height) == (900, 500)
-    assert editor._canvas.widget.layout.width == "900px"
+    assert (editor._display.canvas.width, editor._display.canvas.height) == (900, 500)
+    assert editor._display.canvas.widget.layout.width == "900px"
     viewport = editor.document.view.viewport
     assert viewport.canvas_hw == (500, 900)
     # The slice moves out from under the panel, as far as there is room.
@@ -426,7 +444,7 @@ def test_the_page_says_how_large_the_picture_is(opened: Callable[..., Any]) -> N
     tell(editor, event="resize", width=700, height=450, covered=0)
     assert editor.document.view.viewport.px_per_mm == zoom
     tell(editor, event="resize", width=0, height=1e9, covered=0)
-    assert editor._canvas.width == 700
+    assert editor._display.canvas.width == 700
 
 
 def test_the_wheel_scrolls_a_volume_and_zooms_a_slice(opened: Callable[..., Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,12 +19,15 @@ from tests.unit.study.test_change import study_of
 @pytest.fixture(scope="module")
 def change() -> StudyChange:
     first, second = (study_of(reference_parameters(), seed=seed) for seed in (1, 2))
-    return compare_studies(first, second)
+    return compare_studies(first, second, height_m=1.7)
 
 
 @pytest.fixture
 def editor(change: StudyChange) -> Iterator[ChangeEditor]:
     editor = ChangeEditor(change, segmenter=None, folder=None)
+    # No timer's thread paints one side while a test acts on the other.
+    for side in (editor.first, editor.second):
+        side._display.pacer.close()
     yield editor
     editor.close()
 
@@ -41,9 +45,12 @@ def test_it_opens_with_what_was_measured(editor: ChangeEditor, change: StudyChan
 
 
 def test_a_correction_of_either_side_changes_the_numbers(editor: ChangeEditor) -> None:
-    def sma() -> tuple[float, float]:
-        (found,) = [one for one in editor.measures if one.column == "sma_cm2"]
+    def of(column: str) -> tuple[float, float]:
+        (found,) = [one for one in editor.measures if one.column == column]
         return found.first, found.second
+
+    def sma() -> tuple[float, float]:
+        return of("sma_cm2")
 
     before, shown = sma(), editor._numbers.value
     everything = (0.0, 0.0, 1000.0, 40.0)
@@ -52,6 +59,8 @@ def test_a_correction_of_either_side_changes_the_numbers(editor: ChangeEditor) -
     after = sma()
     assert after[0] == before[0]
     assert after[1] < before[1]
+    # What is made from the area follows it, with the height that the studies were measured with.
+    assert of("smi_cm2_m2") == pytest.approx([area / 1.7**2 for area in after])
     assert editor._numbers.value != shown
     assert f"{after[1]:.1f}" in editor._numbers.value
     editor.second.do("undo")
@@ -70,9 +79,30 @@ def test_the_grey_window_is_the_same_on_both(editor: ChangeEditor) -> None:
     assert editor.second.document.view.tool != "eraser"
 
 
+def test_the_window_reaches_a_side_that_is_busy(editor: ChangeEditor) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+
+    def paint() -> None:
+        with editor.second.controller.lock:
+            busy.set()
+            assert go_on.wait(30)
+
+    before = set(threading.enumerate())
+    painting = threading.Thread(target=paint)
+    painting.start()
+    assert busy.wait(30)
+    editor.first.controller.adjust(window=Window(level=10, width=77))
+    go_on.set()
+    painting.join(30)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(30)
+    assert editor.second.document.view.window == Window(level=10, width=77)
+
+
 def test_closed_it_lets_both_go(change: StudyChange) -> None:
     editor = ChangeEditor(change, segmenter=None, folder=None, language="zh")
     assert "骨骼肌面积" in editor._numbers.value
+    assert [head.value for head in editor._heads] == ["<b>第一次</b>", "<b>第二次</b>"]
     assert "mm²" not in editor._numbers.value
     editor.close()
     editor.close()

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,9 @@ from ctai_sam2.types import CTVolume, Window
 from ctai_sam2.widgets import MiddleMaskEditor
 from ctai_sam2.widgets.companion import joined_modules, pack_pixels
 from tests.unit.editor.making import make_slice, state_of
-from tests.unit.widgets.recording import Recorder, recorded
+from tests.unit.widgets.recording import Recorder
 
 WINDOWS = [(40.0, 400.0), (50.0, 250.0), (400.0, 1800.0), (-70.5, 1.0), (37.3, 123.7), (-5000.0, 10_000.0)]
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
 
 
 def test_the_page_side_by_itself(tmp_path: Path) -> None:
@@ -89,25 +82,26 @@ def test_a_whole_gesture_does_what_its_single_events_do(
 
 def test_a_gesture_of_the_page_is_one_message_and_one_small_reply(recorder: Recorder) -> None:
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
-    editor._pacer.close()  # It paints where this test says so: a timer's thread would send between two lines.
-    editor._events.companion._handle_custom_msg({"event": "draws"}, [])
+    # It paints where this test says so: a timer's thread would send between two lines.
+    editor._display.pacer.close()
+    editor._display.events.companion._handle_custom_msg({"event": "draws"}, [])
     editor.do("tool.brush")
     recorder.clear()
     way = np.array([(100 + 3 * i, 200 + i) for i in range(60)], "<f8")
     message = {"event": "gesture", "button": "left", "modifiers": [], "number": 7, "dtype": "<f8"}
-    editor._events.companion._handle_custom_msg(message, [way.tobytes()])
-    editor._pacer._run()
+    editor._display.events.companion._handle_custom_msg(message, [way.tobytes()])
+    editor._display.pacer._run()
     assert editor.masks["psoas_left"].any()
     assert len(editor.document.history.done) == 1
-    assert editor._events.companion.taken == 7
+    assert editor._display.events.companion.taken == 7
     sent = sum(len(bytes(buffer)) for *_, buffers in recorder.commands for buffer in buffers)
     assert len(recorder.messages) <= 2
     assert sent < 2000
     # A gesture that changes nothing is taken all the same: the page shows its own stroke no longer.
-    tell = editor._events.companion._handle_custom_msg
+    tell = editor._display.events.companion._handle_custom_msg
     tell({**message, "button": "right", "number": 8}, [np.array([[1.0, 1.0]]).tobytes()])
-    editor._pacer._run()
-    assert editor._events.companion.taken == 8
+    editor._display.pacer._run()
+    assert editor._display.events.companion.taken == 8
     # A pen that presses less draws less.
     drawn = int(editor.masks["psoas_left"].sum())
     editor.do("undo")
@@ -124,12 +118,12 @@ def test_pixels_that_the_page_holds_are_not_sent_again(recorder: Recorder) -> No
     hu = np.random.default_rng(0).integers(-1000, 1000, (5, 40, 60)).astype(np.int16)
     volume = CTVolume(hu_zyx=hu, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
     editor = MiddleMaskEditor(volume, segmenter=None, folder=None)
-    editor._pacer.close()
-    companion = editor._events.companion
+    editor._display.pacer.close()
+    companion = editor._display.events.companion
     tell, sent = companion._handle_custom_msg, []
     companion.send = lambda content, buffers=None: sent.append((content, buffers or []))
     tell({"event": "draws"}, [])
-    editor._pacer._run()
+    editor._display.pacer._run()
     series = companion.view["series"]
     tell({"event": "holds", "series": series, "indices": [2], "next": 3}, [])
     [(content, [packed])] = sent
@@ -142,7 +136,7 @@ def test_pixels_that_the_page_holds_are_not_sent_again(recorder: Recorder) -> No
         sent.clear()
         recorder.clear()
         tell({**message, "number": 1}, [])
-        editor._pacer._run()
+        editor._display.pacer._run()
         assert editor.document.index == companion.index == wanted
         # The one that is held is filled by the page, the other one comes as an image.
         greys = [image for image in recorder.images() if image[-1].ndim == 2]
@@ -154,17 +148,17 @@ def test_pixels_that_the_page_holds_are_not_sent_again(recorder: Recorder) -> No
         tell({"event": event}, [])
         recorder.clear()
         editor.controller.scroll(1)
-        editor._canvas.paint()
+        editor._display.canvas.paint()
         assert any(image[-1].ndim == 2 for image in recorder.images())
     # What was held of another case is worth nothing.
     tell({"event": "holds", "series": series + 1, "indices": [2], "next": None}, [])
-    assert not editor._events._held
+    assert not editor._display.events._held
     editor.close()
 
 
 def test_zoom_and_pan_of_the_page_are_taken_within_limits(recorder: Recorder) -> None:
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
-    tell = editor._events.companion._handle_custom_msg
+    tell = editor._display.events.companion._handle_custom_msg
     tell({"event": "viewport", "px_per_mm": 12.5, "pan": [-30, 14], "number": 1}, [])
     viewport = editor.document.view.viewport
     assert (viewport.px_per_mm, viewport.pan_xy) == (12.5, (-30, 14))
@@ -186,27 +180,29 @@ def test_keys_chosen_on_the_page_last(
     path = tmp_path / "new" / "keys.json"
     monkeypatch.setenv("SAM2_EDITOR_KEYS", str(path))
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
-    tell = editor._events.companion._handle_custom_msg
+    tell = editor._display.events.companion._handle_custom_msg
     tell({"event": "bind", "action": "tool.brush", "key": "shift+b"}, [])
     tell({"event": "bind", "action": "tool.lasso", "key": "escape"}, [])
     assert editor.controller.message.key == "status.refused"
     other = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
     for each in (editor, other):
-        assert "shift+b" in each._events.companion.shortcuts
-        assert "b" not in each._events.companion.shortcuts
-        each._events.companion._handle_custom_msg(
+        assert "shift+b" in each._display.events.companion.shortcuts
+        assert "b" not in each._display.events.companion.shortcuts
+        each._display.events.companion._handle_custom_msg(
             {"event": "key", "key": "B", "modifiers": ["shift"], "pressed": True}, []
         )
         assert each.document.view.tool == "brush"
-        assert "Shift+B" in each._panel._help.value
-        assert any("Shift+B" in tip for tip in each._panel._rail._tools.tooltips)
+        assert "Shift+B" in each._display.panel._help.value
+        assert any("Shift+B" in tip for tip in each._display.panel._rail._tools.tooltips)
         each.close()
     # A disk that refuses is said, and the keys stay.
     path.unlink()
     path.parent.rmdir()
     path.parent.write_text("")
     editor = MiddleMaskEditor(make_slice((40, 60)), segmenter=None, folder=None)
-    editor._events.companion._handle_custom_msg({"event": "bind", "action": "tool.brush", "key": "j"}, [])
+    editor._display.events.companion._handle_custom_msg(
+        {"event": "bind", "action": "tool.brush", "key": "j"}, []
+    )
     assert editor.controller.message.key == "status.refused"
     assert editor.controller.keys.action_of("b").name == "tool.brush"
     editor.close()

@@ -38,7 +38,7 @@ def editor() -> Iterator[MiddleMaskEditor]:
 
 
 def shown_rows(editor: MiddleMaskEditor) -> set[str]:
-    rows = editor._panel._labels._rows
+    rows = editor._display.panel._labels._rows
     return {name for name, row in rows.items() if row.widget.layout.display != "none"}
 
 
@@ -57,7 +57,7 @@ def test_one_click_finds_all_groups_as_one_step(editor: MiddleMaskEditor) -> Non
         # On the picture the patient's left is to the right.
         assert (columns.mean() > middle) == name.endswith("left")
     assert sum(masks[name].astype(int) for name in SIDED_GROUPS).max() == 1
-    editor._paint()
+    editor._display.paint()
     assert set(SIDED_GROUPS) <= shown_rows(editor)
     editor.do("undo")
     assert not set(SIDED_GROUPS) & set(editor.masks)

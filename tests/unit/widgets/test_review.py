@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +10,24 @@ import pytest
 
 from ctai_sam2.cohort import Worklist, read_table, run_cohort
 from ctai_sam2.editor import MIDDLE, Controller, Document
+from ctai_sam2.editor.authorship import author_of
 from ctai_sam2.editor.commands import Clear, Paint, SetMask
 from ctai_sam2.errors import InputError
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.widgets import ReviewEditor
 from tests.fakes import FakeSegmenter
-from tests.unit.cohort.making import QUICK, make_cases
-from tests.unit.widgets.recording import Recorder, recorded
-from tests.unit.widgets.test_editor import tell
+from tests.unit.cohort.making import QUICK, do_here, make_cases
+from tests.unit.widgets.page import tell
 
-
-@pytest.fixture(autouse=True)
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("recorder")
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cohort")
-    run_cohort(make_cases(folder / "in", 2), folder / "out", **QUICK)
+    with pytest.MonkeyPatch.context() as patch:
+        do_here(patch)
+        run_cohort(make_cases(folder / "in", 2), folder / "out", **QUICK)
     return folder / "out"
 
 
@@ -178,7 +175,7 @@ def test_accepting_a_case_is_one_action_and_correcting_one_psoas_three(results: 
 
 def test_the_models_untouched_mask_is_replaced_without_a_question(results: Path) -> None:
     editor = ReviewEditor(Worklist(results), who="AB", segmenter=FakeSegmenter())
-    assert {editor.document.author_of(name) for name in editor.document.masks()} == {"model"}
+    assert {author_of(editor.document, name) for name in editor.document.masks()} == {"model"}
     editor.run("psoas")
     assert editor.controller.confirmation is None
     editor.controller.apply(Paint(label="psoas_left", points_xy=((10, 10), (20, 10)), radius_mm=12.0))

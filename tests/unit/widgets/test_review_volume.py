@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,12 @@ from ctai_sam2.study.slice_folder import SliceFolder
 from ctai_sam2.types import CTVolume, Prompt
 from ctai_sam2.widgets import ReviewEditor
 from tests.unit.cohort.making import QUICK, do_here
-from tests.unit.widgets.recording import Recorder, recorded
 
 SIDE, DEPTH, MEASURED = 96, 7, 2
 RED = (4, 5)
 
 
-@pytest.fixture(autouse=True)
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
+pytestmark = pytest.mark.usefixtures("recorder")
 
 
 def result_of(volume: CTVolume, **_: Any) -> VolumeResult:

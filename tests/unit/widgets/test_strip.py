@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ctai_sam2.editor.authorship import hand_share, model_of
 from ctai_sam2.editor.commands import FillRectangle, SetMask
 from ctai_sam2.errors import InputError, Unavailable
 from ctai_sam2.segmentation.volume import VolumeResult
@@ -19,21 +20,15 @@ from ctai_sam2.widgets import MaskEditor, MiddleMaskEditor
 from ctai_sam2.widgets.strip import GATE_COLOURS
 from tests.fakes import FakeSegmenter
 from tests.unit.editor.making import make_slice
-from tests.unit.widgets.recording import Recorder, model, recorded
-from tests.unit.widgets.test_editor import button, shown
+from tests.unit.widgets.page import button, shown
+from tests.unit.widgets.recording import Recorder, model
 
 SHAPE = (60, 80)
 DEPTH = 9
 
 
-@pytest.fixture(autouse=True)
-def recorder() -> Iterator[Recorder]:
-    with recorded() as found:
-        yield found
-
-
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def opened(tmp_path: Path, recorder: Recorder) -> Iterator[Callable[..., Any]]:
     editors: list[MaskEditor] = []
 
     def open_editor(source: Any = None, **options: Any) -> Any:
@@ -72,8 +67,8 @@ def make_result(volume: CTVolume, *, gates: dict[int, str] | None = None) -> Vol
 
 
 def strip_of(editor: Any) -> Any:
-    editor._panel.refresh()
-    return editor._panel._strip
+    editor._display.panel.refresh()
+    return editor._display.panel._strip
 
 
 def press(editor: Any, y: float) -> None:
@@ -168,7 +163,7 @@ def test_the_strip_is_as_sharp_as_the_screen(opened: Callable[..., Any], recorde
     editor.load_result(make_result(volume))
     strip = strip_of(editor)
     height = strip.canvas.height
-    editor._canvas.set_pixel_ratio(2.0)
+    editor._display.canvas.set_pixel_ratio(2.0)
     recorder.clear()
     strip_of(editor)
     assert (strip.canvas.width, strip.canvas.height) == (132, 2 * height)
@@ -208,8 +203,8 @@ def test_propagation_goes_from_a_drawn_slice_to_the_next_decided_one(opened: Cal
     ]
     assert document.mask("psoas_left", 5).any()
     assert editor.document.index == 4
-    assert editor.document.hand_share(5) == 0
-    assert editor.document.model_of(5) == "fake"
+    assert hand_share(editor.document, 5) == 0
+    assert model_of(editor.document, 5) == "fake"
     editor.do("undo")
     assert not document.mask("psoas_left", 5).any()
     assert document.mask("psoas_left", 4).any()
