@@ -27,6 +27,7 @@ AXIAL_STRUCTURES: tuple[Structure, ...] = (
 )
 STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
 
+MUSCLES: tuple[Structure, ...] = ("psoas_left", "psoas_right", "psoas", "muscle")
 LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
 """Vertebral levels from the top down; the sacrum follows."""
 

@@ -151,4 +151,5 @@ def segment_levels(
     print_table(rows, SHOWN)
     for warning in result.warnings:
         print_note(warning)
-    print_line(f"Written to {out}: levels.csv, slices.csv, masks/")
+    names = ("levels.csv", "slices.csv", "masks/", *(path.name for path in files.dicom))
+    print_line(f"Written to {out}: {', '.join(names)}")

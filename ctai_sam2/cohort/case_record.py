@@ -57,8 +57,8 @@ class CaseQuality(_Part):
     ``hole_share`` and ``stray_share`` are shares of a psoas mask, ``edge_mm`` the length over which the body
     touches the image's edge, ``level_gap_mm`` the distance between the slice measured and the middle of the
     L3 found, ``found_certainty`` how the software knew that L3, ``area_cv`` the variation of areas under
-    jittered prompts, ``missing`` the structures not found, ``red_slices`` how many slices of the range of
-    levels are implausible, by structure.
+    jittered prompts, ``missing`` the structures not found, ``red_slices`` on how many slices of the range
+    of levels a muscle is implausible, by structure.
     """
 
     hole_share: float = 0.0

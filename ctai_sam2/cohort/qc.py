@@ -26,7 +26,7 @@ MEANINGS: Mapping[str, str] = {
     "outlier": "An area or a density is far from the others of the cohort.",
     "holes": "A psoas mask has holes or stray parts.",
     "truncated": "The body is cut off by the field of view: areas of fat and muscle may be short.",
-    "volume": "On some slices of the range of levels a mask is implausible next to its neighbours.",
+    "volume": "On some slices of the range of levels a muscle is implausible next to its neighbours.",
     "unstable": "The area changes much with where exactly the prompt is put.",
     "acquisition": "The images give reason for caution: gaps, tilt, thick slices, unusual voltage.",
     "correction": "A reader's correction was made on another slice than this one and does not count.",

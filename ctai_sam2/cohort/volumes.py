@@ -23,7 +23,7 @@ from ctai_sam2.segmentation.volume.gates import judge_slices
 from ctai_sam2.segmentation.volume.kept import keep_anchors
 from ctai_sam2.segmentation.volume.ranges import warnings_of_gates
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
-from ctai_sam2.structures import Structure
+from ctai_sam2.structures import MUSCLES, Structure
 from ctai_sam2.study.slice_folder import SliceFolder
 from ctai_sam2.study.volume_outputs import read_volume_result, remove_volume_result, write_volume_result
 from ctai_sam2.types import CTSlice, CTVolume
@@ -157,7 +157,9 @@ def correct_levels(
 
 
 def red_slices(store: CohortStore, case_id: str) -> dict[str, int]:
-    """Count the implausible slices of a case's range of levels, by structure; empty without a range.
+    """Count the slices of a case's range on which a muscle is implausible, by structure; empty without one.
+
+    Fat is left out: what there is of it within muscle differs much from slice to slice.
 
     Raises
     ------
@@ -167,7 +169,9 @@ def red_slices(store: CohortStore, case_id: str) -> dict[str, int]:
     path = store.volume_folder(case_id) / "levels.csv"
     try:
         with path.open(encoding="utf-8", newline="") as lines:
-            rows = [row for row in csv.DictReader(lines) if row["level"] == "all"]
+            rows = [
+                row for row in csv.DictReader(lines) if row["level"] == "all" and row["structure"] in MUSCLES
+            ]
         return {row["structure"]: int(row["red_slices"]) for row in rows if int(row["red_slices"])}
     except FileNotFoundError:
         return {}

@@ -20,7 +20,7 @@ from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.models import Segmenter
 from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
-from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
 
 _UNDECIDED = SliceMask(corner_yx=(0, 0), crop=np.zeros((0, 0), np.bool_), source="absent")
@@ -138,12 +138,12 @@ def open_result(
 
 
 def gravest_slice(result: VolumeResult) -> tuple[Structure, int] | None:
-    """Return the structure with the most red slices, and the lowest of these; None without any."""
+    """Return the structure with the most red slices, a muscle first, and the lowest of these; or None."""
     red = {
         name: sorted(index for index, one in found.items() if one.gate == "red")
         for name, found in result.structure_slices.items()
     }
-    worst = max(red, key=lambda name: len(red[name]), default=None)
+    worst = max(red, key=lambda name: (bool(red[name]) and name in MUSCLES, len(red[name])), default=None)
     return (worst, red[worst][0]) if worst is not None and red[worst] else None
 
 

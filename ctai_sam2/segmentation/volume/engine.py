@@ -28,7 +28,14 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession
 from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.gates import GATES, judge_slice, judge_slices, limits_of, typical_overlap
+from ctai_sam2.segmentation.volume.gates import (
+    GATES,
+    judge_slice,
+    judge_slices,
+    limits_of,
+    place_of_end,
+    typical_overlap,
+)
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
 from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_slices
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
@@ -202,7 +209,7 @@ class Engine:
             for run in runs_within(within, unsettled):
                 self._propagate_into(structure, run, found, plausible)
             found = self._judged(structure, found)
-        self._leave_out_beyond_ends(structure, found)
+        self._leave_out_beyond_end(structure, found)
         self._fill(structure, span, found)
         return self._judged(structure, found)
 
@@ -229,24 +236,25 @@ class Engine:
             held[index] = replace(found[index], corner_yx=corner, crop=crop)
         found.update(held)
 
-    def _leave_out_beyond_ends(self, structure: Structure, found: dict[int, SliceMask]) -> None:
-        """Drop masks beyond where a muscle of one piece is over, up to the outermost slice of a reader."""
+    def _leave_out_beyond_end(self, structure: Structure, found: dict[int, SliceMask]) -> None:
+        """Drop masks above where a muscle that tapers off is over, up to the uppermost slice of a reader."""
         end_cm2 = limits_of(structure).end_cm2
         if end_cm2 is None or not found:
             return
-        smallest = end_cm2 * 100 / (self._spacing[0] * self._spacing[1])
-        largest = max(found, key=lambda index: int(found[index].crop.sum()))
+        areas = {index: int(one.crop.sum()) for index, one in found.items()}
         drawn = [i for i, one in found.items() if one.source == "anchor" and one.crop.any()]
-        low, high = min([largest, *drawn]), max([largest, *drawn])
-        above = [i for i in sorted(found) if i > high]
-        below = [i for i in sorted(found, reverse=True) if i < low]
-        for outwards in (above, below):
-            is_over = False
-            for index in outwards:
-                is_over |= int(found[index].crop.sum()) < smallest
-                # An empty slice of a reader stays: it says that the structure is absent.
-                if is_over and found[index].source != "anchor":
-                    del found[index]
+        plausible = [i for i, one in found.items() if one.gate == "green"] or list(found)
+        start = max([max(plausible, key=lambda index: areas[index]), *drawn])
+        upwards = [i for i in sorted(found) if i >= start]
+        end = place_of_end(
+            [areas[i] for i in upwards],
+            [found[i].gate == "red" for i in upwards],
+            smallest=end_cm2 * 100 / (self._spacing[0] * self._spacing[1]),
+        )
+        for index in upwards[max(end, 1) :]:
+            # An empty slice of a reader stays: it says that the structure is absent.
+            if found[index].source != "anchor":
+                del found[index]
 
     def correct(
         self, structure: Structure, span: Sequence[int], found: dict[int, SliceMask], anchor: VolumeAnchor

@@ -17,6 +17,8 @@ from ctai_sam2.types import CTVolume, Mask, SliceGate
 
 _FEWEST_TYPICAL = 3
 """From so many slices on it can be said what is typical."""
+_GROWS_AGAIN = 2.0
+"""A slice so many times larger than one below it is no muscle that tapers off."""
 GATES: Final[tuple[SliceGate, ...]] = get_args(SliceGate)
 """From the best to the worst."""
 
@@ -45,9 +47,9 @@ class GateParameters:
         neighbours, and fall short of what both have; None where shapes change at once. Psoas outlined by eye
         9 mm apart lose 0 to 0.005 of their Dice so, median 0.000.
     end_cm2 : float or None
-        A muscle that tapers off at both ends is over where a slice has less than this, and what a model finds
-        beyond is something else; None where a structure may be in several pieces. On one patient the right
-        psoas was empty on two slices of T12, and 12 cm² of the crus at 4 HU were found above.
+        A muscle that tapers off upwards is over where a slice has less than this, and what a model finds
+        above is something else; None where a structure does not end so. On one patient the right psoas was
+        empty on two slices of T12, and 12 cm² of the crus at 4 HU were found above.
     amber_spread, red_spread : float
         Difference of the areas that propagation from below and from above give, as a share of the area.
     """
@@ -221,6 +223,39 @@ def judge_slices(
         else:
             judged[index] = replace(one, gate=verdict.gate, reasons=verdict.reasons)
     return judged
+
+
+def place_of_end(areas: Sequence[float], is_red: Sequence[bool], *, smallest: float) -> int:
+    """Return from which slice on a muscle that tapers off is over; how many slices there are where it is not.
+
+    It is over where nearly nothing is left, and after its narrowest slice where an implausible one is much
+    larger: that is another muscle.
+
+    Parameters
+    ----------
+    areas : sequence of float
+        Of slices in order, towards the end.
+    is_red : sequence of bool
+        Which of them are implausible.
+    smallest : float
+        Below this area nothing is left.
+
+    Examples
+    --------
+    >>> place_of_end([90, 50, 8, 40], [False] * 4, smallest=10)
+    2
+    >>> place_of_end([90, 50, 20, 30, 70], [False, False, False, False, True], smallest=10)
+    3
+    """
+    narrowest = 0
+    for place, area in enumerate(areas):
+        if area < smallest:
+            return place
+        if is_red[place] and area > _GROWS_AGAIN * areas[narrowest]:
+            return narrowest + 1
+        if area <= areas[narrowest]:
+            narrowest = place
+    return len(areas)
 
 
 def typical_overlap(slices: Collection[SliceMask]) -> float | None:

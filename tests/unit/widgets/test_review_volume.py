@@ -47,6 +47,8 @@ def result_of(volume: CTVolume, **_: Any) -> VolumeResult:
     slices = {
         "psoas_left": {i: one(i, is_red=i in RED) for i in range(DEPTH - 1)},
         "muscle": {i: one(i, is_red=False) for i in range(DEPTH - 1)},
+        # Neither a reason to flag a case nor to open it there.
+        "imat": {i: one(i, is_red=i in (1, 3, 5)) for i in range(DEPTH - 1)},
     }
     level = LevelRange(name="L3", lower_mm=2.0, upper_mm=18.0)
     return VolumeResult(
@@ -97,7 +99,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_a_case_is_opened_at_its_red_slices_and_corrections_go_into_the_volume(cohort: Path) -> None:
     out = cohort / "out"
-    assert "psoas_left on 2" in Worklist(out).items[0].flags["volume"]
+    assert Worklist(out).items[0].flags["volume"] == "implausible slices: psoas_left on 2"
     editor = open_review(cohort)
     document = editor.document
     assert (document.index, document.view.active) == (RED[0], "psoas_left")

@@ -216,6 +216,10 @@ def test_what_is_found_beyond_the_end_of_a_psoas_is_left_out() -> None:
     assert {psoas[i].source for i in range(7, 25)} == {"absent"}
     assert all(psoas[i].crop.any() for i in range(7))
     assert all(muscle[i].crop.any() for i in range(25))
+    # What is missing below is no end.
+    turned = replace(volume, hu_zyx=hu[::-1].copy())
+    below = run(turned, structures=("psoas_left",), every_mm=None).structure_slices["psoas_left"]
+    assert all(below[i].crop.any() for i in range(25))
     # Not up to where a reader says that there is some.
     anchor = VolumeAnchor(structure="psoas_left", axial_index=20, mask=muscle_at(20))
     anchored = run(volume, structures=("psoas_left",), every_mm=None, anchors=[anchor])
