@@ -91,7 +91,7 @@ def test_decoding_gives_way_to_the_model() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) == max(15, os.getpriority(os.PRIO_PROCESS, 0))
+    assert int(done.stdout) == max(5, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def test_decoding_that_takes_too_much_memory_is_ended(url: str) -> None:
