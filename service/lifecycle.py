@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +32,7 @@ HEADERS_S = 10.0
 """Seconds a client may take for the head of a request."""
 
 _KEEP_ALIVE_S = 75
+_SWITCH_S = 0.0005
 
 
 class ImpatientProtocol(H11Protocol):
@@ -194,6 +196,9 @@ def serve(settings: Settings | None = None) -> None:
     """
     settings = settings or Settings()
     require_safe(settings)
+    # A thread that computes asks for the interpreter after each operation of a network: with Python's 5 ms it
+    # waits for the thread that reads and writes responses.
+    sys.setswitchinterval(_SWITCH_S)
     with open_served_segmenter(settings) as segmenter:
         set_up_logging()
         app = make_app(segmenter, settings)
