@@ -100,11 +100,11 @@ def divide_slice(
     groups = [number[name] for name in GROUPS]
 
     spine = index == number["spine"]
-    beside, organ = _sort_psoas(index, number, spacing_mm)
+    near_spine, organ = _sort_psoas(index, number, spacing_mm)
     solid = np.isin(index, [*groups, number["between"], number["spine"], number["bone"]])
     ring = _main_part(solid & ~organ, spine, spacing_mm)
     # A psoas may lie in fat all around.
-    stray = np.isin(index, groups) & ~ring & ~beside
+    stray = np.isin(index, groups) & ~ring & ~near_spine
     in_limits = _within(hu, definitions.muscle)
     stray_mm2 = float((stray & in_limits).sum()) * pixel_mm2
     index[stray] = number["viscera"]
@@ -225,12 +225,12 @@ def _sort_psoas(
     The latter lie well to the side of another and border on organs; quadratus lumborum does not.
     """
     psoas, spine = index == number["psoas"], index == number["spine"]
-    beside, organ = np.zeros_like(psoas), np.zeros_like(psoas)
+    near_spine, organ = np.zeros_like(psoas), np.zeros_like(psoas)
     # What else is called spine is a kidney with contrast, mostly.
     body = keep_largest(spine)
     box = box_of(psoas | body, 1, 1)
     if box is None or not body.any():
-        return beside, organ
+        return near_spine, organ
     is_organ = (index[box] == number["viscera"]) | (spine & ~body)[box]
     gap_mm = ndimage.distance_transform_edt(~body[box], sampling=spacing_mm)
     for side in _split(psoas[box], body[box], body[box]):
@@ -242,13 +242,13 @@ def _sort_psoas(
         if not large.size:
             continue
         is_near = gaps_mm <= large.min() + _PSOAS_APART_MM
-        beside[box] |= np.isin(labels, pieces[is_near])
+        near_spine[box] |= np.isin(labels, pieces[is_near])
         for label in pieces[~is_near]:
             piece = labels == label
             rim = ndimage.binary_dilation(piece) & ~piece
             if is_organ[rim].mean() >= _ORGAN_RIM:
                 organ[box] |= piece
-    return beside, organ
+    return near_spine, organ
 
 
 def _filled(mask: Mask, spacing_mm: tuple[float, float]) -> Mask:
