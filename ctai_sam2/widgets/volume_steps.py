@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ctai_sam2 import segmentation
 from ctai_sam2.editor import Controller, Document, Message
 from ctai_sam2.editor.commands import Compound, SetMask, SetState
 from ctai_sam2.editor.history import MODEL_EDIT
@@ -18,8 +19,8 @@ from ctai_sam2.editor.strip import Direction, Step, stretch, strip_range
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.models import Segmenter
-from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
-from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
+from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
+from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
 
@@ -183,7 +184,7 @@ def propagation(
         changed: dict[int, SliceMask] = {}
         for number, part in enumerate(parts):
             progress(number, len(parts), "")
-            found = correct_volume(part, [anchor], segmenter).structure_slices[label]
+            found = segmentation.correct_volume(part, [anchor], segmenter).structure_slices[label]
             changed |= {index: one for index, one in found.items() if not _is_undecided(one)}
         reachable = {here, *(index for slices in reached.values() for index in slices)}
         kept = {index: one for index, one in changed.items() if index in reachable}
@@ -215,7 +216,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
     span = document.span
 
     def work(progress: Progress) -> Found:
-        result = segment_volume(
+        result = segmentation.segment_volume(
             source,
             segmenter,
             structures=labels,

@@ -352,8 +352,8 @@ def test_a_folder_that_cannot_be_made_costs_only_the_disk_cache(tmp_path: Path) 
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path / "file" / "cache") as segmenter:
         assert segmenter.health().available
-        assert "not stored on disk" in segmenter.health().detail
         assert not segmenter.predict(make_image(), POINT).cached
+        assert "not stored on disk" in segmenter.health().detail
         assert segmenter.predict(make_image(), POINT).cached
     assert inner.calls == 1
 
