@@ -167,7 +167,7 @@ print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
 
 
 def test_an_editor_is_drawn_before_what_segments_reads_and_writes_is_imported() -> None:
-    late = ["segmentation.axial", "segmentation.study", "study.outputs", "exchange", "models.cache_store"]
+    late = ["segmentation.axial", "segmentation.study", "study.outputs", "exchange", "io.dicom_headers"]
     code = f"""
 import json, sys
 import numpy as np
@@ -176,7 +176,7 @@ from ctai_sam2.widgets import case_editor
 case_editor.load_ahead = lambda *_: None
 source = ct.CTSlice(hu=np.zeros((64, 64)), spacing_mm=(1.0, 1.0), plane="axial")
 ct.MiddleMaskEditor(source, folder=None)
-names = ["joblib", *("ctai_sam2." + name for name in {late!r})]
+names = ["joblib", "pydicom", "scipy.ndimage", *("ctai_sam2." + name for name in {late!r})]
 print(json.dumps([name for name in names if name in sys.modules]))
 """
     assert json.loads(run_python(code)) == []
