@@ -303,7 +303,7 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
 
 
 def open_slices(inside: NDArray[np.bool_], size_yx: tuple[int, int]) -> NDArray[np.bool_]:
-    """Open each slice (D, H, W) by a rectangle as `scipy.ndimage.binary_opening` does, in a third of the time."""
+    """Open each slice (D, H, W) by a rectangle as `ndimage.binary_opening` does, in a third of the time."""
     values = inside.view(np.uint8)
     # Axis by axis, and beyond the border is nothing.
     for axis, size in enumerate(size_yx, start=1):
