@@ -77,7 +77,10 @@ PARAMETERS: Mapping[str, GateParameters] = MappingProxyType(
         "psoas_right": _PSOAS,
         # Bowel and fat change shape faster than muscle from slice to slice.
         "vat": GateParameters(amber_dice=0.6, red_dice=0.35, amber_area=0.35, red_area=0.7),
-        "imat": GateParameters(amber_dice=0.3, red_dice=0.1, amber_area=0.6, red_area=1.2),
+        # What a model predicts there is of the fascia between muscles, and low on every slice.
+        "imat": GateParameters(
+            amber_dice=0.3, red_dice=0.1, amber_area=0.6, red_area=1.2, amber_predicted=0.0, red_predicted=0.0
+        ),
     }
 )
 _DEFAULT = GateParameters()
