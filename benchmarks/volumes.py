@@ -65,7 +65,10 @@ def judge(result: VolumeResult, truth: Masks) -> dict[str, dict[str, float]]:
     """Score each structure over the range."""
     rows = {}
     for name in NAMES:
-        found, true = result.masks[name][list(result.indices)], truth[name][list(result.indices)]
+        at = list(result.indices)
+        hu = result.volume.hu_zyx[at]
+        # What counts for areas and volumes, as in the drawing.
+        found, true = result.masks[name][at] & (hu >= -29) & (hu <= 150), truth[name][at]
         gates = [one.gate for one in result.structure_slices[name].values()]
         rows[name] = {
             "dice": dice(found.reshape(len(found), -1), true.reshape(len(true), -1)),

@@ -431,7 +431,9 @@ class Engine:
         shares = [self._share(first[0], index, last[0]) for index in between]
         everywhere = np.ones(first[1].shape, np.bool_)
         within = [self._follower.within_limits(structure, index, everywhere) for index in between]
-        blended = blend_masks(first[1], last[1], shares, self._spacing, within=within)
+        # A decoded mask may hold fat that its area does not count: between two of them as little counts.
+        lower, upper = (int(self._follower.within_limits(structure, *end).sum()) for end in (first, last))
+        blended = blend_masks(first[1], last[1], shares, self._spacing, within=within, sizes=(lower, upper))
         for index, mask in zip(between, blended, strict=True):
             found[index] = slice_mask_of(mask, "interpolated")
 

@@ -52,6 +52,20 @@ def test_slices_between_two_drawn_ones_are_blended(every_mm: float | None) -> No
     assert slices[4].spread_cm2 == pytest.approx(1.28)
 
 
+def test_what_does_not_count_on_drawn_slices_is_not_made_up_for_between_them() -> None:
+    result = segment_volume(
+        volume(),
+        RememberingSegmenter(),
+        structures=("muscle",),
+        indices=(2, 6),
+        anchors=[drawn(2, 4), drawn(6, 4)],
+        every_mm=12.0,
+        follow="memory",
+    )
+    assert result.slices["source"].tolist() == ["anchor", *["interpolated"] * 3, "anchor"]
+    assert set(result.slices["area_cm2"]) == {0.15}
+
+
 def test_a_correction_is_followed_up_to_the_next_anchor() -> None:
     result = segment_volume(
         volume(),
