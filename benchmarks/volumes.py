@@ -112,7 +112,7 @@ def time_rerun(result: VolumeResult, truth: Masks, segmenter: Segmenter, name: S
     started = time.perf_counter()
     correct_volume(held, [anchors[1]], segmenter)
     seconds = time.perf_counter() - started
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng()
     unseen = [rng.integers(0, 256, (512, 512), np.uint8) for _ in range(3)]
     started = time.perf_counter()
     for image in unseen:
@@ -134,9 +134,12 @@ def measure(changes: Mapping[str, float], seed: int, segmenter: Segmenter, *, lo
         scores |= {"corrections": count, "per_30_slices": 30 * count / len(result.indices)}
         scores |= {"seconds_of_correction": seconds}
     if looped:
-        started = time.process_time()
-        for index in result.indices:
-            segment_axial(volume.axial(index), segmenter, structures=NAMES)
+        # Another segmenter: this one has embedded a third of the slices already.
+        with LocalSegmenter() as fresh:
+            fresh.warm_up()
+            started = time.process_time()
+            for index in result.indices:
+                segment_axial(volume.axial(index), fresh, structures=NAMES)
         row["looped_seconds"] = time.process_time() - started
         row["times_faster"] = row["looped_seconds"] / row["seconds"]
     return row
