@@ -99,6 +99,14 @@ class Network:
             # Position by position in memory, as the decoder goes through them.
             self._dense_pe = dense_pe.contiguous(memory_format=torch.channels_last)
 
+    def share_weights_with(self, other: Any) -> None:
+        """Let another ``SAM2Base`` of the same configuration compute with this network's weights."""
+        for name, part in self._model.named_children():
+            setattr(other, name, part)
+        for name, weight in self._model.named_parameters(recurse=False):
+            setattr(other, name, weight)
+        other.eval()
+
     def encode(self, image_hw: NDArray[np.uint8]) -> Embedding:
         """Embed a windowed slice, uint8 of shape (H, W)."""
         return self.encode_many([image_hw])[0]

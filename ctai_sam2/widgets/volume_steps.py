@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +24,10 @@ from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
+from ctai_sam2.types.following import has_slice_memory
+
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation.volume import FollowWith
 
 _UNDECIDED = SliceMask(corner_yx=(0, 0), crop=np.zeros((0, 0), np.bool_), source="absent")
 """Stands in the engine for a slice that nothing was decided about."""
@@ -164,8 +169,9 @@ def propagation(
 ) -> Callable[[Progress], Found] | None:
     """Prepare propagation of the active label from the slice in view; None where there is nothing to do.
 
-    What it runs on is a snapshot taken now. It ends before a slice that a reader decided about, at one where
-    it shall stop, and at the range's end.
+    A model with a trained memory follows with it, others with prompts. What it runs on is a snapshot taken
+    now. It ends before a slice that a reader decided about, at one where it shall stop, and at the range's
+    end.
     """
     document = controller.document
     label, here = _structure(document.view.active), document.index
@@ -182,9 +188,11 @@ def propagation(
 
     def work(progress: Progress) -> Found:
         changed: dict[int, SliceMask] = {}
+        follow: FollowWith = "memory" if has_slice_memory(segmenter) else "prompts"
         for number, part in enumerate(parts):
             progress(number, len(parts), "")
-            found = segmentation.correct_volume(part, [anchor], segmenter).structure_slices[label]
+            corrected = segmentation.correct_volume(part, [anchor], segmenter, follow=follow)
+            found = corrected.structure_slices[label]
             changed |= {index: one for index, one in found.items() if not _is_undecided(one)}
         reachable = {here, *(index for slices in reached.values() for index in slices)}
         kept = {index: one for index, one in changed.items() if index in reachable}
@@ -216,6 +224,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
     span = document.span
 
     def work(progress: Progress) -> Found:
+        is_drawn = {anchor.structure for anchor in anchors if anchor.mask.any()} == set(labels)
         result = segmentation.segment_volume(
             source,
             segmenter,
@@ -223,6 +232,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
             levels=("T12", "L5"),
             indices=span,
             anchors=anchors,
+            follow="memory" if is_drawn and has_slice_memory(segmenter) else "prompts",
             progress=progress,
         )
         return Found(
