@@ -395,7 +395,8 @@ def test_nothing_of_the_image_or_the_user_is_in_the_files(tmp_path: Path) -> Non
     assert len(path.read_text()) < 1000
     assert "40.25" not in path.read_text()
     if os.name == "posix":
-        with CachedSegmenter(FakeSegmenter(), tmp_path / "fresh"):
+        with CachedSegmenter(FakeSegmenter(), tmp_path / "fresh") as segmenter:
+            segmenter.predict(make_image(), POINT)
             assert (tmp_path / "fresh").stat().st_mode & 0o077 == 0
 
 
