@@ -25,7 +25,14 @@ from ctai_sam2.training.dense_batches import (
 )
 from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
 from ctai_sam2.training.dense_export import add_dense_head
-from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, KINDS, draw_hard_phantom, hard_parameters
+from ctai_sam2.training.dense_phantoms import (
+    FURTHER_KINDS,
+    HELD_BACK_KIND,
+    KINDS,
+    draw_hard_phantom,
+    hard_parameters,
+    load_hard_bank,
+)
 from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer, dense_loss
 from ctai_sam2.training.dense_trust import Evidence, fit_trust, judge_confidence, leave_patients_out
 
@@ -45,10 +52,18 @@ def test_every_phantom_label_has_a_class(phantom: tuple[np.ndarray, np.ndarray])
             assert DENSE_CLASSES[table[label]] != "outside" or label.name.startswith("ARM_"), label
 
 
-@pytest.mark.parametrize("kind", [*KINDS, HELD_BACK_KIND])
+@pytest.mark.parametrize("kind", [*KINDS, *FURTHER_KINDS, HELD_BACK_KIND])
 def test_a_phantom_of_each_kind_is_decided_by_its_seed(kind: str) -> None:
     one, other = (hard_parameters(np.random.default_rng(4), kind) for _ in range(2))
     assert one == other
+
+
+def test_further_kinds_are_drawn_in_turn_and_hold_ribs_or_fluid(tmp_path: Path) -> None:
+    _, labels = load_hard_bank(tmp_path, count=2, size_px=64, seed=1, kinds=FURTHER_KINDS, processes=1)
+    upper, swollen = labels
+    assert np.isin(upper, (Label.BONE, Label.CARTILAGE)).sum() > np.isin(swollen, Label.CARTILAGE).sum()
+    assert (swollen == Label.ASCITES).any()
+    assert [path.name for path in tmp_path.iterdir()] == ["dense-upper-swollen-1-64-00000.npz"]
 
 
 def test_reference_masks_leave_open_what_they_do_not_say() -> None:
@@ -116,7 +131,7 @@ def test_loss_of_a_partial_image_asks_only_for_what_is_known() -> None:
     assert float(known) < 1e-3 < 5 < float(dense_loss(logits, targets, torch.tensor([True])))
 
 
-def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path) -> None:
+def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path, hard_bank: Path) -> None:
     hu, labels = draw_hard_phantom(size_px=64, seed=0, number=0)
     cases = tmp_path / "cases"
     cases.mkdir()
@@ -129,7 +144,7 @@ def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path) -> None:
             mask_muscle=np.isin(label_table()[labels], (3, 4, 5, 6)),
         )
     arguments = ["dense", "--out", str(tmp_path / "run"), "--schedule", "smoke", "--workers", "0"]
-    arguments += ["--bank", str(tmp_path / "bank"), "--real-cases", str(cases), "--fold", "anna"]
+    arguments += ["--bank", str(hard_bank), "--real-cases", str(cases), "--fold", "anna"]
     assert main(arguments) == 0
     first = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     fold = torch.load(tmp_path / "run" / "fold-anna" / "checkpoint.pt", weights_only=True)
