@@ -18,7 +18,7 @@ KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
 
 FURTHER_KINDS: Final = ("upper", "swollen")
-"""Drawn beside those for a further training: L1 to L2 with ribs and their cartilages in the wall; wasting
+"""Drawn in addition for a further training: L1 to L2 with ribs and their cartilages in the wall; wasting
 with ascites, oedema and fluid between the muscles."""
 
 HELD_BACK_KIND: Final = "coarse"

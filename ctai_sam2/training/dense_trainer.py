@@ -69,7 +69,7 @@ class DenseSchedule:
     phantoms, bank_size_px : int
         How many phantoms, and the side of each in pixels.
     further : int
-        How many of `FURTHER_KINDS` beside them; each is seen twice as often.
+        How many of `FURTHER_KINDS` in addition; each is seen twice as often.
     """
 
     phases: tuple[DensePhase, ...]

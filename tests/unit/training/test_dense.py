@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ctai_sam2.errors import InputError
 from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
+from ctai_sam2.segmentation.quality import NumberEvidence
 from ctai_sam2.training import dense_trust
 from ctai_sam2.training.__main__ import main
 from ctai_sam2.training.dense_batches import (
@@ -184,6 +185,7 @@ def some_evidence() -> list[Evidence]:
                     is_real=number % 2 == 0,
                     score=score,
                     agreement=score if structure in ("psoas_left", "muscle") else None,
+                    contrast=score if structure == "psoas_left" else None,
                     gates=("open_ring",) if number % 50 == 0 else (),
                     dice=0.95 if good else 0.6,
                     area_error_pct=1.0,
@@ -196,13 +198,20 @@ def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
     evidence = some_evidence()
     curves = fit_trust(evidence)
     for curve in curves.values():
-        assert curve.probability(0.99, 0.99) > 0.9 > 0.5 > curve.probability(0.3, 0.3)
+        good, poor = (NumberEvidence(score=one, agreement=one, contrast=one) for one in (0.99, 0.3))
+        assert curve.probability(good) > 0.9 > 0.5 > curve.probability(poor)
     judged = judge_confidence(evidence, curves)
-    assert judged["sure"] > 0
-    assert judged["sure_good"] > judged["good"]
+    assert judged["all"]["sure"] > 0
+    assert (
+        judged["all"]["sure_and_good"] / judged["all"]["sure"]
+        > judged["all"]["good"] / judged["all"]["numbers"]
+    )
+    assert judged["psoas"]["area_under_curve"] > 0.6
+    assert judged["psoas"]["warned_and_bad"] <= judged["psoas"]["warned"]
     left_out = leave_patients_out(evidence)
-    assert left_out["numbers"] == 400
-    assert not any(case.startswith("case0:") for case in left_out["sure_and_bad"])
+    assert left_out["all"]["numbers"] == 400
+    gated = judge_confidence([one for one in evidence if one.gates], curves)
+    assert gated["all"]["numbers"] > gated["all"]["sure"] == 0
 
 
 def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of(
@@ -224,9 +233,14 @@ def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of
         folds={},
         phantoms=4,  # type: ignore[arg-type]
     )
-    assert document["judged"]["phantoms"]["numbers"] == (4 + 2) * 40
-    assert document["judged"]["phantoms of a kind not trained on, the other half"]["numbers"] == 2 * 40
-    assert len(json.loads((tmp_path / "trust.evidence.json").read_text(encoding="utf-8"))) == 8 * 40
+    numbers = {name: judged["all"]["numbers"] for name, judged in document["judged"].items()}
+    assert numbers == {
+        "patients, each left out of the fit": 0,
+        "phantoms that took part": 4 * 40,
+        "loud phantoms, the half that took no part": 2 * 40,
+        "phantoms with ribs or fluid, no part": 4 * 40,
+    }
+    assert len(json.loads((tmp_path / "trust.evidence.json").read_text(encoding="utf-8"))) == 12 * 40
 
 
 def test_a_zoomed_image_lies_about_the_spine(phantom: tuple[np.ndarray, np.ndarray]) -> None:
