@@ -38,7 +38,7 @@ from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTVolume, Mask, Window
-from ctai_sam2.types.closing import ClosedByWith
+from ctai_sam2.types.context import ClosedByWith
 
 
 class Worklist:

@@ -17,7 +17,7 @@ from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.journal.lines import CLOSED, FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
-from ctai_sam2.types.closing import ClosedByWith
+from ctai_sam2.types.context import ClosedByWith
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _Lines: TypeAlias = list[tuple[dict[str, Any], str, int]]
