@@ -11,7 +11,7 @@ import typer
 from ctai_sam2.cli.options import AsJson, Out
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import read_file
 from ctai_sam2.files.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -153,10 +153,10 @@ def evaluate(
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
-    require_file(path)
+    content = read_file(path)
     try:
-        notes = parse_json(path.read_text(encoding="utf-8"), unique_keys=True)
-    except (OSError, ValueError) as error:
+        notes = parse_json(content.decode("utf-8"), unique_keys=True)
+    except ValueError as error:
         raise InputError("the notes on cases cannot be read", received=path.name) from error
     if not isinstance(notes, dict) or not all(isinstance(one, dict) for one in notes.values()):
         raise InputError(

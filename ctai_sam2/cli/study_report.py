@@ -43,6 +43,7 @@ def report(
 ) -> None:
     """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
     from ctai_sam2.files.atomic import require_writable
+    from ctai_sam2.files.page import require_page_writer
     from ctai_sam2.io import read_study
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
@@ -52,7 +53,6 @@ def report(
     from ctai_sam2.study.report import (
         describe_report,
         require_language,
-        require_page_writer,
         require_person,
         write_study_report,
     )

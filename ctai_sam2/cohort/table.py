@@ -32,7 +32,7 @@ from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.files.safe_text import from_cell
 from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
 from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
-from ctai_sam2.study.row import TableRow
+from ctai_sam2.study.row import TableRow, number_of_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -300,8 +300,8 @@ def _make_row(
     own_choice = parse_cutoff_choice(case.cut_offs) if case.cut_offs else {}
     smi_table = cutoff_table(own_choice.get("smi", config.smi_cutoffs))
     smd_table = cutoff_table(own_choice.get("smd", config.smd_cutoffs))
-    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=smi_table)
-    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=smd_table)
+    row["low_smi"] = flag_low_smi(number_of_cell(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=smi_table)
+    row["low_smd"] = flag_low_smd(number_of_cell(row["smd_hu"]), sex, usable_bmi, cutoffs=smd_table)
     row["smi_cutoffs"], row["smd_cutoffs"] = smi_table.identifier, smd_table.identifier
     row.update(compare_row(row, sex=sex, age_years=age, reference=config.reference))
     for name, value in record.quality.area_cv.items():
@@ -331,7 +331,7 @@ def compare_row(
     cells: TableRow = dict.fromkeys(REFERENCE_COLUMNS)
     for name, column in COMPARED:
         found = compare_with_reference(
-            column, _float(row[column]), sex=sex, age_years=age_years, level=level, table=reference
+            column, number_of_cell(row[column]), sex=sex, age_years=age_years, level=level, table=reference
         )
         if found is not None:
             cells[f"{name}_z"], cells[f"{name}_percentile"] = found.z, found.percentile
@@ -349,7 +349,7 @@ def _summarize(
     models = Counter(f"{row['model']} {str(row['weights_sha256'])[:12]}" for row in rows if row["model"])
     numbers = {}
     for column in ("sma_cm2", "smi_cm2_m2", "smd_hu", "psoas_area_mm2", "sat_area_mm2", "vat_area_mm2"):
-        known = sorted(v for v in (_float(row[column]) for row in rows) if v is not None)
+        known = sorted(v for v in (number_of_cell(row[column]) for row in rows) if v is not None)
         if known:
             numbers[column] = {
                 "n": len(known),
@@ -425,10 +425,6 @@ def sex_of(case: Case, record: CaseRecord | None) -> str | None:
     """Sex by the manifest, else by the images' header."""
     by_header = None if record is None else record.acquisition.patient_sex
     return case.sex or (by_header if by_header in ("M", "F") else None)
-
-
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_bytes, write_text
+from ctai_sam2.files.page import render_page
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.measure.cutoffs import Quantity, as_sex, flag_low, require_cutoffs_for
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, compare_with_reference, reference_table
 from ctai_sam2.segmentation import StudyResult
-from ctai_sam2.study.outputs import Cell, StudyFiles
+from ctai_sam2.study.outputs import StudyFiles
+from ctai_sam2.study.row import Cell, number_of_cell
 
 Language: TypeAlias = Literal["en", "zh"]
 
@@ -219,13 +218,13 @@ def describe_report(
         "smd_hu": require_cutoffs_for("smd_hu", smd_cutoffs),
     }
     known_reference = reference_table(reference)
-    height_m = _number(row.get("height_m"))
+    height_m = number_of_cell(row.get("height_m"))
     bmi = None if weight_kg is None or height_m is None else weight_kg / height_m**2
     level = "L3" if row.get("l3_certainty") in ("user", "counted", "estimated") else None
     numbers: list[ReportedNumber] = []
     is_compared = False
     for column, unit, factor, digits in _NUMBERS:
-        value = _number(row.get(column))
+        value = number_of_cell(row.get(column))
         if value is None:
             continue
         z = percentile = ""
@@ -328,18 +327,6 @@ def require_person(*, sex: str | None, age_years: float | None, weight_kg: float
             raise InputError(f"the {what} lies between {low} and {high}", received=value)
 
 
-def require_page_writer() -> None:
-    """Check that pages can be written here.
-
-    Raises
-    ------
-    InputError
-        If jinja2 is not installed.
-    """
-    if find_spec("jinja2") is None:
-        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].")
-
-
 def require_language(language: str) -> Language:
     """Return a language of the page.
 
@@ -362,16 +349,8 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
         If there is no such language, or jinja2 is not installed.
     """
     require_language(language)
-    require_page_writer()
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return render_page(
+        "ctai_sam2.study",
         report=report,
         texts=TEXTS[language],
         language={"zh": "zh-CN"}.get(language, language),
@@ -457,17 +436,13 @@ def _as_unenhanced(row: Mapping[str, Cell]) -> tuple[str, ...]:
             ("SMA", "sma_as_unenhanced_cm2", "cm²"),
             ("SMD", "smd_as_unenhanced_hu", "HU"),
         )
-        if (value := _number(row.get(column))) is not None
+        if (value := number_of_cell(row.get(column))) is not None
     ]
     return (f"{', '.join(parts)}; {row['contrast_source']}",)
 
 
 def _yes_no(value: bool | None, texts: Mapping[str, str]) -> str:
     return "" if value is None else texts["yes" if value else "no"]
-
-
-def _number(value: Cell) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _plain(value: Cell) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -182,6 +183,11 @@ def measure_results(
     cautions = [text for text in acquisition_cautions(acquisition, estimate) if text not in warnings]
     row["warnings"] = " | ".join([*warnings, *cautions]) or None
     return row
+
+
+def number_of_cell(value: object) -> float | None:
+    """Return a cell as a number; None where it holds none, or one that is not finite."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def estimate_slice_phase(ct: CTSlice, masks: Mapping[str, Mask]) -> PhaseEstimate | None:
