@@ -285,9 +285,10 @@ def test_doctor_says_which_engine_computes(
     wish: Literal["torch", "auto", "openvino"], status: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "is_installed", lambda: False)
-    check = examine_engine(Settings(engine=wish))
-    assert (check.layer, check.status) == ("engine", status)
-    assert words in check.detail
+    found, detail, hint = examine_engine(Settings(engine=wish))
+    assert found == status
+    assert words in detail
+    assert bool(hint) == (status == "warn")
 
 
 @pytest.mark.parametrize(
