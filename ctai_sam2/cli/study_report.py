@@ -50,12 +50,8 @@ def report(
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
-    from ctai_sam2.study.report import (
-        describe_report,
-        require_language,
-        require_person,
-        write_study_report,
-    )
+    from ctai_sam2.study.person import require_person
+    from ctai_sam2.study.report import describe_report, require_language, write_study_report
 
     require_height(height_m)
     require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)

@@ -13,10 +13,11 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_bytes, write_text
 from ctai_sam2.files.page import render_page
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.measure.cutoffs import Quantity, as_sex, flag_low, require_cutoffs_for
-from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, compare_with_reference, reference_table
+from ctai_sam2.measure.cutoffs import Quantity, require_cutoffs_for
+from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
 from ctai_sam2.segmentation import StudyResult
 from ctai_sam2.study.outputs import StudyFiles
+from ctai_sam2.study.person import Person, require_person
 from ctai_sam2.study.row import Cell, number_of_cell
 
 Language: TypeAlias = Literal["en", "zh"]
@@ -209,18 +210,17 @@ def describe_report(
         If there are no such cut-offs or reference values, or nobody has such an age or weight.
     """
     require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)
-    header = study.axial.ct_slice.acquisition
-    sex = sex or header.patient_sex
-    age_years = header.patient_age_years if age_years is None else age_years
-    weight_kg = header.patient_weight_kg if weight_kg is None else weight_kg
+    person = Person(
+        sex=sex,
+        age_years=age_years,
+        weight_kg=weight_kg,
+        height_m=number_of_cell(row.get("height_m")),
+    ).completed_by(study.axial.ct_slice.acquisition)
     tables = {
         "smi_cm2_m2": require_cutoffs_for("smi_cm2_m2", smi_cutoffs),
         "smd_hu": require_cutoffs_for("smd_hu", smd_cutoffs),
     }
     known_reference = reference_table(reference)
-    height_m = number_of_cell(row.get("height_m"))
-    bmi = None if weight_kg is None or height_m is None else weight_kg / height_m**2
-    level = "L3" if row.get("l3_certainty") in ("user", "counted", "estimated") else None
     numbers: list[ReportedNumber] = []
     is_compared = False
     for column, unit, factor, digits in _NUMBERS:
@@ -230,27 +230,14 @@ def describe_report(
         z = percentile = ""
         is_low = None
         if column in _COMPARED:
-            found = compare_with_reference(
-                column,
-                value,
-                sex=sex,
-                age_years=age_years,
-                level=level,
-                table=known_reference,
-            )
+            found = person.compare(row, column, known_reference)
             if found is not None:
                 is_compared = True
                 z = "" if found.z is None else f"{found.z:+.1f}"
                 below = "" if found.is_below_p5 is None else ("< 5" if found.is_below_p5 else "≥ 5")
                 percentile = below if found.percentile is None else f"{found.percentile:.0f}"
         if column in tables:
-            is_low = flag_low(
-                column,  # type: ignore[arg-type]
-                value,
-                sex=sex,
-                bmi_kg_m2=bmi if bmi is not None and 5 <= bmi <= 150 else None,
-                cutoffs=tables[column],
-            )
+            is_low = person.is_low(column, value, tables[column])
         numbers.append(
             ReportedNumber(
                 column=column,
@@ -311,20 +298,6 @@ def write_study_report(
         "report": write_text(folder / "report.html", render_html(report, language=language)),
         "pdf": write_bytes(folder / "report.pdf", render_pdf(report)),
     }
-
-
-def require_person(*, sex: str | None, age_years: float | None, weight_kg: float | None) -> None:
-    """Check what is said of the patient.
-
-    Raises
-    ------
-    InputError
-        If the sex is none, or age or weight are those of nobody.
-    """
-    as_sex(sex)
-    for what, value, low, high in (("age in years", age_years, 0, 120), ("weight in kg", weight_kg, 2, 500)):
-        if value is not None and not low <= value <= high:
-            raise InputError(f"the {what} lies between {low} and {high}", received=value)
 
 
 def require_language(language: str) -> Language:

@@ -88,7 +88,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
     def get(name: str) -> Pair:
         if name not in made:
-            config, size = {"tiny": ("sam2.1_hiera_tiny", TINY_SIZE), "nano": ("sam2_ct_nano", NANO_SIZE)}[name]
+            configs = {"tiny": ("sam2.1_hiera_tiny", TINY_SIZE), "nano": ("sam2_ct_nano", NANO_SIZE)}
+            config, size = configs[name]
             made[name] = Pair(tmp_path_factory.mktemp("pair"), config, size)
         return made[name]
 
