@@ -237,7 +237,7 @@ def describe_report(
                 below = "" if found.is_below_p5 is None else ("< 5" if found.is_below_p5 else "≥ 5")
                 percentile = below if found.percentile is None else f"{found.percentile:.0f}"
         if column in tables:
-            is_low = person.is_low(column, value, tables[column])
+            is_low = person.is_low(column, value, tables[column])  # type: ignore[arg-type]
         numbers.append(
             ReportedNumber(
                 column=column,
