@@ -403,7 +403,7 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
             acquisition.patient_sex or "",
             _text_of(acquisition.patient_height_m),
         ),
-        # Of a text that is no kernel's name only whether it is the same is known.
+        # Of a text that is no kernel's name only a digest is kept, to tell whether two are the same.
         kernel=acquisition.kernel or digest_of(kernel_of(dataset, frame)),
         kvp=_text_of(acquisition.kvp),
         acquisition=_text_of(
@@ -442,7 +442,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    if isinstance(value, str | bytes):  # or its characters would be the numbers
+    if isinstance(value, str | bytes):  # else each character would be read as a number
         return None
     try:
         numbers = tuple(float(v) for v in value)
