@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,30 @@ class FakeSegmenter(ClosedByWith):
 
     def close(self) -> None:
         self.closed += 1
+
+
+class RememberingSegmenter(FakeSegmenter):
+    """Has a memory, which carries masks on unchanged and looks at each slice that it passes."""
+
+    has_slice_memory = True
+
+    def open_slice_memory(self) -> RememberingSegmenter:
+        return self
+
+    def follow(
+        self,
+        slice_at: Callable[[int], NDArray[np.uint8]],
+        count: int,
+        anchors: Mapping[int, NDArray[np.bool_]],
+        *,
+        start: int,
+        reverse: bool = False,
+    ) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        mask = anchors[start]
+        for place in range(start, -1, -1) if reverse else range(start, count):
+            mask = anchors.get(place, mask)
+            assert slice_at(place).shape == mask.shape
+            yield place, mask
 
 
 def save_random_checkpoint(path: Path, config: str, *, image_size: int | None = None, seed: int = 0) -> Path:

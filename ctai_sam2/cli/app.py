@@ -47,6 +47,7 @@ from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import StudyResult
+    from ctai_sam2.segmentation.volume import FollowWith
     from ctai_sam2.structures import Structure
     from ctai_sam2.study.outputs import TableRow
 
@@ -160,6 +161,14 @@ def segment(
             "slice.",
         ),
     ] = None,
+    follow: Annotated[
+        str,
+        typer.Option(
+            "--follow",
+            help="With --levels: memory follows each structure with SAM2's own memory, from anchors or the "
+            "middle slice. SAM 2.1 and MedSAM2 have one.",
+        ),
+    ] = "prompts",
     dicom: Annotated[
         list[str] | None, typer.Option("--dicom", help="With --levels: seg or rtstruct as well; repeatable.")
     ] = None,
@@ -187,15 +196,17 @@ def segment(
                 levels=levels,
                 structures=split_names(structures) or ("psoas", "muscle"),
                 every_mm=EVERY_MM if every_mm is None else every_mm,
+                follow=cast("FollowWith", follow),
                 dicom=split_names(dicom),
                 series=series,
                 definitions=definitions_of(definitions),
                 as_json=as_json,
             )
         return
-    if structures or dicom or every_mm is not None:
+    if structures or dicom or every_mm is not None or follow != "prompts":
         raise InputError(
-            "--structures, --every-mm and --dicom are for a range of levels", hint="Add --levels T12-L5."
+            "--structures, --every-mm, --follow and --dicom are for a range of levels",
+            hint="Add --levels T12-L5.",
         )
     if structure is None:
         if point or box:

@@ -15,6 +15,7 @@ from ctai_sam2.errors import InputError
 if TYPE_CHECKING:
     from ctai_sam2.measure.definitions import TissueDefinitions
     from ctai_sam2.models import Segmenter
+    from ctai_sam2.segmentation.volume import FollowWith
 
 SHOWN = ("structure", "level", "volume_cm3", "covered", "area_mean_cm2", "hu_mean", "red_slices")
 
@@ -86,6 +87,7 @@ def segment_levels(
     levels: str,
     structures: Sequence[str],
     every_mm: float,
+    follow: FollowWith,
     dicom: Sequence[str],
     series: str | None,
     definitions: TissueDefinitions,
@@ -116,6 +118,7 @@ def segment_levels(
             structures=tuple(structures),  # type: ignore[arg-type]
             levels=wanted,
             every_mm=every_mm or None,
+            follow=follow,
             kept=SliceFolder(out / "slices"),
             definitions=definitions,
             progress=show,

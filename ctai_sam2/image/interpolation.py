@@ -52,6 +52,7 @@ def blend_masks(
     *,
     drifts: bool = True,
     within: Sequence[Mask] | None = None,
+    sizes: tuple[int, int] | None = None,
 ) -> list[Mask]:
     """Return the shapes at several places between two slices.
 
@@ -69,6 +70,8 @@ def blend_masks(
     within : sequence of ndarray of bool, optional
         Of each place, the pixels that can belong to the shape. What is taken from it so is made up for at its
         border, up to 2 mm: thin muscle with fat in it would shrink.
+    sizes : (int, int), optional
+        Pixels of ``lower`` and ``upper`` that the size lies between, where not all of theirs count.
 
     Notes
     -----
@@ -80,12 +83,13 @@ def blend_masks(
         nearer = [np.array(lower if share < 0.5 else upper) for share in shares]
         return nearer if within is None else [a & b for a, b in zip(nearer, within, strict=True)]
     below, above = (signed_distance_mm(mask[box], spacing_mm) for mask in (lower, upper))
+    at_lower, at_upper = (int(lower.sum()), int(upper.sum())) if sizes is None else sizes
     centres = [np.asarray(ndimage.center_of_mass(mask[box])) for mask in (lower, upper)]
     way = centres[1] - centres[0] if drifts else np.zeros(2)
     blended = []
     for place, share in enumerate(shares):
         field = (1.0 - share) * _moved(below, share * way) + share * _moved(above, (share - 1) * way)
-        side = (1.0 - share) * float(lower.sum()) ** 0.5 + share * float(upper.sum()) ** 0.5
+        side = (1.0 - share) * at_lower**0.5 + share * at_upper**0.5
         size = max(round(side**2), 1)
         mask = np.zeros(lower.shape, np.bool_)
         if within is not None:

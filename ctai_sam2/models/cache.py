@@ -46,6 +46,7 @@ from ctai_sam2.models.protocol import (
 )
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
+from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
 
 logger = logging.getLogger(__name__)
 
@@ -198,6 +199,15 @@ class CachedSegmenter(ClosedByWith):
             return
         for image in images:
             self.embed(image)
+
+    @property
+    def has_slice_memory(self) -> bool:
+        """Whether the inner segmenter's network has a trained memory."""
+        return has_slice_memory(self._inner)
+
+    def open_slice_memory(self) -> FollowsSlices:
+        """Return the inner segmenter's memory, if it has one; what it follows is not stored."""
+        return open_slice_memory(self._inner)
 
     def warm_up(self) -> None:
         """Let the inner segmenter get ready, if it can do that ahead of time."""

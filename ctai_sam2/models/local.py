@@ -36,11 +36,13 @@ from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
+from ctai_sam2.types.following import no_slice_memory
 
 if TYPE_CHECKING:
     from ctai_sam2.models.calibration import Calibration
     from ctai_sam2.models.dense_head import Division
     from ctai_sam2.models.sam2_inference import Embedding, Network
+    from ctai_sam2.models.slice_memory import SliceMemory
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +250,26 @@ class LocalSegmenter(ClosedByWith):
                     missing, _encode_apart(network, lambda: network.encode_many(slices)), strict=True
                 ):
                     self._keep(key, found)
+
+    @property
+    def has_slice_memory(self) -> bool:
+        """Whether the network has a trained memory; see `Remembering`. Those trained here have none."""
+        from ctai_sam2.models.sam2_network import structure_names
+
+        return not structure_names(self._config)
+
+    def open_slice_memory(self) -> SliceMemory:
+        """Return SAM2's memory with the weights of this segmenter; see `Remembering.open_slice_memory`."""
+        if not self.has_slice_memory:
+            raise no_slice_memory(self._name)
+        from ctai_sam2.models.sam2_network import build_sam2
+        from ctai_sam2.models.slice_memory import VIDEO_PREDICTOR, SliceMemory
+
+        network = self._require_loaded().network
+        with self._translated_errors():
+            predictor = build_sam2(self._config, image_size=self._image_size, target=VIDEO_PREDICTOR)
+            network.share_weights_with(predictor)
+        return SliceMemory(predictor, self._translated_errors)
 
     def warm_up(self) -> None:
         """Load the model and run encoder and decoder once; see `Prefetching.warm_up`."""

@@ -93,6 +93,14 @@ class Network:
         with torch.inference_mode():
             self._dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
 
+    def share_weights_with(self, other: Any) -> None:
+        """Let another ``SAM2Base`` of the same configuration compute with this network's weights."""
+        for name, part in self._model.named_children():
+            setattr(other, name, part)
+        for name, weight in self._model.named_parameters(recurse=False):
+            setattr(other, name, weight)
+        other.eval()
+
     def encode(self, image_hw: NDArray[np.uint8]) -> Embedding:
         """Embed a windowed slice, uint8 of shape (H, W)."""
         return self.encode_many([image_hw])[0]

@@ -67,6 +67,11 @@ class StructureResult:
     confidence: float | None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def predicted(self) -> float | None:
+        """What the model that drew the mask expects of it, 0 to 1 on its own scale; None without a model."""
+        return None if self.prediction is None else self.prediction.confidence_score
+
     def __repr__(self) -> str:
         sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
         noted = f", {len(self.warnings)} warnings" if self.warnings else ""

@@ -18,10 +18,17 @@ from ctai_sam2.editor.strip import Direction, Step, stretch, strip_range
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.models import Segmenter
-from ctai_sam2.segmentation.volume import VolumeAnchor, VolumeResult, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume import (
+    FollowWith,
+    VolumeAnchor,
+    VolumeResult,
+    correct_volume,
+    segment_volume,
+)
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
+from ctai_sam2.types.following import has_slice_memory
 
 _UNDECIDED = SliceMask(corner_yx=(0, 0), crop=np.zeros((0, 0), np.bool_), source="absent")
 """Stands in the engine for a slice that nothing was decided about."""
@@ -163,8 +170,9 @@ def propagation(
 ) -> Callable[[Progress], Found] | None:
     """Prepare propagation of the active label from the slice in view; None where there is nothing to do.
 
-    What it runs on is a snapshot taken now. It ends before a slice that a reader decided about, at one where
-    it shall stop, and at the range's end.
+    A model with a trained memory follows with it, others with prompts. What it runs on is a snapshot taken
+    now. It ends before a slice that a reader decided about, at one where it shall stop, and at the range's
+    end.
     """
     document = controller.document
     label, here = _structure(document.view.active), document.index
@@ -181,9 +189,10 @@ def propagation(
 
     def work(progress: Progress) -> Found:
         changed: dict[int, SliceMask] = {}
+        follow: FollowWith = "memory" if has_slice_memory(segmenter) else "prompts"
         for number, part in enumerate(parts):
             progress(number, len(parts), "")
-            found = correct_volume(part, [anchor], segmenter).structure_slices[label]
+            found = correct_volume(part, [anchor], segmenter, follow=follow).structure_slices[label]
             changed |= {index: one for index, one in found.items() if not _is_undecided(one)}
         reachable = {here, *(index for slices in reached.values() for index in slices)}
         kept = {index: one for index, one in changed.items() if index in reachable}
@@ -215,6 +224,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
     span = document.span
 
     def work(progress: Progress) -> Found:
+        is_drawn = {anchor.structure for anchor in anchors if anchor.mask.any()} == set(labels)
         result = segment_volume(
             source,
             segmenter,
@@ -222,6 +232,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
             levels=("T12", "L5"),
             indices=span,
             anchors=anchors,
+            follow="memory" if is_drawn and has_slice_memory(segmenter) else "prompts",
             progress=progress,
         )
         return Found(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from ctai_sam2.cohort import Worklist
 from tests.browser.lab import Lab, Notebook
 from tests.browser.twin import (
     AXIAL,
@@ -16,6 +19,7 @@ from tests.browser.twin import (
     require_twin,
     twin_drags,
 )
+from tests.unit.widgets.test_review_volume import RED, make_cohort
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 
@@ -170,6 +174,31 @@ def test_everything_is_visible_without_scrolling_in_the_default_layout(
         [editor], [canvas] = (page.evaluate(_LIES, [s]) for s in (".ctai-sam2-editor", VISIBLE[0]))
         assert canvas["width"] > 0.75 * editor["width"], (width, height)
         assert canvas["height"] > (0.7 if width > 1000 else 0.45) * editor["height"], (width, height)
+
+
+def test_a_range_of_a_cohort_is_reviewed_and_signed(
+    opened: Callable[..., Notebook], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cohort(tmp_path, monkeypatch)
+    notebook = opened(
+        "from ctai_sam2.cohort import Worklist\n"
+        f"worklist = Worklist({str(tmp_path / 'out')!r}, manifest={str(tmp_path / 'cases.csv')!r})\n"
+        "editor = ct.ReviewEditor(worklist, who='AB', segmenter=None)\neditor"
+    )
+    # Opened at the lower of two red slices, with the strip of levels and gates next to the picture.
+    assert notebook.ask("(editor.document.index, editor.document.view.active)") == [RED[0], "psoas_left"]
+    strip = notebook.page.locator(".ctai-sam2-strip").first
+    assert strip.bounding_box()["height"] > 50
+    notebook.settle_size()
+    notebook.choose("Brush")
+    notebook.drag((52, 52), (54, 53))
+    notebook.until("editor.document.state('psoas_left').source == 'anchor'")
+    notebook.press("Accept and next")
+    notebook.page.get_by_text("Signed by AB: 1 masks changed").first.wait_for()
+    assert [item.reviewed_by for item in Worklist(tmp_path / "out").items] == ["AB"]
+    signed = pd.read_csv(tmp_path / "out" / "volumes" / "P" / "slices.csv")
+    drawn = signed[(signed.structure == "psoas_left") & (signed.source == "anchor")]
+    assert drawn.axial_index.tolist() == [RED[0]]
 
 
 def test_keys_and_fields_live_side_by_side(opened: Callable[..., Notebook]) -> None:

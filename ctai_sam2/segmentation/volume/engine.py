@@ -10,24 +10,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from cachetools import LRUCache
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.interpolation import blend_masks, interpolate_masks
-from ctai_sam2.image.masks import grow, limit_to_hu
+from ctai_sam2.image.masks import grow
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession
-from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
+from ctai_sam2.segmentation.volume.follower import EngineParameters, Follower
 from ctai_sam2.segmentation.volume.gates import (
     GATES,
     judge_slice,
@@ -38,50 +38,17 @@ from ctai_sam2.segmentation.volume.gates import (
 )
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, key_of_slice
 from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_slices
-from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask
-from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
+from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask, slice_mask_of
 from ctai_sam2.structures import Structure
-from ctai_sam2.types import CTVolume, Mask, SliceSource, Window
+from ctai_sam2.types import CTVolume, Mask, Window
+from ctai_sam2.types.following import FollowsSlices
 
-_SESSIONS = 32
 _PASSES = 2
 """A run longer than a mask may be propagated is gone on with from what came out plausible, once."""
 _MOST_AT_ONCE = 4
 """Slices worked on at the same time: memory grows with each."""
 _SAME_DICE = 0.97
 """A correction has no effect any more where propagated and present mask agree so well."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineParameters:
-    """Constants of propagation.
-
-    Attributes
-    ----------
-    margin_mm, margin_share : float
-        The box of the next slice is larger than the mask by ``margin_mm + margin_share x step``. A margin of
-        4 mm a step let the psoas flow into the quadratus lumborum (Dice 0.62 to 0.75 above L3, one stack).
-    reach_mm, reach_share : float
-        A propagated mask ends this far outside its neighbour: ``reach_mm + reach_share x step``.
-    longest_run_mm : float
-        No mask is propagated further than this from a plausible slice.
-    doubtful_step_mm : float
-        Slices in doubt are propagated in steps of at most this. With 6 mm, which needs slices between those
-        decoded, psoas on one real stack were no better (Dice 0.941 and 0.928; with 9 mm 0.943 and 0.925).
-    correction_step_mm : float
-        From a corrected slice masks are propagated in steps of at most this: a reader looks at each.
-    longest_gap_mm : float
-        A slice is held to its neighbours where neither is further away.
-    """
-
-    margin_mm: float = 1.0
-    margin_share: float = 0.4
-    reach_mm: float = 1.5
-    reach_share: float = 0.8
-    longest_run_mm: float = 60.0
-    doubtful_step_mm: float = 9.0
-    correction_step_mm: float = 6.0
-    longest_gap_mm: float = 15.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +63,8 @@ class Engine:
         Where finished slices go and come from.
     run_key : str
         From `key_of_run`, with ``kept``.
+    memory : FollowsSlices, optional
+        Follows masks from slice to slice, instead of prompts made from them.
     """
 
     volume: CTVolume
@@ -105,10 +74,18 @@ class Engine:
     parameters: EngineParameters = field(default_factory=EngineParameters)
     kept: KeepsSlices | None = None
     run_key: str = ""
-    _sessions: LRUCache[int, AxialSession] = field(
-        default_factory=lambda: LRUCache(_SESSIONS), init=False, repr=False
-    )
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    memory: FollowsSlices | None = None
+
+    @cached_property
+    def _follower(self) -> Follower:
+        return Follower(
+            volume=self.volume,
+            segmenter=self.segmenter,
+            window=self.window,
+            definitions=self.definitions,
+            parameters=self.parameters,
+            memory=self.memory,
+        )
 
     def segment_automatically(
         self,
@@ -152,7 +129,7 @@ class Engine:
             with contextlib.suppress(AnatomyNotFound):
                 result = session.segment(name)
                 masks[name] = replace(
-                    slice_mask_of(result.mask, "automatic", predicted=_predicted(result)),
+                    slice_mask_of(result.mask, "automatic", predicted=result.predicted),
                     confidence=result.confidence,
                 )
         if self.kept is not None:
@@ -213,6 +190,22 @@ class Engine:
         self._fill(structure, span, found)
         return self._judged(structure, found)
 
+    def follow(
+        self,
+        structure: Structure,
+        span: Sequence[int],
+        looked: Collection[int],
+        starts: Mapping[int, SliceMask],
+    ) -> dict[int, SliceMask]:
+        """Follow a structure from some slices to all others looked at, fill what is left, and judge."""
+        found = dict(starts)
+        for run in runs_within(sorted(looked), set(looked) - set(starts)):
+            self._propagate_into(structure, run, found, sorted(starts))
+        found = self._judged(structure, found)
+        self._leave_out_beyond_end(structure, found)
+        self._fill(structure, span, found)
+        return self._judged(structure, found)
+
     def _hold_to_neighbours(self, structure: Structure, found: dict[int, SliceMask]) -> None:
         """Take from each automatic mask what neither plausible neighbour has, and add what both have.
 
@@ -232,7 +225,7 @@ class Engine:
             slack_mm = share * max(distances)
             missed = lower & upper & ~grow(mask, slack_mm, self._spacing)
             mask &= grow(lower | upper, slack_mm, self._spacing)
-            corner, crop = crop_mask(mask | self._within_limits(structure, index, missed))
+            corner, crop = crop_mask(mask | self._follower.within_limits(structure, index, missed))
             held[index] = replace(found[index], corner_yx=corner, crop=crop)
         found.update(held)
 
@@ -264,14 +257,20 @@ class Engine:
         found[anchor.axial_index] = slice_mask_of(anchor.mask, "anchor")
         for direction in (1, -1):
             last, previous = at, anchor.mask
-            while previous.any() and (place := self._next_stop(span, last, direction, found)) is not None:
+            stops = self._stops(span, at, direction, found)
+            step = self._follower.start(
+                structure, anchor.axial_index, [span[place] for place in stops], found
+            )
+            for place in stops:
+                if not previous.any():
+                    break
                 index = span[place]
                 mask = before = found[index].full(anchor.mask.shape)
                 is_end = found[index].source == "anchor"
                 if not is_end:
                     if self._distance(anchor.axial_index, index) > self.parameters.longest_run_mm:
                         break
-                    mask, predicted = self._from_neighbour(structure, previous, span[last], index)
+                    mask, predicted = step(previous, span[last], index)
                     is_end = dice(mask, before) >= _SAME_DICE
                     mask = before if is_end else mask
                 if not is_end:
@@ -286,6 +285,18 @@ class Engine:
                     break
                 last, previous = place, mask
         found.update(self._judged(structure, found))
+
+    def _stops(
+        self, span: Sequence[int], place: int, direction: int, found: Mapping[int, SliceMask]
+    ) -> list[int]:
+        """Return where to look from a slice on, up to the next anchor."""
+        stops: list[int] = []
+        while (stop := self._next_stop(span, place, direction, found)) is not None:
+            stops.append(stop)
+            place = stop
+            if found[span[stop]].source == "anchor":
+                break
+        return stops
 
     def _next_stop(
         self, span: Sequence[int], place: int, direction: int, found: Mapping[int, SliceMask]
@@ -307,18 +318,6 @@ class Engine:
     def _spacing(self) -> tuple[float, float]:
         _, row_mm, column_mm = self.volume.spacing_zyx_mm
         return row_mm, column_mm
-
-    def _session(self, index: int) -> AxialSession:
-        """Frame a slice to be prompted from its neighbours, once for both sides and directions."""
-        with self._lock:
-            session = self._sessions.get(index)
-        if session is None:
-            session = AxialSession.open(
-                self.volume.axial(index), self.segmenter, window=self.window, definitions=self.definitions
-            )
-            with self._lock:
-                self._sessions[index] = session
-        return session
 
     def _distance(self, first: int, second: int) -> float:
         positions = np.asarray(self.volume.slice_positions_mm)
@@ -356,7 +355,8 @@ class Engine:
                 mask = interpolate_masks(
                     candidates[0][0], candidates[1][0], share, self._spacing, drifts=False
                 )
-                predicted = min(candidates[0][1], candidates[1][1])
+                stated = [one for _, one in candidates if one is not None]
+                predicted = min(stated, default=None)
                 spread = abs(int(candidates[0][0].sum()) - int(candidates[1][0].sum())) * (
                     self._spacing[0] * self._spacing[1] / 100
                 )
@@ -392,35 +392,18 @@ class Engine:
 
     def _walk(
         self, structure: Structure, start: int, run: Sequence[int], found: Mapping[int, SliceMask]
-    ) -> dict[int, tuple[Mask, float]]:
+    ) -> dict[int, tuple[Mask, float | None]]:
         """Propagate from a plausible slice through a run; stops where nothing is left or it gets too far."""
-        masks: dict[int, tuple[Mask, float]] = {}
+        masks: dict[int, tuple[Mask, float | None]] = {}
         previous, at = found[start].full(self.volume.shape_zyx[1:]), start
+        step = self._follower.start(structure, start, run, found)
         for index in run:
-            if not previous.any() or self._distance(start, index) > self.parameters.longest_run_mm:
+            is_far = self.memory is None and self._distance(start, index) > self.parameters.longest_run_mm
+            if not previous.any() or is_far:
                 break
-            mask, predicted = self._from_neighbour(structure, previous, at, index)
-            masks[index] = (mask, predicted)
-            previous, at = mask, index
+            masks[index] = step(previous, at, index)
+            previous, at = masks[index][0], index
         return masks
-
-    def _from_neighbour(
-        self, structure: Structure, mask: Mask, neighbour: int, index: int
-    ) -> tuple[Mask, float]:
-        step = self._distance(neighbour, index)
-        p = self.parameters
-        prompt = prompt_from_neighbour(
-            mask, structure, self._spacing, margin_mm=p.margin_mm + p.margin_share * step
-        )
-        result = self._session(index).segment(structure, prompt=prompt)
-        reach = grow(mask, p.reach_mm + p.reach_share * step, self._spacing)
-        return np.asarray(result.mask & reach), _predicted(result) or 0.0
-
-    def _within_limits(self, structure: Structure, index: int, mask: Mask) -> Mask:
-        limits = self.definitions.limits_of(structure)
-        if limits is None:
-            return mask
-        return limit_to_hu(mask, self.volume.hu_zyx[index], limits.low_hu, limits.high_hu)
 
     def _fill(self, structure: Structure, span: Sequence[int], found: dict[int, SliceMask]) -> None:
         """Interpolate slices between two that have a mask; beyond the ends the structure is absent."""
@@ -447,8 +430,10 @@ class Engine:
         """Fill slices with the shapes between two others, within the limits of the tissue."""
         shares = [self._share(first[0], index, last[0]) for index in between]
         everywhere = np.ones(first[1].shape, np.bool_)
-        within = [self._within_limits(structure, index, everywhere) for index in between]
-        blended = blend_masks(first[1], last[1], shares, self._spacing, within=within)
+        within = [self._follower.within_limits(structure, index, everywhere) for index in between]
+        # A decoded mask may hold fat that its area does not count: between two of them as little counts.
+        lower, upper = (int(self._follower.within_limits(structure, *end).sum()) for end in (first, last))
+        blended = blend_masks(first[1], last[1], shares, self._spacing, within=within, sizes=(lower, upper))
         for index, mask in zip(between, blended, strict=True):
             found[index] = slice_mask_of(mask, "interpolated")
 
@@ -465,25 +450,6 @@ def _next_anchor(
 ) -> int | None:
     ahead = span[place:] if direction == 1 else tuple(reversed(span[: place + 1]))
     return next((i for i in ahead if found[i].source == "anchor"), None)
-
-
-def slice_mask_of(
-    mask: Mask, source: SliceSource, *, predicted: float | None = None, spread_cm2: float | None = None
-) -> SliceMask:
-    """Crop a mask to its box."""
-    corner, crop = crop_mask(mask)
-    return SliceMask(
-        corner_yx=corner,
-        crop=crop,
-        source=source,
-        predicted_overlap=predicted,
-        spread_cm2=spread_cm2,
-    )
-
-
-def _predicted(result: StructureResult) -> float | None:
-    """Return what the model that drew the mask expects of it: what the gates compare, as it is everywhere."""
-    return None if result.prediction is None else result.prediction.confidence_score
 
 
 def _processors() -> int:

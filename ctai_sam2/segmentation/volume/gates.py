@@ -77,7 +77,10 @@ PARAMETERS: Mapping[str, GateParameters] = MappingProxyType(
         "psoas_right": _PSOAS,
         # Bowel and fat change shape faster than muscle from slice to slice.
         "vat": GateParameters(amber_dice=0.6, red_dice=0.35, amber_area=0.35, red_area=0.7),
-        "imat": GateParameters(amber_dice=0.3, red_dice=0.1, amber_area=0.6, red_area=1.2),
+        # What a model predicts there is of the fascia between muscles, and low on every slice.
+        "imat": GateParameters(
+            amber_dice=0.3, red_dice=0.1, amber_area=0.6, red_area=1.2, amber_predicted=0.0, red_predicted=0.0
+        ),
     }
 )
 _DEFAULT = GateParameters()
@@ -228,8 +231,8 @@ def judge_slices(
 def place_of_end(areas: Sequence[float], is_red: Sequence[bool], *, smallest: float) -> int:
     """Return from which slice on a muscle that tapers off is over; how many slices there are where it is not.
 
-    It is over where nearly nothing is left, and after its narrowest slice where an implausible one is much
-    larger: that is another muscle.
+    It is over where nearly nothing is left, and after its narrowest slice where a much larger one comes after
+    one that is implausible: that is another muscle.
 
     Parameters
     ----------
@@ -246,12 +249,14 @@ def place_of_end(areas: Sequence[float], is_red: Sequence[bool], *, smallest: fl
     2
     >>> place_of_end([90, 50, 20, 30, 70], [False, False, False, False, True], smallest=10)
     3
+    >>> place_of_end([90, 50, 20, 30, 70], [False, False, True, False, False], smallest=10)
+    3
     """
     narrowest = 0
     for place, area in enumerate(areas):
         if area < smallest:
             return place
-        if is_red[place] and area > _GROWS_AGAIN * areas[narrowest]:
+        if any(is_red[narrowest : place + 1]) and area > _GROWS_AGAIN * areas[narrowest]:
             return narrowest + 1
         if area <= areas[narrowest]:
             narrowest = place

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.engine import Engine, EngineParameters
+from ctai_sam2.segmentation.volume.engine import Engine
+from ctai_sam2.segmentation.volume.follower import EngineParameters
 from ctai_sam2.segmentation.volume.kept import KeepsSlices, keep_anchors, key_of_run
 from ctai_sam2.segmentation.volume.ranges import (
     expand_structures,
@@ -22,9 +23,13 @@ from ctai_sam2.segmentation.volume.ranges import (
     range_of,
     spread_slices,
 )
-from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
+from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult, slice_mask_of
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Progress, Window
+from ctai_sam2.types.following import FollowsSlices, open_slice_memory
+
+FollowWith: TypeAlias = Literal["prompts", "memory"]
+"""How a mask gets from one slice to the next."""
 
 EVERY_MM: Final = 9.0
 """Distance between decoded slices. From two outlines 18 mm apart the psoas between them was found with a Dice
@@ -40,6 +45,7 @@ def segment_volume(
     indices: tuple[int, int] | None = None,
     anchors: Iterable[VolumeAnchor] = (),
     every_mm: float | None = EVERY_MM,
+    follow: FollowWith = "prompts",
     kept: KeepsSlices | None = None,
     window: Window = SOFT_TISSUE,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
@@ -65,6 +71,11 @@ def segment_volume(
     every_mm : float, optional
         Decode a slice at most every so many mm and interpolate the shapes between them, where both ends are
         plausible; where they are not, slices between are looked at too. None decodes every slice.
+    follow : {"prompts", "memory"}
+        ``prompts`` segments decoded slices on their own, and follows those in doubt from their neighbours.
+        ``memory`` follows each structure through the decoded slices with SAM2's own memory: from its anchors,
+        and where it has none from the middle slice, segmented on its own. SAM 2.1 and MedSAM2 in this process
+        have a memory that was trained, the embedded model has none.
     kept : KeepsSlices, optional
         Where finished slices and anchors are kept, such as `study.slice_folder.SliceFolder`: called
         again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
@@ -84,9 +95,11 @@ def segment_volume(
     Raises
     ------
     InputError
-        If a structure or level is unknown, the range is outside the volume, or an anchor does not fit.
+        If a structure or level is unknown, the range is outside the volume, an anchor does not fit, or the
+        segmenter has no memory to follow with.
     AnatomyNotFound
-        If levels are wanted and no spine is visible, or the range is not in the volume.
+        If levels are wanted and no spine is visible, or the range is not in the volume; or a structure that a
+        memory shall follow from the middle slice is not found there.
     SegmenterError
         If the segmenter fails; an outage is never an empty mask.
 
@@ -114,6 +127,7 @@ def segment_volume(
         parameters=EngineParameters() if parameters is None else parameters,
         kept=kept,
         run_key="" if kept is None else key_of_run(segmenter, wanted, window, definitions),
+        memory=_memory_for(segmenter, follow),
     )
     looked, done, total = set[int](), 0, 0
 
@@ -125,7 +139,9 @@ def segment_volume(
 
     automatic: dict[Structure, dict[int, SliceMask]] = {name: {} for name in wanted}
     doubtful: dict[Structure, set[int]] = {}
-    ahead = sorted(decoded)
+    ahead = sorted(decoded) if engine.memory is None else []
+    if engine.memory is not None:
+        automatic = _starts(engine, wanted, decoded, fixed)
     while ahead:
         total += len(ahead)
         for name, slices in engine.segment_automatically(wanted, ahead, fixed, report).items():
@@ -139,7 +155,12 @@ def segment_volume(
     # Structures walk the same slices at about the same time, which are then embedded once for all.
     with ThreadPoolExecutor(len(wanted), thread_name_prefix="structures") as pool:
         completed = pool.map(
-            lambda name: engine.complete(name, span, looked | doubtful[name], automatic[name]), wanted
+            lambda name: (
+                engine.complete(name, span, looked | doubtful[name], automatic[name])
+                if engine.memory is None
+                else engine.follow(name, span, decoded, automatic[name])
+            ),
+            wanted,
         )
         masks = dict(zip(wanted, completed, strict=True))
     return finish_volume(volume, span, found, levels, indices, masks, definitions)
@@ -150,6 +171,7 @@ def correct_volume(
     anchors: Iterable[VolumeAnchor],
     segmenter: PredictsMasks,
     *,
+    follow: FollowWith = "prompts",
     kept: KeepsSlices | None = None,
     window: Window = SOFT_TISSUE,
     parameters: EngineParameters | None = None,
@@ -164,13 +186,14 @@ def correct_volume(
         Corrected masks; earlier anchors stay.
     segmenter : PredictsMasks
         Any segmenter.
-    kept, window, parameters
+    follow, kept, window, parameters
         As in `segment_volume`; anchors are kept before anything is segmented again.
 
     Raises
     ------
     InputError
-        If an anchor is for a structure or slice outside the result.
+        If an anchor is for a structure or slice outside the result, or the segmenter has no memory to follow
+        with.
     SegmenterError
         If the segmenter fails; ``result`` is unchanged.
     """
@@ -180,6 +203,7 @@ def correct_volume(
         window=window,
         definitions=result.definitions,
         parameters=EngineParameters() if parameters is None else parameters,
+        memory=_memory_for(segmenter, follow),
     )
     anchors = list(anchors)
     masks = {name: dict(found) for name, found in result.structure_slices.items()}
@@ -203,6 +227,35 @@ def correct_volume(
     for anchor in anchors:
         engine.correct(anchor.structure, result.indices, masks[anchor.structure], anchor)
     return replace(result, structure_slices=masks)
+
+
+def _memory_for(segmenter: PredictsMasks, follow: FollowWith) -> FollowsSlices | None:
+    if follow not in get_args(FollowWith):
+        raise InputError("no such way to follow masks", received=follow, hint="prompts or memory.")
+    return open_slice_memory(segmenter) if follow == "memory" else None
+
+
+def _starts(
+    engine: Engine,
+    wanted: Sequence[Structure],
+    decoded: Sequence[int],
+    fixed: Mapping[Structure, Mapping[int, VolumeAnchor]],
+) -> dict[Structure, dict[int, SliceMask]]:
+    """Where a memory begins: a structure's anchors, or the middle slice."""
+    middle = decoded[len(decoded) // 2]
+    undrawn = [name for name in wanted if not any(one.mask.any() for one in fixed[name].values())]
+    found = engine.segment_automatically(wanted, [middle], fixed) if undrawn else {}
+    for name in undrawn:
+        if middle not in found[name]:
+            raise AnatomyNotFound(
+                f"{name} was not found on slice {middle}, from which it shall be followed",
+                hint="Give an anchor: its mask on one slice.",
+            )
+    return {
+        name: {index: slice_mask_of(one.mask, "anchor") for index, one in fixed[name].items()}
+        | (found[name] if name in undrawn else {})
+        for name in wanted
+    }
 
 
 def _anchors_by_structure(

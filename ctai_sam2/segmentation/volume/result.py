@@ -294,3 +294,17 @@ def crop_mask(mask: Mask) -> tuple[tuple[int, int], Mask]:
         return (0, 0), np.zeros((0, 0), np.bool_)
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     return (int(rows[0]), int(columns[0])), np.array(mask[box])
+
+
+def slice_mask_of(
+    mask: Mask, source: SliceSource, *, predicted: float | None = None, spread_cm2: float | None = None
+) -> SliceMask:
+    """Crop a mask to its box."""
+    corner, crop = crop_mask(mask)
+    return SliceMask(
+        corner_yx=corner,
+        crop=crop,
+        source=source,
+        predicted_overlap=predicted,
+        spread_cm2=spread_cm2,
+    )

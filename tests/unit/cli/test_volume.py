@@ -40,12 +40,14 @@ def run(*arguments: object) -> Any:
 
 def test_masks_tables_and_dicom_are_written(study: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    done = run("segment", study, "--levels", "L4-L1", "--out", out, "--dicom", "rtstruct", "--json")
+    options = ("--dicom", "rtstruct", "--json", "--follow", "memory")
+    done = run("segment", study, "--levels", "L4-L1", "--out", out, *options)
     assert done.exit_code == 0, done.output
     files = json.loads(done.stdout)["files"]
     assert all(Path(path).is_file() for path in (*files["masks"], *files["dicom"], files["levels"]))
     assert volumes.seen["levels"] == ("L4", "L1")  # type: ignore[attr-defined]
     assert volumes.seen["every_mm"] == EVERY_MM  # type: ignore[attr-defined]
+    assert volumes.seen["follow"] == "memory"  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,9 @@ def test_structures_are_named_as_one_likes(study: Path, tmp_path: Path, words: t
     assert volumes.seen["structures"] == ("psoas", "muscle")  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("options", [("--structures", "muscle"), ("--dicom", "seg"), ("--every-mm", "3")])
+@pytest.mark.parametrize(
+    "options", [("--structures", "muscle"), ("--dicom", "seg"), ("--every-mm", "3"), ("--follow", "memory")]
+)
 def test_what_is_for_a_range_of_levels_is_not_ignored_without_one(
     study: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:

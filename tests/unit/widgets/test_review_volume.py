@@ -62,6 +62,11 @@ def result_of(volume: CTVolume, **_: Any) -> VolumeResult:
 
 @pytest.fixture
 def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return make_cohort(tmp_path, monkeypatch)
+
+
+def make_cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run a cohort of one case with a range of levels, red on two slices, without a model."""
     do_here(monkeypatch)
     monkeypatch.setattr(volumes, "segment_volume", lambda image, segmenter, **options: result_of(image))
     phantom = make_axial_slice(

@@ -18,7 +18,7 @@ from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mas
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets import MaskEditor, MiddleMaskEditor
 from ctai_sam2.widgets.strip import GATE_COLOURS
-from tests.fakes import FakeSegmenter
+from tests.fakes import FakeSegmenter, RememberingSegmenter
 from tests.unit.editor.making import make_slice
 from tests.unit.widgets.page import button, shown
 from tests.unit.widgets.recording import Recorder, model
@@ -216,6 +216,15 @@ def test_propagation_goes_from_a_drawn_slice_to_the_next_decided_one(opened: Cal
     editor.do("undo_slice")
     assert not document.mask("psoas_left", 5).any()
     assert document.mask("psoas_left", 6).any()
+
+
+def test_a_model_with_memory_follows_with_it(opened: Callable[..., Any]) -> None:
+    editor = opened(segmenter=RememberingSegmenter(), index=4)
+    editor.set_mask("psoas_left", disc(30))
+    editor.propagate()
+    # Prompts would give this fake's own discs: here the drawn one is carried on.
+    assert all(np.array_equal(editor.document.mask("psoas_left", index), disc(30)) for index in range(DEPTH))
+    assert editor.document.state("psoas_left", 0).source == "propagated"
 
 
 def test_a_correction_runs_again_only_up_to_decided_slices(opened: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ from ctai_sam2.phantom import STRESSORS, make_volume, masks_from_labels, referen
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import VolumeResult, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
+from ctai_sam2.segmentation.volume import follower as follower_module
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prediction, Prompt
 from tests.fakes import FAKE_IDENTITY, FakeSegmenter
 
@@ -92,7 +93,8 @@ def run(drawn: Drawn, monkeypatch: pytest.MonkeyPatch) -> Callable[[Change], Vol
                     confidence=0.01,
                 )
 
-        monkeypatch.setattr(engine_module, "AxialSession", Session)
+        for module in (engine_module, follower_module):
+            monkeypatch.setattr(module, "AxialSession", Session)
         return segment_volume(
             drawn.volume, FakeSegmenter(), structures=STRUCTURES, indices=(2, 24), every_mm=2 * STEP_MM
         )

@@ -15,6 +15,7 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
+from ctai_sam2.segmentation.volume import follower as follower_module
 from ctai_sam2.study.slice_folder import SliceFolder
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
@@ -86,7 +87,8 @@ class Dying(FakeSegmenter):
 
 @pytest.fixture(autouse=True)
 def _sessions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "AxialSession", Session)
+    for module in (engine_module, follower_module):
+        monkeypatch.setattr(module, "AxialSession", Session)
 
 
 def run(volume: CTVolume, segmenter: FakeSegmenter | None = None, **options: object):  # type: ignore[no-untyped-def]

@@ -104,6 +104,12 @@ def test_gates_see_jumps_and_doubt(mask: np.ndarray, confidence: float, gate: st
     assert bool(verdict.reasons) == (gate != "green")
 
 
+def test_fat_within_muscle_is_not_held_to_what_is_predicted_of_the_fascia() -> None:
+    neighbours = {3.0: disc(30, 30, 10)}
+    assert judge_slice("imat", disc(30, 30, 10), neighbours, 0.09, typical=0.1).gate == "green"
+    assert judge_slice("imat", disc(30, 30, 10), neighbours, 0.02, typical=0.2).gate == "red"
+
+
 def test_a_thicker_step_may_change_more() -> None:
     near, far = disc(30, 30, 10), disc(34, 30, 11)
     thin = judge_slice("psoas_left", far, {1.0: near}, 0.9)
