@@ -38,13 +38,13 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.models.cache_key import CacheKey, explain_miss, make_key
 from ctai_sam2.models.protocol import (
     BatchEmbedding,
-    ClosedByWith,
     Prefetching,
     Segmenter,
     require_image,
     require_request,
 )
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
 
 if TYPE_CHECKING:
