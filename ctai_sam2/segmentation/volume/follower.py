@@ -44,8 +44,8 @@ class EngineParameters:
         From a corrected slice masks are propagated in steps of at most this: a reader looks at each.
     longest_whole_run_mm : float
         A correction of muscle or fat as a whole fades over this, for prompts describe a ring of muscle badly.
-        Of four corrections of drawn abdomens 60, 30 and 18 mm left 0.76, 0.77 and 0.80 of what was wrong within
-        10 slices, for 5.0, 1.5 and 0.9 s of processor time.
+        Of four corrections of drawn abdomens 60, 30 and 18 mm left 0.76, 0.77 and 0.80 of what was wrong
+        within 10 slices, for 5.0, 1.5 and 0.9 s of processor time.
     longest_gap_mm : float
         A slice is held to its neighbours where neither is further away.
     """
