@@ -154,14 +154,7 @@ def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.dev
     """
     grey = torch.tensor(image_hw, dtype=torch.float32, device=device)[None, None] / 255
     with torch.inference_mode():
-        full = _chances(head, grey)
-        middle = _spine_middle(full)
-        if middle is not None:
-            close = _chances(head, _cut(grey, middle, DENSE_ZOOM))
-            weight = _weight_of_close_view(close)
-            # Put back, the close view fills a part of the slice, and nothing beyond it.
-            placed = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
-            full = full * (1 - placed[:, -1:]) + placed[:, :-1]
+        full = class_chances(head, grey)
         labels = _labels(full[0]).to(torch.uint8).cpu().numpy()
         coarse = F.interpolate(full, size=(_SCORED_PX, _SCORED_PX), mode="area")[0]
         taken = F.one_hot(_labels(coarse), len(DENSE_CLASSES)).permute(2, 0, 1).float()
@@ -173,6 +166,32 @@ def divide_image(head: nn.Module, image_hw: NDArray[np.uint8], device: torch.dev
             # The Dice expected if the probabilities are right, converted to IoU, the unit of scores.
             scores[name] = float(both / (sizes - both).clamp(min=1e-6))
     return Division(labels, scores)
+
+
+def class_chances(head: nn.Module, grey: Tensor) -> Tensor:
+    """Look at a slice as a whole and about the spine, and return each class's probability.
+
+    Parameters
+    ----------
+    head : DenseUNet
+        In evaluation mode.
+    grey : Tensor
+        float32 (1, 1, H, W), 0 to 1.
+
+    Returns
+    -------
+    Tensor
+        float32 (1, classes, H, W).
+    """
+    full = _chances(head, grey)
+    middle = _spine_middle(full)
+    if middle is None:
+        return full
+    close = _chances(head, _cut(grey, middle, DENSE_ZOOM))
+    weight = _weight_of_close_view(close)
+    # Put back, the close view fills a part of the slice, and nothing beyond it.
+    placed = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
+    return full * (1 - placed[:, -1:]) + placed[:, :-1]
 
 
 class Division:

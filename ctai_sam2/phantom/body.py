@@ -214,10 +214,17 @@ class Body:
         pitch = p.vertebra_height_mm + p.disc_height_mm
         depth = wall - 0.55 * p.wall_muscle_mm
         bone = np.zeros(frame.labels.shape, dtype=bool)
+        cartilage = np.zeros(frame.labels.shape, dtype=bool)
+        z = z + np.float32(p.rib_drop_mm)
         for number, front_y in ((3.0, 8.0), (4.0, -35.0), (5.0, -75.0), (6.0, -110.0)):
             height = z - pitch * np.float32(number) - np.float32(1.15) * (y - 30)
-            bone |= ((height / 8.5) ** 2 + (depth / 3.8) ** 2 < 1) & (y > front_y)
-        bone &= (np.abs(x) > 50) & (frame.labels != Label.AIR) & (frame.labels != Label.SKIN)
+            rib = (height / 8.5) ** 2 + (depth / 3.8) ** 2 < 1
+            bone |= rib & (y > front_y)
+            if p.rib_drop_mm > 0 and number > 4:
+                cartilage |= rib & (y <= front_y)
+        trunk = (np.abs(x) > 50) & (frame.labels != Label.AIR) & (frame.labels != Label.SKIN)
+        bone &= trunk
+        frame.labels[cartilage & trunk] = Label.CARTILAGE
         inner = bone & (np.abs(depth) < 2.0)
         frame.labels[bone] = Label.BONE
         frame.labels[inner] = Label.BONE_MARROW

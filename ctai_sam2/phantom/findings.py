@@ -43,6 +43,9 @@ def paint_ascites(frame: Frame, parameters: PhantomParameters, room: Floats) -> 
     back = -6.0 - 8.0 * np.cos(x / 40 + phase[2])
     where = (room > 0) & (room < np.float32(p.ascites_mm) * lower * wavy) & (y < back)
     _write(frame, where, Label.ASCITES, over=(Label.VAT, Label.VESSEL))
+    # It also parts liver and spleen from the wall.
+    rim = (room > 0) & (room < np.float32(0.35 * p.ascites_mm) * wavy) & (y < back)
+    _write(frame, rim, Label.ASCITES, over=(Label.LIVER, Label.SPLEEN))
 
 
 def paint_hernia(frame: Frame, parameters: PhantomParameters, wall: Floats, room: Floats) -> None:

@@ -66,6 +66,7 @@ class Label(enum.IntEnum):
     ARM_FAT = 73
     ARM_MUSCLE = 74
     ARM_BONE = 75
+    CARTILAGE = 76
 
 
 MUSCLES: Final[dict[str, Label]] = {

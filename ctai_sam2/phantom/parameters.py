@@ -92,6 +92,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "stoma_mm": (0, 25),
     "metal_mm": (0, 5),
     "fused_discs": (0, 5),
+    "rib_drop_mm": (0, 100),
 }
 
 
@@ -179,6 +180,9 @@ class PhantomParameters:
         So many lumbar discs, from the one above L5 upwards, are bridged by bone that swells out around them.
     arms_down : bool
         Whether the forearms lie next to the trunk.
+    rib_drop_mm : float
+        How much lower than usual the ribs end, as in a deep chest or a short loin; then with their
+        cartilages in front.
     detail_seed : int
         Seed of everything not named above: bowel loops, vessels, streaks, irregularities.
     """
@@ -247,6 +251,7 @@ class PhantomParameters:
     stoma_mm: float = 0.0
     metal_mm: float = 0.0
     fused_discs: int = 0
+    rib_drop_mm: float = 0.0
     arms_down: bool = False
     detail_seed: int = 0
 

@@ -45,6 +45,7 @@ _FIXED: Final[dict[int, float]] = {
     Label.ASCITES: 10,
     Label.METAL: 3071,
     Label.ARM_BONE: 480,
+    Label.CARTILAGE: 105,
 }
 
 

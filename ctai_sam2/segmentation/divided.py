@@ -13,6 +13,7 @@ from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
 from ctai_sam2.image.distances import depth_of
 from ctai_sam2.image.masks import grow
+from ctai_sam2.image.noise import measure_noise_hu
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.compartments import (
     COMPARTMENT_NAMES,
@@ -20,13 +21,20 @@ from ctai_sam2.segmentation.compartments import (
     Compartments,
     divide_slice,
     fat_within,
+    left_of,
 )
 from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import prefer_agreeing
 from ctai_sam2.segmentation.prompts import make_mask_prompt
-from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_both
-from ctai_sam2.segmentation.quality import Gate, confidence_of, find_gross_errors, warnings_of
+from ctai_sam2.segmentation.psoas import AgreedPsoas, agree_on_both, outline_contrast
+from ctai_sam2.segmentation.quality import (
+    Gate,
+    NumberEvidence,
+    confidence_of,
+    find_gross_errors,
+    warnings_of,
+)
 from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import Mask, Prediction, Prompt
@@ -41,22 +49,6 @@ _LOST_WALL_MM2 = 500.0
 _LOST_WALL_DEPTH_MM = 10.0
 _MUSCLE_SLACK_MM = 1.6
 _MODEL_NAMES: dict[Structure, str] = {"imat": "between"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NumberEvidence:
-    """What speaks for a number.
-
-    Parameters
-    ----------
-    score : float
-        Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
-    agreement : float or None
-        Dice of the dense head's mask with the prompted decoder's; None where that was not run.
-    """
-
-    score: float
-    agreement: float | None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,10 +168,9 @@ class DividedSlice(FramedSlice):
         """Point at every group on both sides; no mask is given, for that would be copied."""
         masks = self.compartments.masks
         halves = []
-        columns = np.flatnonzero(masks["spine"].any(axis=0))
-        middle = float(columns[0] + columns[-1]) / 2
+        on_left = left_of(masks["spine"])
         for side in (True, False):
-            on_side = (np.arange(masks["spine"].shape[1])[None, :] > middle) == side
+            on_side = on_left == side
             halves += [
                 (masks[f"psoas_{'left' if side else 'right'}"], 1, 40.0),
                 (masks["paraspinal"] & on_side, 2, 40.0),
@@ -279,7 +270,14 @@ class JudgedSlice:
             agreements={
                 name: one for name, one in agreements.items() if one is not None and self.masks[name].any()
             },
+            noise_hu=self.noise_hu,
         )
+
+    @cached_property
+    def noise_hu(self) -> float | None:
+        """How grainy subcutaneous fat is; None where there is too little."""
+        ct_slice = self.divided.ct_slice
+        return measure_noise_hu(ct_slice.hu, self.masks["sat"], ct_slice.spacing_mm)
 
     def evidence(self, structure: Structure) -> NumberEvidence:
         """Return what a structure's confidence is estimated from, in addition to the gates."""
@@ -288,8 +286,12 @@ class JudgedSlice:
             result = self.psoas[structure]
             if isinstance(result, AnatomyNotFound):
                 raise result
+            agreed, ct_slice = self.agreed_psoas[structure], self.divided.ct_slice
             return NumberEvidence(
-                score=result.confidence or 0.0, agreement=self.agreed_psoas[structure].agreement
+                score=result.confidence or 0.0,
+                agreement=agreed.agreement,
+                contrast=outline_contrast(ct_slice.hu, agreed.mask, ct_slice.spacing_mm),
+                noise_hu=self.noise_hu,
             )
         if structure == "imat":
             # It is as sure as the muscle that it lies in; there is no reference to fit its own to.
@@ -298,6 +300,7 @@ class JudgedSlice:
         return NumberEvidence(
             score=float(self.divided.named(structure).scores[0]),
             agreement=None if second is None else dice(dense[structure], second.mask),
+            noise_hu=self.noise_hu,
         )
 
     def segment(self, structure: Structure, threshold: float) -> StructureResult:
@@ -343,12 +346,10 @@ class JudgedSlice:
             All skeletal muscle as it is to be used; a group is part of it, and the psoas is in none.
         """
         masks = self.masks
-        spine = masks["spine"]
-        columns = np.flatnonzero(spine.any(axis=0))
-        is_left = np.arange(spine.shape[1])[None, :] > (columns[0] + columns[-1]) / 2
+        on_left = left_of(masks["spine"])
         rest = muscle & ~masks["psoas_left"] & ~masks["psoas_right"]
         return {
-            f"{group}_{side}": masks[group] & rest & (is_left == (side == "left"))
+            f"{group}_{side}": masks[group] & rest & (on_left == (side == "left"))
             for group in GROUPS
             if group != "psoas"
             for side in ("left", "right")
@@ -369,8 +370,7 @@ class JudgedSlice:
 
     def _judge(self, result: StructureResult, threshold: float) -> StructureResult:
         name = result.structure
-        evidence = self.evidence(name)
-        confidence = confidence_of(name, evidence.score, evidence.agreement, self.gates)
+        confidence = confidence_of(name, self.evidence(name), self.gates)
         # What the prompted decoder thought of its own mask is part of the evidence now.
         warnings = [text for text in result.warnings if "not sure of its mask" not in text]
         warnings += warnings_of(self.gates, name)

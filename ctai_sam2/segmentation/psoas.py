@@ -57,6 +57,8 @@ class PsoasParameters:
 PARAMETERS: Final = PsoasParameters()
 
 _MARGIN_MM = 15.0
+_RIM_MM = (1.0, 3.0)
+_STANDS_OUT_HU = 40.0
 _CORE_MM = 2.0
 
 
@@ -170,6 +172,33 @@ def agree_on_psoas(
     whole[0][box] = clean_mask(mask & ~bright, hu, pixel_area_mm2=pixel_mm2, limits=limits, forbidden=bright)
     whole[1][box] = bright
     return AgreedPsoas(mask=whole[0], agreement=agreement, bright=whole[1])
+
+
+def outline_contrast(hu: NDArray[Any], mask: Mask, spacing_mm: tuple[float, float]) -> float:
+    """Return the share of a muscle's surroundings that its density stands out from, 0 to 1.
+
+    Where quadratus lumborum, kidney, bowel or disc lie against a psoas, nothing in the image says where it
+    ends, and its area is anybody's guess.
+
+    Parameters
+    ----------
+    hu : ndarray, shape (H, W)
+        The slice.
+    mask : ndarray of bool, shape (H, W)
+        The muscle.
+    spacing_mm : tuple of float
+        (row, column) spacing.
+    """
+    box = box_of(mask, *(int(np.ceil(2 * _RIM_MM[1] / spacing)) for spacing in spacing_mm))
+    if box is None:
+        return 0.0
+    near, far = (grow(mask[box], reach_mm, spacing_mm) for reach_mm in _RIM_MM)
+    core = shrink(mask[box], _CORE_MM, spacing_mm)
+    rim = hu[box][far & ~near].astype(np.float32)
+    if not rim.size:
+        return 0.0
+    typical = np.median(hu[box][core if core.any() else mask[box]])
+    return float((np.abs(rim - typical) > _STANDS_OUT_HU).mean())
 
 
 def _in_front_of_processes(spine: Mask, behind_mm: float, spacing_mm: tuple[float, float]) -> Mask:

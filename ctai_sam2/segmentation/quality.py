@@ -17,7 +17,7 @@ import numpy as np
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.distances import depth_of
-from ctai_sam2.segmentation.compartments import Compartments
+from ctai_sam2.segmentation.compartments import Compartments, left_of
 from ctai_sam2.types import Mask
 
 
@@ -45,6 +45,8 @@ class QualityParameters:
         All muscle.
     jump : float
         Change of area against the median of the slices above and below.
+    noise_hu : float
+        Graininess of subcutaneous fat, as `measure_noise_hu` gives it.
     """
 
     open_ring_mm: float = 60.0
@@ -57,9 +59,13 @@ class QualityParameters:
     muscle_agreement: float = 0.85
     least_muscle_mm2: float = 3500.0
     jump: float = 0.2
+    noise_hu: float = 9.0
 
 
 PARAMETERS: Final = QualityParameters()
+
+ORDINARY_NOISE_HU: Final = 5.0
+"""Graininess of fat, as `measure_noise_hu` gives it, up to which noise is no reason for doubt."""
 
 GATED_CONFIDENCE: Final = 0.6
 """Upper limit on the confidence of a number that fails a gate."""
@@ -89,6 +95,7 @@ def find_gross_errors(
     spacing_mm: tuple[float, float],
     *,
     agreements: Mapping[str, float] | None = None,
+    noise_hu: float | None = None,
     parameters: QualityParameters = PARAMETERS,
 ) -> tuple[Gate, ...]:
     """Look for each kind of gross error on a divided slice.
@@ -101,6 +108,8 @@ def find_gross_errors(
         (row, column) spacing.
     agreements : mapping of str to float, optional
         Dice of the dense head's mask with the one from the prompted decoder, by structure.
+    noise_hu : float, optional
+        Graininess of subcutaneous fat, where it could be measured.
     parameters : QualityParameters
         Limits.
 
@@ -146,6 +155,12 @@ def find_gross_errors(
         fail("uneven_psoas", ("psoas_left", "psoas_right"), "one psoas is much larger than the other")
     if float(masks["muscle"].sum()) * pixel_mm2 < p.least_muscle_mm2:
         fail("little_muscle", ("muscle",), "there is hardly any muscle")
+    if noise_hu is not None and noise_hu > p.noise_hu:
+        fail(
+            "noise",
+            ("psoas_left", "psoas_right", "vat", "imat"),
+            f"the scan is noisy ({noise_hu:.0f} HU in fat)",
+        )
     for name, agreement in (agreements or {}).items():
         limit = p.muscle_agreement if name == "muscle" else p.psoas_agreement
         if agreement < limit:
@@ -216,24 +231,57 @@ def warnings_of(gates: Sequence[Gate], structure: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NumberEvidence:
+    """What speaks for a number.
+
+    Parameters
+    ----------
+    score : float
+        Of a psoas what the decoder makes of its mask, else the dense head's expected IoU; 0 to 1.
+    agreement : float or None
+        Dice of the dense head's mask with the prompted decoder's; None where that was not run.
+    contrast : float or None
+        Of a psoas the share of its surroundings that it stands out from; see `outline_contrast`.
+    noise_hu : float or None
+        Graininess of the slice's subcutaneous fat; None where it cannot be measured.
+    """
+
+    score: float
+    agreement: float | None
+    contrast: float | None = None
+    noise_hu: float | None = None
+
+    @property
+    def loudness(self) -> float:
+        """How much noisier the slice is than an ordinary one, in `ORDINARY_NOISE_HU`; 0 where it is not."""
+        return max((self.noise_hu or 0.0) / ORDINARY_NOISE_HU - 1, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trust:
     """A logistic curve over the evidence for one kind of number.
 
     Parameters
     ----------
-    bias, overlap, agreement : float
-        ``probability = sigmoid(bias + overlap * logit(Dice of that score) + agreement * logit(agreement))``.
+    bias, overlap, agreement, contrast, noise : float
+        The log odds are ``bias + overlap * logit(Dice of the score) + agreement * logit(agreement)
+        + contrast * logit(contrast) - noise * loudness``.
     """
 
     bias: float
     overlap: float
     agreement: float = 0.0
+    contrast: float = 0.0
+    noise: float = 0.0
 
-    def probability(self, score: float, agreement: float | None) -> float:
+    def probability(self, evidence: NumberEvidence) -> float:
         """Probability that a mask has a Dice of 0.85 and an area within 10 %."""
-        value = self.bias + self.overlap * logit(2 * score / (1 + score))
-        if agreement is not None:
-            value += self.agreement * logit(agreement)
+        value = self.bias + self.overlap * logit(2 * evidence.score / (1 + evidence.score))
+        if evidence.agreement is not None:
+            value += self.agreement * logit(evidence.agreement)
+        if evidence.contrast is not None:
+            value += self.contrast * logit(evidence.contrast)
+        value -= self.noise * evidence.loudness
         return float(1 / (1 + np.exp(-value)))
 
 
@@ -257,25 +305,22 @@ def _shipped_trust() -> dict[str, Trust]:
     return read_trust(path.read_text(encoding="utf-8"))
 
 
-def confidence_of(structure: str, score: float, agreement: float | None, gates: Sequence[Gate]) -> float:
+def confidence_of(structure: str, evidence: NumberEvidence, gates: Sequence[Gate]) -> float:
     """Probability that a number can be used: Dice of at least 0.85 and area within 10 %.
 
     Parameters
     ----------
     structure : str
         Whose number.
-    score : float
-        IoU expected by the model that drew the mask.
-    agreement : float or None
-        Dice with the prompted mask, where there is one.
+    evidence : NumberEvidence
+        What speaks for it.
     gates : sequence of Gate
         Checks that failed; one of the structure's own caps the result.
     """
     curves = _shipped_trust()
     # Intermuscular fat has no curve of its own; its evidence is the muscle's.
     trust = curves[{"imat": "muscle"}.get(kind_of(structure), kind_of(structure))]
-    probability = trust.probability(score, agreement)
-    return cap_confidence(probability, gates, structure)
+    return cap_confidence(trust.probability(evidence), gates, structure)
 
 
 def kind_of(structure: str) -> str:
@@ -291,10 +336,7 @@ def cap_confidence(confidence: float, gates: Sequence[Gate], structure: str) -> 
 
 
 def _halves(mask: Mask, spine: Mask) -> tuple[Mask, Mask]:
-    where = spine if spine.any() else mask
-    columns = np.flatnonzero(where.any(axis=0))
-    middle = float(columns[0] + columns[-1]) / 2 if columns.size else mask.shape[1] / 2
-    on_left = np.arange(mask.shape[1])[None, :] > middle
+    on_left = left_of(spine if spine.any() else mask)
     return mask & on_left, mask & ~on_left
 
 

@@ -90,11 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     dense.add_argument(
         "--out", type=Path, required=True, help="folder of the run; resumed if it has a checkpoint"
     )
-    dense.add_argument("--schedule", default="phantoms", help="phantoms, close, real or smoke")
+    dense.add_argument("--schedule", default="phantoms", help="phantoms, close, unlabelled, real or smoke")
     dense.add_argument("--seed", type=int, default=0)
     dense.add_argument("--bank", type=Path, help="folder that keeps the drawn phantoms (default: in --out)")
     dense.add_argument("--start-from", type=Path, help="checkpoint whose weights to begin with")
     dense.add_argument("--real-cases", type=Path, help="folder of *.npz slices with reference masks")
+    dense.add_argument(
+        "--unlabelled", type=Path, nargs="*", default=[], help="CT studies without masks, labelled by a model"
+    )
+    dense.add_argument(
+        "--teacher", type=Path, help="weights that label them (default: those that come with the package)"
+    )
     dense.add_argument("--held-out", nargs="*", default=[], help="as for train")
     dense.add_argument(
         "--fold",

@@ -27,10 +27,11 @@ from ctai_sam2.training.bank import (
 )
 from ctai_sam2.training.dense_batches import as_bank_image, load_partial_cases
 from ctai_sam2.training.dense_export import add_dense_head
-from ctai_sam2.training.dense_phantoms import load_hard_bank
+from ctai_sam2.training.dense_phantoms import FURTHER_KINDS, load_hard_bank
 from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer
 from ctai_sam2.training.dense_trust import write_trust
 from ctai_sam2.training.export import export_weights
+from ctai_sam2.training.pseudo_labels import load_unlabelled
 from ctai_sam2.training.schedule import PRESETS
 from ctai_sam2.training.trainer import Trainer
 
@@ -104,14 +105,27 @@ def train_dense(options: argparse.Namespace) -> None:
             hint=f"One of {', '.join(DENSE_SCHEDULES)}.",
         )
     device = choose_device(options.device)
+    bank: Path = options.bank or options.out / "bank"
     hu, labels = load_hard_bank(
-        options.bank or options.out / "bank",
+        bank,
         count=schedule.phantoms,
         size_px=schedule.bank_size_px,
         seed=options.seed,
         processes=available_cores(),
     )
     phantoms = [as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)]
+    if schedule.further:
+        hu, labels = load_hard_bank(
+            bank,
+            count=schedule.further,
+            size_px=schedule.bank_size_px,
+            seed=options.seed,
+            kinds=FURTHER_KINDS,
+            processes=available_cores(),
+        )
+        phantoms += 2 * [
+            as_bank_image(image, codes, "phantom") for image, codes in zip(hu, labels, strict=True)
+        ]
     # A fold leaves a group of patients out; the run itself leaves out only those named.
     runs = {
         options.out / f"fold-{words.split(',')[0]}": (*options.held_out, *words.split(","))
@@ -120,6 +134,9 @@ def train_dense(options: argparse.Namespace) -> None:
     runs[options.out] = tuple(options.held_out)
     for folder, held_out in runs.items():
         real = load_partial_cases(options.real_cases, held_out=held_out) if options.real_cases else []
+        for study in options.unlabelled:
+            if not any(word in study.name for word in held_out):
+                real += load_unlabelled(study, weights=options.teacher, cache=bank)
         _LOGGER.info("%s: %d phantoms, %d real slices", folder.name, len(phantoms), len(real))
         trainer = DenseTrainer(
             schedule.phases,

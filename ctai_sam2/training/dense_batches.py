@@ -17,7 +17,7 @@ from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.training.augmentation import frame_at_random, vary_appearance
 from ctai_sam2.training.bank import LabelledImage, axial_square, read_case
 from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
-from ctai_sam2.training.framing import resample_square
+from ctai_sam2.training.square_image import resample_square
 
 _NOTHING: Final = np.zeros((0, 0), dtype=bool)
 _ORGANS: Final = (
@@ -117,7 +117,7 @@ def spine_xy(image: LabelledImage, *, partial: bool) -> tuple[float, float] | No
         Whether it is the latter.
     """
     if partial:
-        spine = image.codes == bits("vertebra", "disc")
+        spine = (image.codes | bits("vertebra", "disc")) == bits("vertebra", "disc")
         where = spine if spine.any() else image.codes == bits("psoas")
     else:
         where = np.isin(
@@ -159,6 +159,12 @@ def recolour(
     fat_shift = rng.normal(0, 10)
     for label in (Label.SAT, Label.VAT, Label.INTERMUSCULAR_FAT):
         shift[label] = fat_shift + rng.normal(0, 6)
+    # The renal pelvis holds fat or urine, ascites more or less protein; both may look like muscle.
+    shift[Label.KIDNEY_SINUS] = rng.uniform(0, 150) if rng.uniform() < 0.6 else fat_shift
+    shift[Label.ASCITES] = rng.normal(8, 14)
+    shift[Label.CARTILAGE] = rng.normal(0, 35)
+    if rng.uniform() < 0.15:
+        shift[Label.INTERMUSCULAR_FAT] += rng.uniform(10, 80)
     if rng.uniform() < 0.15:
         shift[Label.SAT] += rng.uniform(5, 50)
     if rng.uniform() < 0.2:
@@ -188,6 +194,27 @@ def recolour(
         moved = moved + strength[labels] * cv2.GaussianBlur(grain, (0, 0), size) * np.float32(2 * size)
     result: npt.NDArray[np.float32] = (hu + moved).astype(np.float32)
     return result
+
+
+_KNOTS_HU: Final = (-1024.0, -105.0, -30.0, 10.0, 45.0, 75.0, 130.0, 300.0, 1500.0)
+_SPREAD_HU: Final = (0.0, 12.0, 14.0, 12.0, 14.0, 16.0, 25.0, 60.0, 120.0)
+
+
+def remap_densities(hu: npt.NDArray[np.float32], *, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Bend the scale of densities at random, for slices whose tissues are not all known.
+
+    Fat, fluid, muscle, vessels and bone move each by themselves, as with another contrast phase or tube
+    voltage; what is denser than something else stays so.
+
+    Parameters
+    ----------
+    hu : numpy.ndarray
+        float32 (N, N).
+    rng : numpy.random.Generator
+        Source of randomness.
+    """
+    moved = np.maximum.accumulate(np.asarray(_KNOTS_HU) + rng.normal(0, 1, len(_KNOTS_HU)) * _SPREAD_HU)
+    return np.interp(hu, _KNOTS_HU, moved).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -258,6 +285,8 @@ class DenseBatches(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
             )
             if not use_real and rng.uniform() < 0.7:
                 hu = recolour(hu, codes, rng=rng)
+            elif use_real and rng.uniform() < 0.7:
+                hu = remap_densities(hu, rng=rng)
             greys.append(vary_appearance(hu, plane="axial", rng=rng) / np.float32(255))
             classes = np.arange(len(DENSE_CLASSES))[:, None, None]
             if use_real:

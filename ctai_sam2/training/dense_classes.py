@@ -31,7 +31,7 @@ _LABELS: Final[Mapping[str, tuple[int, ...]]] = {
     "disc": tuple(Label.DISC + index for index in range(len(LEVEL_NAMES))),
     "bone": (
         Label.BONE, Label.BONE_MARROW, Label.CANAL, Label.EPIDURAL_FAT, Label.SACRUM, Label.SACRUM_CORTEX,
-        Label.METAL,
+        Label.METAL, Label.CARTILAGE,
     ),
     "vat": (Label.VAT, Label.VESSEL),
     "organ": (

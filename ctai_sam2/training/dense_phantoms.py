@@ -17,6 +17,10 @@ from ctai_sam2.training.processes import map_in_processes
 KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
 
+FURTHER_KINDS: Final = ("upper", "swollen")
+"""Drawn in addition for a further training: L1 to L2 with ribs and their cartilages in the wall; wasting
+with ascites, oedema and fluid between the muscles."""
+
 HELD_BACK_KIND: Final = "coarse"
 """Never drawn for training: loud, blurred, streaky and cut-off scans, to try the confidence on."""
 
@@ -75,6 +79,26 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
             "wall_half_width_mm": rng.uniform(150, 190), "wall_front_mm": rng.uniform(100, 160),
             "visceral_share": rng.uniform(0.6, 1.0), "sat_front_mm": rng.uniform(15, 60),
         }  # fmt: skip
+    elif kind == "upper":
+        changes |= {
+            "rib_drop_mm": rng.uniform(15, 75), "wall_muscle_mm": rng.uniform(7.0, 15.0),
+            "rectus_mm": rng.uniform(4.0, 10.0), "visceral_share": rng.uniform(0.0, 0.8), "ascites_mm": 0.0,
+            "cortex_hu": rng.uniform(350, 900), "trabecular_hu": rng.uniform(60, 280),
+        }  # fmt: skip
+    elif kind == "swollen":
+        left = rng.uniform(0.4, 0.8)
+        for name, low in (
+            ("wall_muscle_mm", 4.0), ("rectus_mm", 2.0), ("psoas_half_width_mm", 5.0),
+            ("psoas_half_depth_mm", 7.0), ("erector_half_depth_mm", 10.0), ("quadratus_half_depth_mm", 3.0),
+        ):  # fmt: skip
+            changes[name] = max(low, getattr(p, name) * (left if "psoas" not in name else left**0.5))
+        changes |= {
+            "imat_share": rng.uniform(0.05, 0.35), "muscle_hu": rng.uniform(10, 55),
+            "oedema": rng.uniform(0.3, 1), "ascites_mm": rng.uniform(8, 80),
+            "erector_cleft_mm": rng.uniform(0.5, 5), "visceral_share": rng.uniform(0.0, 0.8),
+            "arms_down": bool(rng.uniform() < 0.35),
+            "rib_drop_mm": rng.uniform(15, 60) if rng.uniform() < 0.3 else 0.0,
+        }  # fmt: skip
     elif kind == HELD_BACK_KIND:
         changes |= {
             "noise_hu": rng.uniform(20, 55), "blur_mm": rng.uniform(0.9, 2.0),
@@ -118,7 +142,9 @@ def draw_hard_phantom(
     parameters = hard_parameters(rng, kind)
     body = Body(parameters)
     pitch = parameters.vertebra_height_mm + parameters.disc_height_mm
-    z_mm = float(rng.uniform(-1.7, 1.7) * pitch)
+    # Kinds of their own levels: ribs are above L2 only.
+    lowest, highest = {"upper": (1.0, 2.5), "swollen": (-0.6, 2.4)}.get(kind or "", (-1.7, 1.7))
+    z_mm = float(rng.uniform(lowest, highest) * pitch)
     coarse = np.arange(-300, 300, 6, dtype=np.float32)
     x0, x1, y0, y1 = axial_extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
     side_mm = 1.25 * max(x1 - x0, y1 - y0)
@@ -134,7 +160,13 @@ def draw_hard_phantom(
 
 
 def load_hard_bank(
-    folder: Path, *, count: int, size_px: int, seed: int, processes: int = 2
+    folder: Path,
+    *,
+    count: int,
+    size_px: int,
+    seed: int,
+    kinds: tuple[str, ...] = (),
+    processes: int = 2,
 ) -> tuple[list[npt.NDArray[np.int16]], list[npt.NDArray[np.uint8]]]:
     """Return phantoms as (HU, labels), drawing those that the folder does not hold yet.
 
@@ -144,6 +176,8 @@ def load_hard_bank(
         Cache; created.
     count, size_px, seed : int
         How many, their side in pixels, and their seed.
+    kinds : tuple of str
+        Drawn in turn; without them `KINDS` at random.
     processes : int
         Workers.
 
@@ -153,7 +187,13 @@ def load_hard_bank(
         If the cache cannot be written.
     """
     jobs = [
-        (folder / f"dense-{seed}-{size_px}-{first:05d}.npz", first, size_px, seed)
+        (
+            folder / f"{'-'.join(('dense', *kinds))}-{seed}-{size_px}-{first:05d}.npz",
+            first,
+            size_px,
+            seed,
+            kinds,
+        )
         for first in range(0, count, _CHUNK)
     ]
     try:
@@ -172,9 +212,14 @@ def load_hard_bank(
     return images[:count], labels[:count]
 
 
-def _draw_chunk(job: tuple[Path, int, int, int]) -> None:
-    path, first, size_px, seed = job
-    drawn = [draw_hard_phantom(size_px=size_px, seed=seed, number=first + index) for index in range(_CHUNK)]
+def _draw_chunk(job: tuple[Path, int, int, int, tuple[str, ...]]) -> None:
+    path, first, size_px, seed, kinds = job
+    drawn = [
+        draw_hard_phantom(
+            size_px=size_px, seed=seed, number=number, kind=kinds[number % len(kinds)] if kinds else None
+        )
+        for number in range(first, first + _CHUNK)
+    ]
     part = path.with_name(f"{path.stem}.part.npz")
     np.savez(part, hu=np.stack([hu for hu, _ in drawn]), labels=np.stack([labels for _, labels in drawn]))
     part.replace(path)

@@ -68,11 +68,14 @@ class DenseSchedule:
         In order.
     phantoms, bank_size_px : int
         How many phantoms, and the side of each in pixels.
+    further : int
+        How many of `FURTHER_KINDS` in addition; each is seen twice as often.
     """
 
     phases: tuple[DensePhase, ...]
     phantoms: int = 1200
     bank_size_px: int = 448
+    further: int = 0
 
 
 DENSE_SCHEDULES: Final = {
@@ -95,6 +98,15 @@ DENSE_SCHEDULES: Final = {
             ),
         )
     ),
+    "unlabelled": DenseSchedule(
+        phases=(
+            DensePhase(
+                image_size=320, steps=600, images=4, learning_rate=2e-4, final_learning_rate=1e-5,
+                real_share=0.4, zoom_share=0.5, warmup_steps=15,
+            ),
+        ),
+        further=240,
+    ),
     "real": DenseSchedule(
         phases=(
             DensePhase(
@@ -116,7 +128,8 @@ DENSE_SCHEDULES: Final = {
 }  # fmt: skip
 """``phantoms`` from random weights, then ``close`` from those: half of the images cut out about the spine.
 
-``real`` goes on with slices of one's own; ``smoke`` shows that the pipeline runs.
+``unlabelled`` goes on with `FURTHER_KINDS` and slices without masks (`pseudo_labels`), ``real`` with slices
+of one's own; ``smoke`` shows that the pipeline runs.
 """
 
 

@@ -20,13 +20,15 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.phantom import masks_from_labels
 from ctai_sam2.segmentation import AxialSession, PredictsMasks
-from ctai_sam2.segmentation.quality import GATED_CONFIDENCE, Trust, kind_of, logit
-from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, draw_hard_phantom
+from ctai_sam2.segmentation.axial import CONFIDENCE_THRESHOLD
+from ctai_sam2.segmentation.quality import GATED_CONFIDENCE, NumberEvidence, Trust, kind_of, logit
+from ctai_sam2.training.dense_phantoms import FURTHER_KINDS, HELD_BACK_KIND, draw_hard_phantom
 from ctai_sam2.types import CTSlice
 
 _LOGGER = logging.getLogger(__name__)
 
 JUDGED: Final = ("psoas_left", "psoas_right", "muscle", "sat", "vat")
+SURE: Final = 0.9
 _RIDGE: Final = 0.002
 _STARTS_AT: Final = 1_000_000
 _BODY_MM: Final = 0.88
@@ -44,8 +46,8 @@ class Evidence:
         A patient's, not a phantom's.
     score : float
         Of the dense head.
-    agreement : float or None
-        With the prompted mask.
+    agreement, contrast, noise_hu : float or None
+        As in `NumberEvidence`.
     gates : tuple of str
         Checks that its structure did not pass.
     dice, area_error_pct : float
@@ -61,6 +63,22 @@ class Evidence:
     gates: tuple[str, ...]
     dice: float
     area_error_pct: float
+    contrast: float | None = None
+    noise_hu: float | None = None
+
+    @property
+    def found(self) -> NumberEvidence:
+        """What the one click goes by."""
+        return NumberEvidence(
+            score=self.score, agreement=self.agreement, contrast=self.contrast, noise_hu=self.noise_hu
+        )
+
+    @property
+    def source(self) -> str:
+        """Patients, phantoms of the kinds trained on, or of the kind held back."""
+        if self.is_real:
+            return "patients"
+        return HELD_BACK_KIND if f"-{HELD_BACK_KIND}-" in self.case else "phantoms"
 
     @property
     def is_good(self) -> bool:
@@ -104,6 +122,8 @@ def collect_evidence(
                 is_real=not case.name.startswith("phantom"),
                 score=found.score,
                 agreement=found.agreement,
+                contrast=found.contrast,
+                noise_hu=found.noise_hu,
                 gates=tuple(gate.name for gate in judged.gates if structure in gate.structures),
                 dice=dice(reference, mask),
                 area_error_pct=100 * (float(mask.sum()) / float(reference.sum()) - 1),
@@ -111,7 +131,9 @@ def collect_evidence(
 
 
 def fit_trust(evidence: Sequence[Evidence]) -> dict[str, Trust]:
-    """Fit a curve for each kind of number; patients and phantoms count the same in all.
+    """Fit a curve for each kind of number; patients, phantoms and loud phantoms count the same in all.
+
+    Numbers that fail a gate other than that of noise, which the curves know of, take no part.
 
     Raises
     ------
@@ -120,34 +142,27 @@ def fit_trust(evidence: Sequence[Evidence]) -> dict[str, Trust]:
     """
     curves = {}
     for kind in dict.fromkeys(map(kind_of, JUDGED)):
-        found = [one for one in evidence if kind_of(one.structure) == kind and not one.gates]
+        found = [one for one in evidence if kind_of(one.structure) == kind and set(one.gates) <= {"noise"}]
         if not found:
             raise InputError("there is no number to fit the confidence to", received=kind)
-        curves[kind] = _fit_one(found)
+        # What the decoder makes of its own psoas says nothing of patients' (area under the curve 0.44), and
+        # phantoms' are good far less often: these give the slopes, patients the bias.
+        curves[kind] = _fit_one(found, by_score=kind != "psoas", to_patients=kind == "psoas")
     return curves
 
 
-def judge_confidence(
-    evidence: Sequence[Evidence], curves: Mapping[str, Trust], *, sure: float = 0.9
-) -> dict[str, Any]:
-    """Count the numbers stated at a confidence, and how many of them were good."""
-    stated = [(one, confidence_with(curves, one)) for one in evidence]
-    chosen = [one for one, confidence in stated if confidence >= sure]
-    return {
-        "numbers": len(stated),
-        "good": round(float(np.mean([one.is_good for one in evidence])), 4) if evidence else None,
-        "sure": len(chosen),
-        "sure_good": round(float(np.mean([one.is_good for one in chosen])), 4) if chosen else None,
-    }
+def judge_confidence(evidence: Sequence[Evidence], curves: Mapping[str, Trust]) -> dict[str, Any]:
+    """Say of each kind of number, and of all, how often it was good and what was stated."""
+    return _summarise([(one, confidence_with(curves, one)) for one in evidence])
 
 
 def confidence_with(curves: Mapping[str, Trust], one: Evidence) -> float:
     """Return the confidence that curves give a number, gates included."""
-    probability = curves[kind_of(one.structure)].probability(one.score, one.agreement)
+    probability = curves[kind_of(one.structure)].probability(one.found)
     return min(probability, GATED_CONFIDENCE) if one.gates else probability
 
 
-def leave_patients_out(evidence: Sequence[Evidence], *, sure: float = 0.9) -> dict[str, Any]:
+def leave_patients_out(evidence: Sequence[Evidence]) -> dict[str, Any]:
     """Fit without each patient in turn and judge what is then said of theirs; pooled."""
     judged: list[tuple[Evidence, float]] = []
     for patient in sorted({one.patient for one in evidence if one.is_real}):
@@ -155,12 +170,32 @@ def leave_patients_out(evidence: Sequence[Evidence], *, sure: float = 0.9) -> di
         judged += [
             (one, confidence_with(curves, one)) for one in evidence if one.is_real and one.patient == patient
         ]
-    chosen = [one for one, confidence in judged if confidence >= sure]
+    return _summarise(judged)
+
+
+def _summarise(stated: Sequence[tuple[Evidence, float]]) -> dict[str, Any]:
+    kinds = dict.fromkeys(kind_of(one.structure) for one, _ in stated)
     return {
-        "numbers": len(judged),
-        "sure": len(chosen),
-        "sure_good": round(float(np.mean([one.is_good for one in chosen])), 4) if chosen else None,
-        "sure_and_bad": [f"{one.case}: {one.structure}" for one in chosen if not one.is_good],
+        "all": _count(stated),
+        **{kind: _count([pair for pair in stated if kind_of(pair[0].structure) == kind]) for kind in kinds},
+    }
+
+
+def _count(stated: Sequence[tuple[Evidence, float]]) -> dict[str, Any]:
+    """Count numbers, those at 0.9 or more and those warned of, and how far good and bad are apart."""
+    good = [confidence for one, confidence in stated if one.is_good]
+    bad = [confidence for one, confidence in stated if not one.is_good]
+    higher = [(a > b) + 0.5 * (a == b) for a in good for b in bad]
+    sure = [one for one, confidence in stated if confidence >= SURE]
+    return {
+        "numbers": len(stated),
+        "good": len(good),
+        "mean_confidence": round(float(np.mean(good + bad)), 3) if stated else None,
+        "area_under_curve": round(float(np.mean(higher)), 3) if higher else None,
+        "sure": len(sure),
+        "sure_and_good": sum(one.is_good for one in sure),
+        "warned": sum(confidence < CONFIDENCE_THRESHOLD for confidence in good + bad),
+        "warned_and_bad": sum(confidence < CONFIDENCE_THRESHOLD for confidence in bad),
     }
 
 
@@ -209,7 +244,8 @@ def write_trust(
     folds : mapping of str to PredictsMasks
         By word in the case's name: a model that never saw these patients.
     phantoms : int
-        How many of the kinds trained on, and as many of the one held back; half of these judge the curves.
+        How many of the kinds trained on, as many of the one held back, of which half judge the curves, and
+        half as many of each of `FURTHER_KINDS`, which all do.
     skip, seed
         As in `collect_evidence` and `draw_cases`.
     """
@@ -231,39 +267,55 @@ def write_trust(
     }
     evidence += [one for one in held_back if one.case in tried]
     judged = [one for one in held_back if one.case not in tried]
+    others = [
+        one
+        for kind in FURTHER_KINDS
+        for one in collect_evidence((case, model) for case in draw_cases(phantoms // 2, seed=seed, kind=kind))
+    ]
     curves = fit_trust(evidence)
     document = {
         "curves": {kind: dataclasses.asdict(curve) for kind, curve in curves.items()},
         "judged": {
             "patients, each left out of the fit": leave_patients_out(evidence),
-            "phantoms": judge_confidence([one for one in evidence if not one.is_real], curves),
-            "phantoms of a kind not trained on, the other half": judge_confidence(judged, curves),
+            "phantoms that took part": judge_confidence(
+                [one for one in evidence if one.source == "phantoms"], curves
+            ),
+            "loud phantoms, the half that took no part": judge_confidence(judged, curves),
+            "phantoms with ribs or fluid, no part": judge_confidence(others, curves),
         },
     }
     write_json(target, document)
     write_json(
-        target.with_suffix(".evidence.json"), [dataclasses.asdict(one) for one in (*evidence, *judged)]
+        target.with_suffix(".evidence.json"),
+        [dataclasses.asdict(one) for one in (*evidence, *judged, *others)],
     )
     return document
 
 
-def _fit_one(found: Sequence[Evidence]) -> Trust:
+def _fit_one(found: Sequence[Evidence], *, by_score: bool, to_patients: bool) -> Trust:
     good = np.array([one.is_good for one in found], dtype=np.float64)
-    real = np.array([one.is_real for one in found])
-    weights = np.where(real, 1 / max(real.sum(), 1), 1 / max((~real).sum(), 1))
+    sources = [one.source for one in found]
+    weights = np.array([1 / sources.count(source) for source in sources])
     weights *= len(found) / weights.sum()
-    overlap = np.array([logit(2 * one.score / (1 + one.score)) for one in found])
-    agreement = np.array([logit(one.agreement) if one.agreement is not None else 0.0 for one in found])
+    overlap = [logit(2 * one.score / (1 + one.score)) for one in found]
+    further = ("agreement", "contrast")
+    values = {name: [getattr(one, name) for one in found] for name in further}
+    known = [any(value is not None for value in values[name]) for name in further]
+    logits = [[logit(value) if value is not None else 0.0 for value in values[name]] for name in further]
+    loudness = [-one.found.loudness for one in found]
+    of_patients = [float(one.is_real and to_patients) for one in found]
+    columns = np.array([overlap, *logits, loudness, of_patients])
 
     def cost(theta: npt.NDArray[np.float64]) -> float:
-        value = theta[0] + theta[1] * overlap + theta[2] * agreement
-        # More overlap never makes a number worse: slopes stay positive, and small without a reason.
+        value = theta[0] + theta[1:] @ columns
+        # More of it never makes a number worse: slopes stay positive, and small without a reason.
         losses = np.logaddexp(0, -value) * good + np.logaddexp(0, value) * (1 - good)
         return float((weights * losses).mean() + _RIDGE * (theta[1:] ** 2).sum())
 
-    both = any(one.agreement is not None for one in found)
-    bounds = [(-20, 20), (0.0, 10.0), (0.0, 10.0 if both else 0.0)]
-    best = optimize.minimize(cost, np.array([0.0, 0.5, 0.5 if both else 0.0]), bounds=bounds).x
-    return Trust(
-        bias=round(float(best[0]), 4), overlap=round(float(best[1]), 4), agreement=round(float(best[2]), 4)
-    )
+    most = [10.0 if used else 0.0 for used in (by_score, *known, True)]
+    bounds = [(-20, 20), *((0.0, one) for one in most), (-10, 10)]
+    start = np.array([0.0, *(0.05 * one for one in most), 0.0])
+    best = [float(value) for value in optimize.minimize(cost, start, bounds=bounds).x]
+    bias = best[0] + (best[-1] if any(of_patients) else 0.0)
+    slope, agreement, contrast, noise = (round(value, 4) for value in best[1:-1])
+    return Trust(bias=round(bias, 4), overlap=slope, agreement=agreement, contrast=contrast, noise=noise)

@@ -20,6 +20,8 @@ from ctai_sam2.segmentation.compartments import (
 )
 from ctai_sam2.segmentation.quality import (
     GATED_CONFIDENCE,
+    PARAMETERS,
+    NumberEvidence,
     cap_confidence,
     confidence_of,
     find_gross_errors,
@@ -166,6 +168,20 @@ def test_a_missing_wall_opens_the_ring_and_leaves_the_sides_uneven() -> None:
     assert any("[open_ring]" in text for text in warnings_of(gates, "vat"))
 
 
+def evidence(score: float = 0.95, agreement: float = 0.97, contrast: float = 0.8) -> NumberEvidence:
+    return NumberEvidence(score=score, agreement=agreement, contrast=contrast)
+
+
+def test_noise_makes_psoas_and_fat_between_organs_and_muscles_doubtful() -> None:
+    divided = divide(*draw())
+    loud = find_gross_errors(divided, SPACING, noise_hu=PARAMETERS.noise_hu + 1)
+    doubtful = {name for gate in loud if gate.name == "noise" for name in gate.structures}
+    assert doubtful == {"psoas_left", "psoas_right", "vat", "imat"}
+    assert cap_confidence(0.99, loud, "vat") == GATED_CONFIDENCE < cap_confidence(0.99, loud, "sat")
+    for noise_hu in (None, PARAMETERS.noise_hu - 1):
+        assert "noise" not in {gate.name for gate in find_gross_errors(divided, SPACING, noise_hu=noise_hu)}
+
+
 def test_a_kidney_called_muscle_is_taken_out_and_told_of() -> None:
     classes, hu, body = draw()
     kidney = classes.pop("viscera")
@@ -221,9 +237,11 @@ def test_two_opinions_that_differ_make_a_number_doubtful() -> None:
     found = divide(classes, hu, body)
     gates = find_gross_errors(found, SPACING, agreements={"psoas_left": 0.5, "psoas_right": 0.97})
     assert [(gate.name, gate.structures) for gate in gates] == [("second_opinion", ("psoas_left",))]
-    assert confidence_of("psoas_left", 0.95, 0.5, gates) <= GATED_CONFIDENCE
-    assert confidence_of("psoas_left", 0.95, 0.97, ()) > confidence_of("psoas_left", 0.95, 0.7, ())
-    assert confidence_of("muscle", 0.95, 0.97, ()) > confidence_of("muscle", 0.7, 0.97, ())
+    assert confidence_of("psoas_left", evidence(agreement=0.5), gates) <= GATED_CONFIDENCE
+    sure = confidence_of("psoas_left", evidence(), ())
+    assert sure > confidence_of("psoas_left", evidence(agreement=0.7), ())
+    assert sure > confidence_of("psoas_left", evidence(contrast=0.3), ())
+    assert confidence_of("muscle", evidence(), ()) > confidence_of("muscle", evidence(score=0.7), ())
 
 
 def test_a_jump_against_both_neighbours_is_seen_and_a_trend_is_not() -> None:

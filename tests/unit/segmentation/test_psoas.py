@@ -10,7 +10,13 @@ import pytest
 
 from ctai_sam2 import CTSlice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
-from ctai_sam2.segmentation.psoas import PARAMETERS, AgreedPsoas, agree_on_both, agree_on_psoas
+from ctai_sam2.segmentation.psoas import (
+    PARAMETERS,
+    AgreedPsoas,
+    agree_on_both,
+    agree_on_psoas,
+    outline_contrast,
+)
 
 SHAPE = (120, 120)
 MUSCLE_HU, FAT_HU = 50, -100
@@ -117,3 +123,15 @@ def test_a_side_far_smaller_than_the_other_takes_what_either_saw(lost_by_each: f
     )
     assert found["psoas_left"].mask.sum() / PSOAS.sum() == pytest.approx(kept, abs=0.1)
     assert found["psoas_right"].mask.sum() == other.sum()
+
+
+def test_a_muscle_stands_out_from_fat_and_not_from_another_muscle() -> None:
+    psoas = np.zeros((60, 60), bool)
+    psoas[20:40, 20:40] = True
+    in_fat = np.where(psoas, 50, -100)
+    assert outline_contrast(in_fat, psoas, (1.0, 1.0)) == 1.0
+    half = in_fat.copy()
+    half[:, 30:] = 50
+    assert outline_contrast(half, psoas, (1.0, 1.0)) == pytest.approx(0.5, abs=0.03)
+    assert outline_contrast(np.full((60, 60), 50), psoas, (1.0, 1.0)) == 0.0
+    assert outline_contrast(in_fat, np.zeros_like(psoas), (1.0, 1.0)) == 0.0

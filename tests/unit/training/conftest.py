@@ -12,3 +12,9 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
     """One axial and one sagittal phantom, small."""
     folder: Path = tmp_path_factory.mktemp("bank")
     return load_phantom_bank(folder, axial=1, sagittal=1, size_px=128, seed=0)
+
+
+@pytest.fixture(scope="session")
+def hard_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the phantoms of the dense head's smoke run, once drawn."""
+    return tmp_path_factory.mktemp("hard-bank")

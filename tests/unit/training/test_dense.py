@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ctai_sam2.errors import InputError
 from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
+from ctai_sam2.segmentation.quality import NumberEvidence
 from ctai_sam2.training import dense_trust
 from ctai_sam2.training.__main__ import main
 from ctai_sam2.training.dense_batches import (
@@ -25,7 +26,14 @@ from ctai_sam2.training.dense_batches import (
 )
 from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
 from ctai_sam2.training.dense_export import add_dense_head
-from ctai_sam2.training.dense_phantoms import HELD_BACK_KIND, KINDS, draw_hard_phantom, hard_parameters
+from ctai_sam2.training.dense_phantoms import (
+    FURTHER_KINDS,
+    HELD_BACK_KIND,
+    KINDS,
+    draw_hard_phantom,
+    hard_parameters,
+    load_hard_bank,
+)
 from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer, dense_loss
 from ctai_sam2.training.dense_trust import Evidence, fit_trust, judge_confidence, leave_patients_out
 
@@ -45,10 +53,18 @@ def test_every_phantom_label_has_a_class(phantom: tuple[np.ndarray, np.ndarray])
             assert DENSE_CLASSES[table[label]] != "outside" or label.name.startswith("ARM_"), label
 
 
-@pytest.mark.parametrize("kind", [*KINDS, HELD_BACK_KIND])
+@pytest.mark.parametrize("kind", [*KINDS, *FURTHER_KINDS, HELD_BACK_KIND])
 def test_a_phantom_of_each_kind_is_decided_by_its_seed(kind: str) -> None:
     one, other = (hard_parameters(np.random.default_rng(4), kind) for _ in range(2))
     assert one == other
+
+
+def test_further_kinds_are_drawn_in_turn_and_hold_ribs_or_fluid(tmp_path: Path) -> None:
+    _, labels = load_hard_bank(tmp_path, count=2, size_px=64, seed=1, kinds=FURTHER_KINDS, processes=1)
+    upper, swollen = labels
+    assert np.isin(upper, (Label.BONE, Label.CARTILAGE)).sum() > np.isin(swollen, Label.CARTILAGE).sum()
+    assert (swollen == Label.ASCITES).any()
+    assert [path.name for path in tmp_path.iterdir()] == ["dense-upper-swollen-1-64-00000.npz"]
 
 
 def test_reference_masks_leave_open_what_they_do_not_say() -> None:
@@ -116,7 +132,7 @@ def test_loss_of_a_partial_image_asks_only_for_what_is_known() -> None:
     assert float(known) < 1e-3 < 5 < float(dense_loss(logits, targets, torch.tensor([True])))
 
 
-def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path) -> None:
+def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path, hard_bank: Path) -> None:
     hu, labels = draw_hard_phantom(size_px=64, seed=0, number=0)
     cases = tmp_path / "cases"
     cases.mkdir()
@@ -129,7 +145,7 @@ def test_training_resumes_leaves_folds_out_and_exports(tmp_path: Path) -> None:
             mask_muscle=np.isin(label_table()[labels], (3, 4, 5, 6)),
         )
     arguments = ["dense", "--out", str(tmp_path / "run"), "--schedule", "smoke", "--workers", "0"]
-    arguments += ["--bank", str(tmp_path / "bank"), "--real-cases", str(cases), "--fold", "anna"]
+    arguments += ["--bank", str(hard_bank), "--real-cases", str(cases), "--fold", "anna"]
     assert main(arguments) == 0
     first = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
     fold = torch.load(tmp_path / "run" / "fold-anna" / "checkpoint.pt", weights_only=True)
@@ -169,6 +185,7 @@ def some_evidence() -> list[Evidence]:
                     is_real=number % 2 == 0,
                     score=score,
                     agreement=score if structure in ("psoas_left", "muscle") else None,
+                    contrast=score if structure == "psoas_left" else None,
                     gates=("open_ring",) if number % 50 == 0 else (),
                     dice=0.95 if good else 0.6,
                     area_error_pct=1.0,
@@ -181,13 +198,20 @@ def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
     evidence = some_evidence()
     curves = fit_trust(evidence)
     for curve in curves.values():
-        assert curve.probability(0.99, 0.99) > 0.9 > 0.5 > curve.probability(0.3, 0.3)
+        good, poor = (NumberEvidence(score=one, agreement=one, contrast=one) for one in (0.99, 0.3))
+        assert curve.probability(good) > 0.9 > 0.5 > curve.probability(poor)
     judged = judge_confidence(evidence, curves)
-    assert judged["sure"] > 0
-    assert judged["sure_good"] > judged["good"]
+    assert judged["all"]["sure"] > 0
+    assert (
+        judged["all"]["sure_and_good"] / judged["all"]["sure"]
+        > judged["all"]["good"] / judged["all"]["numbers"]
+    )
+    assert judged["psoas"]["area_under_curve"] > 0.6
+    assert judged["psoas"]["warned_and_bad"] <= judged["psoas"]["warned"]
     left_out = leave_patients_out(evidence)
-    assert left_out["numbers"] == 400
-    assert not any(case.startswith("case0:") for case in left_out["sure_and_bad"])
+    assert left_out["all"]["numbers"] == 400
+    gated = judge_confidence([one for one in evidence if one.gates], curves)
+    assert gated["all"]["numbers"] > gated["all"]["sure"] == 0
 
 
 def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of(
@@ -209,9 +233,14 @@ def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of
         folds={},
         phantoms=4,  # type: ignore[arg-type]
     )
-    assert document["judged"]["phantoms"]["numbers"] == (4 + 2) * 40
-    assert document["judged"]["phantoms of a kind not trained on, the other half"]["numbers"] == 2 * 40
-    assert len(json.loads((tmp_path / "trust.evidence.json").read_text(encoding="utf-8"))) == 8 * 40
+    numbers = {name: judged["all"]["numbers"] for name, judged in document["judged"].items()}
+    assert numbers == {
+        "patients, each left out of the fit": 0,
+        "phantoms that took part": 4 * 40,
+        "loud phantoms, the half that took no part": 2 * 40,
+        "phantoms with ribs or fluid, no part": 4 * 40,
+    }
+    assert len(json.loads((tmp_path / "trust.evidence.json").read_text(encoding="utf-8"))) == 12 * 40
 
 
 def test_a_zoomed_image_lies_about_the_spine(phantom: tuple[np.ndarray, np.ndarray]) -> None:
