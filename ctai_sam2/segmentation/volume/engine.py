@@ -241,7 +241,7 @@ class Engine:
         upwards = [i for i in sorted(found) if i >= start]
         end = place_of_end(
             [areas[i] for i in upwards],
-            [found[i].gate == "red" for i in upwards],
+            [found[i].gate for i in upwards],
             smallest=end_cm2 * 100 / (self._spacing[0] * self._spacing[1]),
         )
         for index in upwards[max(end, 1) :]:
