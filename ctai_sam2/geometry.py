@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError
-from ctai_sam2.types import Plane
+from ctai_sam2.types import CTSlice, Plane
 
 OBLIQUE_DEGREES = 5.0
 """Planes further than this from an anatomical one are called oblique."""
@@ -25,6 +25,11 @@ TILT_DEGREES = 0.5
 """Angles between slice normal and stacking direction beyond this count as gantry tilt."""
 
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
+_USUAL_LETTERS = {
+    "axial": ("R", "L", "A", "P"),
+    "sagittal": ("A", "P", "S", "I"),
+    "coronal": ("R", "L", "S", "I"),
+}
 
 
 def xy_to_rc(points_xy: ArrayLike) -> NDArray[np.float64]:
@@ -154,6 +159,13 @@ def edge_letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
         pair = _LETTERS[axis]
         letters += list(pair if direction[axis] > 0 else pair[::-1])
     return letters[0], letters[1], letters[2], letters[3]
+
+
+def slice_letters(ct_slice: CTSlice) -> tuple[str, str, str, str]:
+    """Letters for the edges of a slice, see `edge_letters`; empty ones where nothing says how it lies."""
+    if ct_slice.affine is not None:
+        return edge_letters(np.asarray(ct_slice.affine))
+    return _USUAL_LETTERS.get(ct_slice.plane, ("", "", "", ""))
 
 
 @dataclass(frozen=True, kw_only=True)

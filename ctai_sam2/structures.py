@@ -68,6 +68,18 @@ COLORS: Mapping[str, str] = MappingProxyType(
 """One structure has one color in every picture, as ``#RRGGBB``; muscle groups in Tol's muted scheme."""
 
 
+def rgb_of(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue, 0 to 255, of ``#RRGGBB``.
+
+    Examples
+    --------
+    >>> rgb_of("#E69F00")
+    (230, 159, 0)
+    """
+    red, green, blue = bytes.fromhex(color.removeprefix("#"))
+    return red, green, blue
+
+
 def level_below_l3(steps: int) -> str | None:
     """Name of the vertebra so many below L3 (above, if negative); None outside `LEVELS`.
 

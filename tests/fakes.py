@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.models.protocol import require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
-from ctai_sam2.types.closing import ClosedByWith
+from ctai_sam2.types.context import ClosedByWith
 
 FAKE_IDENTITY = ModelIdentity(
     name="fake", weights_sha256="f" * 64, image_size=64, device="cpu", dtype="float32", code_version="0"

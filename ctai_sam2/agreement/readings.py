@@ -19,7 +19,7 @@ from ctai_sam2.files.safe_text import read_table
 from ctai_sam2.image.label_values import as_single_mask
 from ctai_sam2.io.grids import Grid, plane_grid, same_places
 from ctai_sam2.io.label_volumes import read_label_block
-from ctai_sam2.measure.columns import COLUMNS
+from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS
 from ctai_sam2.structures import COHORT_MASK_LABELS
 from ctai_sam2.types import CTSlice, Mask
 
@@ -31,9 +31,9 @@ COHORT_TABLE = "table.csv"
 
 _MEASUREMENTS = "measurements.csv"
 _SAME_PLANE_MM = 0.05
-_TEXT_COLUMNS = ("definitions", "contrast_source")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_NUMBER_COLUMNS = {column.name for column in COLUMN_TABLE if column.kind == "number"}
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")
 _COHORT_STRUCTURES: Mapping[str, tuple[int, ...]] = {
     name: (COHORT_MASK_LABELS[name],)
@@ -218,7 +218,7 @@ def _number(cell: Any, column: str = "", row: str = "") -> float | None:
     try:
         number = float(text)
     except ValueError as error:
-        if column in COLUMNS and column not in _TEXT_COLUMNS:
+        if column in _NUMBER_COLUMNS:
             raise InputError(
                 f"a cell of {column} is no number",
                 received=f"{text[:20]!r} of case {row[:40]}",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from statistics import median
+from typing import Annotated, Any
 
 import typer
 
 from ctai_sam2.cli.options import AsJson, Out
-from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
-
-if TYPE_CHECKING:
-    from ctai_sam2.agreement import VolumeOverlap
+from ctai_sam2.cli.report import (
+    print_files,
+    print_json,
+    print_line,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 
 SHOWN = ("measure", "scope", "n", "icc", "icc_low", "icc_high", "cv_percent", "bias", "loa_low", "loa_high")
 SHOWN_DIVISION = ("measure", "n_divided", "slice_sd", "contour_sd", "slice_share", "contour_share")
@@ -75,22 +80,20 @@ def agreement(
         print_table(divided, SHOWN_DIVISION)
     if comparison.overlaps:
         print_line("\nOutlines on one slice:")
-        print_table(_overlap_rows(described["overlaps"]), ("structure", "n", "dice", "hd95_mm"))
+        overlaps = _medians(described["overlaps"], "dice", "hd95_mm")
+        print_table(overlaps, ("structure", "n", "dice", "hd95_mm"))
     if comparison.volumes:
         print_line("\nOutlines over whole volumes:")
-        print_table(_volume_rows(comparison.volumes), ("structure", "n", "dice", "difference_percent"))
+        volumes = _medians([vars(entry) for entry in comparison.volumes], "dice", "difference_percent")
+        print_table(volumes, ("structure", "n", "dice", "difference_percent"))
     if comparison.slices is not None:
         chosen = comparison.slices
         print_line(
             f"\nSame slice in {chosen.same} of {chosen.n} cases; "
             f"{chosen.mean_distance:.1f} slices apart on average, {chosen.largest_distance} at most"
         )
-    for text in comparison.cautions:
-        typer.secho(f"Note: {text}", fg="yellow")
-    print_line("\nWritten:")
-    for name, path in vars(files).items():
-        if path is not None:
-            print_line(f"  {name:<9} {path}")
+    print_warnings(comparison.cautions)
+    print_files(vars(files))
 
 
 def _names(names: str | None, first: Path, second: Path) -> tuple[str, str]:
@@ -104,36 +107,14 @@ def _names(names: str | None, first: Path, second: Path) -> tuple[str, str]:
     return one.strip(), other.strip()
 
 
-def _volume_rows(volumes: Sequence[VolumeOverlap]) -> list[dict[str, object]]:
-    from statistics import median
-
+def _medians(entries: Sequence[Mapping[str, Any]], *columns: str) -> list[dict[str, object]]:
+    """One row per structure: how many entries there are, and the median of what each has of the columns."""
     rows: list[dict[str, object]] = []
-    for structure in dict.fromkeys(entry.structure for entry in volumes):
-        chosen = [entry for entry in volumes if entry.structure == structure]
-        rows.append(
-            {
-                "structure": structure,
-                "n": len(chosen),
-                "dice": median(entry.dice for entry in chosen),
-                "difference_percent": median(entry.difference_percent for entry in chosen),
-            }
-        )
-    return rows
-
-
-def _overlap_rows(overlaps: list[dict[str, object]]) -> list[dict[str, object]]:
-    import numpy as np
-
-    rows: list[dict[str, object]] = []
-    for structure in dict.fromkeys(str(entry["structure"]) for entry in overlaps):
-        chosen = [entry for entry in overlaps if entry["structure"] == structure]
-        distances = [float(str(e["hd95_mm"])) for e in chosen if e["hd95_mm"] is not None]
-        rows.append(
-            {
-                "structure": structure,
-                "n": len(chosen),
-                "dice": float(np.median([float(str(e["dice"])) for e in chosen])),
-                "hd95_mm": float(np.median(distances)) if distances else None,
-            }
-        )
+    for structure in dict.fromkeys(entry["structure"] for entry in entries):
+        chosen = [entry for entry in entries if entry["structure"] == structure]
+        row: dict[str, object] = {"structure": structure, "n": len(chosen)}
+        for column in columns:
+            known = [float(entry[column]) for entry in chosen if entry[column] is not None]
+            row[column] = median(known) if known else None
+        rows.append(row)
     return rows

@@ -17,6 +17,7 @@ from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
 from ctai_sam2.cli.one_structure import SHOWN
 from ctai_sam2.cli.options import (
+    MASK_FORM,
     AnyRegion,
     AsJson,
     AxialIndex,
@@ -27,8 +28,8 @@ from ctai_sam2.cli.options import (
     OutTable,
     Series,
     definitions_of,
-    named_paths,
     open_model,
+    pairs_of,
 )
 from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import (
@@ -258,7 +259,7 @@ def measure(
 
     row = measure_files(
         image,
-        named_paths(masks),
+        pairs_of(masks, MASK_FORM),
         axial_index=axial_index,
         series_uid=series,
         height_m=height_m,

@@ -7,8 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctai_sam2.cli.options import AsJson, Definitions, Model, definitions_of
-from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.cli.options import (
+    MASK_FORM,
+    AsJson,
+    Definitions,
+    Model,
+    definitions_of,
+    pairs_of,
+    progress_bar,
+)
+from ctai_sam2.cli.report import (
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
 
 if TYPE_CHECKING:
@@ -44,18 +59,11 @@ def scan(
     as_json: AsJson = False,
 ) -> None:
     """List the studies of a folder as a manifest, to be completed by hand."""
-    from tqdm import tqdm
-
     from ctai_sam2.cohort import scan_cases, write_manifest
 
     if out.exists() and not force:
         raise InputError(f"there is a manifest {out.name} already", hint="Add --force to replace it.")
-    with tqdm(unit="study", disable=as_json) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("study", hidden=as_json) as show:
         found = scan_cases(folder, ids_from_names=ids_from_names, all_series=all_series, on_progress=show)
     write_manifest(out, found.cases)
     if as_json:
@@ -79,8 +87,7 @@ def scan(
     print_line(
         f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.{left_out}"
     )
-    for name, reason in found.skipped:
-        typer.secho(f"Note: {name}: {reason}", fg="yellow")
+    print_warnings(f"{name}: {reason}" for name, reason in found.skipped)
 
 
 @app.command()
@@ -168,8 +175,7 @@ def run(
         f"{done.cases} cases in {done.seconds:.1f} s: {done.inferred} segmented, {done.measured} measured "
         f"again, {done.unchanged} unchanged. {done.failed} failed, {done.flagged} flagged."
     )
-    for note in _notes_on(done):
-        typer.secho(f"Note: {note}", fg="yellow")
+    print_warnings(_notes_on(done))
     for path in (done.files.csv, done.files.parquet, done.files.summary, page):
         if path is not None:
             print_line(f"  {path}")
@@ -235,7 +241,7 @@ def review(
         print_json({"open": listed, "flagged": len(worklist.items), "merged": merged})
         return
     if merged is False:
-        typer.secho("Note: kept; a run holds the folder, the next one takes it up.", fg="yellow")
+        print_warnings(["kept; a run holds the folder, the next one takes it up."])
     print_table(
         [
             {"case": item.case_id, "flags": " ".join(item.flags), "first": next(iter(item.flags.values()))}
@@ -293,7 +299,7 @@ def _write_report(folder: Path) -> Path | None:
     try:
         return write_report_of_table(folder)
     except InputError as error:
-        typer.secho(f"Note: {error}", fg="yellow", err=True)
+        print_note(str(error))
         return None
 
 
@@ -302,15 +308,10 @@ def _read_masks(worklist: Worklist, case_id: str, entries: list[str]) -> dict[st
 
     ct_slice = worklist.load(case_id).ct_slice
     masks = {}
-    for entry in entries:
-        name, separator, file = entry.partition("=")
-        if not (name and separator and file):
-            raise InputError("a mask is given as name=file", received=entry)
-        if name in masks:
-            raise InputError("a structure is given twice", received=name)
+    for name, file in pairs_of(entries, MASK_FORM).items():
         path, label = split_label(file)
         found = read_structure_mask(path, ct_slice, name, label=label)
         for note in found.warnings:
-            typer.secho(f"Note: {note}", fg="yellow", err=True)
+            print_note(note)
         masks[name] = found[name]
     return masks

@@ -22,6 +22,8 @@ from ctai_sam2.errors import CtaiError
 from ctai_sam2.settings import Settings
 
 Status = Literal["ok", "warn", "fail"]
+Finding = tuple[Status, str, str]
+"""Outcome of a check: status, what was found, and what to do about it."""
 
 WIDGET_PACKAGES = ("jupyterlab", "ipywidgets", "ipycanvas")
 LAB_EXTENSIONS = ("@jupyter-widgets/jupyterlab-manager", "ipycanvas")
@@ -51,7 +53,7 @@ class Check:
 
 def examine(settings: Settings) -> list[Check]:
     """Run every check, the lowest layer first; never raises."""
-    checks: list[tuple[str, Callable[[], Check]]] = [
+    checks: list[tuple[str, Callable[[], Finding]]] = [
         ("python", _check_python),
         ("packages", _check_packages),
         ("torch", _check_torch),
@@ -67,27 +69,24 @@ def examine(settings: Settings) -> list[Check]:
     return [_guarded(layer, check) for layer, check in checks]
 
 
-def _guarded(layer: str, check: Callable[[], Check]) -> Check:
+def _guarded(layer: str, check: Callable[[], Finding]) -> Check:
     try:
-        return check()
+        status, detail, hint = check()
     except CtaiError as error:
-        return Check(layer=layer, status="fail", detail=error.problem, hint=error.hint or "")
+        status, detail, hint = "fail", error.problem, error.hint or ""
     except Exception as error:  # a broken installation can raise anything, and that is the finding
-        return Check(
-            layer=layer,
-            status="fail",
-            detail=f"{type(error).__name__}: {error}",
-            hint=f"Reinstall what the layer '{layer}' needs: pip install --force-reinstall ctai-sam2.",
-        )
+        status, detail = "fail", f"{type(error).__name__}: {error}"
+        hint = f"Reinstall what the layer '{layer}' needs: pip install --force-reinstall ctai-sam2."
+    return Check(layer=layer, status=status, detail=detail, hint=hint)
 
 
-def _check_python() -> Check:
+def _check_python() -> Finding:
     system = f"{platform.system()} {platform.machine()}"
     detail = f"Python {platform.python_version()} on {system}, ctai_sam2 {__version__}"
-    return Check(layer="python", status="ok", detail=detail)
+    return "ok", detail, ""
 
 
-def _check_packages() -> Check:
+def _check_packages() -> Finding:
     names = (
         "numpy",
         "scipy",
@@ -106,31 +105,21 @@ def _check_packages() -> Check:
         except importlib.metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        return Check(
-            layer="packages",
-            status="fail",
-            detail=f"missing: {', '.join(missing)}",
-            hint=f"pip install {' '.join(missing)}",
-        )
+        return "fail", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}"
     decoders = [n for n in ("imagecodecs", "pylibjpeg-openjpeg", "pylibjpeg-rle") if not _installed(n)]
     if decoders:
-        return Check(
-            layer="packages",
-            status="warn",
-            detail=f"compressed DICOM needs {', '.join(decoders)}",
-            hint=f"pip install {' '.join(decoders)}",
-        )
-    return Check(layer="packages", status="ok", detail=", ".join(found))
+        return "warn", f"compressed DICOM needs {', '.join(decoders)}", f"pip install {' '.join(decoders)}"
+    return "ok", ", ".join(found), ""
 
 
-def _check_torch() -> Check:
+def _check_torch() -> Finding:
     import torch
 
     detail = f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} processors"
-    return Check(layer="torch", status="ok", detail=detail)
+    return "ok", detail, ""
 
 
-def _check_device(settings: Settings) -> Check:
+def _check_device(settings: Settings) -> Finding:
     import torch
 
     found = ["cpu"]
@@ -141,21 +130,20 @@ def _check_device(settings: Settings) -> Check:
     wanted = settings.device
     detail = f"SAM2_DEVICE={wanted}; here: {', '.join(found)}"
     if wanted != "auto" and not any(name.startswith(wanted.split(":")[0]) for name in found):
-        return Check(
-            layer="device",
-            status="fail",
-            detail=detail,
-            hint="Set SAM2_DEVICE=auto, or install the PyTorch build and driver for that device.",
+        return (
+            "fail",
+            detail,
+            "Set SAM2_DEVICE=auto, or install the PyTorch build and driver for that device.",
         )
-    return Check(layer="device", status="ok", detail=detail)
+    return "ok", detail, ""
 
 
-def _check_sam2() -> Check:
+def _check_sam2() -> Finding:
     importlib.import_module("sam2.modeling.sam2_base")
-    return Check(layer="sam2", status="ok", detail=f"sam2 {importlib.metadata.version('sam2')}")
+    return "ok", f"sam2 {importlib.metadata.version('sam2')}", ""
 
 
-def _check_weights(settings: Settings) -> Check:
+def _check_weights(settings: Settings) -> Finding:
     from ctai_sam2.models.factory import is_checkpoint_file, open_store
     from ctai_sam2.models.registry import hash_file, require_digest
 
@@ -164,37 +152,34 @@ def _check_weights(settings: Settings) -> Check:
         open_store(settings).require_file(path, path.name)
         if settings.model_sha256 is not None:
             require_digest(hash_file(path), settings.model_sha256, path.name)
-        return Check(layer="weights", status="ok", detail=f"own checkpoint {path.name}")
+        return "ok", f"own checkpoint {path.name}", ""
     status = open_store(settings).verify(settings.model)
-    return Check(layer="weights", status="ok", detail=f"{settings.model}: {status.detail}")
+    return "ok", f"{settings.model}: {status.detail}", ""
 
 
-def examine_engine(settings: Settings) -> Check:
+def examine_engine(settings: Settings) -> Finding:
     """Say what computes the network; loads it where another engine than PyTorch is wished for."""
     from ctai_sam2.models.engine import is_installed
     from ctai_sam2.models.factory import open_local
 
     if settings.engine == "torch":
         there = "OpenVINO is installed" if is_installed() else "the extra fast-cpu is not installed"
-        return Check(layer="engine", status="ok", detail=f"PyTorch computes (SAM2_ENGINE=torch; {there})")
+        return "ok", f"PyTorch computes (SAM2_ENGINE=torch; {there})", ""
     with open_local(settings) as segmenter:
         choice = segmenter.engine
     if choice.refusal is not None:
-        return Check(
-            layer="engine",
-            status="warn",
-            detail=f"PyTorch computes, OpenVINO was not taken: {choice.refusal}",
-            hint="Set SAM2_ENGINE=torch, or install the extra: pip install 'ctai-sam2[fast-cpu]'.",
-        )
+        hint = "Set SAM2_ENGINE=torch, or install the extra: pip install 'ctai-sam2[fast-cpu]'."
+        return "warn", f"PyTorch computes, OpenVINO was not taken: {choice.refusal}", hint
     if choice.least_iou is None:
-        return Check(layer="engine", status="ok", detail=f"PyTorch computes (SAM2_ENGINE={settings.engine})")
+        return "ok", f"PyTorch computes (SAM2_ENGINE={settings.engine})", ""
     detail = f"{choice.name} computes; least IoU with PyTorch's masks {choice.least_iou:.4f}"
-    return Check(layer="engine", status="ok", detail=detail)
+    return "ok", detail, ""
 
 
-def _check_segmentation() -> Check:
+def _check_segmentation() -> Finding:
     import numpy as np
 
+    from ctai_sam2.measure.overlap import dice
     from ctai_sam2.models import open_segmenter
     from ctai_sam2.phantom import make_axial_slice, reference_parameters
     from ctai_sam2.segmentation import segment_structure
@@ -205,21 +190,17 @@ def _check_segmentation() -> Check:
     with open_segmenter("local") as segmenter:
         result = segment_structure(ct, "psoas_left", segmenter)
     found, truth = result.mask, phantom.masks["psoas_left"]
-    dice = 2 * int((found & truth).sum()) / max(1, int(found.sum()) + int(truth.sum()))
-    detail = f"one click on a phantom's left psoas: Dice {dice:.2f}"
+    overlap = dice(found, truth)
+    detail = f"one click on a phantom's left psoas: Dice {overlap:.2f}"
     if result.prediction is not None:
         detail += f", {result.prediction.processing_time_ms:.0f} ms"
-    if dice < 0.5:
-        return Check(
-            layer="segmentation",
-            status="fail",
-            detail=detail,
-            hint="The model runs but does not segment: verify the weights with ctai-sam2 models verify.",
-        )
-    return Check(layer="segmentation", status="ok", detail=detail)
+    if overlap < 0.5:
+        hint = "The model runs but does not segment: verify the weights with ctai-sam2 models verify."
+        return "fail", detail, hint
+    return "ok", detail, ""
 
 
-def _check_cache(settings: Settings) -> Check:
+def _check_cache(settings: Settings) -> Finding:
     from ctai_sam2.models.factory import cache_folder
 
     folder = cache_folder(settings)
@@ -229,55 +210,40 @@ def _check_cache(settings: Settings) -> Check:
         with tempfile.NamedTemporaryFile(dir=folder, prefix="doctor-"):
             pass
     except OSError as error:
-        return Check(layer="cache", status="warn", detail=f"not writable: {error.strerror}", hint=hint)
+        return "warn", f"not writable: {error.strerror}", hint
     free_gb = shutil.disk_usage(folder).free / 1e9
     detail = f"writable, {free_gb:.0f} GB free, entries live {settings.cache_expire_hours:g} h"
     if free_gb < 1:
-        return Check(
-            layer="cache", status="warn", detail=detail, hint="Free some room or set SAM2_CACHE_DIR."
-        )
-    return Check(layer="cache", status="ok", detail=detail)
+        return "warn", detail, "Free some room or set SAM2_CACHE_DIR."
+    return "ok", detail, ""
 
 
-def _check_service(settings: Settings) -> Check:
+def _check_service(settings: Settings) -> Finding:
     from ctai_sam2.models import open_segmenter
 
     if not settings.service_urls:
-        return Check(layer="service", status="ok", detail="none configured (SAM2_SERVICE_URL is empty)")
+        return "ok", "none configured (SAM2_SERVICE_URL is empty)", ""
     with open_segmenter("remote", settings) as remote:
         health = remote.health()
     hint = "Start the service, correct SAM2_SERVICE_URL, or leave it empty to work locally."
-    return Check(
-        layer="service",
-        status="ok" if health.available else "warn",
-        detail=health.detail,
-        hint="" if health.available else hint,
-    )
+    return ("ok", health.detail, "") if health.available else ("warn", health.detail, hint)
 
 
-def _check_widgets() -> Check:
+def _check_widgets() -> Finding:
     missing = [name for name in WIDGET_PACKAGES if not _installed(name)]
     if missing:
-        return Check(
-            layer="widgets",
-            status="warn",
-            detail=f"the editors need {', '.join(missing)}",
-            hint='pip install "ctai-sam2[jupyter]", then restart JupyterLab.',
-        )
+        hint = 'pip install "ctai-sam2[jupyter]", then restart JupyterLab.'
+        return "warn", f"the editors need {', '.join(missing)}", hint
     from jupyter_core.paths import jupyter_path
 
     absent = [
         n for n in LAB_EXTENSIONS if not any(Path(p, n).is_dir() for p in jupyter_path("labextensions"))
     ]
     if absent:
-        return Check(
-            layer="widgets",
-            status="warn",
-            detail=f"JupyterLab of this environment lacks the extension {', '.join(absent)}",
-            hint="Install ipywidgets and ipycanvas where JupyterLab itself runs, not only in the kernel.",
-        )
+        hint = "Install ipywidgets and ipycanvas where JupyterLab itself runs, not only in the kernel."
+        return "warn", f"JupyterLab of this environment lacks the extension {', '.join(absent)}", hint
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in WIDGET_PACKAGES)
-    return Check(layer="widgets", status="ok", detail=versions)
+    return "ok", versions, ""
 
 
 def _installed(name: str) -> bool:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ctai_sam2.cli.options import AsJson, Out
-from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.cli.options import AsJson, Out, pairs_of, progress_bar, split_pair
+from ctai_sam2.cli.report import print_files, print_json, print_table, print_warnings, reporting_errors
 from ctai_sam2.errors import InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import read_file
 from ctai_sam2.files.json_text import parse_json
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score a model with simulated clicks, boxes and no points: CSV, JSON, figure and an HTML report."""
-    from tqdm import tqdm
-
     from ctai_sam2.evaluation import (
         Plan,
         describe,
@@ -98,11 +96,11 @@ def evaluate(
     source = locate_model(model or settings.model, config=config, store=store)
     fold_sources = {
         word: locate_model(Path(path), config=config, store=store)
-        for word, path in _pairs(fold, "=", "--fold WORD=weights.safetensors").items()
+        for word, path in pairs_of(fold, "--fold WORD=weights.safetensors").items()
     }
     chosen: dict[str, Any] = {"structures": tuple(structure)} if structure else {}
     plan = Plan(
-        skip=tuple(_split(entry, ":", "--skip WORD:STRUCTURE") for entry in skip or ()),
+        skip=tuple(split_pair(entry, "--skip WORD:STRUCTURE", ":") for entry in skip or ()),
         unseen=tuple(unseen or ()),
         all_unseen=all_unseen,
         baselines=baselines,
@@ -118,13 +116,7 @@ def evaluate(
         "num_threads": settings.num_threads,
     }
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(unit="slice", disable=as_json))
-
-        def show(done: int, total: int, name: str) -> None:
-            bar.total = total
-            bar.set_description(name, refresh=False)
-            bar.update(done - bar.n)
-
+        show = stack.enter_context(progress_bar("slice", hidden=as_json))
         segmenter = stack.enter_context(open_model(source, store=store, **opening))
         evaluation = evaluate_model(
             segmenter,
@@ -145,18 +137,15 @@ def evaluate(
         print_json({**describe(evaluation), "files": vars(files)})
         return
     print_table(_shown(evaluation.summarise()), SHOWN)
-    for text in (*evaluation.skipped, *(f"{name}: {why}" for name, why in evaluation.not_run.items())):
-        typer.secho(f"Note: {text}", fg="yellow")
-    print_line("\nWritten:")
-    for name, path in vars(files).items():
-        print_line(f"  {name:<13} {path}")
+    print_warnings([*evaluation.skipped, *(f"{name}: {why}" for name, why in evaluation.not_run.items())])
+    print_files(vars(files))
 
 
 def _read_notes(path: Path) -> dict[str, dict[str, Any]]:
-    require_file(path)
+    content = read_file(path)
     try:
-        notes = parse_json(path.read_text(encoding="utf-8"), unique_keys=True)
-    except (OSError, ValueError) as error:
+        notes = parse_json(content.decode("utf-8"), unique_keys=True)
+    except ValueError as error:
         raise InputError("the notes on cases cannot be read", received=path.name) from error
     if not isinstance(notes, dict) or not all(isinstance(one, dict) for one in notes.values()):
         raise InputError(
@@ -171,20 +160,3 @@ def _shown(summary: Sequence[SummaryRow]) -> list[dict[str, object]]:
     return [
         {**row.to_row(), "slices": row.group, "fails": f"{100 * row.failure_rate:.0f} %"} for row in summary
     ]
-
-
-def _pairs(entries: Words, separator: str, form: str) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for entry in entries or ():
-        word, value = _split(entry, separator, form)
-        if word in pairs:
-            raise InputError("a word is given twice", received=word, hint=f"Write {form} once for each word.")
-        pairs[word] = value
-    return pairs
-
-
-def _split(entry: str, separator: str, form: str) -> tuple[str, str]:
-    word, found, value = entry.partition(separator)
-    if not (word and found and value):
-        raise InputError("an option has another form", received=entry, hint=f"Write {form}.")
-    return word, value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from ctai_sam2.cli.options import AsJson, Series
+from ctai_sam2.cli.options import AsJson, Series, pairs_of
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
@@ -149,7 +149,7 @@ def import_(
         of,
         source=source,
         series_uid=series,
-        names=_renamings(rename),
+        names=pairs_of(rename, "--rename theirs=ours, as in Segment_1=psoas_left"),
         structures=structure,
         image=image,
         table=labels,
@@ -236,16 +236,6 @@ def _read_masks(
             hint="Give the file alone, or one mask of it as name=file#label.",
         )
     return ImportedMasks({name: next(iter(found.values()))}, warnings=found.warnings)
-
-
-def _renamings(entries: list[str] | None) -> dict[str, str]:
-    names: dict[str, str] = {}
-    for entry in entries or ():
-        theirs, separator, ours = entry.partition("=")
-        if not (theirs and separator and ours):
-            raise InputError("a renaming is theirs=ours", received=entry, hint="As in Segment_1=psoas_left.")
-        names[theirs] = ours
-    return names
 
 
 def _authorship(made_by: str, model: str | None) -> Authorship:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ctai_sam2.cli.options import AsJson
+from ctai_sam2.cli.options import AsJson, progress_bar
 from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
 
 if TYPE_CHECKING:
@@ -53,16 +53,9 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Download a checkpoint; resumes where it was cut, and keeps only what has the right digest."""
-    from tqdm import tqdm
-
     from ctai_sam2.models.factory import download_model
 
-    with tqdm(unit="B", unit_scale=True, desc=name, disable=as_json) as bar:
-
-        def show(have: int, total: int | None) -> None:
-            bar.total = total
-            bar.update(have - bar.n)
-
+    with progress_bar("B", hidden=as_json, unit_scale=True, desc=name) as show:
         path = download_model(name, sha256=sha256, mirror_url=mirror_url, progress=show)
     if as_json:
         print_json({"name": name, "path": path})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ctai_sam2.measure.definitions import TissueDefinitions
     from ctai_sam2.models import Segmenter
 
+MASK_FORM = "--mask name=file or name=file#label, as in psoas_left=left.png"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 AnyRegion = Annotated[
     bool, typer.Option("--any-region", help="Go on where the slice shows something other than an abdomen.")
@@ -76,20 +78,48 @@ def numbers_of(text: str | None, count: int | tuple[int, ...], form: str) -> lis
     return values
 
 
-def named_paths(entries: Sequence[str]) -> dict[str, Path]:
-    """Read ``name=file`` entries.
+@contextmanager
+def progress_bar(unit: str, *, hidden: bool | None, **options: Any) -> Iterator[Callable[..., None]]:
+    """Show a bar while the block works; yields what to call with done, total and, maybe, on what."""
+    from tqdm import tqdm
+
+    with tqdm(unit=unit, disable=hidden, **options) as bar:
+
+        def show(done: int, total: int | None, now: str = "") -> None:
+            bar.total = total
+            if now:
+                bar.set_description(now, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def split_pair(entry: str, form: str, separator: str = "=") -> tuple[str, str]:
+    """Read an option of two words with a sign between; ``form`` says how it is written.
 
     Raises
     ------
     InputError
-        If an entry has another form.
+        If a word or the sign is missing.
     """
-    named = {}
-    for entry in entries:
-        name, separator, path = entry.partition("=")
-        if not separator or not name or not path:
-            raise InputError(
-                "a mask is given as name=file", received=entry, hint="For example psoas_left=left.png."
-            )
-        named[name] = Path(path)
-    return named
+    word, found, value = entry.partition(separator)
+    if not (word and found and value):
+        raise InputError("an option has another form", received=entry, hint=f"Write {form}.")
+    return word, value
+
+
+def pairs_of(entries: Sequence[str] | None, form: str) -> dict[str, str]:
+    """Read options such as ``name=file``, each word once.
+
+    Raises
+    ------
+    InputError
+        If an entry has another form, or a word is given twice.
+    """
+    pairs: dict[str, str] = {}
+    for entry in entries or ():
+        word, value = split_pair(entry, form)
+        if word in pairs:
+            raise InputError("a word is given twice", received=word, hint=f"Write {form} once for each word.")
+        pairs[word] = value
+    return pairs

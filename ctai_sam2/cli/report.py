@@ -7,7 +7,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -75,9 +75,9 @@ def print_line(text: str = "", *, as_json: bool = False) -> None:
     typer.echo(_encodable(_printable(text), err=as_json), err=as_json)
 
 
-def print_note(text: str) -> None:
-    """Write a note for a person to stderr."""
-    typer.secho(_encodable(for_terminal(f"Note: {text}"), err=True), fg="yellow", err=True)
+def print_note(text: str, *, err: bool = True) -> None:
+    """Write a note for a person, to stderr unless it belongs to what stdout says."""
+    typer.secho(_encodable(for_terminal(f"Note: {text}"), err=err), fg="yellow", err=err)
 
 
 def print_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
@@ -125,10 +125,10 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def print_warnings(warnings: Sequence[str]) -> None:
-    """Print warnings, a line each."""
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print warnings to stdout, a line each."""
     for text in warnings:
-        typer.secho(f"Note: {text}", fg="yellow")
+        print_note(text, err=False)
 
 
 def print_files(files: Mapping[str, Any]) -> None:

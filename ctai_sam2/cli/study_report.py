@@ -43,19 +43,15 @@ def report(
 ) -> None:
     """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
     from ctai_sam2.files.atomic import require_writable
+    from ctai_sam2.files.page import require_page_writer
     from ctai_sam2.io import read_study
     from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
     from ctai_sam2.segmentation import segment_study
     from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
-    from ctai_sam2.study.report import (
-        describe_report,
-        require_language,
-        require_page_writer,
-        require_person,
-        write_study_report,
-    )
+    from ctai_sam2.study.person import require_person
+    from ctai_sam2.study.report import describe_report, require_language, write_study_report
 
     require_height(height_m)
     require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)

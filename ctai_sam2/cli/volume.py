@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperCommand
 
+from ctai_sam2.cli.options import progress_bar
 from ctai_sam2.cli.report import print_json, print_line, print_note, print_table
 from ctai_sam2.errors import InputError
 
@@ -93,8 +94,6 @@ def segment_levels(
     as_json: bool,
 ) -> None:
     """Segment, write and report a range of levels."""
-    from tqdm import tqdm
-
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation.volume import segment_volume
     from ctai_sam2.study.outputs import claim_folder
@@ -112,12 +111,7 @@ def segment_levels(
 
         source = find_source_images(study, series_uid=series)
     claim_folder(out, volume)
-    with tqdm(unit="slice", disable=as_json or None) as bar:
-
-        def show(done: int, total: int, step: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress_bar("slice", hidden=as_json or None) as show:
         result = segment_volume(
             volume,
             segmenter,

@@ -76,7 +76,7 @@ class Correction:
     def digest(self) -> str:
         """Digest of all of it; part of a row's key."""
         drawn = {name: key_of([mask.shape, mask.tobytes().hex()]) for name, mask in self.masks.items()}
-        # Without what earlier versions did not write: their digests stay as they were.
+        # A field that earlier versions did not write is left out where empty: their digests stay the same.
         entries = [
             one.model_dump(mode="json", exclude=set() if one.volume_structures else {"volume_structures"})
             for one in self.entries

@@ -83,7 +83,7 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
     Of an unforeseen error only its type and where in this package it came up are given.
     """
     if isinstance(error, OtherRegion):
-        # What a single call may do nevertheless, a cohort does not.
+        # The hint of a single call, to allow any region, is of no use here: a cohort does not.
         hint = "Choose a slice at L3 (mid_l3_index), or leave the case out."
         error = OtherRegion(error.problem, received=error.received, hint=hint)
     if isinstance(error, CtaiError):

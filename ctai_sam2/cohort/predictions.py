@@ -218,7 +218,7 @@ def read_predictions(path: Path) -> CasePredictions:
         ) from error
 
 
-# Whatever the values say that are not there, or are none of ours.
+# What reading raises where values are missing or not those that were written.
 _DAMAGE = (CtaiError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
 
 

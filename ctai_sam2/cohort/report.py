@@ -6,7 +6,6 @@ import base64
 import math
 import os
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,8 @@ from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.cohort.report_pdf import render_cohort_pdf, render_table_one
 from ctai_sam2.cohort.store import CohortStore, state_of
 from ctai_sam2.cohort.table import read_summary, read_table
-from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_bytes, write_table_csv, write_text
+from ctai_sam2.files.page import render_page, require_page_writer
 from ctai_sam2.measure.cutoffs import cutoff_table
 
 if TYPE_CHECKING:
@@ -120,10 +119,7 @@ def render_report(store: CohortStore) -> str:
     InputError
         If the folder holds no results, or jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
+    require_page_writer()
 
     # Summaries of earlier versions lack some counts.
     summary: dict[str, Any] = {
@@ -138,13 +134,8 @@ def render_report(store: CohortStore) -> str:
     table = read_table(store.folder)
     usable = set(table["case_id"][usable_rows(table)])
     rows = sorted(_plain_rows(table), key=_gravity)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(
-        files("ctai_sam2.cohort").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return render_page(
+        "ctai_sam2.cohort",
         summary=summary,
         models=list(summary["models"]) or ["no model"],
         definitions=_identify(summary["definitions"]),

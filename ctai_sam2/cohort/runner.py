@@ -415,7 +415,7 @@ def _dispatch_to_dask(tasks: list[CaseTask], order: RunOrder, dask: Any, tally: 
         finally:
             peaks: dict[str, float] = {}
             with contextlib.suppress(OSError, CancelledError, RuntimeError, ValueError):
-                # Of a worker that has just been lost nothing is left to dismiss.
+                # A worker that has just been lost has nothing left to dismiss.
                 peaks = client.run(dismiss, order.run_id, on_error="ignore")
     return max(peaks.values(), default=0.0)
 

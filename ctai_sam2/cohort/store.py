@@ -32,6 +32,7 @@ from typing import Any, NamedTuple, TypeAlias
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record, write_case_record
 from ctai_sam2.errors import DamagedFile, StorageError
 from ctai_sam2.files.atomic import write_text
+from ctai_sam2.files.folders import reason_of
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.journal.lock import lock_file
 
@@ -149,7 +150,7 @@ class CohortStore:
         except OSError as error:
             raise StorageError(
                 f"the results folder {self.folder.name} cannot be used",
-                received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
+                received=reason_of(error),
                 hint="Choose another, or check its permissions.",
             ) from error
 
@@ -356,7 +357,7 @@ class CohortStore:
         except OSError as error:
             raise StorageError(
                 f"nothing can be written to the folder {self.folder.name}",
-                received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
+                received=reason_of(error),
                 hint="Choose another with --out, or check its permissions.",
             ) from error
 

@@ -30,9 +30,10 @@ from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.files.atomic import write_bytes, write_json, write_table_csv
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.files.safe_text import from_cell
-from ctai_sam2.measure.cutoffs import cutoff_table, flag_low_smd, flag_low_smi, parse_cutoff_choice
-from ctai_sam2.measure.reference_values import compare_with_reference, reference_table
-from ctai_sam2.study.row import TableRow
+from ctai_sam2.measure.cutoffs import cutoff_table, parse_cutoff_choice
+from ctai_sam2.measure.reference_values import reference_table
+from ctai_sam2.study.person import Person
+from ctai_sam2.study.row import TableRow, number_of_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +114,7 @@ def write_results(
     """
     states = store.record_states()
     records = [current_record(store, case.case_id, case_keys) for case in cases]
-    sexes = [sex_of(case, record) for case, record in zip(cases, records, strict=True)]
+    sexes = [person_of(case, record).sex for case, record in zip(cases, records, strict=True)]
     flags = find_flags(
         records,
         confidence_threshold=config.settings.confidence_threshold,
@@ -269,14 +270,7 @@ def _make_row(
     own: Mapping[str, str],
 ) -> TableRow:
     row: TableRow = dict.fromkeys(TABLE_COLUMNS)
-    header = None if record is None else record.acquisition
-    weight, height, age = case.weight_kg, case.height_m, case.age_years
-    if header is not None:
-        age = header.patient_age_years if age is None else age
-        weight = header.patient_weight_kg if weight is None else weight
-        height = header.patient_height_m if height is None else height
-    bmi = None if weight is None or height is None else weight / height**2
-    sex = sex_of(case, record)
+    person = person_of(case, record)
     row.update(
         {
             "case_id": case.case_id,
@@ -284,10 +278,10 @@ def _make_row(
             "flagged": bool(flags),
             "flags": " ".join(flags) or None,
             "flag_details": " | ".join(f"{name}: {text}" for name, text in flags.items()) or None,
-            "sex": sex,
-            "weight_kg": weight,
-            "bmi_kg_m2": bmi,
-            "age_years": age,
+            "sex": person.sex,
+            "weight_kg": person.weight_kg,
+            "bmi_kg_m2": person.bmi_kg_m2,
+            "age_years": person.age_years,
         }
     )
     row.update({column: case.extra.get(name) for name, column in own.items()})
@@ -296,14 +290,13 @@ def _make_row(
         row["error_type"], row["error"] = error.type, error.sentence
         return row
     row.update(record.row)
-    usable_bmi = bmi if bmi is not None and 5 <= bmi <= 150 else None
     own_choice = parse_cutoff_choice(case.cut_offs) if case.cut_offs else {}
     smi_table = cutoff_table(own_choice.get("smi", config.smi_cutoffs))
     smd_table = cutoff_table(own_choice.get("smd", config.smd_cutoffs))
-    row["low_smi"] = flag_low_smi(_float(row["smi_cm2_m2"]), sex, usable_bmi, cutoffs=smi_table)
-    row["low_smd"] = flag_low_smd(_float(row["smd_hu"]), sex, usable_bmi, cutoffs=smd_table)
+    row["low_smi"] = person.is_low("smi_cm2_m2", number_of_cell(row["smi_cm2_m2"]), smi_table)
+    row["low_smd"] = person.is_low("smd_hu", number_of_cell(row["smd_hu"]), smd_table)
     row["smi_cutoffs"], row["smd_cutoffs"] = smi_table.identifier, smd_table.identifier
-    row.update(compare_row(row, sex=sex, age_years=age, reference=config.reference))
+    row.update(compare_row(row, person, reference=config.reference))
     for name, value in record.quality.area_cv.items():
         row[f"area_cv_{name}"] = value
     row["level_gap_mm"], row["body_at_edge_mm"] = record.quality.level_gap_mm, record.quality.edge_mm
@@ -316,9 +309,7 @@ def _make_row(
     return row
 
 
-def compare_row(
-    row: Mapping[str, Any], *, sex: str | None, age_years: float | None, reference: str
-) -> TableRow:
+def compare_row(row: Mapping[str, Any], person: Person, *, reference: str) -> TableRow:
     """Compare SMA, SMI and SMD of a row with people of the same sex and age; cells are None where none apply.
 
     Raises
@@ -326,13 +317,9 @@ def compare_row(
     InputError
         If there are no such reference values.
     """
-    # Where nobody knows the level, values of L3 are no reference.
-    level = "L3" if row["l3_certainty"] in ("user", "counted", "estimated") else None
     cells: TableRow = dict.fromkeys(REFERENCE_COLUMNS)
     for name, column in COMPARED:
-        found = compare_with_reference(
-            column, _float(row[column]), sex=sex, age_years=age_years, level=level, table=reference
-        )
+        found = person.compare(row, column, reference)
         if found is not None:
             cells[f"{name}_z"], cells[f"{name}_percentile"] = found.z, found.percentile
             cells[f"{name}_below_p5"] = found.is_below_p5
@@ -349,7 +336,7 @@ def _summarize(
     models = Counter(f"{row['model']} {str(row['weights_sha256'])[:12]}" for row in rows if row["model"])
     numbers = {}
     for column in ("sma_cm2", "smi_cm2_m2", "smd_hu", "psoas_area_mm2", "sat_area_mm2", "vat_area_mm2"):
-        known = sorted(v for v in (_float(row[column]) for row in rows) if v is not None)
+        known = sorted(v for v in (number_of_cell(row[column]) for row in rows) if v is not None)
         if known:
             numbers[column] = {
                 "n": len(known),
@@ -421,14 +408,10 @@ def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> 
     write_bytes(path, buffer.getvalue())
 
 
-def sex_of(case: Case, record: CaseRecord | None) -> str | None:
-    """Sex by the manifest, else by the images' header."""
-    by_header = None if record is None else record.acquisition.patient_sex
-    return case.sex or (by_header if by_header in ("M", "F") else None)
-
-
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+def person_of(case: Case, record: CaseRecord | None) -> Person:
+    """Return what is known of the patient by the manifest, else by the images' header."""
+    known = Person(sex=case.sex, age_years=case.age_years, weight_kg=case.weight_kg, height_m=case.height_m)
+    return known if record is None else known.completed_by(record.acquisition)
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:

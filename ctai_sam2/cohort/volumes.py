@@ -14,7 +14,7 @@ from ctai_sam2.cohort.case_record import CaseRecord
 from ctai_sam2.cohort.config import CohortConfig
 from ctai_sam2.cohort.predictions import read_predictions, write_predictions
 from ctai_sam2.cohort.store import CohortStore
-from ctai_sam2.errors import AnatomyNotFound, DamagedFile, InputError, StorageError
+from ctai_sam2.errors import AnatomyNotFound, DamagedFile, InputError
 from ctai_sam2.files.atomic import write_table_csv
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.models import Segmenter
@@ -166,21 +166,12 @@ def red_slices(store: CohortStore, case_id: str) -> dict[str, int]:
     DamagedFile
         If its table is damaged.
     """
-    path = store.volume_folder(case_id) / "levels.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            rows = [
-                row for row in csv.DictReader(lines) if row["level"] == "all" and row["structure"] in MUSCLES
-            ]
-        return {row["structure"]: int(row["red_slices"]) for row in rows if int(row["red_slices"])}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(
-            "a case's table of levels cannot be read",
-            received=f"{case_id}: {type(error).__name__}",
-            hint="Delete the case's folder in volumes/ and its record, and run again.",
-        ) from error
+    rows = [
+        row
+        for row in _read_levels_rows(store, case_id)
+        if row["level"] == "all" and row["structure"] in MUSCLES
+    ]
+    return {row["structure"]: int(row["red_slices"]) for row in rows if int(row["red_slices"] or 0)}
 
 
 def write_levels_table(
@@ -199,16 +190,26 @@ def write_levels_table(
     for record in records:
         if record is None or not record.is_done:
             continue
-        path = store.volume_folder(record.case_id) / "levels.csv"
-        try:
-            with path.open(encoding="utf-8", newline="") as lines:
-                rows += [{"case_id": record.case_id, **row} for row in csv.DictReader(lines)]
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError) as error:
-            raise StorageError(
-                "a case's table of levels cannot be read",
-                received=f"{record.case_id}: {type(error).__name__}",
-                hint="Delete the case's folder in volumes/ and its record, and run again.",
-            ) from error
+        found = _read_levels_rows(store, record.case_id)
+        rows += [{"case_id": record.case_id, **row} for row in found]
     return write_table_csv(store.folder / "levels.csv", rows, None if rows else ("case_id",))
+
+
+def _read_levels_rows(store: CohortStore, case_id: str) -> list[dict[str, str]]:
+    """Rows of a case's table of levels; none where it has no range."""
+    try:
+        with (store.volume_folder(case_id) / "levels.csv").open(encoding="utf-8", newline="") as lines:
+            rows = list(csv.DictReader(lines))
+            if not all(
+                row["level"] and row["structure"] and int(row["red_slices"] or 0) >= 0 for row in rows
+            ):
+                raise ValueError
+            return rows
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise DamagedFile(
+            "a case's table of levels cannot be read",
+            received=f"{case_id}: {type(error).__name__}",
+            hint="Delete the case's folder in volumes/ and its record, and run again.",
+        ) from error

@@ -184,7 +184,7 @@ class CaseWorker:
             stops_the_run=stops,
         )
         if stops and not is_outage:
-            return outcome  # The disk takes nothing, a record of it neither.
+            return outcome  # A disk that takes nothing takes no record of the failure either.
         return write_failure(self._store, task, outcome, retry=is_outage or is_damage, incomplete=is_outage)
 
     def _read_old(self, task: CaseTask) -> CaseRecord | None:

@@ -26,7 +26,7 @@ from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.review_case import ReviewCase, WorklistItem
 from ctai_sam2.cohort.store import CohortStore
-from ctai_sam2.cohort.table import current_record, read_summary, sex_of, write_results
+from ctai_sam2.cohort.table import current_record, person_of, read_summary, write_results
 from ctai_sam2.cohort.volumes import correct_levels, has_levels, read_levels
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
@@ -38,7 +38,7 @@ from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE
 from ctai_sam2.settings import Settings
 from ctai_sam2.types import CTVolume, Mask, Window
-from ctai_sam2.types.closing import ClosedByWith
+from ctai_sam2.types.context import ClosedByWith
 
 
 class Worklist:
@@ -299,7 +299,7 @@ class Worklist:
         flags = find_flags(
             records,
             confidence_threshold=self._config.settings.confidence_threshold,
-            sexes=[sex_of(c, r) for c, r in zip(self._cases.values(), records, strict=True)],
+            sexes=[person_of(c, r).sex for c, r in zip(self._cases.values(), records, strict=True)],
             same_patient=self._summary.get("same_patient"),
         )
         items = {}

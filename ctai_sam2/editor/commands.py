@@ -159,7 +159,7 @@ class FloodFill(MaskCommand):
     radius_mm: float | None = None
 
     def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
-        within = (ct_slice.hu >= self.limits.low_hu) & (ct_slice.hu <= self.limits.high_hu)
+        within = self.limits.where(ct_slice.hu)
         if self.radius_mm is not None:
             row_mm, column_mm = ct_slice.spacing_mm
             radius = (self.radius_mm / column_mm, self.radius_mm / row_mm)
@@ -460,7 +460,4 @@ def _joined(mask: Mask, drawn: Mask, erase: bool) -> Mask:
 
 
 def _limited(before: Mask, after: Mask, ct_slice: CTSlice, limit: HuRange | None) -> Mask:
-    if limit is None:
-        return after
-    hu = ct_slice.hu
-    return np.asarray(after & (before | ((hu >= limit.low_hu) & (hu <= limit.high_hu))), dtype=np.bool_)
+    return after if limit is None else after & (before | limit.where(ct_slice.hu))

@@ -25,12 +25,10 @@ from ctai_sam2.editor.slice_state import SliceState
 from ctai_sam2.editor.view import View
 from ctai_sam2.editor.viewport import Viewport
 from ctai_sam2.errors import InputError
-from ctai_sam2.geometry import edge_letters
+from ctai_sam2.geometry import slice_letters
 from ctai_sam2.image.contours import Polygon, mask_to_polygons
 from ctai_sam2.image.masks import as_mask, label_components, mask_to_box_xyxy, require_same_shape
 from ctai_sam2.types import CTSlice, CTVolume, Mask
-
-_LETTERS = {"axial": ("R", "L", "A", "P"), "sagittal": ("A", "P", "S", "I"), "coronal": ("R", "L", "S", "I")}
 
 
 class Document:
@@ -200,9 +198,7 @@ class Document:
 
     def edge_letters(self) -> tuple[str, str, str, str]:
         """Letters for the left, right, top and bottom edge; empty where the geometry does not say."""
-        if self.slice.affine is not None:
-            return edge_letters(self.slice.affine)
-        return _LETTERS.get(self.slice.plane, ("", "", "", ""))
+        return slice_letters(self.slice)
 
     def require_label(self, name: str) -> Label:
         """Return a label by its name.

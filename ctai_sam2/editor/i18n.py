@@ -271,7 +271,6 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         ),
         "view.save": ("Save", "保存"),
         "view.saved": ("Saved: {count} files in {folder}", "已保存：{count} 个文件，位于 {folder}"),
-        "view.help": ("Keys and help", "快捷键与帮助"),
         "view.more": ("Mask operations", "掩膜操作"),
         "view.waiting": ("Waiting for Python…", "正在等待 Python……"),
         "view.look": ("Display", "显示"),
@@ -334,8 +333,6 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "此编辑器已关闭。未启用日志，未保存的内容仅在内存中。",
         ),
         "view.error": ("Something went wrong here: {why}", "发生内部错误：{why}"),
-        "view.previous_case": ("Previous case", "上一例"),
-        "view.next_case": ("Next case", "下一例"),
         "view.case": ("Case {number} of {count}: {name}", "第 {number} / {count} 例：{name}"),
         "view.agreement": (
             "Other reader (white outline): Dice {dice}",

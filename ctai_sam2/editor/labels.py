@@ -20,7 +20,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.image.windowing import PRESETS, SOFT_TISSUE
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange
-from ctai_sam2.structures import COLORS
+from ctai_sam2.structures import COLORS, rgb_of
 from ctai_sam2.types import Plane, Window
 
 
@@ -48,7 +48,7 @@ class Label:
     @property
     def rgb(self) -> tuple[int, int, int]:
         """Red, green and blue, 0 to 255."""
-        return int(self.colour[1:3], 16), int(self.colour[3:5], 16), int(self.colour[5:7], 16)
+        return rgb_of(self.colour)
 
 
 TISSUE_LIMITS: Mapping[str, HuRange] = MappingProxyType(

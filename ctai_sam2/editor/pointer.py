@@ -242,10 +242,10 @@ class PointerSession(EditingSession):
             self.cancel_gesture()
             return super().go_to(index)
 
-    def _step(self, kind: Literal["undo", "redo"]) -> Change:
+    def _step(self, kind: Literal["undo", "redo"], *, on: int | None = None) -> Change:
         with self.lock:
             self.cancel_gesture()
-            return super()._step(kind)
+            return super()._step(kind, on=on)
 
     # Inside ----------------------------------------------------------------------------------
 

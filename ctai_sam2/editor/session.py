@@ -216,24 +216,7 @@ class EditingSession:
     def undo_slice(self) -> Change:
         """Take back the last step on the slice in view, whatever was done on other slices since."""
         with self.lock:
-            document = self.document
-            newest = next((e for e in reversed(document.history.done) if e.index == document.index), None)
-            if newest is None:
-                self.say(Message("status.nothing_to_undo"))
-                return Change(index=document.index)
-            locked = [name for name in sorted(newest.labels) if document.labels[name].locked]
-            if locked:
-                self.say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
-                return Change(index=document.index, refused=tuple(locked))
-            name, index = Message(newest.name), document.index
-            while True:
-                change = document.undo_on(index)
-                self.message = Message("status.undone", {"edit": name})
-                self._write({"type": "undo", "index": index})
-                self._notify(with_aspects(change, "status"))
-                # A click and the mask that the model made of it are one step.
-                if not document.history.undone[-1].joined:
-                    return change
+            return self._step("undo", on=self.document.index)
 
     def redo(self) -> Change:
         """Do the last undone step again."""
@@ -299,25 +282,31 @@ class EditingSession:
 
     # Inside ----------------------------------------------------------------------------------
 
-    def _step(self, kind: Literal["undo", "redo"]) -> Change:
+    def _step(self, kind: Literal["undo", "redo"], *, on: int | None = None) -> Change:
+        """Undo or redo the newest step; with ``on``, the newest one of that slice."""
         with self.lock:
-            stack = self.document.history.done if kind == "undo" else self.document.history.undone
-            if not stack:
+            document, history = self.document, self.document.history
+            stack = history.done if kind == "undo" else history.undone
+            newest = next((edit for edit in reversed(stack) if on is None or edit.index == on), None)
+            if newest is None:
                 self.say(Message(f"status.nothing_to_{kind}"))
-                return Change(index=self.document.index)
-            locked = [name for name in sorted(stack[-1].labels) if self.document.labels[name].locked]
+                return Change(index=document.index)
+            locked = [name for name in sorted(newest.labels) if document.labels[name].locked]
             if locked:
                 self.say(Message("status.locked", {"label": Message(f"label.{locked[0]}")}))
-                return Change(index=self.document.index, refused=tuple(locked))
-            name = Message(stack[-1].name)
+                return Change(index=document.index, refused=tuple(locked))
             while True:
-                is_joined = stack[-1].joined
-                change = self.document.undo() if kind == "undo" else self.document.redo()
-                self.message = Message("status.undone" if kind == "undo" else "status.redone", {"edit": name})
-                self._write({"type": kind})
+                if kind == "redo":
+                    change = document.redo()
+                else:
+                    change = document.undo() if on is None else document.undo_on(on)
+                self.message = Message(
+                    "status.undone" if kind == "undo" else "status.redone", {"edit": Message(newest.name)}
+                )
+                self._write({"type": kind} if on is None else {"type": kind, "index": on})
                 self._notify(with_aspects(change, "status"))
                 # A click and the mask that the model made of it are one step.
-                if not stack or not (is_joined if kind == "undo" else stack[-1].joined):
+                if not stack or not history.undone or not history.undone[-1].joined:
                     return change
 
     def _write(self, event: Mapping[str, Any]) -> None:

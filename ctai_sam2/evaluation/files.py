@@ -18,7 +18,7 @@ from ctai_sam2.files.atomic import write_bytes, write_json, write_table_csv, wri
 
 PROTOCOL: Final = {
     "first_click": "pixel of the reference's largest piece that is farthest from its border",
-    "next_clicks": "the same of the largest connected error; every question holds all clicks so far",
+    "next_clicks": "the same of the largest connected error; every prompt holds all clicks so far",
     "box": "exact bounding box of the reference, with the first click",
     "button": "one click without points: prompts from anatomy, HU limits, clean-up",
     "max_clicks": MAX_CLICKS,

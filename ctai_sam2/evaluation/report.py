@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
@@ -14,12 +13,12 @@ from PIL import Image
 from scipy import ndimage
 
 from ctai_sam2._version import __version__
-from ctai_sam2.errors import InputError
 from ctai_sam2.evaluation.figure import name_group, name_method, name_prompt
 from ctai_sam2.evaluation.pictures import Picture
 from ctai_sam2.evaluation.runner import Evaluation
 from ctai_sam2.evaluation.scores import MAX_CLICKS, PROMPTS
 from ctai_sam2.evaluation.summary import SummaryRow, break_down
+from ctai_sam2.files.page import render_page
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.types import Mask
 
@@ -56,18 +55,13 @@ def render_report(
     InputError
         If jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].") from error
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(name_group=name_group, name_method=name_method, name_prompt=name_prompt)
-    page = files("ctai_sam2.evaluation").joinpath("report.html.j2").read_text(encoding="utf-8")
     peers = [method for method in _PEERS if any(row.method == method for row in summary)]
     notes = [f"{name_method(method)}: {why}" for method, why in evaluation.not_run.items()]
-    return environment.from_string(page).render(
+    return render_page(
+        "ctai_sam2.evaluation",
+        name_group=name_group,
+        name_method=name_method,
+        name_prompt=name_prompt,
         evaluation=evaluation,
         identity=evaluation.identity,
         version=__version__,

@@ -38,7 +38,7 @@ from ctai_sam2.evaluation.sessions import (
 )
 from ctai_sam2.evaluation.summary import SummaryRow, summarise
 from ctai_sam2.image.body import body_of
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.frame import Frame
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.io import ReferenceCase, read_case_npz
 from ctai_sam2.models import Prefetching, Segmenter

@@ -71,7 +71,7 @@ class Pointing:
 
 
 MakesPrompt: TypeAlias = Callable[[Pointing], Prompt]
-"""Turns what a reader points at into the question for the model."""
+"""Turns what a reader points at into a prompt."""
 
 
 def plain_prompt(pointing: Pointing) -> Prompt:

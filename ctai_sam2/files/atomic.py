@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ctai_sam2.errors import InputError, StorageError
+from ctai_sam2.files.folders import reason_of
 from ctai_sam2.files.safe_text import to_cell
 
 
@@ -128,7 +129,7 @@ def require_writable(folder: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise StorageError(
             f"nothing can be written to the folder {target.name}",
-            received=os.strerror(error.errno).lower() if error.errno else type(error).__name__,
+            received=reason_of(error),
             hint="Choose another with --out, or check its permissions.",
         ) from error
     return target
@@ -256,8 +257,7 @@ _HINTS = {
 
 
 def _storage_error(target: Path, error: OSError) -> StorageError:
-    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
     return StorageError(
-        f"{target.name} could not be written: {cause}",
+        f"{target.name} could not be written: {reason_of(error)}",
         hint=_HINTS.get(error.errno or 0, "Check that the folder exists and can be written to."),
     )

@@ -1,4 +1,4 @@
-"""Files to read: one that is named, or all below a folder, and what could not be followed."""
+"""Files to read: one that is named, or all below a folder, and what could not be opened or followed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
         os.listdir(folder)
     except OSError as error:
         raise InputError(
-            f"the folder {folder.name} cannot be opened: {os.strerror(error.errno or 0).lower()}",
+            f"the folder {folder.name} cannot be opened: {reason_of(error)}",
             hint="Check the path and its permissions.",
         ) from error
     seen = {os.path.realpath(folder)}
@@ -54,6 +54,39 @@ def require_file(path: Path) -> None:
         raise InputError(f"there is no file {path.name}", hint="Check the path.")
 
 
+def read_file(path: Path) -> bytes:
+    """Read a whole file.
+
+    Raises
+    ------
+    InputError
+        If there is no file of this name, or it cannot be opened.
+    """
+    require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable_file(path.name, error) from error
+
+
+def unreadable_file(name: str, error: OSError) -> InputError:
+    """Make the error for a file that cannot be opened."""
+    return InputError(
+        f"{name} cannot be opened: {reason_of(error)}", hint="Check the path and its permissions."
+    )
+
+
+def reason_of(error: OSError) -> str:
+    """Say what the operating system reports, without the file's name.
+
+    Examples
+    --------
+    >>> reason_of(PermissionError(13, "Permission denied", "a-name"))
+    'permission denied'
+    """
+    return os.strerror(error.errno).lower() if error.errno else type(error).__name__
+
+
 def why_not_followed(entry: Path) -> str | None:
     """Say why an entry of a folder leads to no file and no folder; None where it does."""
     try:
@@ -62,7 +95,7 @@ def why_not_followed(entry: Path) -> str | None:
         if entry.is_dir() or entry.is_file():
             return None
     except OSError as error:
-        return os.strerror(error.errno or 0).lower()
+        return reason_of(error)
     return "neither a file nor a folder"
 
 
@@ -70,7 +103,7 @@ def _walk(folder: Path, skipped: list[tuple[str, str]], seen: set[str]) -> Itera
     try:
         names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except OSError as error:
-        skipped.append((folder.name, os.strerror(error.errno or 0).lower()))
+        skipped.append((folder.name, reason_of(error)))
         return
     folders: list[Path] = []
     for name in names:

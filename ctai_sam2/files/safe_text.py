@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import read_file
 
 _FORMULA = "=+-@＝＋－＠"
 _LITERAL = "\\u005cu"
@@ -155,13 +155,10 @@ def read_table(path: str | os.PathLike[str]) -> tuple[list[str], list[dict[str, 
         If the file is missing, is no table in UTF-8, or a row has more cells than the header.
     """
     path = Path(path)
-    require_file(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path.name} is no CSV table in UTF-8", hint="Save it as CSV (UTF-8).") from error
-    except OSError as error:
-        raise InputError(f"{path.name} cannot be opened", hint="Check its permissions.") from error
     separator = separator_of(text.split("\n", 1)[0])
     try:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True))

@@ -14,7 +14,7 @@ from scipy import ndimage
 
 from ctai_sam2.image.masks import mask_to_box_xyxy
 from ctai_sam2.image.windowing import window_to_uint8
-from ctai_sam2.structures import COLORS
+from ctai_sam2.structures import COLORS, rgb_of
 from ctai_sam2.types import CTSlice, Mask
 
 SIDE_PX = 320
@@ -52,11 +52,11 @@ def draw_preview(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> bytes:
     for name in _FAT_TINTED:
         if name in masks and masks[name].any():
             inside = _resized(masks[name][rows, columns], size)
-            rgb[inside] = 0.6 * rgb[inside] + 0.4 * np.array(_rgb(name), np.float32)
+            rgb[inside] = 0.6 * rgb[inside] + 0.4 * np.array(rgb_of(COLORS[name]), np.float32)
     for name in _OUTLINED:
         if name in masks and masks[name].any():
             inside = _resized(masks[name][rows, columns], size)
-            rgb[inside & ~ndimage.binary_erosion(inside, iterations=1)] = _rgb(name)
+            rgb[inside & ~ndimage.binary_erosion(inside, iterations=1)] = rgb_of(COLORS[name])
     buffer = io.BytesIO()
     Image.fromarray(rgb.astype(np.uint8)).save(buffer, format="JPEG", quality=_QUALITY)
     return buffer.getvalue()
@@ -85,8 +85,3 @@ def _around_body(ct_slice: CTSlice) -> tuple[slice, slice]:
 def _resized(mask: Mask, size: tuple[int, int]) -> NDArray[np.bool_]:
     picture = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
     return np.asarray(np.asarray(picture) > 127, dtype=np.bool_)
-
-
-def _rgb(name: str) -> tuple[int, int, int]:
-    color = COLORS[name]
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)

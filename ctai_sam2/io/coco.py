@@ -23,13 +23,13 @@ from numpy.typing import ArrayLike, NDArray
 from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, GeometryError, InputError
 from ctai_sam2.files.atomic import write_json
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import read_file
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.contours import Polygon, mask_to_polygons, polygon_to_keyhole, polygons_to_mask
 from ctai_sam2.image.masks import mask_to_box_xyxy, mask_to_rle, rle_to_mask
 from ctai_sam2.io.grids import checked_mask, same_places
 from ctai_sam2.io.imported_masks import ImportedMasks
-from ctai_sam2.io.structure_terms import Authorship, checked_label, renamed_notes, structure_of, unique_name
+from ctai_sam2.io.structure_terms import NO_CODES, Authorship, add_name, checked_label
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _ROUNDING_PX = 1.0
@@ -243,16 +243,7 @@ class _LeftOut:
 def _categories(entries: list[Any], notes: list[str]) -> dict[int, str]:
     categories: dict[int, str] = {}
     for entry in entries:
-        number = int(entry["id"])
-        label = str(entry["name"])
-        known = structure_of(label, None, None, None)
-        notes += renamed_notes(label, known)
-        name = unique_name(known, dict.fromkeys(categories.values()))
-        if name != known:
-            notes.append(f"the category {known} stands twice; the second is called {name}")
-        if number in categories:
-            notes.append(f"two categories have the id {number}; only the second was read")
-        categories[number] = name
+        add_name(categories, int(entry["id"]), str(entry["name"]), NO_CODES, "categories", notes)
     return categories
 
 
@@ -375,13 +366,9 @@ def _expand_counts(text: str) -> list[int]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    require_file(path)
+    data = read_file(path)
     try:
-        content = parse_json(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(
-            f"{path.name} cannot be opened", hint="Check the path and its permissions."
-        ) from error
+        content = parse_json(data.decode("utf-8-sig"))
     except ValueError as error:
         raise InputError(
             f"{path.name} is not readable JSON", hint="It may be truncated; export it again."

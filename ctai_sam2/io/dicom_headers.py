@@ -8,14 +8,14 @@ of a path and nothing above it.
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from ctai_sam2.errors import DicomError, InputError
+from ctai_sam2.errors import DicomError
+from ctai_sam2.files.folders import unreadable_file
 from ctai_sam2.io.dicom_acquisition import kernel_of, read_acquisition
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
 from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
@@ -221,7 +221,7 @@ def looks_like_dicom(path: FileSource) -> bool:
         with path.open("rb") as file:
             start = file.read(132)
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path.name, error) from error
     if start[128:132] == b"DICM":
         return True
     # Old files begin with the data set itself: group 0002 or 0008, little endian, and a low element.
@@ -279,7 +279,7 @@ def read_dataset(path: FileSource, *, pixels: bool) -> Any:
     except OSError as error:
         if isinstance(error, EOFError) or error.errno is None:
             raise damaged(path, "the file ends too early") from error
-        raise _unreadable(path, error) from error
+        raise unreadable_file(path.name, error) from error
     except (InvalidDicomError, EOFError) as error:
         raise damaged(path, "the file ends too early") from error
     except Exception as error:  # pydicom raises whatever its parser stumbles over
@@ -403,7 +403,7 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
             acquisition.patient_sex or "",
             _text_of(acquisition.patient_height_m),
         ),
-        # Of a text that is no kernel's name only whether it is the same is known.
+        # Of a text that is no kernel's name only a digest is kept, to tell whether two are the same.
         kernel=acquisition.kernel or digest_of(kernel_of(dataset, frame)),
         kvp=_text_of(acquisition.kvp),
         acquisition=_text_of(
@@ -442,7 +442,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    if isinstance(value, str | bytes):  # or its characters would be the numbers
+    if isinstance(value, str | bytes):  # else each character would be read as a number
         return None
     try:
         numbers = tuple(float(v) for v in value)
@@ -458,8 +458,3 @@ def _size(path: FileSource) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _unreadable(path: FileSource, error: OSError) -> InputError:
-    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
-    return InputError(f"{path.name} cannot be opened: {cause}", hint="Check the path and its permissions.")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError
+from ctai_sam2.io.codestream import read_codestream_header
 from ctai_sam2.io.dicom_headers import FileSource, damaged, is_malformed, read_dataset
 from ctai_sam2.io.dicom_text import valid_uid
 from ctai_sam2.io.dicom_values import functional_value, number_of, value_of
@@ -183,7 +184,8 @@ def _pixel_cells(path: FileSource, dataset: Any, cautions: list[str]) -> _PixelC
     if dataset.file_meta.TransferSyntaxUID.is_compressed:
         # The stream says itself how many bits a value has; only what it holds beyond them is shifted.
         stream = _codestream(dataset)
-        precision = _precision(stream)
+        header = read_codestream_header(stream)
+        precision = None if header is None else header.precision
         if _is_signed_jpeg_2000(dataset, stream) and not signed:
             # The numbers in the JPEG 2000 stream are negative whatever the header says; read as
             # unsigned they would come out near 65535.
@@ -202,21 +204,6 @@ def _codestream(dataset: Any) -> bytes:
 
     count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
     return bytes(get_frame(dataset.PixelData, 0, number_of_frames=count))
-
-
-def _precision(stream: bytes) -> int | None:
-    """Bits of a value in a JPEG, JPEG-LS or JPEG 2000 stream; None in others."""
-    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) > 42:
-        return (stream[42] & 0x7F) + 1
-    if stream[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 5 <= len(stream) and stream[at] == 0xFF:
-        marker = stream[at + 1]
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            return stream[at + 4]
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(stream[at + 2 : at + 4], "big")
-    return None
 
 
 def _is_signed_jpeg_2000(dataset: Any, stream: bytes) -> bool:

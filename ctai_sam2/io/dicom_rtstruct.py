@@ -10,7 +10,6 @@ twice counts once, and those that cross are united.
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -30,6 +29,7 @@ from ctai_sam2.image.contours import (
 )
 from ctai_sam2.io.dicom_headers import damaged
 from ctai_sam2.io.dicom_values import value_of
+from ctai_sam2.io.dicom_writer import IMPLICIT_LITTLE_ENDIAN, encode_dataset
 from ctai_sam2.io.grids import grid_of, mask_from_canonical
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.overlay import choose_colours
@@ -46,11 +46,10 @@ from ctai_sam2.io.structure_terms import (
     Authorship,
     Code,
     StructureTerm,
+    add_name,
     checked_label,
-    renamed_notes,
-    structure_of,
-    unique_name,
 )
+from ctai_sam2.structures import rgb_of
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
@@ -58,7 +57,6 @@ RTSTRUCT_CLASS = "1.2.840.10008.5.1.4.1.1.481.3"
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"
 _CONTOUR_DATA = 0x30060050
-_IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
 _SERIES_NUMBER = 901
 
 
@@ -154,7 +152,7 @@ def write_rtstruct(
             )
         dataset.StructureSetROISequence.append(roi)
         outline = Dataset()
-        outline.ROIDisplayColor = [int(colours[name][i : i + 2], 16) for i in (1, 3, 5)]
+        outline.ROIDisplayColor = list(rgb_of(colours[name]))
         outline.ReferencedROINumber = number
         if contours[name]:
             outline.ContourSequence = contours[name]
@@ -166,7 +164,8 @@ def write_rtstruct(
         if name in known:
             observation.RTROIIdentificationCodeSequence = [_identification(known[name])]
         dataset.RTROIObservationsSequence.append(observation)
-    return write_bytes(path, _encoded(dataset))
+    # Long outlines exceed 65534 bytes, which a decimal string may not in explicit encoding.
+    return write_bytes(path, encode_dataset(dataset, IMPLICIT_LITTLE_ENDIAN))
 
 
 def read_rtstruct(
@@ -322,21 +321,6 @@ def _identification(term: StructureTerm) -> Any:
     return result
 
 
-def _encoded(dataset: Any) -> bytes:
-    from pydicom import dcmwrite
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import UID
-
-    # Long outlines exceed 65534 bytes, which a decimal string may not in explicit encoding.
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = UID(_IMPLICIT_LITTLE_ENDIAN)
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return buffer.getvalue()
-
-
 def _structure_names(dataset: Any, notes: list[str]) -> dict[int, str]:
     codes: dict[int, tuple[str | None, str | None]] = {}
     for item in value_of(dataset, "RTROIObservationsSequence") or []:
@@ -350,14 +334,7 @@ def _structure_names(dataset: Any, notes: list[str]) -> dict[int, str]:
     for item in dataset.StructureSetROISequence:
         number = int(item.ROINumber)
         label = str(value_of(item, "ROIName") or f"structure {number}")
-        known = structure_of(label, *codes.get(number, (None, None)), None)
-        notes += renamed_notes(label, known)
-        name = unique_name(known, dict.fromkeys(names.values()))
-        if name != known:
-            notes.append(f"{known} stands twice in the file; the second is called {name}")
-        if number in names:
-            notes.append(f"two structures have the number {number}; only the second was read")
-        names[number] = name
+        add_name(names, number, label, (*codes.get(number, (None, None)), None), "structures", notes)
     return names
 
 

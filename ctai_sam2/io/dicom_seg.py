@@ -37,12 +37,11 @@ from ctai_sam2.io.source_images import (
 from ctai_sam2.io.structure_terms import (
     Authorship,
     StructureTerm,
+    add_name,
     checked_label,
-    renamed_notes,
-    structure_of,
     term_of,
-    unique_name,
 )
+from ctai_sam2.structures import rgb_of
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -323,7 +322,7 @@ def _images_and_rows(source: SourceImages, used: NDArray[np.intp]) -> tuple[list
 def _lab(colour: str) -> tuple[float, float, float]:
     from skimage.color import rgb2lab
 
-    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    rgb = np.array(rgb_of(colour)) / 255
     lightness, a, b = rgb2lab(rgb)
     return float(lightness), float(a), float(b)
 
@@ -336,22 +335,13 @@ def _segment_names(dataset: Any, notes: list[str]) -> dict[int, str]:
         sides = value_of(type_item, "SegmentedPropertyTypeModifierCodeSequence") if type_item else None
         regions = value_of(item, "AnatomicRegionSequence")
         label = str(value_of(item, "SegmentLabel") or f"segment {number}")
-        known = structure_of(
-            label,
+        codes = (
             None if type_item is None else str(value_of(type_item, "CodeValue") or "") or None,
             None if not sides else str(value_of(sides[0], "CodeValue") or "") or None,
             None if not regions else str(value_of(regions[0], "CodeValue") or "") or None,
         )
-        if number == 0:
-            # A label map may describe its background as segment 0.
-            continue
-        notes += renamed_notes(label, known)
-        name = unique_name(known, dict.fromkeys(names.values()))
-        if name != known:
-            notes.append(f"{known} stands twice in the file; the second is called {name}")
-        if number in names:
-            notes.append(f"two segments have the number {number}; only the second was read")
-        names[number] = name
+        if number != 0:  # a label map may describe its background as segment 0
+            add_name(names, number, label, codes, "segments", notes)
     return names
 
 

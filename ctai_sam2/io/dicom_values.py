@@ -30,7 +30,7 @@ def functional_value(dataset: Any, frame: int, sequence: str, keyword: str) -> A
 def value_of(dataset: Any, keyword: str) -> Any:
     """Get a value, or None where the element is missing, empty or malformed."""
     try:
-        # By its tag: by its keyword each element that is missing costs an exception.
+        # Asked for by tag: asked for by keyword, each missing element would cost an exception.
         element = dataset.get(tag_of(keyword))
         value = None if element is None else element.value
     except Exception:  # a malformed element is as good as a missing one

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError, StorageError
 from ctai_sam2.files.atomic import write_bytes
+from ctai_sam2.files.folders import reason_of
 from ctai_sam2.io.dicom_headers import CT_IMAGE
 from ctai_sam2.types import CTVolume
 
@@ -41,6 +42,8 @@ ORIENTATIONS = MappingProxyType(
 
 _DIRECTION_TOLERANCE_DEG = 10.0
 _SOURCE = "ctai-sam2 synthetic"
+IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
+_SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "implicit": IMPLICIT_LITTLE_ENDIAN}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,8 @@ def write_dicom_series(
     StorageError
         If the folder holds files already or cannot be written.
     """
+    if transfer_syntax not in _SYNTAXES:
+        raise InputError("no such transfer syntax", received=transfer_syntax, hint="explicit or implicit.")
     plan = _plan(volume, orientation)
     stored = _stored_values(volume, signed, rescale_slope, rescale_intercept)
     images, positions, directions, spacing = _oriented(volume, stored, plan)
@@ -129,7 +134,7 @@ def write_dicom_series(
             dataset.PixelSpacing = [_decimal(v) for v in spacing]
             dataset.RescaleSlope = _decimal(rescale_slope)
             dataset.RescaleIntercept = _decimal(rescale_intercept)
-            write_bytes(staging / names[index], _encoded(dataset, transfer_syntax))
+            write_bytes(staging / names[index], encode_dataset(dataset, _SYNTAXES[transfer_syntax]))
         _put_in_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -302,16 +307,14 @@ def _dataset(volume: CTVolume, image: NDArray[Any], identity: str, index: int, s
     return dataset
 
 
-def _encoded(dataset: Any, transfer_syntax: str) -> bytes:
+def encode_dataset(dataset: Any, syntax: str) -> bytes:
+    """Encode a data set as a DICOM file in a transfer syntax that is not compressed."""
     from pydicom import dcmwrite
     from pydicom.dataset import FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.uid import UID
 
-    syntaxes = {"explicit": ExplicitVRLittleEndian, "implicit": ImplicitVRLittleEndian}
-    if transfer_syntax not in syntaxes:
-        raise InputError("no such transfer syntax", received=transfer_syntax, hint="explicit or implicit.")
     dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntaxes[transfer_syntax]
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
     dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     buffer = io.BytesIO()
@@ -356,8 +359,7 @@ def _put_in_place(staging: Path, folder: Path) -> None:
 
 
 def _storage_error(folder: Path, error: OSError) -> StorageError:
-    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
     return StorageError(
-        f"the folder {folder.name} could not be written: {cause}",
+        f"the folder {folder.name} could not be written: {reason_of(error)}",
         hint="Check its permissions and free space.",
     )

@@ -33,6 +33,7 @@ from ctai_sam2.io.mask_png import write_label_png
 from ctai_sam2.io.nifti import write_mask_nifti
 from ctai_sam2.io.overlay import choose_colours
 from ctai_sam2.io.structure_terms import checked_label, unique_name
+from ctai_sam2.structures import rgb_of
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 Overlaps: TypeAlias = Literal["refuse", "later"]
@@ -273,7 +274,7 @@ def _itksnap_descriptions(table: Mapping[int, str]) -> str:
     colours = choose_colours(list(table.values()))
     lines = ["# IDX -R- -G- -B- -A-- VIS MSH LABEL", '0 0 0 0 0 0 0 "Clear Label"']
     for label, name in table.items():
-        red, green, blue = (int(colours[name][i : i + 2], 16) for i in (1, 3, 5))
+        red, green, blue = rgb_of(colours[name])
         quoted = name.replace('"', "'")
         lines.append(f'{label} {red} {green} {blue} 1 1 1 "{quoted}"')
     return "\n".join(lines) + "\n"

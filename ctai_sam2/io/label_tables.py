@@ -20,7 +20,14 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.files.folders import require_file
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.label_values import LARGEST_LABEL
-from ctai_sam2.io.structure_terms import checked_label, renamed_notes, structure_of, unique_name
+from ctai_sam2.io.structure_terms import (
+    NO_CODES,
+    Codes,
+    checked_label,
+    renamed_notes,
+    structure_of,
+    unique_name,
+)
 from ctai_sam2.structures import COHORT_MASK_LABELS
 
 LABEL_MAP_ENDINGS = (
@@ -50,9 +57,6 @@ _ITKSNAP = re.compile(
 _SLICER = re.compile(r"\s*(\d+)\s+(\S+)(?:\s+\d+){3,4}\s*")
 _BACKGROUND = ("background", "clear label", "clear_label")
 _LARGEST_TABLE = 1 << 20
-
-Codes = tuple[str | None, str | None, str | None]
-"""DICOM codes of a structure's type, side and region."""
 
 
 class LabelNames(dict[int, str]):
@@ -254,7 +258,7 @@ def _pairs_in_lines(text: str) -> list[tuple[int, str]]:
 
 
 def _checked(source: str, pairs: Iterable[tuple[int, str]]) -> LabelNames:
-    return _named(source, ((label, name, (None, None, None)) for label, name in pairs))
+    return _named(source, ((label, name, NO_CODES) for label, name in pairs))
 
 
 def _named(source: str, described: Iterable[tuple[int, str, Codes]]) -> LabelNames:

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import CtaiError, GeometryError, InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.errors import GeometryError, InputError
+from ctai_sam2.files.folders import read_file, require_file
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import GZIP_MAGIC, gunzip, gunzip_start, surplus_warnings
 from ctai_sam2.io.library_messages import quiet
@@ -52,34 +52,26 @@ def load_nifti(path: Path) -> StoredVolume:
         If its affine is singular, or the two orientations of its header contradict each other.
     """
     require_file(path)
-    try:
-        header_path, image_path = _pair_of(path)
-        raw_header = _read(header_path)
-        raw_image = raw_header if image_path is None else _read(image_path)
-        name = path.name
-        start = (
-            gunzip_start(raw_header, 544, name=name, kind="NIfTI")
-            if raw_header[:2] == GZIP_MAGIC
-            else raw_header[:544]
-        )
-        header, image_class = _parse_header(name, start, is_pair=image_path is not None)
-        shape = _checked_shape(name, header)
-        dtype = _checked_dtype(name, header)
-        offset, warnings = _data_offset(name, header, is_pair=image_path is not None)
-        size = offset + math.prod(shape) * dtype.itemsize
-        content, found = _plain_bytes(raw_image, size, name)
-        warnings += found
-        _refuse_overlap(name, content, offset, is_pair=image_path is not None)
-        stored = np.frombuffer(content, dtype=dtype, count=math.prod(shape), offset=offset)
-        slope, intercept = _scaling(name, header)
-        affine, is_placed, found = _affine_lps(name, header, image_class)
-    except CtaiError:
-        raise
-    except OSError as error:
-        cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
-        raise InputError(
-            f"{path.name} cannot be opened: {cause}", hint="Check the path and its permissions."
-        ) from error
+    header_path, image_path = _pair_of(path)
+    raw_header = read_file(header_path)
+    raw_image = raw_header if image_path is None else read_file(image_path)
+    name = path.name
+    start = (
+        gunzip_start(raw_header, 544, name=name, kind="NIfTI")
+        if raw_header[:2] == GZIP_MAGIC
+        else raw_header[:544]
+    )
+    header, image_class = _parse_header(name, start, is_pair=image_path is not None)
+    shape = _checked_shape(name, header)
+    dtype = _checked_dtype(name, header)
+    offset, warnings = _data_offset(name, header, is_pair=image_path is not None)
+    size = offset + math.prod(shape) * dtype.itemsize
+    content, found = _plain_bytes(raw_image, size, name)
+    warnings += found
+    _refuse_overlap(name, content, offset, is_pair=image_path is not None)
+    stored = np.frombuffer(content, dtype=dtype, count=math.prod(shape), offset=offset)
+    slope, intercept = _scaling(name, header)
+    affine, is_placed, found = _affine_lps(name, header, image_class)
     return StoredVolume(
         stored=stored.reshape(shape, order="F"),
         slope=slope,
@@ -99,7 +91,7 @@ def _pair_of(path: Path) -> tuple[Path, Path | None]:
             if lower.endswith(mine + end):
                 stem = path.name[: len(path.name) - len(mine + end)]
                 names = [stem + suffix + gz for suffix in (other, other.upper()) for gz in (end, "", ".gz")]
-                partner = next((path.with_name(n) for n in names if path.with_name(n).is_file()), None)
+                partner = next((path.with_name(n) for n in names if os.path.isfile(path.with_name(n))), None)
                 if partner is None:
                     raise InputError(
                         f"{path.name} is half of a pair, and its other half is not there",
@@ -108,11 +100,6 @@ def _pair_of(path: Path) -> tuple[Path, Path | None]:
                     )
                 return (path, partner) if mine == ".hdr" else (partner, path)
     return path, None
-
-
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read()
 
 
 def _parse_header(name: str, start: bytes, *, is_pair: bool) -> tuple[Any, Any]:

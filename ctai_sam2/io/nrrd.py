@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import read_file
 from ctai_sam2.image.plausibility import require_memory
 from ctai_sam2.io.compressed import bunzip2, gunzip, surplus_warnings
 from ctai_sam2.io.stored_volume import StoredVolume, require_invertible, to_ct_volume
@@ -137,7 +137,7 @@ def load_nrrd(path: Path) -> NrrdContent:
         If its directions are not those of a volume.
     """
     name = path.name
-    raw = _read(path)
+    raw = read_file(path)
     fields, notes, at = _parse_header(name, raw)
     dtype, sizes = _checked_layout(name, fields)
     directions, origin, is_placed, found = _space(name, fields, len(sizes))
@@ -150,7 +150,7 @@ def load_nrrd(path: Path) -> NrrdContent:
     affine[:3, 3] = origin
     require_invertible(affine, name)
     data_name = fields.get("data file") or fields.get("datafile")
-    body = raw[at:] if data_name is None else _read(_data_path(path, data_name))
+    body = raw[at:] if data_name is None else read_file(_data_path(path, data_name))
     body, warnings = _decoded(name, body, fields, math.prod(sizes) * dtype.itemsize)
     values = _values(name, body, fields, dtype, math.prod(sizes)).reshape(sizes, order="F")
     kept = [axis for axis in range(len(sizes)) if axis in spatial or axis in layers]
@@ -163,18 +163,6 @@ def load_nrrd(path: Path) -> NrrdContent:
         fields={**fields, **notes},
         warnings=(*warnings, *found),
     )
-
-
-def _read(path: Path) -> bytes:
-    require_file(path)
-    try:
-        with path.open("rb") as file:
-            return file.read()
-    except OSError as error:
-        cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
-        raise InputError(
-            f"{path.name} cannot be opened: {cause}", hint="Check the path and its permissions."
-        ) from error
 
 
 def _parse_header(name: str, raw: bytes) -> tuple[dict[str, str], dict[str, str], int]:

@@ -13,16 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_bytes
-from ctai_sam2.geometry import edge_letters
+from ctai_sam2.geometry import slice_letters
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
 from ctai_sam2.structures import COLORS, PALETTE
 from ctai_sam2.types import CTSlice, Window
 
-_STANDARD_LETTERS = {
-    "axial": ("R", "L", "A", "P"),
-    "sagittal": ("A", "P", "S", "I"),
-    "coronal": ("R", "L", "S", "I"),
-}
 _BAR_LENGTHS_MM = (100.0, 50.0, 20.0, 10.0, 5.0, 2.0, 1.0)
 _FILL = 0.28
 _DPI = 120
@@ -206,19 +201,13 @@ def _draw_scale_bar(axes: Any, width_mm: float, height_mm: float) -> None:
 
 
 def _draw_letters(axes: Any, slice: CTSlice) -> None:
-    if slice.affine is not None:
-        letters = edge_letters(slice.affine)
-    elif slice.plane in _STANDARD_LETTERS:
-        letters = _STANDARD_LETTERS[slice.plane]
-    else:
-        return
     places = (
         (0.015, 0.5, "left", "center"),
         (0.985, 0.5, "right", "center"),
         (0.5, 0.985, "center", "top"),
         (0.5, 0.015, "center", "bottom"),
     )
-    for letter, (x, y, horizontal, vertical) in zip(letters, places, strict=True):
+    for letter, (x, y, horizontal, vertical) in zip(slice_letters(slice), places, strict=True):
         axes.text(
             x,
             y,

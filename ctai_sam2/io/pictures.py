@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import require_file, unreadable_file
 from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
 from ctai_sam2.io.library_messages import quiet
@@ -171,9 +171,7 @@ def open_picture(
     except Image.DecompressionBombError as error:
         raise InputError(f"{path.name} is larger than a CT slice can be") from error
     except PermissionError as error:
-        raise InputError(
-            f"{path.name} cannot be opened: permission denied", hint="Check its permissions."
-        ) from error
+        raise unreadable_file(path.name, error) from error
     except Exception as error:  # Pillow's decoders raise many kinds
         raise InputError(
             f"{path.name} is not a readable PNG or JPEG picture ({type(error).__name__})",

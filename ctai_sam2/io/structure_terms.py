@@ -14,6 +14,11 @@ from ctai_sam2.types import ModelIdentity
 Code: TypeAlias = tuple[str, str]
 """A SNOMED CT code and its meaning."""
 
+Codes: TypeAlias = tuple[str | None, str | None, str | None]
+"""SNOMED CT codes of a structure's type, side and region, as far as a file states them."""
+
+NO_CODES: Codes = (None, None, None)
+
 MadeBy: TypeAlias = Literal["manual", "semiautomatic", "automatic"]
 
 ANATOMICAL_STRUCTURE: Code = ("91723000", "Anatomical Structure")
@@ -199,6 +204,36 @@ def known_by_other_name(label: str) -> str | None:
     ('psoas_left', None)
     """
     return OTHER_NAMES.get(label.strip().lower().replace(" ", "_").replace("-", "_"))
+
+
+def add_name(
+    names: dict[int, str], number: int, label: str, codes: Codes, entries: str, notes: list[str]
+) -> None:
+    """Put a structure of a file under its number, by our name; notes say what was renamed or stands twice.
+
+    Parameters
+    ----------
+    names : dict of int to str
+        Gets the name.
+    number : int
+        Number of the entry in the file.
+    label : str
+        What the file calls it.
+    codes : tuple of str or None
+        Its codes, which count where the label is not one of ours.
+    entries : str
+        What the file's entries are called, such as ``segments``.
+    notes : list of str
+        Gets a sentence for each difference from the file.
+    """
+    known = structure_of(label, *codes)
+    notes += renamed_notes(label, known)
+    name = unique_name(known, dict.fromkeys(names.values()))
+    if name != known:
+        notes.append(f"{known} stands twice in the file; the second is called {name}")
+    if number in names:
+        notes.append(f"two {entries} have the number {number}; only the second was read")
+    names[number] = name
 
 
 def unique_name(name: str, taken: Mapping[str, object]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError, InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE, window_to_uint8
+from ctai_sam2.io.codestream import read_codestream_header
 from ctai_sam2.io.dicom_headers import FrameHeader, MemoryFile, looks_like_dicom, read_dataset, read_headers
 from ctai_sam2.io.dicom_values import number_of, value_of
 from ctai_sam2.io.library_messages import quiet
@@ -158,12 +158,12 @@ def _require_same_size_inside(file: MemoryFile, header: FrameHeader, max_pixels:
             stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
     except Exception as error:  # pydicom raises whatever its parser stumbles over
         raise DicomError("the image's compressed pixel data is damaged") from error
-    inside = size_of_codestream(stream)
-    if inside is not None and inside != header.shape_hw:
-        _require_pixels(inside, max_pixels)
+    inside = read_codestream_header(stream)
+    if inside is not None and inside.shape_hw != header.shape_hw:
+        _require_pixels(inside.shape_hw, max_pixels)
         raise DicomError(
             "the image's compressed stream has another size than its header",
-            received=f"{inside} and {header.shape_hw}",
+            received=f"{inside.shape_hw} and {header.shape_hw}",
         )
 
 
@@ -172,40 +172,3 @@ def _is_compressed(syntax: Any) -> bool:
         return bool(syntax.is_compressed)
     except (AttributeError, ValueError):  # none is named, or none that exists: the reader will say so
         return False
-
-
-def size_of_codestream(stream: bytes) -> tuple[int, int] | None:
-    """Read the size from the header of a JPEG, JPEG-LS or JPEG 2000 stream.
-
-    Markers are those of ITU-T T.81 (SOF), T.87 (SOF55) and T.800 (SIZ).
-
-    Returns
-    -------
-    tuple of int or None
-        (rows, columns); None for other streams, such as RLE, whose size the DICOM header alone states.
-
-    Examples
-    --------
-    >>> size_of_codestream(bytes.fromhex("ffd8ffc0000b080200010001011100"))
-    (512, 256)
-    """
-    if stream[:4] == b"\xff\x4f\xff\x51" and len(stream) >= 24:
-        right, bottom, left, top = struct.unpack(">4I", stream[8:24])
-        return (max(0, bottom - top), max(0, right - left))
-    if stream[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 9 <= len(stream):
-        if stream[at] != 0xFF:
-            return None
-        marker = stream[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            rows, columns = struct.unpack(">2H", stream[at + 5 : at + 9])
-            return (rows, columns)
-        if marker == 0xDA:
-            return None
-        at += 2 + int(struct.unpack(">H", stream[at + 2 : at + 4])[0])
-    return None

@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 from ctai_sam2.errors import RecordError, StorageError
 from ctai_sam2.files.atomic import atomic_write, sync_folder
+from ctai_sam2.files.folders import reason_of
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.journal.lines import CLOSED, FIRST_CHECK, encode_line, make_header, read_lines
 from ctai_sam2.journal.lock import lock_file
 from ctai_sam2.types import CTSlice, CTVolume
-from ctai_sam2.types.closing import ClosedByWith
+from ctai_sam2.types.context import ClosedByWith
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _Lines: TypeAlias = list[tuple[dict[str, Any], str, int]]
@@ -414,8 +415,7 @@ _HINTS = {
 
 
 def _storage_error(path: Path, error: OSError, *, verb: str = "written") -> StorageError:
-    cause = os.strerror(error.errno).lower() if error.errno else type(error).__name__
     return StorageError(
-        f"{path.name} could not be {verb}: {cause}",
+        f"{path.name} could not be {verb}: {reason_of(error)}",
         hint=_HINTS.get(error.errno or 0, "Check that the folder exists and can be reached."),
     )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Column(NamedTuple):
-    """One column: its name, its unit ("" where it has none) and what it means."""
+    """One column: its name, its unit ("" where it has none), what it means and what its cells hold."""
 
     name: str
     unit: str
     meaning: str
+    kind: Literal["number", "text", "yes or no"] = "number"
 
 
 def _of_tissue(name: str, what: str) -> tuple[Column, ...]:
@@ -88,12 +89,14 @@ _ADDED = (
     Column("smd_as_unenhanced_hu", "HU", "SMD as without contrast, by a published effect: an estimate."),
     Column("sat_as_unenhanced_cm2", "cm²", "SAT as without contrast, by a published effect: an estimate."),
     Column("vat_as_unenhanced_cm2", "cm²", "VAT as without contrast, by a published effect: an estimate."),
-    Column("contrast_source", "", "Which published effects, name@version; empty where there are none."),
+    Column(
+        "contrast_source", "", "Which published effects, name@version; empty where there are none.", "text"
+    ),
     *(column for name in SIDED_GROUPS for column in _of_group(name)),
     Column("height_m", "m", "Body height used for the indices."),
     Column("slices", "", "Slices the volumes were taken over."),
     Column("slice_gaps", "", "Gaps among them (more than 1.5 times the usual step)."),
-    Column("definitions", "", "name@version#hash of the tissue definitions."),
+    Column("definitions", "", "name@version#hash of the tissue definitions.", "text"),
 )
 
 COLUMN_TABLE: tuple[Column, ...] = _ORIGINAL + _ADDED

@@ -16,12 +16,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_text
 from ctai_sam2.files.folders import require_file
 from ctai_sam2.files.json_text import parse_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DensityRule: TypeAlias = Literal["original", "fixed"]
 Tissue: TypeAlias = Literal["muscle", "imat", "sat", "vat"]
@@ -79,6 +83,11 @@ class HuRange:
 
     def __contains__(self, hu: float) -> bool:
         return self.low_hu <= hu <= self.high_hu
+
+    def where(self, hu: NDArray[Any]) -> NDArray[np.bool_]:
+        """Tell which values lie in the range; bool of the same shape."""
+        within: NDArray[np.bool_] = (hu >= self.low_hu) & (hu <= self.high_hu)
+        return within
 
 
 @dataclass(frozen=True, kw_only=True)

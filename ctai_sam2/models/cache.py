@@ -39,13 +39,13 @@ from ctai_sam2.models.cache_key import CacheKey, explain_miss, make_key
 from ctai_sam2.models.cache_store import decode_entry, encode_entry, is_intact, open_memory, read_entries
 from ctai_sam2.models.protocol import (
     BatchEmbedding,
-    ClosedByWith,
     Prefetching,
     Segmenter,
     require_image,
     require_request,
 )
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
 
 logger = logging.getLogger(__name__)

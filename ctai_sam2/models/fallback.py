@@ -19,14 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError, Unavailable
-from ctai_sam2.models.protocol import (
-    ClosedByWith,
-    Prefetching,
-    Segmenter,
-    require_image,
-    require_request,
-)
+from ctai_sam2.models.protocol import Prefetching, Segmenter, require_image, require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
 
 logger = logging.getLogger(__name__)

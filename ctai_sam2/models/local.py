@@ -31,10 +31,11 @@ from ctai_sam2._version import __version__
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError, Unavailable, WeightsError
 from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.models.engine import EngineChoice, EngineWish, choose_engine
-from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
+from ctai_sam2.models.protocol import require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.following import no_slice_memory
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
-from ctai_sam2.types.closing import ClosedByWith as ClosedByWith
 
 MIN_SIDE_PX = 8
 """Below this a slice shows nothing a prompt could mean."""

@@ -36,10 +36,11 @@ from ctai_sam2.errors import (
 from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.models import wire
 from ctai_sam2.models.messages import ErrorBody, HealthBody, ImageBody, PredictionBody, ReadyBody
-from ctai_sam2.models.protocol import ClosedByWith, require_image, require_request
+from ctai_sam2.models.protocol import require_image, require_request
 from ctai_sam2.models.retry import RetryingAdapter
 from ctai_sam2.models.transport import HttpResponse, HttpTransport, is_loopback, require_service_url, shorten
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
+from ctai_sam2.types.context import ClosedByWith
 
 __all__ = ["CONNECT_TIMEOUT_S", "EXTRA_READ_S", "RemoteSegmenter", "is_loopback"]
 

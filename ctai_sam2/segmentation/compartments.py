@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from ctai_sam2.image.masks import fill_holes, grow, keep_largest, label_componen
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
 from ctai_sam2.segmentation.postprocess import clean_mask
 from ctai_sam2.types import Mask
+
+_Name = TypeVar("_Name", bound=str)
 
 GROUPS: Final = ("psoas", "quadratus", "paraspinal", "wall")
 """Muscle groups that the dense head distinguishes."""
@@ -105,11 +107,11 @@ def divide_slice(
     ring = _main_part(solid & ~organ, spine, spacing_mm)
     # A psoas may lie in fat all around.
     stray = np.isin(index, groups) & ~ring & ~near_spine
-    in_limits = _within(hu, definitions.muscle)
+    in_limits = definitions.muscle.where(hu)
     stray_mm2 = float((stray & in_limits).sum()) * pixel_mm2
     index[stray] = number["viscera"]
 
-    fat = _within(hu, _FAT_HU)
+    fat = _FAT_HU.where(hu)
     _rejoin(index, number, body, spacing_mm)
     contact_mm = _contact_mm(index, number, spacing_mm)
     inside = shrink(body, _SKIN_MM, spacing_mm)
@@ -150,12 +152,12 @@ def divide_slice(
 
 
 def fat_within(
-    places: Mapping[str, Mask],
+    places: Mapping[_Name, Mask],
     hu: NDArray[Any],
     muscle: Mask,
     spacing_mm: tuple[float, float],
     definitions: TissueDefinitions,
-) -> dict[str, Mask]:
+) -> dict[_Name, Mask]:
     """Find ``sat``, ``vat`` and ``imat`` by HU in the places where they can be, outside of a muscle mask.
 
     Parameters
@@ -172,7 +174,7 @@ def fat_within(
     smallest_px = int(np.ceil(_SMALLEST_FAT_MM2 / (spacing_mm[0] * spacing_mm[1])))
     found = {}
     for name, place in places.items():
-        tissue = _within(hu, getattr(definitions, name)) & place & ~muscle
+        tissue = getattr(definitions, name).where(hu) & place & ~muscle
         found[name] = remove_islands(tissue, smallest_px)
     return found
 
@@ -323,11 +325,12 @@ def _settle_edges(index: NDArray[np.uint8], in_limits: Mask, groups: list[int], 
 
 def _split(psoas: Mask, spine: Mask, body: Mask) -> tuple[Mask, Mask]:
     """Return left and right psoas: parts by the side of the spine on which most of each lies."""
-    columns = np.flatnonzero((spine if spine.any() else body).any(axis=0))
-    middle = float(columns[0] + columns[-1]) / 2 if columns.size else psoas.shape[1] / 2
-    on_left = np.arange(psoas.shape[1])[None, :] > middle
+    on_left = left_of(spine if spine.any() else body)
     return psoas & on_left, psoas & ~on_left
 
 
-def _within(hu: NDArray[Any], limits: HuRange) -> Mask:
-    return np.asarray((hu >= limits.low_hu) & (hu <= limits.high_hu), dtype=bool)
+def left_of(spine: Mask) -> Mask:
+    """Tell which columns lie on the patient's left of a mask's middle, or of the picture's; shape (1, W)."""
+    columns, width = np.flatnonzero(spine.any(axis=0)), spine.shape[1]
+    middle = float(columns[0] + columns[-1]) / 2 if columns.size else width / 2
+    return np.asarray(np.arange(width)[None, :] > middle, dtype=np.bool_)

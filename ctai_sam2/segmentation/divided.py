@@ -21,6 +21,7 @@ from ctai_sam2.segmentation.compartments import (
     Compartments,
     divide_slice,
     fat_within,
+    left_of,
 )
 from ctai_sam2.segmentation.framed_slice import FramedSlice
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
@@ -167,10 +168,9 @@ class DividedSlice(FramedSlice):
         """Point at every group on both sides; no mask is given, for that would be copied."""
         masks = self.compartments.masks
         halves = []
-        columns = np.flatnonzero(masks["spine"].any(axis=0))
-        middle = float(columns[0] + columns[-1]) / 2
+        on_left = left_of(masks["spine"])
         for side in (True, False):
-            on_side = (np.arange(masks["spine"].shape[1])[None, :] > middle) == side
+            on_side = on_left == side
             halves += [
                 (masks[f"psoas_{'left' if side else 'right'}"], 1, 40.0),
                 (masks["paraspinal"] & on_side, 2, 40.0),
@@ -346,12 +346,10 @@ class JudgedSlice:
             All skeletal muscle as it is to be used; a group is part of it, and the psoas is in none.
         """
         masks = self.masks
-        spine = masks["spine"]
-        columns = np.flatnonzero(spine.any(axis=0))
-        is_left = np.arange(spine.shape[1])[None, :] > (columns[0] + columns[-1]) / 2
+        on_left = left_of(masks["spine"])
         rest = muscle & ~masks["psoas_left"] & ~masks["psoas_right"]
         return {
-            f"{group}_{side}": masks[group] & rest & (is_left == (side == "left"))
+            f"{group}_{side}": masks[group] & rest & (on_left == (side == "left"))
             for group in GROUPS
             if group != "psoas"
             for side in ("left", "right")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.frame import Frame
 from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.segmentation.prediction import predict_on_slice
 from ctai_sam2.segmentation.results import PredictsMasks

@@ -74,7 +74,7 @@ def clean_mask(
     if forbidden is not None:
         kept = kept & ~forbidden
     if limits is not None:
-        kept = kept & (hu >= limits.low_hu) & (hu <= limits.high_hu)
+        kept = kept & limits.where(hu)
     kept = fill_holes(kept, hole_px)
     if forbidden is not None:
         kept &= ~forbidden

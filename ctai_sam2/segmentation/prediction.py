@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.distances import within_distance
-from ctai_sam2.image.framing import Frame, frame_sagittal, frame_slice
+from ctai_sam2.image.frame import Frame, frame_sagittal, frame_slice
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import PredictsMasks, StructureResult

@@ -17,7 +17,7 @@ import numpy as np
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.distances import depth_of
-from ctai_sam2.segmentation.compartments import Compartments
+from ctai_sam2.segmentation.compartments import Compartments, left_of
 from ctai_sam2.types import Mask
 
 
@@ -336,10 +336,7 @@ def cap_confidence(confidence: float, gates: Sequence[Gate], structure: str) -> 
 
 
 def _halves(mask: Mask, spine: Mask) -> tuple[Mask, Mask]:
-    where = spine if spine.any() else mask
-    columns = np.flatnonzero(where.any(axis=0))
-    middle = float(columns[0] + columns[-1]) / 2 if columns.size else mask.shape[1] / 2
-    on_left = np.arange(mask.shape[1])[None, :] > middle
+    on_left = left_of(spine if spine.any() else mask)
     return mask & on_left, mask & ~on_left
 
 

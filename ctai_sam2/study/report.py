@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.files.atomic import write_bytes, write_text
+from ctai_sam2.files.page import render_page
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.measure.cutoffs import Quantity, as_sex, flag_low, require_cutoffs_for
-from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, compare_with_reference, reference_table
+from ctai_sam2.measure.cutoffs import Quantity, require_cutoffs_for
+from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
 from ctai_sam2.segmentation import StudyResult
-from ctai_sam2.study.outputs import Cell, StudyFiles
+from ctai_sam2.study.outputs import StudyFiles
+from ctai_sam2.study.person import Person, require_person
+from ctai_sam2.study.row import Cell, number_of_cell
 
 Language: TypeAlias = Literal["en", "zh"]
 
@@ -210,48 +210,34 @@ def describe_report(
         If there are no such cut-offs or reference values, or nobody has such an age or weight.
     """
     require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)
-    header = study.axial.ct_slice.acquisition
-    sex = sex or header.patient_sex
-    age_years = header.patient_age_years if age_years is None else age_years
-    weight_kg = header.patient_weight_kg if weight_kg is None else weight_kg
+    person = Person(
+        sex=sex,
+        age_years=age_years,
+        weight_kg=weight_kg,
+        height_m=number_of_cell(row.get("height_m")),
+    ).completed_by(study.axial.ct_slice.acquisition)
     tables = {
         "smi_cm2_m2": require_cutoffs_for("smi_cm2_m2", smi_cutoffs),
         "smd_hu": require_cutoffs_for("smd_hu", smd_cutoffs),
     }
     known_reference = reference_table(reference)
-    height_m = _number(row.get("height_m"))
-    bmi = None if weight_kg is None or height_m is None else weight_kg / height_m**2
-    level = "L3" if row.get("l3_certainty") in ("user", "counted", "estimated") else None
     numbers: list[ReportedNumber] = []
     is_compared = False
     for column, unit, factor, digits in _NUMBERS:
-        value = _number(row.get(column))
+        value = number_of_cell(row.get(column))
         if value is None:
             continue
         z = percentile = ""
         is_low = None
         if column in _COMPARED:
-            found = compare_with_reference(
-                column,
-                value,
-                sex=sex,
-                age_years=age_years,
-                level=level,
-                table=known_reference,
-            )
+            found = person.compare(row, column, known_reference)
             if found is not None:
                 is_compared = True
                 z = "" if found.z is None else f"{found.z:+.1f}"
                 below = "" if found.is_below_p5 is None else ("< 5" if found.is_below_p5 else "≥ 5")
                 percentile = below if found.percentile is None else f"{found.percentile:.0f}"
         if column in tables:
-            is_low = flag_low(
-                column,  # type: ignore[arg-type]
-                value,
-                sex=sex,
-                bmi_kg_m2=bmi if bmi is not None and 5 <= bmi <= 150 else None,
-                cutoffs=tables[column],
-            )
+            is_low = person.is_low(column, value, tables[column])  # type: ignore[arg-type]
         numbers.append(
             ReportedNumber(
                 column=column,
@@ -314,32 +300,6 @@ def write_study_report(
     }
 
 
-def require_person(*, sex: str | None, age_years: float | None, weight_kg: float | None) -> None:
-    """Check what is said of the patient.
-
-    Raises
-    ------
-    InputError
-        If the sex is none, or age or weight are those of nobody.
-    """
-    as_sex(sex)
-    for what, value, low, high in (("age in years", age_years, 0, 120), ("weight in kg", weight_kg, 2, 500)):
-        if value is not None and not low <= value <= high:
-            raise InputError(f"the {what} lies between {low} and {high}", received=value)
-
-
-def require_page_writer() -> None:
-    """Check that pages can be written here.
-
-    Raises
-    ------
-    InputError
-        If jinja2 is not installed.
-    """
-    if find_spec("jinja2") is None:
-        raise InputError("reports need jinja2", hint="Install ctai-sam2[cohort].")
-
-
 def require_language(language: str) -> Language:
     """Return a language of the page.
 
@@ -362,16 +322,8 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
         If there is no such language, or jinja2 is not installed.
     """
     require_language(language)
-    require_page_writer()
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(
-        files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
-    return template.render(
+    return render_page(
+        "ctai_sam2.study",
         report=report,
         texts=TEXTS[language],
         language={"zh": "zh-CN"}.get(language, language),
@@ -457,17 +409,13 @@ def _as_unenhanced(row: Mapping[str, Cell]) -> tuple[str, ...]:
             ("SMA", "sma_as_unenhanced_cm2", "cm²"),
             ("SMD", "smd_as_unenhanced_hu", "HU"),
         )
-        if (value := _number(row.get(column))) is not None
+        if (value := number_of_cell(row.get(column))) is not None
     ]
     return (f"{', '.join(parts)}; {row['contrast_source']}",)
 
 
 def _yes_no(value: bool | None, texts: Mapping[str, str]) -> str:
     return "" if value is None else texts["yes" if value else "no"]
-
-
-def _number(value: Cell) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def _plain(value: Cell) -> str:

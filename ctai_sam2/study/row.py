@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from ctai_sam2.measure.body_composition import measure_slice
+from ctai_sam2.measure.columns import Column
 from ctai_sam2.measure.contrast import (
     PhaseEstimate,
     acquisition_cautions,
@@ -27,25 +29,34 @@ TableRow: TypeAlias = dict[str, Cell]
 _MEASURED = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
 _CONFIDENT = ("l3", "psoas_left", "psoas_right", "muscle")
 
-PROVENANCE_COLUMNS: tuple[str, ...] = (
-    *(f"confidence_{name}" for name in _CONFIDENT),
-    "model",
-    "weights_sha256",
-    "device",
-    "code_version",
-    "window",
-    "kvp",
-    "contrast",
-    "phase_header",
-    "phase_image",
-    "scanner",
-    "slice_thickness_mm",
-    "kernel",
-    "l3_certainty",
-    "level_chosen_by",
-    "l3_probability",
-    "warnings",
+PROVENANCE_TABLE: tuple[Column, ...] = (
+    Column("confidence_l3", "", "The model's confidence in the mask of L3, 0 to 1."),
+    Column("confidence_psoas_left", "", "The model's confidence in the mask of the left psoas, 0 to 1."),
+    Column("confidence_psoas_right", "", "The model's confidence in the mask of the right psoas, 0 to 1."),
+    Column("confidence_muscle", "", "The model's confidence in the mask of all muscle, 0 to 1."),
+    Column("model", "", "Name of the model.", "text"),
+    Column("weights_sha256", "", "SHA-256 of the model's weights.", "text"),
+    Column("device", "", "Device it ran on.", "text"),
+    Column("code_version", "", "Version of ctai_sam2 that ran the model.", "text"),
+    Column("window", "HU", "Level and width of the window the model saw.", "text"),
+    Column("kvp", "kV", "Peak tube voltage, by the header."),
+    Column("contrast", "", "Whether a contrast agent is recorded in the header.", "text"),
+    Column("phase_header", "", "Contrast phase by the header's words, where they name one.", "text"),
+    Column(
+        "phase_image",
+        "",
+        "Contrast phase as aorta and cava look: unenhanced, arterial, portal_venous.",
+        "text",
+    ),
+    Column("scanner", "", "Maker and model of the scanner, by the header.", "text"),
+    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
+    Column("kernel", "", "Reconstruction kernel, by the header.", "text"),
+    Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown.", "text"),
+    Column("level_chosen_by", "", "Who chose the level: user or software.", "text"),
+    Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
+    Column("warnings", "", "Reasons to look at the masks before trusting them.", "text"),
 )
+PROVENANCE_COLUMNS: tuple[str, ...] = tuple(column.name for column in PROVENANCE_TABLE)
 """Columns that say where a row's numbers come from; they follow those of `measure.columns.COLUMNS`."""
 
 
@@ -182,6 +193,11 @@ def measure_results(
     cautions = [text for text in acquisition_cautions(acquisition, estimate) if text not in warnings]
     row["warnings"] = " | ".join([*warnings, *cautions]) or None
     return row
+
+
+def number_of_cell(value: object) -> float | None:
+    """Return a cell as a number; None where it holds none, or one that is not finite."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
 def estimate_slice_phase(ct: CTSlice, masks: Mapping[str, Mask]) -> PhaseEstimate | None:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.image.body import body_mask
-from ctai_sam2.image.framing import SAGITTAL_SIDE_MM
+from ctai_sam2.image.frame import SAGITTAL_SIDE_MM
 from ctai_sam2.io import read_slice
 from ctai_sam2.phantom import (
     FAT_STREAK,
@@ -24,8 +24,8 @@ from ctai_sam2.phantom import (
     random_parameters,
     render_hu,
 )
-from ctai_sam2.training.framing import resample_square
 from ctai_sam2.training.processes import map_in_processes
+from ctai_sam2.training.square_image import resample_square
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.training.augmentation import frame_at_random, vary_appearance
 from ctai_sam2.training.bank import LabelledImage, axial_square, read_case
 from ctai_sam2.training.dense_classes import allowed_classes, bits, label_table
-from ctai_sam2.training.framing import resample_square
+from ctai_sam2.training.square_image import resample_square
 
 _NOTHING: Final = np.zeros((0, 0), dtype=bool)
 _ORGANS: Final = (

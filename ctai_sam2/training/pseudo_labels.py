@@ -29,7 +29,7 @@ from ctai_sam2.segmentation import AxialSession
 from ctai_sam2.training.bank import NOMINAL_SHARE, LabelledImage, axial_square
 from ctai_sam2.training.dense_batches import as_bank_image
 from ctai_sam2.training.dense_classes import bits
-from ctai_sam2.training.framing import resample_square
+from ctai_sam2.training.square_image import resample_square
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Window
 
 _LOGGER = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ class Bundles:
             with self.gathered():
                 for widget in _widgets_in(self._roots()):
                     self._add(widget, widget.keys)
-                # Its program stays the same.
+                # The companion's program and style (names with an underscore) never change.
                 self._add(self._companion, [name for name in self._companion.keys if name[0] != "_"])
         return missed
 

@@ -351,7 +351,7 @@ class SliceCanvas:
         if preview.kind == "stroke":
             layer.global_alpha = 0.6
             _pen(layer, colour, max(2 * radius, 1.0))
-            # A line of no length is drawn as nothing; a dab needs one that is there.
+            # A line of length zero is not drawn at all; a dab needs a very short one.
             way = points if len(points) > 1 else [*points, (points[0][0] + 0.01, points[0][1])]
             layer.stroke_lines(np.array(way))
             layer.global_alpha = 1.0

@@ -60,7 +60,7 @@ class ChangeEditor:
         self._numbers = ipw.HTML()
         self._heads = (ipw.HTML(), ipw.HTML())
         places = [
-            # Boxes that stretch what is in them: an editor has no width of its own.
+            # Boxes that stretch their content: an editor has no width of its own.
             ipw.VBox([head, each.widget], layout=ipw.Layout(flex=f"1 1 {_SIDE_WIDTH}", min_width="0"))
             for head, each in zip(self._heads, (self.first, self.second), strict=True)
         ]

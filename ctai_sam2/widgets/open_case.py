@@ -167,7 +167,7 @@ def write_view(path: Path, document: Document) -> None:
     kept: dict[str, Any] = {name: getattr(view, name) for name in _KEPT}
     kept["colours"] = {name: label.colour for name, label in document.labels.items()}
     kept |= {"window": [view.window.level, view.window.width], "viewport": _zoom_of(view)}
-    # How one looks is no work that could be lost.
+    # These are settings of the view: no work is lost with them.
     with suppress(StorageError):
         write_json(path, kept)
 

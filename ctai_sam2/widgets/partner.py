@@ -31,7 +31,7 @@ class PartnerPlace:
         self, editor: MaskEditor, display: Display, line_of: Callable[[MaskEditor], Guide | None]
     ) -> None:
         self._editor, self._display, self._line_of = editor, display, line_of
-        # One that stretches what is in it: an editor has no width of its own.
+        # A box that stretches its content: an editor has no width of its own.
         self.widget = ipw.VBox()
         self._other: PartnerPlace | None = None
 

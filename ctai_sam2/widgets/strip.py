@@ -166,7 +166,7 @@ class SliceStrip:
             here = tops.get(self._controls.controller.document.index)
             if here is not None:
                 layer.stroke_style, layer.line_width = _HERE, 2.0
-                # Beside the level's name, which it would cross.
+                # To the right of the level's name: the frame would cross it.
                 layer.stroke_rect(_BAR_X - 1, max(here, 1.0), WIDTH_PX - _BAR_X, max(step, 3.0))
             layer.restore()
 

@@ -61,7 +61,7 @@ class ToolRail:
 
     def _translate(self, language: str) -> None:
         say = self._controls
-        # Options that are set anew would choose the first one.
+        # Setting the options would choose the first of them.
         chosen = self._tools.value
         self._tools.options = [(say.text(f"tool.{tool}"), tool) for tool in self._names]
         self._tools.value = chosen
@@ -170,7 +170,7 @@ class OptionBar:
         set_shown(self._spinner, running)
         set_shown(self._buttons["cancel"], running)
         set_shown(self._buttons["retry"], status.state == "failed")
-        # With no segmenter at all there is nothing to look at again.
+        # Where there is no segmenter at all, its state cannot change.
         is_down = blocked and status.message is not None and status.message.key != "ai.no_segmenter"
         set_shown(self._check, is_down)
         for name in ("previous_candidate", "next_candidate"):

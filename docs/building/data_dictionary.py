@@ -52,8 +52,8 @@ def render() -> str:
 def _table(columns: Iterable[Column]) -> Iterable[str]:
     yield "| column | unit | meaning |"
     yield "|---|---|---|"
-    for name, unit, meaning in columns:
-        yield f"| `{name}` | {unit} | {meaning} |"
+    for column in columns:
+        yield f"| `{column.name}` | {column.unit} | {column.meaning} |"
 
 
 def _cutoffs() -> str:

@@ -26,7 +26,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
-    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+    # As behind a hub: what works under a prefix works without one.
+    with running_lab(tmp_path_factory.mktemp("lab"), prefix="/user/reader") as lab:
         yield lab
 
 

@@ -70,6 +70,13 @@ for widget in list(_instances.values()):
 get_ipython().reset(new_session=False)
 """
 _PIXELS = """(canvas) => canvas.toDataURL("image/png").split(",")[1]"""
+# To see whether a picture changes, far quicker than to fetch it.
+_DIGEST = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let digest = 0;
+  for (const pixel of new Uint32Array(data.buffer)) digest = (Math.imul(digest, 31) + pixel) | 0;
+  return [canvas.width, canvas.height, digest];
+}"""
 
 
 @dataclass(frozen=True)
@@ -285,12 +292,12 @@ class Notebook:
 
     def settled_pixels(self, number: int = 0) -> NDArray[np.uint8]:
         """What a canvas shows once two looks in a row see the same."""
-        before = self.pixels(number)
+        before = self.canvas(number).evaluate(_DIGEST)
         for _ in range(100):
             self.page.wait_for_timeout(150)
-            now = self.pixels(number)
-            if np.array_equal(before, now):
-                return now
+            now = self.canvas(number).evaluate(_DIGEST)
+            if before == now:
+                return self.pixels(number)
             before = now
         raise AssertionError("the picture does not come to rest")
 
@@ -327,21 +334,30 @@ class Notebook:
 
     def place(self, x: float, y: float, number: int = 0, editor: str = "editor") -> Place:
         """Find the whole page pixel nearest to an image point, and the same place on the canvas."""
-        self.settle_size(number, editor)
-        on_canvas = self.ask(f"{editor}.document.view.viewport.to_screen({x}, {y})")
+        return self.places([(x, y)], number, editor)[0]
+
+    def places(
+        self, points: Sequence[tuple[float, float]], number: int = 0, editor: str = "editor"
+    ) -> list[Place]:
+        """Find the places of many points: the kernel is asked once."""
+        size = self.settle_size(number, editor)
+        to_screen = f"{editor}.document.view.viewport.to_screen"
+        on_canvas = self.ask(f"[{to_screen}(x, y) for x, y in {[tuple(point) for point in points]}]")
         box = self.canvas(number).evaluate(
             "(canvas) => { const box = canvas.getBoundingClientRect();"
             " return [box.left, box.top, box.width, box.height]; }"
         )
-        page = round(box[0] + on_canvas[0]), round(box[1] + on_canvas[1])
-        size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
-        screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
-        return Place(page=page, screen=screen)
+        found = []
+        for x, y in on_canvas:
+            page = round(box[0] + x), round(box[1] + y)
+            screen = tuple((page[i] - box[i]) / box[2 + i] * size[i] for i in range(2))
+            found.append(Place(page=page, screen=screen))
+        return found
 
-    def settle_size(self, number: int = 0, editor: str = "editor") -> None:
-        """Wait until Python and the page agree how large the picture is."""
+    def settle_size(self, number: int = 0, editor: str = "editor") -> list[int]:
+        """Wait until Python and the page agree how large the picture is; its width and height."""
         for _ in range(100):
-            size = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
+            size: list[int] = self.ask(f"[{editor}._display.canvas.width, {editor}._display.canvas.height]")
             shown = self.canvas(number).evaluate(
                 "(canvas) => { const fills = canvas.closest('.ctai-sam2-editor').style.getPropertyValue("
                 "'--ctai-sam2-height') !== '';"
@@ -349,7 +365,7 @@ class Notebook:
                 " return [Math.floor(box.width), Math.floor(box.height)]; }"
             )
             if size == shown:
-                return
+                return size
             self.page.wait_for_timeout(100)
         raise AssertionError(f"the page shows {shown}, Python draws {size}")
 
@@ -361,7 +377,7 @@ class Notebook:
 
     def drag(self, *points: tuple[float, float], button: str = "left", **where: Any) -> list[Place]:
         """Drag through image points."""
-        places = [self.place(*point, **where) for point in points]
+        places = self.places(points, **where)
         self.page.mouse.move(*places[0].page)
         self.page.mouse.down(button=button)
         for place in places[1:]:

@@ -49,8 +49,8 @@ _PEN = """(events) => {
 
 
 @pytest.fixture
-def notebook(browser: Any, lab: Lab) -> Iterator[Notebook]:
-    notebook = Notebook.open(browser, lab, "page", CELLS, size=(1100, 800), has_touch=True)
+def notebook(browser: Any, lab: Lab, kernel: str) -> Iterator[Notebook]:
+    notebook = Notebook.open(browser, lab, "page", CELLS, size=(1100, 800), kernel=kernel, has_touch=True)
     notebook.settle_size()
     yield notebook
     notebook.close()
@@ -120,7 +120,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     # A stroke is the same bit for bit, and small.
     notebook.choose("Brush")
     notebook.tell("follow()")
-    places = [notebook.place(30 + 0.5 * i, 40 + (i % 9)) for i in range(61)]
+    places = notebook.places([(30 + 0.5 * i, 40 + (i % 9)) for i in range(61)])
     page.mouse.move(*places[0].page)
     page.wait_for_timeout(300)
 
@@ -139,7 +139,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     # A polygon: corners and the edge to the pointer while Python takes nothing; then its mask.
     notebook.choose("Polygon")
     notebook.tell("follow()")
-    corners = [notebook.place(x, y) for x, y in ((10, 10), (30, 12), (20, 30))]
+    corners = notebook.places([(10, 10), (30, 12), (20, 30)])
     before = notebook.settled_pixels()
 
     def click_corners() -> None:
@@ -161,7 +161,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     # A pen: half the radius at a quarter of the pressure; its other end erases.
     notebook.choose("Brush")
     notebook.tell("editor.do('clear')")
-    way = [notebook.place(20 + i, 70).screen for i in range(0, 50, 5)]
+    way = [place.screen for place in notebook.places([(20 + i, 70) for i in range(0, 50, 5)])]
     areas = []
     for pressure, button, buttons in ((0.8, 0, 1), (0.25, 0, 1), (0.8, 5, 32)):
         events = [("pointerdown", *way[0], pressure, button, buttons)]

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ctai_sam2.image.masks import grow, remove_islands, shrink
-from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
+from ctai_sam2.image.masks import grow, shrink
+from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy
+from ctai_sam2.segmentation.compartments import fat_within
 from ctai_sam2.types import CTSlice, Mask
 
 Fat: TypeAlias = Literal["sat", "vat", "imat"]
 
 _SKIN_MM = 1.5
 _BETWEEN_FIBRES_MM = 4.0
-_SMALLEST_MM2 = 6.0
 
 
 def find_fat(
@@ -53,13 +50,4 @@ def find_fat(
     )
     between = fascia & ~cavity & ~spine & compartment
     places: dict[Fat, Mask] = {"sat": body & ~fascia, "vat": cavity, "imat": between}
-    smallest_px = int(np.ceil(_SMALLEST_MM2 / ct_slice.pixel_area_mm2))
-    found: dict[Fat, Mask] = {}
-    for name, place in places.items():
-        fat = _within(ct_slice.hu, getattr(definitions, name)) & place & ~muscle
-        found[name] = remove_islands(fat, smallest_px)
-    return found
-
-
-def _within(hu: NDArray[Any], limits: HuRange) -> Mask:
-    return np.asarray((hu >= limits.low_hu) & (hu <= limits.high_hu), dtype=bool)
+    return fat_within(places, ct_slice.hu, muscle, ct_slice.spacing_mm, definitions)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.frame import Frame
 from ctai_sam2.image.masks import keep_largest
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.segmentation.levels.decode import (

@@ -21,6 +21,7 @@ from ctai_sam2.cohort.report import write_report_of_table
 from ctai_sam2.cohort.table import TABLE_COLUMNS, compare_row, data_dictionary
 from ctai_sam2.measure.cutoffs import CUTOFF_TABLES
 from ctai_sam2.measure.reference_values import REFERENCE_TABLES
+from ctai_sam2.study.person import Person
 from tests.unit.cohort.making import QUICK, make_cases
 
 
@@ -83,12 +84,13 @@ def test_cut_offs_are_those_of_the_case_else_of_the_cohort(finished: Path) -> No
 
 def test_a_row_is_compared_with_its_sex_and_age() -> None:
     row = {"sma_cm2": 101.0, "smi_cm2_m2": None, "smd_hu": 38.1, "l3_certainty": "user"}
-    cells = compare_row(row, sex="F", age_years=50, reference="framingham-2024")
+    woman = Person(sex="F", age_years=50)
+    cells = compare_row(row, woman, reference="framingham-2024")
     assert cells["sma_z"] == pytest.approx(-1)
     assert cells["sma_percentile"] == pytest.approx(15.8655, abs=1e-3)
     assert (cells["smd_z"], cells["smi_z"], cells["sma_below_p5"]) == (0.0, None, False)
     assert cells["reference_values"] == "framingham-2024@1"
-    unknown = compare_row({**row, "l3_certainty": "unknown"}, sex="F", age_years=50, reference="yoon-2021")
+    unknown = compare_row({**row, "l3_certainty": "unknown"}, woman, reference="yoon-2021")
     assert set(unknown.values()) == {None}
 
 

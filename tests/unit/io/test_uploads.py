@@ -18,7 +18,8 @@ from PIL import Image
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.uploads import decode_upload, size_of_codestream
+from ctai_sam2.io.codestream import read_codestream_header
+from ctai_sam2.io.uploads import decode_upload
 from ctai_sam2.types import Window
 from tests.unit.io.making import ct_dataset, save
 
@@ -134,10 +135,10 @@ def test_deflated_dicom_is_refused_unread(tmp_path: Path) -> None:
         decode_upload(data)
 
 
-def test_sizes_of_streams() -> None:
-    assert size_of_codestream(picture(GREY, "JPEG")) == (40, 32)
-    assert size_of_codestream(b"\x00\x01\x02") is None
-    assert size_of_codestream(b"\xff\xd8\xff\xda\x00\x08" + bytes(20)) is None
+def test_headers_of_streams() -> None:
+    assert read_codestream_header(picture(GREY, "JPEG")) == ((40, 32), 8)
+    assert read_codestream_header(b"\x00\x01\x02") is None
+    assert read_codestream_header(b"\xff\xd8\xff\xda\x00\x08" + bytes(20)) is None
 
 
 @cache

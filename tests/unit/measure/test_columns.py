@@ -51,7 +51,7 @@ def test_each_column_has_one_name_a_meaning_and_the_unit_its_name_says() -> None
         "_hu_max": "HU",
         "_hu_sum": "HU",
     }
-    for name, unit, meaning in COLUMN_TABLE:
+    for name, unit, meaning, _ in COLUMN_TABLE:
         longest = max((ending for ending in endings if name.endswith(ending)), key=len, default=None)
         expected = "cm²·HU/m²" if name == "smg" else endings[longest] if longest else ""
         assert unit == expected, name

@@ -35,6 +35,8 @@ PROMPTS = {
     "mask alone": Prompt(mask=BLOB),
 }
 NANO_SIZE = 64
+# Half of what its weights were made for: the same layers in a quarter of the time and memory.
+TINY_SIZE = 512
 
 
 def open_upstream(checkpoint: Path, config: str, image_size: int | None) -> Any:
@@ -86,9 +88,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
     def get(name: str) -> Pair:
         if name not in made:
-            config, size = {"tiny at 1024": ("sam2.1_hiera_tiny", None), "nano": ("sam2_ct_nano", NANO_SIZE)}[
-                name
-            ]
+            configs = {"tiny": ("sam2.1_hiera_tiny", TINY_SIZE), "nano": ("sam2_ct_nano", NANO_SIZE)}
+            config, size = configs[name]
             made[name] = Pair(tmp_path_factory.mktemp("pair"), config, size)
         return made[name]
 
@@ -96,7 +97,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pair]:
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-@pytest.mark.parametrize("network", ["tiny at 1024", "nano"])
+@pytest.mark.parametrize("network", ["tiny", "nano"])
 def test_masks_are_those_of_upstream(
     pairs: Callable[[str], Pair], network: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.image.framing import Frame
+from ctai_sam2.image.frame import Frame
 from ctai_sam2.types import Mask, ModelIdentity, Prediction, Prompt, Window
 
 IDENTITY = ModelIdentity(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.framing import frame_slice
+from ctai_sam2.image.frame import frame_slice
 from ctai_sam2.phantom import make_axial_slice, random_parameters, reference_parameters
 from ctai_sam2.segmentation import (
     find_axial_anatomy,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.framing import frame_sagittal
+from ctai_sam2.image.frame import frame_sagittal
 from ctai_sam2.phantom import (
     LEVEL_NAMES,
     Label,

@@ -171,15 +171,6 @@ def test_the_dense_head_was_added_beside_the_prompted_model_of_version_2() -> No
     assert all(bool(torch.isfinite(tensor).all()) for tensor in head)
 
 
-def test_a_run_on_a_named_device_is_the_same_run(tmp_path: Path, bank: list[LabelledImage]) -> None:
-    plain = trainer(tmp_path / "plain", bank)
-    named = Trainer(SMOKE, tmp_path / "named", phantoms=bank, real=[], seed=0, device=torch.device("cpu"))
-    plain.run()
-    named.run()
-    for one, other in zip(plain.ema.values(), named.ema.values(), strict=True):
-        assert torch.equal(one, other)
-
-
 def test_training_takes_a_device_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

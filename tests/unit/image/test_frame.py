@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.framing import SAGITTAL_SIDE_MM, frame_sagittal, frame_slice
+from ctai_sam2.image.frame import SAGITTAL_SIDE_MM, frame_sagittal, frame_slice
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import CTSlice, Prompt
 
