@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from ctai_sam2.training.bank import LabelledImage, load_phantom_bank
+from ctai_sam2.training.dense_phantoms import load_hard_bank
 
 
 @pytest.fixture(scope="session")
@@ -16,5 +17,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> list[LabelledImage]:
 
 @pytest.fixture(scope="session")
 def hard_bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the phantoms of the dense head's smoke run, once drawn."""
-    return tmp_path_factory.mktemp("hard-bank")
+    """Folder with the phantoms of the dense head's smoke run."""
+    folder: Path = tmp_path_factory.mktemp("hard-bank")
+    load_hard_bank(folder, count=2, size_px=64, seed=0, processes=1)
+    return folder
