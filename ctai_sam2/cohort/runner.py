@@ -9,12 +9,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from ctai_sam2.cohort.case import Case
-from ctai_sam2.cohort.config import TIME_LIMIT_S, CaseTask, CohortConfig
+from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
 from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.outcome import CaseOutcome
@@ -24,11 +24,6 @@ from ctai_sam2.cohort.store import CohortStore, RecordIndex
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, write_results
 from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
-from ctai_sam2.image.windowing import SOFT_TISSUE
-from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.settings import Settings
-from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
-from ctai_sam2.types import Window
 
 _MAX_BATCH = 8
 _LOOK_EVERY_S = 0.2
@@ -94,24 +89,8 @@ class CohortRun:
 def run_cohort(
     manifest: str | os.PathLike[str] | Sequence[Case],
     out: str | os.PathLike[str],
-    *,
     config: CohortConfig | None = None,
-    workers: int | None = None,
-    segmenter: str = "local",
-    settings: Settings | None = None,
-    dask: Any = None,
-    structures: Sequence[Structure] = AXIAL_STRUCTURES,
-    definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
-    window: Window = SOFT_TISSUE,
-    robustness_trials: int = 0,
-    smi_cutoffs: str = "prado-2008",
-    smd_cutoffs: str = "martin-2013",
-    levels: tuple[str, str] | None = None,
-    time_limit_s: float = TIME_LIMIT_S,
-    memory_limit_mb: float | None = None,
-    threads: int | None = None,
-    retry_failed: bool = False,
-    progress: bool = True,
+    **options: Any,
 ) -> CohortRun:
     """Segment and measure every case of a manifest; run again, it does only what is missing or changed.
 
@@ -127,10 +106,9 @@ def run_cohort(
     out : path-like
         Folder of the cohort; made if missing. One run at a time may write to it, and one cohort.
     config : CohortConfig, optional
-        Everything below in one value; the other arguments are then left out.
-    workers, segmenter, settings, dask, structures, definitions, window, robustness_trials, smi_cutoffs, \
-smd_cutoffs, levels, time_limit_s, memory_limit_mb, threads, retry_failed, progress
-        See `CohortConfig`.
+        How cases are segmented and measured, and where.
+    **options
+        Fields of `CohortConfig`, instead of it or in place of what it has: ``workers=2``.
 
     Returns
     -------
@@ -149,25 +127,7 @@ smd_cutoffs, levels, time_limit_s, memory_limit_mb, threads, retry_failed, progr
         If it was stopped; what was done is stored, with its table.
     """
     started = time.perf_counter()
-    if config is None:
-        config = CohortConfig(
-            workers=workers,
-            segmenter=segmenter,
-            settings=settings or Settings(),
-            dask=dask,
-            structures=tuple(structures),
-            definitions=definitions,
-            window=window,
-            robustness_trials=robustness_trials,
-            smi_cutoffs=smi_cutoffs,
-            smd_cutoffs=smd_cutoffs,
-            levels=levels,
-            time_limit_s=time_limit_s,
-            memory_limit_mb=memory_limit_mb,
-            threads=threads,
-            retry_failed=retry_failed,
-            progress=progress,
-        )
+    config = _config_of(config, options)
     store = CohortStore(Path(out).resolve())
     listing = list_cases(manifest) if isinstance(manifest, (str, os.PathLike)) else None
     if listing is not None:
@@ -246,6 +206,18 @@ smd_cutoffs, levels, time_limit_s, memory_limit_mb, threads, retry_failed, progr
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_mb,
     )
+
+
+def _config_of(config: CohortConfig | None, options: Mapping[str, Any]) -> CohortConfig:
+    """Return the configuration with some of its fields given by name."""
+    known = [field.name for field in fields(CohortConfig)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(
+            "a cohort has no such option", received=unknown, hint=f"Options are {', '.join(known)}."
+        )
+    given = {name: value for name, value in options.items() if not (name == "settings" and value is None)}
+    return CohortConfig(**given) if config is None else replace(config, **given)
 
 
 def _describe(files: CohortFiles, summary: Mapping[str, Any], **counts: Any) -> CohortRun:

@@ -216,6 +216,7 @@ def test_without_a_segmenter_the_run_ends_and_nothing_counts_as_failed(tmp_path:
         {"workers": 0},
         {"time_limit_s": 0},
         {"memory_limit_mb": -1},
+        {"work": 2},
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_run(tmp_path: Path, wrong: dict[str, Any]) -> None:
@@ -225,6 +226,12 @@ def test_wrong_options_are_refused_before_anything_is_run(tmp_path: Path, wrong:
 
 
 @pytest.mark.usefixtures("processes")
+def test_an_option_given_next_to_a_configuration_counts(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path / "in", 1)
+    run_cohort(cases, tmp_path / "out", CohortConfig(**QUICK), definitions=WIDE)
+    assert list(read_table(tmp_path / "out")["definitions"]) == [WIDE.identifier]
+
+
 def test_ctrl_c_stops_at_once_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = make_cases(tmp_path / "in", 24)
     taken: list[str] = []
