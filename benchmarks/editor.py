@@ -5,14 +5,19 @@ size. With ``--browser`` also in JupyterLab in Chromium without a GPU: pictures 
 a second while events come at the display's rate, the time from a movement to its
 picture, and bytes over the wire; near, 100 ms away (``far``), with slices of 2048
 pixels (``large``), and the way to the first mask (``mask``). Each of these is a
-minute or so on an idle machine, and can be run alone: ``--browser near``.
+minute or so on an idle machine, and can be run alone: ``--browser near``. With
+``--opening`` what of that way is the kernel's, each time in a fresh process.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -54,6 +59,30 @@ volume = ct.CTVolume(hu_zyx=np.stack([np.roll(hu, 5 * i, axis=0) for i in range(
                      affine=np.diag([spacing[1], spacing[0], 5.0, 1.0]))
 editor = ct.MiddleMaskEditor(volume, segmenter=None, folder=None)
 editor
+"""
+
+# What a kernel does from the cell to the mask, with what a kernel has imported anyway imported before.
+OPENING = """
+import json, sys, time
+import ipykernel.ipkernel
+started, processor = time.perf_counter(), time.process_time()
+times = {{}}
+def note(name):
+    times[name + "_s"] = time.perf_counter() - started
+    times[name + "_processor_s"] = time.process_time() - processor
+import numpy as np
+import ctai_sam2 as ct
+saved = np.load({slice!r})
+editor = ct.MiddleMaskEditor(ct.CTSlice(hu=saved["hu"], spacing_mm=tuple(saved["spacing"])), folder=None)
+note("to_the_editor")
+time.sleep({pause_s})
+asked = time.perf_counter()
+editor.do("run")
+editor.controller.inference.wait(120)
+assert "psoas_left" in editor.masks
+times["from_the_click_s"] = time.perf_counter() - asked
+note("to_the_mask")
+print(json.dumps(times))
 """
 
 # An event of the pointer on the canvas, and what the picture shows around a place.
@@ -333,6 +362,28 @@ def measure_first_mask(clicks: int) -> dict[str, dict[str, float]]:
     }
 
 
+def measure_opening(rounds: int) -> dict[str, dict[str, float]]:
+    """Time a cell that opens an editor, and one click at once or when the model was loaded meanwhile."""
+    phantom = make_axial_slice(reference_parameters(), z_mm=0.0, rng=np.random.default_rng(0))
+    figures = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slice.npz"
+        np.savez(path, hu=phantom.hu, spacing=phantom.spacing_mm)
+        for name, pause_s in (("a click at once", 0.0), ("a click after 6 s", 6.0)):
+            code = OPENING.format(slice=str(path), pause_s=pause_s)
+            runs = []
+            for number in range(rounds):
+                # Without predictions of an earlier run.
+                environment = {**os.environ, "SAM2_CACHE_DIR": str(Path(folder) / f"{pause_s:g}-{number}")}
+                command = [sys.executable, "-c", code]
+                run = subprocess.run(command, check=True, capture_output=True, env=environment)
+                runs.append(json.loads(run.stdout))
+            figures[f"cell that opens an editor, {name}"] = {
+                key: statistics.median(run[key] for run in runs) for key in runs[0]
+            }
+    return figures
+
+
 def ratios_of(figures: dict[str, dict[str, float]]) -> dict[str, Ratio]:
     """Pick what is compared from run to run: what a movement costs compared with drawing everything anew."""
     whole = figures["full redraw"]["p50_ms"]
@@ -352,9 +403,14 @@ def main() -> None:
         choices=(*PLACES, "mask"),
         help="also in JupyterLab in Chromium; all, or these",
     )
+    parser.add_argument(
+        "--opening", type=int, metavar="TIMES", help="also the cell that opens an editor, so many times"
+    )
     add_json_option(parser)
     arguments = parser.parse_args()
     figures = measure_sending(arguments.repeats)
+    if arguments.opening:
+        figures |= measure_opening(arguments.opening)
     if arguments.browser is not None:
         for piece in arguments.browser or (*PLACES, "mask"):
             figures |= (

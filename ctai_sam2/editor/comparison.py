@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import ndimage
 
 from ctai_sam2.editor.commands import Compound, SetMask
 from ctai_sam2.editor.labels import Profile
@@ -208,7 +208,7 @@ def _taken(document: Document, name: str, region: Mask) -> Compound:
 def _owner(document: Document, labels: tuple[str, ...], part: Mask, reference: Mask) -> str:
     """Label of a group that a part belongs to: the one it touches, else the one of its side."""
     distances = {
-        label: float(ndimage.distance_transform_edt(~mask)[part].min())
+        label: float(scipy.ndimage.distance_transform_edt(~mask)[part].min())
         for label in labels
         if (mask := document.mask(label)).any()
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.editor.changes import Box
 from ctai_sam2.editor.comparison import differences
@@ -12,7 +12,6 @@ from ctai_sam2.editor.document import Document
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.types import Mask
 
-_CROSS = ndimage.generate_binary_structure(2, 1)
 _REFERENCE_RGB = (255, 255, 255)
 MINE_RGB, THEIRS_RGB = (213, 94, 0), (0, 158, 115)
 """Pixels that only the reader's masks have, and those that only the reference has (Okabe and Ito 2008)."""
@@ -80,6 +79,6 @@ def _outline(mask: Mask, box: Box) -> Mask:
     x0, y0, x1, y1 = box
     left, top = min(x0, 1), min(y0, 1)
     part = mask[y0 - top : y1 + 2, x0 - left : x1 + 2]
-    eroded = ndimage.binary_erosion(part, _CROSS, border_value=0)
+    eroded = scipy.ndimage.binary_erosion(part)
     inner = (part & ~eroded)[top : top + y1 - y0 + 1, left : left + x1 - x0 + 1]
     return np.asarray(inner, dtype=np.bool_)

@@ -7,8 +7,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.distances import deeper_than, within_distance
@@ -108,8 +108,8 @@ def separate_areas(hu: NDArray[Any], spacing_mm: Sequence[float]) -> list[float]
     [6156.0, 2106.0]
     """
     sampling = (float(spacing_mm[0]), float(spacing_mm[1]))
-    core = ndimage.distance_transform_edt(np.asarray(hu) > TISSUE_HU, sampling=sampling) > _SHELL_MM
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(core))
+    core = scipy.ndimage.distance_transform_edt(np.asarray(hu) > TISSUE_HU, sampling=sampling) > _SHELL_MM
+    labels, _ = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(core))
     sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
     return [float(size) * sampling[0] * sampling[1] for size in sizes]
 
@@ -125,7 +125,7 @@ def _without_arms(body: Mask, sampling: tuple[float, float]) -> Mask:
 
 
 def _largest(mask: Mask) -> Mask:
-    labels, count = ndimage.label(mask)
+    labels, count = scipy.ndimage.label(mask)
     if count <= 1:
         return mask
     sizes = np.bincount(labels.ravel())

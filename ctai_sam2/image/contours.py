@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import as_mask
@@ -102,7 +102,7 @@ def mask_to_polygons(mask_hw: Any, *, tolerance_px: float = 0.0) -> list[Polygon
     if not (np.isfinite(tolerance_px) and tolerance_px >= 0):
         raise InputError("a tolerance must be finite and not negative", received=tolerance_px)
     # Outlines never join pixels over a corner, hence parts are labelled without diagonals.
-    labels, count = ndimage.label(inside)
+    labels, count = scipy.ndimage.label(inside)
     exteriors: list[NDArray[np.float64] | None] = [None] * count
     holes: list[list[NDArray[np.float64]]] = [[] for _ in range(count)]
     for ring_xy, (row, column) in _trace_rings(inside):

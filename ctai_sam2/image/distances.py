@@ -8,8 +8,8 @@ transform runs on the mask's box.
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.types import Mask
 
@@ -17,7 +17,7 @@ from ctai_sam2.types import Mask
 def within_distance(mask: Mask, distance: float, sampling: tuple[float, float] = (1.0, 1.0)) -> Mask:
     """Return the pixels whose centre lies within a distance of a mask pixel's centre.
 
-    The same pixels as ``ndimage.distance_transform_edt(~mask, sampling=sampling) <= distance``; an empty mask
+    The same pixels as ``distance_transform_edt(~mask, sampling=sampling) <= distance``; an empty mask
     stays empty.
 
     Parameters
@@ -45,7 +45,7 @@ def within_distance(mask: Mask, distance: float, sampling: tuple[float, float] =
 def deeper_than(mask: Mask, distance: float, sampling: tuple[float, float] = (1.0, 1.0)) -> Mask:
     """Return the mask's pixels that are further than a distance from every pixel outside of it.
 
-    The same pixels as ``ndimage.distance_transform_edt(mask, sampling=sampling) > distance``; what lies
+    The same pixels as ``distance_transform_edt(mask, sampling=sampling) > distance``; what lies
     beyond the image is not outside of the mask.
 
     Parameters
@@ -83,7 +83,7 @@ def depth_of(mask: Mask, sampling: tuple[float, float] = (1.0, 1.0)) -> NDArray[
     box = box_of(mask, 1, 1)
     depth = np.zeros(mask.shape, np.float64)
     if box is not None:
-        depth[box] = ndimage.distance_transform_edt(mask[box], sampling=sampling)
+        depth[box] = scipy.ndimage.distance_transform_edt(mask[box], sampling=sampling)
     return depth
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.image.distances import box_of
 from ctai_sam2.types import Mask
@@ -20,8 +20,8 @@ def signed_distance_mm(mask: Mask, spacing_mm: Sequence[float]) -> NDArray[np.fl
     if not mask.any():
         far = float(np.hypot(mask.shape[0] * sampling[0], mask.shape[1] * sampling[1]))
         return np.full(mask.shape, -far, np.float32)
-    inside = ndimage.distance_transform_edt(mask, sampling=sampling)
-    outside = ndimage.distance_transform_edt(~mask, sampling=sampling)
+    inside = scipy.ndimage.distance_transform_edt(mask, sampling=sampling)
+    outside = scipy.ndimage.distance_transform_edt(~mask, sampling=sampling)
     return np.asarray(np.where(mask, inside, -outside), np.float32)
 
 
@@ -84,7 +84,7 @@ def blend_masks(
         return nearer if within is None else [a & b for a, b in zip(nearer, within, strict=True)]
     below, above = (signed_distance_mm(mask[box], spacing_mm) for mask in (lower, upper))
     at_lower, at_upper = (int(lower.sum()), int(upper.sum())) if sizes is None else sizes
-    centres = [np.asarray(ndimage.center_of_mass(mask[box])) for mask in (lower, upper)]
+    centres = [np.asarray(scipy.ndimage.center_of_mass(mask[box])) for mask in (lower, upper)]
     way = centres[1] - centres[0] if drifts else np.zeros(2)
     blended = []
     for place, share in enumerate(shares):
@@ -102,4 +102,4 @@ def blend_masks(
 def _moved(distances: NDArray[np.float32], by_yx: NDArray[np.float64]) -> NDArray[np.float32]:
     if np.abs(by_yx).max() < 0.01:
         return distances
-    return np.asarray(ndimage.shift(distances, by_yx, order=1, mode="nearest"), np.float32)
+    return np.asarray(scipy.ndimage.shift(distances, by_yx, order=1, mode="nearest"), np.float32)

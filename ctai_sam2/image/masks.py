@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.image.distances import box_of, within_distance
@@ -122,8 +122,8 @@ def label_components(mask: ArrayLike, *, diagonal: bool = True) -> tuple[NDArray
     >>> label_components(np.eye(2, dtype=bool))[1], label_components(np.eye(2, dtype=bool), diagonal=False)[1]
     (1, 2)
     """
-    structure = ndimage.generate_binary_structure(2, 2 if diagonal else 1)
-    labels, count = ndimage.label(as_mask(mask), structure=structure)
+    structure = scipy.ndimage.generate_binary_structure(2, 2 if diagonal else 1)
+    labels, count = scipy.ndimage.label(as_mask(mask), structure=structure)
     return labels.astype(np.int32, copy=False), int(count)
 
 
@@ -277,7 +277,7 @@ def smooth(mask: ArrayLike, sigma_mm: float, spacing_mm: Sequence[float]) -> Mas
     if sigma_mm == 0:
         return inside.copy()
     sigmas = [sigma_mm / step for step in spacing]
-    blurred = ndimage.gaussian_filter(inside.astype(np.float32), sigmas, mode="nearest")
+    blurred = scipy.ndimage.gaussian_filter(inside.astype(np.float32), sigmas, mode="nearest")
     return np.asarray(blurred > 0.5, dtype=np.bool_)
 
 

@@ -15,8 +15,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ctai_sam2.image.masks import grow
 from ctai_sam2.types import Acquisition, Mask
@@ -161,12 +161,12 @@ def _in_discs(
     hu: NDArray[Any], radius_mm: float, spacing_mm: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean and standard deviation of HU in a disc around every pixel."""
-    values = np.clip(ndimage.median_filter(hu.astype(np.float64), size=3), -200, 800)
+    values = np.clip(scipy.ndimage.median_filter(hu.astype(np.float64), size=3), -200, 800)
     half = [max(1, math.ceil(radius_mm / step)) for step in spacing_mm]
     down, across = np.mgrid[-half[0] : half[0] + 1, -half[1] : half[1] + 1]
     disc = (np.hypot(down * spacing_mm[0], across * spacing_mm[1]) <= radius_mm).astype(np.float64)
     disc /= disc.sum()
-    mean, square = (ndimage.correlate(grid, disc, mode="constant") for grid in (values, values**2))
+    mean, square = (scipy.ndimage.correlate(grid, disc, mode="constant") for grid in (values, values**2))
     return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 

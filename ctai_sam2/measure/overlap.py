@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import as_mask, as_spacing_mm, require_same_shape
@@ -107,8 +107,10 @@ def _masks(first: ArrayLike, second: ArrayLike) -> tuple[Mask, Mask]:
 
 
 def _outline(mask: Mask) -> Mask:
-    cross = ndimage.generate_binary_structure(2, 1)
-    return np.asarray(mask & ~ndimage.binary_erosion(mask, structure=cross, border_value=0), dtype=np.bool_)
+    cross = scipy.ndimage.generate_binary_structure(2, 1)
+    return np.asarray(
+        mask & ~scipy.ndimage.binary_erosion(mask, structure=cross, border_value=0), dtype=np.bool_
+    )
 
 
 def _outline_distances_mm(
@@ -120,6 +122,6 @@ def _outline_distances_mm(
     if not (a.any() and b.any()):
         return np.inf if a.any() or b.any() else 0.0
     outline_a, outline_b = _outline(a), _outline(b)
-    to_a = ndimage.distance_transform_edt(~outline_a, sampling=spacing)
-    to_b = ndimage.distance_transform_edt(~outline_b, sampling=spacing)
+    to_a = scipy.ndimage.distance_transform_edt(~outline_a, sampling=spacing)
+    to_b = scipy.ndimage.distance_transform_edt(~outline_b, sampling=spacing)
     return np.asarray(to_b[outline_a], dtype=np.float64), np.asarray(to_a[outline_b], dtype=np.float64)

@@ -26,17 +26,16 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cachetools import LRUCache
-from joblib import Memory
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
 from ctai_sam2.models.cache_key import CacheKey, explain_miss, make_key
-from ctai_sam2.models.cache_store import decode_entry, encode_entry, is_intact, open_memory, read_entries
 from ctai_sam2.models.protocol import (
     BatchEmbedding,
     Prefetching,
@@ -47,6 +46,9 @@ from ctai_sam2.models.protocol import (
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
+
+if TYPE_CHECKING:
+    from joblib import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +122,7 @@ class CachedSegmenter(ClosedByWith):
         self._bytes_to_next_trim = max_bytes // _SHARE_BEFORE_FIRST_TRIM
         self._has_written = False
         self._trouble: str | None = None
-        self._memory, self._memoized = self._open_memory(folder)
-        self._is_on_disk = self._memory.location is not None
+        self._folder = None if folder is None else Path(folder).expanduser()
 
     @property
     def identity(self) -> ModelIdentity:
@@ -168,7 +169,11 @@ class CachedSegmenter(ClosedByWith):
         if self._recall(key) is not None:
             return "It is in memory: the stored prediction is returned."
         self.flush()
-        entries = list(read_entries(self._memory)) if self._is_on_disk else []
+        entries: list[tuple[CacheKey, float, Path]] = []
+        if self._disk is not None:
+            from ctai_sam2.models.cache_store import is_intact, read_entries
+
+            entries = list(read_entries(self._disk.memory))
         for known, written_at, path in entries:
             if known == key:
                 age_h = (self._clock() - written_at) / 3600
@@ -213,9 +218,10 @@ class CachedSegmenter(ClosedByWith):
         """Let the inner segmenter get ready, if it can do that ahead of time."""
         if isinstance(self._inner, Prefetching):
             self._inner.warm_up()
+        _ = self._disk
 
     def health(self) -> Health:
-        """Report the inner segmenter's health, and trouble with the disk cache if there is any."""
+        """Report the inner segmenter's health, and trouble with the disk cache if there was any so far."""
         health = self._inner.health()
         trouble = f" Warning: {self._trouble}" if self._trouble else ""
         return replace(health, detail=health.detail + trouble)
@@ -232,7 +238,8 @@ class CachedSegmenter(ClosedByWith):
         with self._lock:
             self._front.clear()
             self._evicted.clear()
-        self._memory.clear(warn=False)
+        if self._disk is not None:
+            self._disk.memory.clear(warn=False)
 
     def close(self) -> None:
         """Finish writing, trim the disk cache, empty the memory, close the inner segmenter."""
@@ -245,21 +252,22 @@ class CachedSegmenter(ClosedByWith):
             writer[1].shutdown()
         self._inner.close()
 
-    def _open_memory(self, folder: str | Path | None) -> tuple[Memory, Any]:
-        """Open the disk, and joblib's function on it; neither is on disk where that fails."""
+    @cached_property
+    def _disk(self) -> _Disk | None:
+        """The disk cache or None, opened when first used: joblib is a tenth of an editor's imports."""
+        if self._folder is None:
+            return None
+        from ctai_sam2.models.cache_store import open_memory
+
         try:
-            if folder is not None:
-                memory = open_memory(Path(folder).expanduser())
-                return memory, self._memoize(memory)
+            memory = open_memory(self._folder)
+            function = memory.cache(_compute, ignore=["work"], cache_validation_callback=self._is_entry_fresh)
+            return _Disk(memory=memory, function=function)
         except InputError as error:
             self._warn(f"predictions are not stored on disk: {error}")
         except OSError as error:
             self._warn(f"predictions are not stored on disk ({error.strerror or type(error).__name__}).")
-        memory = Memory(None, verbose=0)
-        return memory, self._memoize(memory)
-
-    def _memoize(self, memory: Memory) -> Any:
-        return memory.cache(_compute, ignore=["work"], cache_validation_callback=self._is_entry_fresh)
+        return None
 
     def _is_fresh(self, stored_at: float) -> bool:
         # A time ahead of now, of another machine or before the clock was set back, says nothing of the age.
@@ -290,10 +298,12 @@ class CachedSegmenter(ClosedByWith):
 
     def _read(self, key: CacheKey, shape_hw: tuple[int, int]) -> tuple[float, Prediction] | None:
         """Let joblib read a prediction; None where there is none that can be used."""
-        if not self._is_on_disk:
+        if self._disk is None:
             return None
+        from ctai_sam2.models.cache_store import decode_entry
+
         try:
-            data = self._memoized(**asdict(key), work=_raise_absent)
+            data = self._disk.function(**asdict(key), work=_raise_absent)
         except _Absent:
             return None
         except OSError as error:
@@ -308,7 +318,8 @@ class CachedSegmenter(ClosedByWith):
         return stored if self._is_fresh(stored[0]) else None
 
     def _write_behind(self, key: CacheKey, prediction: Prediction, stored_at: float) -> None:
-        if not self._is_on_disk:
+        disk = self._disk
+        if disk is None:
             return
         with self._lock:
             if self._writer is None or self._writer[0] != os.getpid():  # a forked child has no threads
@@ -317,10 +328,10 @@ class CachedSegmenter(ClosedByWith):
             waiting_bytes = sum(one.entry[1].masks.nbytes for one in self._pending.values())
             is_full = len(self._pending) >= _MAX_PENDING_WRITES or waiting_bytes >= _MAX_PENDING_BYTES
             if not is_full:
-                future = self._writer[1].submit(self._write, key, prediction, stored_at)
+                future = self._writer[1].submit(self._write, disk, key, prediction, stored_at)
                 self._pending[key] = _PendingWrite(future=future, entry=(stored_at, prediction))
         if is_full:  # the disk is slower than the model: the caller writes, and so waits
-            self._write(key, prediction, stored_at)
+            self._write(disk, key, prediction, stored_at)
             return
         future.add_done_callback(lambda done: self._note_written(key, done))
 
@@ -330,14 +341,16 @@ class CachedSegmenter(ClosedByWith):
             if pending is not None and pending.future is future:
                 del self._pending[key]
 
-    def _write(self, key: CacheKey, prediction: Prediction, stored_at: float) -> None:
+    def _write(self, disk: _Disk, key: CacheKey, prediction: Prediction, stored_at: float) -> None:
+        from ctai_sam2.models.cache_store import encode_entry
+
         data = encode_entry(key, prediction, stored_at)
         if len(data) > self._max_bytes:
             with self._lock:
                 self._evicted[key] = "The prediction is larger than the disk cache and was evicted at once."
             return
         try:
-            self._memoized.call(**asdict(key), work=lambda: data)
+            disk.function.call(**asdict(key), work=lambda: data)
         except OSError as error:
             self._warn(
                 "a prediction could not be written to the disk cache "
@@ -353,14 +366,14 @@ class CachedSegmenter(ClosedByWith):
             self._trim()
 
     def _trim(self) -> None:
-        if not self._is_on_disk or not self._has_written:
+        if not self._has_written or self._disk is None:
             return
         # What is written until the next time has room.
         room = self._max_bytes // _SHARE_BETWEEN_TRIMS
         with self._lock:
             self._bytes_to_next_trim = room
         try:
-            self._memory.reduce_size(
+            self._disk.memory.reduce_size(
                 bytes_limit=self._max_bytes - room, age_limit=timedelta(seconds=self._expires_s)
             )
         except (OSError, OverflowError, ValueError) as error:  # dates on the disk may be impossible
@@ -369,6 +382,12 @@ class CachedSegmenter(ClosedByWith):
     def _warn(self, trouble: str) -> None:
         self._trouble = trouble
         logger.warning("segmenter cache: %s", trouble)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Disk:
+    memory: Memory
+    function: Any
 
 
 @dataclass(frozen=True, kw_only=True)

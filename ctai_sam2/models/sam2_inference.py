@@ -10,6 +10,7 @@ rounding, because on a CPU the decoder's attention is reckoned in another order
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,7 +23,7 @@ from torch.nn import functional
 
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError
 from ctai_sam2.models.dense_head import DENSE_STRUCTURES, Division, divide_image
-from ctai_sam2.models.mask_decoder import FewTokensTransformer
+from ctai_sam2.models.mask_decoder import FewTokensTransformer, predict_candidates
 from ctai_sam2.types import Prompt
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ T = TypeVar("T")
 
 MASK_PROMPT_LOGIT = 10.0
 """A mask prompt becomes logits of plus and minus this, as upstream turns given masks into outputs."""
+
+_LARGEST_BOX = 0.5
+"""Share of a slice above which stretching all of it takes less time than stretching a box of it."""
 
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
@@ -91,7 +95,9 @@ class Network:
         )
         self.structures = tuple(dict.fromkeys([*self._named, *self.dense_structures]))
         with torch.inference_mode():
-            self._dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
+            dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
+            # Position by position in memory, as the decoder goes through them.
+            self._dense_pe = dense_pe.contiguous(memory_format=torch.channels_last)
 
     def share_weights_with(self, other: Any) -> None:
         """Let another ``SAM2Base`` of the same configuration compute with this network's weights."""
@@ -182,6 +188,15 @@ class Network:
                 sparse = torch.cat([sparse, tokens], dim=1)
             if engine is not None:
                 return engine.decode(embedding, sparse, dense)
+            if self.device.type == "cpu" and self._model.sam_mask_decoder.use_high_res_features:
+                return predict_candidates(
+                    self._model.sam_mask_decoder,
+                    embedding.top,
+                    self._dense_pe,
+                    sparse,
+                    dense,
+                    embedding.high_res,
+                )
             logits, ious, _, _ = self._model.sam_mask_decoder(
                 image_embeddings=embedding.top,
                 image_pe=self._dense_pe,
@@ -282,11 +297,47 @@ def prepare_image(image_hw: NDArray[np.uint8], image_size: int) -> torch.Tensor:
 
 
 def upsample_masks(logits: torch.Tensor, shape_hw: tuple[int, int]) -> NDArray[np.bool_]:
-    """Turn low-resolution logits (1, K, h, w) into masks (K, H, W), as upstream does."""
+    """Turn low-resolution logits (1, K, h, w) into masks (K, H, W), as upstream does.
+
+    Of a small structure only the box around what is above zero, a hundredth of the slice.
+    """
+    height, width = shape_hw
     with torch.inference_mode():
-        full = functional.interpolate(logits.float(), shape_hw, mode="bilinear", align_corners=False)
-        masks: NDArray[np.bool_] = (full[0] > 0).cpu().numpy()
-    return masks
+        coarse = logits.float()
+        if coarse.device.type == "cpu":
+            rows, columns = _reach((coarse[0] > 0).any(dim=0).numpy(), shape_hw)
+            if len(rows) * len(columns) < _LARGEST_BOX * height * width:
+                across = _interpolated(coarse[0], rows, height)
+                fine = _interpolated(across.transpose(1, 2), columns, width).transpose(1, 2)
+                masks = np.zeros((len(fine), height, width), np.bool_)
+                masks[:, rows.start : rows.stop, columns.start : columns.stop] = (fine > 0).numpy()
+                return masks
+        full = functional.interpolate(coarse, shape_hw, mode="bilinear", align_corners=False)
+        whole: NDArray[np.bool_] = (full[0] > 0).cpu().numpy()
+    return whole
+
+
+def _reach(above: NDArray[np.bool_], shape_hw: tuple[int, int]) -> tuple[range, range]:
+    """Rows and columns of a finer mask that can be above zero where these pixels are."""
+    reached = []
+    for axis, fine in enumerate(shape_hw):
+        found, coarse = np.flatnonzero(above.any(axis=1 - axis)), above.shape[axis]
+        if not found.size:
+            return range(0), range(0)
+        # A pixel is weighed in up to the centres of its neighbours; rounding may take one more.
+        first = math.floor((found[0] - 0.5) * fine / coarse - 0.5) - 1
+        last = math.ceil((found[-1] + 1.5) * fine / coarse - 0.5) + 1
+        reached.append(range(max(first, 0), min(last + 1, fine)))
+    return reached[0], reached[1]
+
+
+def _interpolated(values: torch.Tensor, rows: range, count: int) -> torch.Tensor:
+    """Rows of maps (K, h, w) stretched linearly to `count` rows, as PyTorch does without aligned corners."""
+    height = values.shape[1]
+    places = ((torch.arange(rows.start, rows.stop) + 0.5) * (height / count) - 0.5).clamp(min=0)
+    below = places.long()
+    share = (places - below)[:, None]
+    return values[:, below] * (1 - share) + values[:, (below + 1).clamp(max=height - 1)] * share
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -30,6 +32,7 @@ from ctai_sam2.segmentation.levels.volume import VolumeParameters, follow_spine,
 from ctai_sam2.segmentation.neighbours import (
     COMPARED,
     SLICE_COUNTS,
+    SliceAreas,
     areas_of,
     measure_neighbours,
     take_medians,
@@ -216,10 +219,22 @@ def segment_study(
         definitions=definitions,
         confidence_threshold=confidence_threshold,
     )
-    axial = session.segment_all(structures, prompts=prompts)
-    axial, medians = _compare_with_neighbours(
-        volume, axial_index, axial, session, slices=slices, window=window
+    measure = partial(
+        measure_neighbours, volume, axial_index, segmenter, window=window, definitions=definitions
     )
+    others: Sequence[SliceAreas] = ()
+    if slices > 1:
+        axial = session.segment_all(structures, prompts=prompts)
+        others = measure(structures=tuple(axial.structures), each_side=slices // 2)
+    elif {"psoas", *COMPARED}.isdisjoint(set(structures) - set(prompts or ())) or session.divided is None:
+        axial = session.segment_all(structures, prompts=prompts)
+    else:
+        # Most of what is left to do on this slice takes one processor: the others are divided next to it.
+        with ThreadPoolExecutor(1, thread_name_prefix="neighbours") as background:
+            measuring = background.submit(measure, prompted=False)
+            axial = session.segment_all(structures, prompts=prompts)
+            others = measuring.result()
+    axial, medians = _compare_with_neighbours(axial, others, session, slices=slices)
     gap_mm: float | None = None
     if found_index is not None:
         positions = np.asarray(volume.slice_positions_mm)
@@ -237,13 +252,7 @@ def segment_study(
 
 
 def _compare_with_neighbours(
-    volume: CTVolume,
-    axial_index: int,
-    axial: AxialResult,
-    session: AxialSession,
-    *,
-    slices: int,
-    window: Window,
+    axial: AxialResult, others: Sequence[SliceAreas], session: AxialSession, *, slices: int
 ) -> tuple[AxialResult, tuple[MedianArea, ...]]:
     """Warn of areas that jump against the slices above and below; take medians over the wanted slices."""
     compared = [
@@ -251,16 +260,6 @@ def _compare_with_neighbours(
     ]
     if slices == 1 and (session.divided is None or not compared):
         return axial, ()
-    others = measure_neighbours(
-        volume,
-        axial_index,
-        session.segmenter,
-        structures=tuple(axial.structures),
-        each_side=max(slices // 2, 1),
-        window=window,
-        definitions=session.definitions,
-        prompted=slices > 1,
-    )
     areas = areas_of(axial.masks, axial.ct_slice.pixel_area_mm2)
     by_distance = sorted(others, key=lambda other: abs(other.offset_mm))
     nearest = [

@@ -16,7 +16,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.models import Segmenter
-from ctai_sam2.study.outputs import TableRow
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.types import CTSlice, CTVolume
 from ctai_sam2.widgets.case_bar import CaseList, CaseState
 from ctai_sam2.widgets.cases import CaseProgress, Cases, Source, named_cases, state_on_disk
@@ -103,7 +103,7 @@ class CaseEditor(ABC):
             self._open_now.close()
             raise
         # Not earlier: it would delay what is shown first.
-        load_ahead(self._segmenter)
+        load_ahead(self._segmenter, self._one_click, self.document.slice)
 
     # Reading ---------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import ipywidgets as ipw
 
 from ctai_sam2.editor import Change, Message
 from ctai_sam2.study.change import MeasureChange, StudyChange
-from ctai_sam2.study.outputs import TableRow
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 _SIDE_WIDTH = "380px"

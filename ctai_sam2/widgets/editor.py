@@ -15,7 +15,7 @@ from ctai_sam2.errors import CtaiError, InputError
 from ctai_sam2.image.contours import Polygon
 from ctai_sam2.image.masks import as_mask
 from ctai_sam2.models import Segmenter
-from ctai_sam2.study.outputs import TableRow
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.types import CTVolume, Mask
 from ctai_sam2.widgets.canvas import Guide
 from ctai_sam2.widgets.case_editor import CaseEditor

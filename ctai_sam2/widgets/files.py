@@ -13,8 +13,7 @@ import numpy as np
 from ctai_sam2.editor import Document
 from ctai_sam2.editor.authorship import hand_share, model_of
 from ctai_sam2.image.fingerprint import fingerprint
-from ctai_sam2.io import write_mask_nifti, write_mask_png
-from ctai_sam2.study.outputs import TableRow, write_rows
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.types import CTSlice, CTVolume
 
 
@@ -106,6 +105,10 @@ def write_results(document: Document, rows: Sequence[TableRow], folder: Path) ->
     StorageError
         If something cannot be written.
     """
+    # They bring what reads files.
+    from ctai_sam2.io import write_mask_nifti, write_mask_png
+    from ctai_sam2.study.outputs import write_rows
+
     table = results_table(folder, document.profile.name)
     earlier = _saved_before(document, folder) if table.exists() else []
     written = []

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ctai_sam2 import segmentation
 from ctai_sam2.editor import L3, Box, Message, Profile
 from ctai_sam2.editor.commands import SetMask
 from ctai_sam2.editor.localiser import row_of_axial
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.segmentation import L3Result, choose_sagittal_index, mid_l3_axial_index
-from ctai_sam2.study.outputs import TableRow
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.types import CTVolume
 from ctai_sam2.widgets.canvas import Guide
 from ctai_sam2.widgets.cases import Cases, Source
@@ -52,7 +52,7 @@ class L3MaskEditor(MaskEditor):
             return self._axial_index(self.document.index)
 
     @property
-    def levels(self) -> L3Result | None:
+    def levels(self) -> segmentation.L3Result | None:
         """Vertebral bodies that one click found on the slice in view, with their probabilities to be L3."""
         return None if self._one_click is None else self._one_click.levels(self.document.slice)
 
@@ -130,7 +130,9 @@ class L3MaskEditor(MaskEditor):
     def _axial_index(self, index: int) -> int | None:
         mask = self.document.mask("l3", index)
         source = self.document.source
-        return mid_l3_axial_index(source, mask) if isinstance(source, CTVolume) and mask.any() else None
+        if not isinstance(source, CTVolume) or not mask.any():
+            return None
+        return segmentation.mid_l3_axial_index(source, mask)
 
     def _make_partner(self, source: Cases, **options: Any) -> MaskEditor:
         from ctai_sam2.widgets.middle import MiddleMaskEditor
@@ -147,5 +149,5 @@ class L3MaskEditor(MaskEditor):
         if isinstance(source, CTVolume):
             # Where no spine is seen the middle slice serves as well as any.
             with suppress(AnatomyNotFound):
-                return choose_sagittal_index(source)
+                return segmentation.choose_sagittal_index(source)
         return None

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ctai_sam2 import segmentation
 from ctai_sam2.editor import L3, Document
 from ctai_sam2.editor.localiser import row_of_axial
 from ctai_sam2.editor.replay import restore
 from ctai_sam2.errors import CtaiError
 from ctai_sam2.image.windowing import PRESETS, window_to_uint8
 from ctai_sam2.journal import AnnotationJournal
-from ctai_sam2.segmentation import mid_l3_axial_index
 from ctai_sam2.types import CTVolume
 
 _HEIGHT_PX = 150
@@ -63,7 +63,8 @@ def known_axial_index(
     if not outlined:
         return None
     newest = document.history.done[-1].index if document.history.done else outlined[-1]
-    return mid_l3_axial_index(volume, document.mask("l3", newest if newest in outlined else outlined[-1]))
+    index = newest if newest in outlined else outlined[-1]
+    return segmentation.mid_l3_axial_index(volume, document.mask("l3", index))
 
 
 def _picture(volume: CTVolume) -> tuple[str, int]:

@@ -13,8 +13,7 @@ from ctai_sam2.editor.strip import Direction
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.segmentation.volume import VolumeResult
-from ctai_sam2.study.outputs import TableRow
-from ctai_sam2.study.volume_outputs import write_volume_result
+from ctai_sam2.study.row import TableRow
 from ctai_sam2.types import CTVolume, Mask, Progress
 from ctai_sam2.widgets.canvas import Guide
 from ctai_sam2.widgets.cases import Cases, Source
@@ -108,6 +107,8 @@ class MiddleMaskEditor(MaskEditor):
         files = super().save(folder)
         result = self.volume_result if len(self.document.indices) > 1 else None
         if result is not None:
+            from ctai_sam2.study.volume_outputs import write_volume_result  # brings what reads files
+
             written = write_volume_result(result, files[-1].parent / "volume")
             files = [*written.masks, written.slices, written.levels, *files]
         return files

@@ -5,23 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from ctai_sam2 import segmentation  # its names are loaded with the first mask, after the first picture
 from ctai_sam2.editor import Message
 from ctai_sam2.errors import AnatomyNotFound, CtaiError, InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.models import Prefetching, Segmenter, open_segmenter
-from ctai_sam2.segmentation import (
-    AxialSession,
-    L3Result,
-    PredictsMasks,
-    StructureResult,
-    find_l3,
-    find_l3_in_volume,
-    segment_structure,
-)
 from ctai_sam2.structures import STRUCTURES
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
+
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation import AxialSession, L3Result, PredictsMasks, StructureResult
 
 _log = logging.getLogger(__name__)
 
@@ -45,26 +40,30 @@ def shared_segmenter() -> Segmenter:
         return _shared[0]
 
 
-def load_ahead(segmenter: Segmenter | None) -> None:
-    """Load the shared segmenter's model in the background, once: the first click finds it loaded.
+def load_ahead(segmenter: Segmenter | None, one_click: OneClick | None, ct_slice: CTSlice) -> None:
+    """Load the shared segmenter's model and look at a slice in the background, once: a click finds both done.
 
     A segmenter that an editor was given is its owner's to load.
     """
     with _shared_lock:
         if _loading or not any(segmenter is shared for shared in _shared):
             return
-        thread = threading.Thread(target=_warm_up, args=tuple(_shared), name="loading the model", daemon=True)
+        thread = threading.Thread(
+            target=_warm_up, args=(_shared[0], one_click, ct_slice), name="loading the model", daemon=True
+        )
         _loading.append(thread)
     thread.start()
 
 
-def _warm_up(segmenter: Segmenter) -> None:
-    """Get a segmenter ready; what prevents that is shown when it is asked for a mask."""
-    if isinstance(segmenter, Prefetching):
-        try:
+def _warm_up(segmenter: Segmenter, one_click: OneClick | None, ct_slice: CTSlice) -> None:
+    """Get a segmenter ready for a slice; what prevents that is shown when it is asked for a mask."""
+    try:
+        if one_click is not None and ct_slice.plane == "axial":
+            one_click.prepare(ct_slice)
+        elif isinstance(segmenter, Prefetching):
             segmenter.warm_up()
-        except CtaiError as error:
-            _log.info("the model is not loaded ahead of time: %s", type(error).__name__)
+    except CtaiError as error:
+        _log.info("the model is not loaded ahead of time: %s", type(error).__name__)
 
 
 def segmenter_or_reason(
@@ -106,6 +105,7 @@ class OneClick:
         self._segmenter = segmenter
         self._volume = volume
         self._session: AxialSession | None = None
+        self._session_lock = threading.Lock()
         self._levels: tuple[CTSlice, L3Result] | None = None
 
     def levels(self, ct_slice: CTSlice) -> L3Result | None:
@@ -126,19 +126,39 @@ class OneClick:
         """
         if label == "l3":
             return self._segment_l3(ct_slice, prompt)
-        if self._session is None or self._session.ct_slice is not ct_slice:
-            self._session = AxialSession.open(ct_slice, self._segmenter)
+        session = self._session_on(ct_slice)
         if label in SIDED_GROUPS:
-            return _segment_group(self._session, label, prompt)
-        return self._session.segment(next(name for name in STRUCTURES if name == label), prompt=prompt)
+            return _segment_group(session, label, prompt)
+        return session.segment(next(name for name in STRUCTURES if name == label), prompt=prompt)
+
+    def prepare(self, ct_slice: CTSlice) -> None:
+        """Embed and divide an axial slice before a mask is requested; loads the model.
+
+        Raises
+        ------
+        SegmenterError
+            If the segmenter fails.
+        """
+        session = self._session_on(ct_slice)
+        if isinstance(self._segmenter, Prefetching):
+            self._segmenter.embed(session.frame.image)
+        _ = session.judged
+
+    def _session_on(self, ct_slice: CTSlice) -> AxialSession:
+        with self._session_lock:
+            if self._session is None or self._session.ct_slice is not ct_slice:
+                self._session = segmentation.AxialSession.open(ct_slice, self._segmenter)
+            return self._session
 
     def _segment_l3(self, ct_slice: CTSlice, prompt: Prompt | None) -> StructureResult:
         if prompt is not None:
-            return segment_structure(ct_slice, "l3", self._segmenter, prompt=prompt)
+            return segmentation.segment_structure(ct_slice, "l3", self._segmenter, prompt=prompt)
         if self._volume is None:
-            found = find_l3(ct_slice, self._segmenter)
+            found = segmentation.find_l3(ct_slice, self._segmenter)
         else:
-            found = find_l3_in_volume(self._volume, self._segmenter, sagittal_index=ct_slice.index)
+            found = segmentation.find_l3_in_volume(
+                self._volume, self._segmenter, sagittal_index=ct_slice.index
+            )
         self._levels = (ct_slice, found)
         if found.l3 is None:
             raise AnatomyNotFound("; ".join(found.warnings), hint="Choose a body, or click on L3, then run.")

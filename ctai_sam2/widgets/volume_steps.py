@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ctai_sam2 import segmentation
 from ctai_sam2.editor import Controller, Document, Message
 from ctai_sam2.editor.commands import Compound, SetMask, SetState
 from ctai_sam2.editor.history import MODEL_EDIT
@@ -18,17 +20,14 @@ from ctai_sam2.editor.strip import Direction, Step, stretch, strip_range
 from ctai_sam2.errors import InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.models import Segmenter
-from ctai_sam2.segmentation.volume import (
-    FollowWith,
-    VolumeAnchor,
-    VolumeResult,
-    correct_volume,
-    segment_volume,
-)
-from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, crop_mask
+from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
+from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
 from ctai_sam2.types.following import has_slice_memory
+
+if TYPE_CHECKING:
+    from ctai_sam2.segmentation.volume import FollowWith
 
 _UNDECIDED = SliceMask(corner_yx=(0, 0), crop=np.zeros((0, 0), np.bool_), source="absent")
 """Stands in the engine for a slice that nothing was decided about."""
@@ -192,7 +191,8 @@ def propagation(
         follow: FollowWith = "memory" if has_slice_memory(segmenter) else "prompts"
         for number, part in enumerate(parts):
             progress(number, len(parts), "")
-            found = correct_volume(part, [anchor], segmenter, follow=follow).structure_slices[label]
+            corrected = segmentation.correct_volume(part, [anchor], segmenter, follow=follow)
+            found = corrected.structure_slices[label]
             changed |= {index: one for index, one in found.items() if not _is_undecided(one)}
         reachable = {here, *(index for slices in reached.values() for index in slices)}
         kept = {index: one for index, one in changed.items() if index in reachable}
@@ -225,7 +225,7 @@ def range_segmentation(controller: Controller, segmenter: Segmenter) -> Callable
 
     def work(progress: Progress) -> Found:
         is_drawn = {anchor.structure for anchor in anchors if anchor.mask.any()} == set(labels)
-        result = segment_volume(
+        result = segmentation.segment_volume(
             source,
             segmenter,
             structures=labels,

@@ -166,6 +166,22 @@ print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
     assert json.loads(run_python(code)) == []
 
 
+def test_an_editor_is_drawn_before_what_segments_reads_and_writes_is_imported() -> None:
+    late = ["segmentation.axial", "segmentation.study", "study.outputs", "exchange", "io.dicom_headers"]
+    code = f"""
+import json, sys
+import numpy as np
+import ctai_sam2 as ct
+from ctai_sam2.widgets import case_editor
+case_editor.load_ahead = lambda *_: None
+source = ct.CTSlice(hu=np.zeros((64, 64)), spacing_mm=(1.0, 1.0), plane="axial")
+ct.MiddleMaskEditor(source, folder=None)
+names = ["joblib", "pydicom", "scipy.ndimage", *("ctai_sam2." + name for name in {late!r})]
+print(json.dumps([name for name in names if name in sys.modules]))
+"""
+    assert json.loads(run_python(code)) == []
+
+
 def test_public_names_are_sorted_and_load() -> None:
     assert list(ctai_sam2.__all__) == sorted(ctai_sam2.__all__)
     for name in ctai_sam2.__all__:

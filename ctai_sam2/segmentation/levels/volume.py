@@ -277,8 +277,8 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
     coarse = volume.hu_zyx[:: steps[0], :: steps[1], :: steps[2]]
     mm = [s * n for s, n in zip((sz, sy, sx), steps, strict=True)]
     # The patient, without table: tissue that lies in runs of several centimetres.
-    run = np.ones((1, *(max(round(p.least_run_mm / m), 1) for m in mm[1:])), bool)
-    tissue: NDArray[np.bool_] = np.asarray(ndimage.binary_opening(coarse > p.tissue_hu, run))
+    run = [max(round(p.least_run_mm / m), 1) for m in mm[1:]]
+    tissue = open_slices(coarse > p.tissue_hu, (run[0], run[1]))
     behind = np.cumsum(tissue[:, ::-1], axis=1)[:, ::-1] * mm[1]
     bone = np.minimum(coarse, 400.0) > p.bone_hu
     bone &= tissue & (behind > p.behind_mm[0]) & (behind < p.behind_mm[1])
@@ -300,6 +300,19 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
     smooth = ndimage.gaussian_filter1d(path.astype(np.float64), p.smooth_mm / mm[0], mode="nearest")
     centre = smooth * steps[2]
     return np.interp(np.arange(depth), np.arange(len(centre)) * steps[0], centre)
+
+
+def open_slices(inside: NDArray[np.bool_], size_yx: tuple[int, int]) -> NDArray[np.bool_]:
+    """Open each slice (D, H, W) by a rectangle as `ndimage.binary_opening` does, in a third of the time."""
+    values = inside.view(np.uint8)
+    # Axis by axis, and beyond the border is nothing.
+    for axis, size in enumerate(size_yx, start=1):
+        values = ndimage.minimum_filter1d(values, size, axis=axis, mode="constant")
+    for axis, size in enumerate(size_yx, start=1):
+        # Of a rectangle without a middle the other half of what it was worn down by.
+        origin = 0 if size % 2 else -1
+        values = ndimage.maximum_filter1d(values, size, axis=axis, mode="constant", origin=origin)
+    return values.view(np.bool_)
 
 
 def _best_path(score: NDArray[np.float64], p: VolumeParameters) -> NDArray[np.intp]:

@@ -1,17 +1,6 @@
 """From one slice to a range of levels: masks on every slice, gates between neighbours, volumes in cm³."""
 
-from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
-from ctai_sam2.segmentation.volume.kept import KeepsSlices
-from ctai_sam2.segmentation.volume.request import EVERY_MM, FollowWith, correct_volume, segment_volume
-from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult
+import lazy_loader as _lazy
 
-__all__ = [
-    "EVERY_MM",
-    "FollowWith",
-    "KeepsSlices",
-    "SliceMask",
-    "VolumeAnchor",
-    "VolumeResult",
-    "correct_volume",
-    "segment_volume",
-]
+# The names and their modules are listed once, in __init__.pyi.
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -241,7 +241,7 @@ class Engine:
         upwards = [i for i in sorted(found) if i >= start]
         end = place_of_end(
             [areas[i] for i in upwards],
-            [found[i].gate == "red" for i in upwards],
+            [found[i].gate for i in upwards],
             smallest=end_cm2 * 100 / (self._spacing[0] * self._spacing[1]),
         )
         for index in upwards[max(end, 1) :]:
@@ -255,6 +255,8 @@ class Engine:
         """Lock a corrected slice and segment its surroundings again, up to the next anchors or agreement."""
         at = list(span).index(anchor.axial_index)
         found[anchor.axial_index] = slice_mask_of(anchor.mask, "anchor")
+        is_whole = self.memory is None and limits_of(structure).slack_share is None
+        farthest = self.parameters.longest_whole_run_mm if is_whole else self.parameters.longest_run_mm
         for direction in (1, -1):
             last, previous = at, anchor.mask
             stops = self._stops(span, at, direction, found)
@@ -268,15 +270,18 @@ class Engine:
                 mask = before = found[index].full(anchor.mask.shape)
                 is_end = found[index].source == "anchor"
                 if not is_end:
-                    if self._distance(anchor.axial_index, index) > self.parameters.longest_run_mm:
+                    if self._distance(anchor.axial_index, index) > farthest:
                         break
                     mask, predicted = step(previous, span[last], index)
                     is_end = dice(mask, before) >= _SAME_DICE
                     mask = before if is_end else mask
                 if not is_end:
                     other_anchor = _next_anchor(span, place, direction, found)
-                    if other_anchor is not None:
-                        share = self._share(anchor.axial_index, index, other_anchor)
+                    if other_anchor is not None or is_whole:
+                        ends = [farthest] if is_whole else []
+                        if other_anchor is not None:
+                            ends.append(self._distance(anchor.axial_index, other_anchor))
+                        share = self._distance(anchor.axial_index, index) / min(ends)
                         mask = interpolate_masks(mask, before, share**2, self._spacing, drifts=False)
                     found[index] = slice_mask_of(mask, "propagated", predicted=predicted)
                 between = [span[step] for step in range(last + direction, place, direction)]

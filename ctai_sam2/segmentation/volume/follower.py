@@ -42,6 +42,10 @@ class EngineParameters:
         decoded, psoas on one real stack were no better (Dice 0.941 and 0.928; with 9 mm 0.943 and 0.925).
     correction_step_mm : float
         From a corrected slice masks are propagated in steps of at most this: a reader looks at each.
+    longest_whole_run_mm : float
+        A correction of muscle or fat as a whole fades over this, for prompts describe a ring of muscle badly.
+        Of four corrections of drawn abdomens 60, 30 and 18 mm left 0.76, 0.77 and 0.80 of what was wrong
+        within 10 slices, for 5.0, 1.5 and 0.9 s of processor time.
     longest_gap_mm : float
         A slice is held to its neighbours where neither is further away.
     """
@@ -53,6 +57,7 @@ class EngineParameters:
     longest_run_mm: float = 60.0
     doubtful_step_mm: float = 9.0
     correction_step_mm: float = 6.0
+    longest_whole_run_mm: float = 30.0
     longest_gap_mm: float = 15.0
 
 

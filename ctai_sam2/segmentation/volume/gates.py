@@ -228,38 +228,45 @@ def judge_slices(
     return judged
 
 
-def place_of_end(areas: Sequence[float], is_red: Sequence[bool], *, smallest: float) -> int:
+def place_of_end(areas: Sequence[float], gates: Sequence[SliceGate], *, smallest: float) -> int:
     """Return from which slice on a muscle that tapers off is over; how many slices there are where it is not.
 
-    It is over where nearly nothing is left, and after its narrowest slice where a much larger one comes after
-    one that is implausible: that is another muscle.
+    It is over where nearly nothing is left, and after its narrowest slice where a much larger one is
+    implausible, or in doubt with an implausible one between: that is another muscle.
 
     Parameters
     ----------
     areas : sequence of float
         Of slices in order, towards the end.
-    is_red : sequence of bool
-        Which of them are implausible.
+    gates : sequence of {"green", "amber", "red"}
+        How plausible they are.
     smallest : float
         Below this area nothing is left.
 
     Examples
     --------
-    >>> place_of_end([90, 50, 8, 40], [False] * 4, smallest=10)
+    >>> place_of_end([90, 50, 8, 40], ["green"] * 4, smallest=10)
     2
-    >>> place_of_end([90, 50, 20, 30, 70], [False, False, False, False, True], smallest=10)
+    >>> place_of_end([90, 50, 20, 30, 70], ["green"] * 4 + ["red"], smallest=10)
     3
-    >>> place_of_end([90, 50, 20, 30, 70], [False, False, True, False, False], smallest=10)
+    >>> place_of_end([90, 50, 20, 30, 70], ["green", "green", "green", "red", "amber"], smallest=10)
     3
+    >>> place_of_end([90, 50, 15, 45, 40], ["green", "green", "red", "amber", "green"], smallest=10)
+    5
     """
-    narrowest = 0
-    for place, area in enumerate(areas):
+    narrowest = sure = 0
+    for place, (area, gate) in enumerate(zip(areas, gates, strict=True)):
         if area < smallest:
             return place
-        if any(is_red[narrowest : place + 1]) and area > _GROWS_AGAIN * areas[narrowest]:
+        if gate == "red" and area > _GROWS_AGAIN * areas[narrowest]:
             return narrowest + 1
+        # A slice that failed says nothing of how narrow the muscle is.
+        if gate == "amber" and "red" in gates[sure:place] and area > _GROWS_AGAIN * areas[sure]:
+            return sure + 1
         if area <= areas[narrowest]:
             narrowest = place
+        if gate != "red" and area <= areas[sure]:
+            sure = place
     return len(areas)
 
 

@@ -103,7 +103,7 @@ def test_the_gap_of_a_level_is_a_distance_of_slice_positions() -> None:
     # The drawing below is of air alone: only where its slices are is looked at here.
     for check in ("require_measurable_volume", "require_measurable_slice", "require_region"):
         patch.setattr(module, check, lambda *_, **more: [])
-    patch.setattr(module, "_compare_with_neighbours", lambda volume, index, axial, *_, **more: (axial, ()))
+    patch.setattr(module, "_compare_with_neighbours", lambda axial, *_, **more: (axial, ()))
     patch.setattr(module.AxialSession, "open", lambda ct_slice, *args, **more: _Session(ct_slice))
     try:
         study = segment_study(volume, Level(), axial_index=18)
@@ -116,6 +116,7 @@ def test_the_gap_of_a_level_is_a_distance_of_slice_positions() -> None:
 @dataclasses.dataclass
 class _Session:
     ct_slice: Any
+    divided: Any = None
 
     def segment_all(self, *args: Any, **more: Any) -> _Axial:
         return _Axial(self.ct_slice)

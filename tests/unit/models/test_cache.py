@@ -352,8 +352,8 @@ def test_a_folder_that_cannot_be_made_costs_only_the_disk_cache(tmp_path: Path) 
     inner = FakeSegmenter()
     with CachedSegmenter(inner, tmp_path / "file" / "cache") as segmenter:
         assert segmenter.health().available
-        assert "not stored on disk" in segmenter.health().detail
         assert not segmenter.predict(make_image(), POINT).cached
+        assert "not stored on disk" in segmenter.health().detail
         assert segmenter.predict(make_image(), POINT).cached
     assert inner.calls == 1
 
@@ -395,7 +395,8 @@ def test_nothing_of_the_image_or_the_user_is_in_the_files(tmp_path: Path) -> Non
     assert len(path.read_text()) < 1000
     assert "40.25" not in path.read_text()
     if os.name == "posix":
-        with CachedSegmenter(FakeSegmenter(), tmp_path / "fresh"):
+        with CachedSegmenter(FakeSegmenter(), tmp_path / "fresh") as segmenter:
+            segmenter.predict(make_image(), POINT)
             assert (tmp_path / "fresh").stat().st_mode & 0o077 == 0
 
 

@@ -120,6 +120,25 @@ def test_masks_are_those_of_upstream(
     assert 0.01 < prediction.masks.mean() < 0.99
 
 
+@pytest.mark.parametrize("shape_hw", [(439, 441), (512, 512), (50, 700), (128, 128), (17, 33)])
+@pytest.mark.parametrize(
+    "blob", [(10, 20, 90, 120), (0, 3, 120, 128), (60, 61, 40, 41), (0, 128, 0, 128), None]
+)
+def test_a_box_is_stretched_like_the_whole_slice(
+    shape_hw: tuple[int, int], blob: tuple[int, int, int, int] | None
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = -torch.rand(1, 3, 128, 128, generator=generator) - 0.01
+    if blob is not None:
+        top, bottom, left, right = blob
+        logits[:, :2, top:bottom, left:right] += 2 * torch.rand(1, generator=generator) + 0.5
+    whole = functional.interpolate(logits, shape_hw, mode="bilinear", align_corners=False)[0] > 0
+    found = sam2_inference.upsample_masks(logits, shape_hw)
+    assert np.array_equal(found, whole.numpy())
+    assert blob is None or shape_hw == (17, 33) or found[0].any()
+    assert not found[2].any()
+
+
 @pytest.mark.parametrize("side", [64, 300, 1024])
 def test_image_is_prepared_as_upstream_does(side: int) -> None:
     from sam2.utils.transforms import SAM2Transforms

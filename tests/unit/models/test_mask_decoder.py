@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from sam2.modeling.sam.mask_decoder import MaskDecoder
 from sam2.modeling.sam.transformer import TwoWayTransformer
 
-from ctai_sam2.models.mask_decoder import FewTokensTransformer
+from ctai_sam2.models.mask_decoder import FewTokensTransformer, predict_candidates
 
 HEAD_WIDTH = 8
 
@@ -47,3 +48,37 @@ def test_few_tokens_do_not_ask_upstream_and_many_do(
     for count in (HEAD_WIDTH, HEAD_WIDTH + 1):
         ours(image, image, torch.zeros(1, count, 64, dtype=torch.float64))
     assert asked == [HEAD_WIDTH + 1]
+
+
+@pytest.mark.parametrize("scores_objects", [False, True])
+def test_the_whole_decoder_gives_upstreams_three_candidates(scores_objects: bool) -> None:
+    torch.manual_seed(1)
+    decoder = MaskDecoder(
+        transformer_dim=64,
+        transformer=TwoWayTransformer(depth=2, embedding_dim=64, num_heads=4, mlp_dim=96),
+        use_high_res_features=True,
+        pred_obj_scores=scores_objects,
+        iou_prediction_use_sigmoid=True,
+    )
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    decoder = decoder.double().eval()
+
+    def drawn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=torch.float64)
+
+    image, places, dense, sparse = drawn(1, 64, 6, 9), drawn(1, 64, 6, 9), drawn(1, 64, 6, 9), drawn(1, 3, 64)
+    finest, finer = drawn(1, 8, 24, 36), drawn(1, 16, 12, 18)
+    with torch.inference_mode():
+        theirs = decoder(
+            image_embeddings=image,
+            image_pe=places,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=True,
+            repeat_image=False,
+            high_res_features=[finest, finer],
+        )
+        ours = predict_candidates(decoder, image, places, sparse, dense, [finest, finer])
+    for mine, their in zip(ours, theirs, strict=False):
+        torch.testing.assert_close(mine, their, rtol=1e-9, atol=1e-9)

@@ -110,3 +110,15 @@ def run_python(code: str, **variables: str | None) -> str:
     return subprocess.run(
         [sys.executable, "-c", code], env=given, check=True, capture_output=True, text=True, timeout=120
     ).stdout
+
+
+def test_no_garbage_is_looked_for_while_pytorch_is_imported() -> None:
+    code = """
+import gc
+from ctai_sam2.models.tensor_threads import import_torch
+before = gc.get_stats()[2]["collections"]
+import_torch()
+print(gc.get_stats()[2]["collections"] - before, gc.isenabled())
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0", "True"]

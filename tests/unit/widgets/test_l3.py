@@ -45,7 +45,7 @@ def test_a_volume_without_a_spine_opens_in_its_middle(opened: Callable[..., Any]
 
 
 def test_a_volume_opens_at_the_spine(opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctai_sam2.widgets.l3.choose_sagittal_index", lambda volume: 6)
+    monkeypatch.setattr("ctai_sam2.segmentation.choose_sagittal_index", lambda volume: 6)
     assert opened(L3MaskEditor, make_l3_volume()).document.index == 6
 
 

@@ -6,33 +6,42 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ctai_sam2.errors import Unavailable
+from ctai_sam2.types import Prediction, Prompt
 from ctai_sam2.widgets import segmentation
 from tests.fakes import FakeSegmenter
 
 
 class Slow(FakeSegmenter):
-    """Counts how often it is got ready, and can refuse."""
+    """Keeps what it is shown, and can refuse."""
 
     def __init__(self, error: Unavailable | None = None) -> None:
         super().__init__(error=error)
-        self.began, self.go_on, self.warm_ups = threading.Event(), threading.Event(), 0
-
-    def embed(self, image_hw: object) -> None:
-        raise NotImplementedError
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.prepared: list[NDArray[np.uint8]] = []
+        self.shown: list[NDArray[np.uint8]] = []
 
     def warm_up(self) -> None:
-        self.warm_ups += 1
+        raise NotImplementedError
+
+    def embed(self, image_hw: NDArray[np.uint8]) -> None:
+        self.prepared.append(image_hw)
         self.began.set()
         assert self.go_on.wait(30)
         if self.error is not None:
             raise self.error
 
+    def predict(self, image_hw: NDArray[np.uint8], prompt: Prompt, **options: Any) -> Prediction:
+        self.shown.append(image_hw)
+        return super().predict(image_hw, prompt, **options)
+
 
 @pytest.mark.parametrize("error", [None, Unavailable("no weights")])
-def test_the_model_is_loaded_in_the_background_once_an_editor_is_drawn(
+def test_the_slice_in_view_is_embedded_in_the_background_once_an_editor_is_drawn(
     error: Unavailable | None, opened: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow, loading = Slow(error), []
@@ -47,7 +56,11 @@ def test_the_model_is_loaded_in_the_background_once_an_editor_is_drawn(
     slow.go_on.set()
     for thread in loading:
         thread.join(30)
-    assert slow.warm_ups == 1
+    assert len(slow.prepared) == 1
+    # It is what a click on that slice shows the model.
+    if error is None:
+        editor._one_click(editor.document.slice, "psoas_left", Prompt.point(30, 20), 0)
+        assert np.array_equal(slow.shown[0], slow.prepared[0])
 
 
 def test_a_segmenter_of_ones_own_is_ones_own_to_load(

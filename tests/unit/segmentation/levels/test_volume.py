@@ -4,12 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.io import read_study
 from ctai_sam2.phantom import PhantomVolume, make_volume, reference_parameters
 from ctai_sam2.segmentation import find_levels
-from ctai_sam2.segmentation.levels.volume import VolumeParameters, follow_spine, read_spine
+from ctai_sam2.segmentation.levels.volume import VolumeParameters, follow_spine, open_slices, read_spine
 from ctai_sam2.types import CTVolume
 
 
@@ -84,3 +85,12 @@ def test_real_volume_shows_its_levels(real_data: Path) -> None:
     assert abs(levels["L3"].centre_zyx[0] - 44.4) * 3.0 < 5.0
     assert levels["L3"].probability > 0.9
     assert {"T11", "T12", "L1", "L2", "L4", "L5", "S1"} <= set(levels)
+
+
+@pytest.mark.parametrize("size_yx", [(1, 1), (2, 3), (5, 2), (6, 6), (7, 4)])
+def test_slices_are_opened_as_by_scipy(size_yx: tuple[int, int]) -> None:
+    drawn = np.random.default_rng(1).normal(size=(3, 40, 37))
+    inside = ndimage.gaussian_filter(drawn, (0, 2, 2)) > -0.05
+    expected = ndimage.binary_opening(inside, np.ones((1, *size_yx), bool))
+    assert np.array_equal(open_slices(inside, size_yx), expected)
+    assert expected.any()

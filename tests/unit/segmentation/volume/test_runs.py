@@ -16,6 +16,7 @@ from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
 from ctai_sam2.segmentation.volume import engine as engine_module
 from ctai_sam2.segmentation.volume import follower as follower_module
+from ctai_sam2.segmentation.volume.follower import EngineParameters
 from ctai_sam2.study.slice_folder import SliceFolder
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
@@ -279,10 +280,34 @@ def test_a_correction_looks_at_slices_a_step_apart_and_interpolates_between() ->
     }
     segmenter = FakeSegmenter()
     anchor = VolumeAnchor(structure="muscle", axial_index=10, mask=muscle_at(15))
-    corrected = correct_volume(replace(result, structure_slices=small), [anchor], segmenter)
+    corrected = correct_volume(
+        replace(result, structure_slices=small),
+        [anchor],
+        segmenter,
+        parameters=EngineParameters(longest_whole_run_mm=1e4),
+    )
     slices = corrected.structure_slices["muscle"]
     # 6 mm are 4 slices: 5 steps up and 3 down, where the last is the end of the range.
     assert segmenter.calls == 8
     assert {one.source for one in slices.values()} == {"anchor", "propagated", "interpolated"}
     for index, z_mm in enumerate(volume.slice_positions_mm):
         assert dice(slices[index].full(SHAPE), muscle_at(z_mm)) > 0.9
+
+
+def test_a_correction_of_all_muscle_fades_and_ends() -> None:
+    volume = volume_of([3.0 * i for i in range(31)])
+    result = run(volume)
+    small = {
+        "muscle": {
+            index: SliceMask(corner_yx=(20, 20), crop=np.ones((4, 4), bool), source="automatic")
+            for index in result.indices
+        }
+    }
+    segmenter = FakeSegmenter()
+    anchor = VolumeAnchor(structure="muscle", axial_index=15, mask=muscle_at(45))
+    corrected = correct_volume(replace(result, structure_slices=small), [anchor], segmenter)
+    areas = [int(one.crop.sum()) for _, one in sorted(corrected.structure_slices["muscle"].items())]
+    # 30 mm are 10 slices.
+    assert set(areas[:6]) == set(areas[25:]) == {16}
+    assert areas[16] > areas[18] > areas[21] > areas[23] > 16
+    assert segmenter.calls == 10

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ctai_sam2.errors import InputError, ServiceUnreachable
 from ctai_sam2.phantom import make_axial_slice, reference_parameters
 from ctai_sam2.segmentation import robustness, slice_sensitivity
-from ctai_sam2.segmentation.robustness import jitter_prompt
+from ctai_sam2.segmentation.sensitivity import jitter_prompt
 from ctai_sam2.types import CTSlice, CTVolume, Prompt
 from tests.fakes import FakeSegmenter
 
