@@ -45,7 +45,7 @@ from ctai_sam2.models.protocol import (
 )
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
-from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
+from ctai_sam2.types.slice_follower import SliceFollower, has_slice_memory, open_slice_memory
 
 if TYPE_CHECKING:
     from joblib import Memory
@@ -210,7 +210,7 @@ class CachedSegmenter(ClosedByWith):
         """Whether the inner segmenter's network has a trained memory."""
         return has_slice_memory(self._inner)
 
-    def open_slice_memory(self) -> FollowsSlices:
+    def open_slice_memory(self) -> SliceFollower:
         """Return the inner segmenter's memory, if it has one; what it follows is not stored."""
         return open_slice_memory(self._inner)
 

@@ -22,7 +22,7 @@ from ctai_sam2.errors import InputError, Unavailable
 from ctai_sam2.models.protocol import Prefetching, Segmenter, require_image, require_request
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
-from ctai_sam2.types.following import FollowsSlices, has_slice_memory, open_slice_memory
+from ctai_sam2.types.slice_follower import SliceFollower, has_slice_memory, open_slice_memory
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +206,7 @@ class FallbackSegmenter(ClosedByWith):
         """Whether the network of any backend has a trained memory."""
         return any(map(has_slice_memory, self._segmenters.values()))
 
-    def open_slice_memory(self) -> FollowsSlices:
+    def open_slice_memory(self) -> SliceFollower:
         """Return the memory of the first backend that has one."""
         segmenters = self._segmenters.values()
         return open_slice_memory(next(filter(has_slice_memory, segmenters), next(iter(segmenters))))

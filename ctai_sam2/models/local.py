@@ -36,7 +36,7 @@ from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_
 from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
-from ctai_sam2.types.following import no_slice_memory
+from ctai_sam2.types.slice_follower import no_slice_memory
 
 if TYPE_CHECKING:
     from ctai_sam2.models.calibration import Calibration
@@ -253,13 +253,13 @@ class LocalSegmenter(ClosedByWith):
 
     @property
     def has_slice_memory(self) -> bool:
-        """Whether the network has a trained memory; see `Remembering`. Those trained here have none."""
+        """Whether the network has a trained memory; those trained here have none."""
         from ctai_sam2.models.sam2_network import structure_names
 
         return not structure_names(self._config)
 
     def open_slice_memory(self) -> SliceMemory:
-        """Return SAM2's memory with the weights of this segmenter; see `Remembering.open_slice_memory`."""
+        """Return SAM2's memory with the weights of this segmenter."""
         if not self.has_slice_memory:
             raise no_slice_memory(self._name)
         from ctai_sam2.models.sam2_network import build_sam2

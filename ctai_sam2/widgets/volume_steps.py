@@ -24,7 +24,7 @@ from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult, crop_mask
 from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, MUSCLES, Structure
 from ctai_sam2.types import CTVolume, Mask, Progress
-from ctai_sam2.types.following import has_slice_memory
+from ctai_sam2.types.slice_follower import has_slice_memory
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation.volume import FollowWith

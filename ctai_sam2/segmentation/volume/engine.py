@@ -41,7 +41,7 @@ from ctai_sam2.segmentation.volume.ranges import runs_of, runs_within, spread_sl
 from ctai_sam2.segmentation.volume.result import SliceMask, crop_mask, slice_mask_of
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
-from ctai_sam2.types.following import FollowsSlices
+from ctai_sam2.types.slice_follower import SliceFollower
 
 _PASSES = 2
 """A run longer than a mask may be propagated is gone on with from what came out plausible, once."""
@@ -63,7 +63,7 @@ class Engine:
         Where finished slices go and come from.
     run_key : str
         From `key_of_run`, with ``kept``.
-    memory : FollowsSlices, optional
+    memory : SliceFollower, optional
         Follows masks from slice to slice, instead of prompts made from them.
     """
 
@@ -74,7 +74,7 @@ class Engine:
     parameters: EngineParameters = field(default_factory=EngineParameters)
     kept: KeepsSlices | None = None
     run_key: str = ""
-    memory: FollowsSlices | None = None
+    memory: SliceFollower | None = None
 
     @cached_property
     def _follower(self) -> Follower:

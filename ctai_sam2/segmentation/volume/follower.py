@@ -19,7 +19,7 @@ from ctai_sam2.segmentation.volume.result import SliceMask
 from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window
-from ctai_sam2.types.following import FollowsSlices
+from ctai_sam2.types.slice_follower import SliceFollower
 
 _SESSIONS = 32
 
@@ -76,7 +76,7 @@ class Follower:
     window: Window
     definitions: TissueDefinitions
     parameters: EngineParameters
-    memory: FollowsSlices | None
+    memory: SliceFollower | None
     _sessions: LRUCache[int, AxialSession] = field(
         default_factory=lambda: LRUCache(_SESSIONS), init=False, repr=False
     )

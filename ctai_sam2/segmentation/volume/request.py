@@ -26,7 +26,7 @@ from ctai_sam2.segmentation.volume.ranges import (
 from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult, slice_mask_of
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Progress, Window
-from ctai_sam2.types.following import FollowsSlices, open_slice_memory
+from ctai_sam2.types.slice_follower import SliceFollower, open_slice_memory
 
 FollowWith: TypeAlias = Literal["prompts", "memory"]
 """How a mask gets from one slice to the next."""
@@ -229,7 +229,7 @@ def correct_volume(
     return replace(result, structure_slices=masks)
 
 
-def _memory_for(segmenter: PredictsMasks, follow: FollowWith) -> FollowsSlices | None:
+def _memory_for(segmenter: PredictsMasks, follow: FollowWith) -> SliceFollower | None:
     if follow not in get_args(FollowWith):
         raise InputError("no such way to follow masks", received=follow, hint="prompts or memory.")
     return open_slice_memory(segmenter) if follow == "memory" else None

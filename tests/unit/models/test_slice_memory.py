@@ -14,7 +14,7 @@ from ctai_sam2.models.fallback import FallbackSegmenter
 from ctai_sam2.models.sam2_inference import prepare_image
 from ctai_sam2.models.sam2_network import build_sam2, load_weights, read_state_dict
 from ctai_sam2.models.slice_memory import VIDEO_PREDICTOR
-from ctai_sam2.types.following import has_slice_memory, open_slice_memory
+from ctai_sam2.types.slice_follower import has_slice_memory, open_slice_memory
 from tests.fakes import FakeSegmenter, make_image, save_random_checkpoint
 
 CONFIG, SIZE, COUNT = "sam2.1_hiera_tiny", 128, 6

@@ -12,7 +12,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.types.prompts import Mask
 
 
-class FollowsSlices(Protocol):
+class SliceFollower(Protocol):
     """A network with memory, such as `ctai_sam2.models.slice_memory.SliceMemory`."""
 
     def follow(
@@ -29,7 +29,7 @@ class FollowsSlices(Protocol):
 
 
 @runtime_checkable
-class Remembering(Protocol):
+class SegmenterWithMemory(Protocol):
     """A segmenter whose network may have a memory that was trained to follow what is drawn."""
 
     @property
@@ -37,7 +37,7 @@ class Remembering(Protocol):
         """True where there is one; no weights are loaded to say so."""
         ...
 
-    def open_slice_memory(self) -> FollowsSlices:
+    def open_slice_memory(self) -> SliceFollower:
         """Return the memory, with the weights of the segmenter.
 
         Raises
@@ -52,10 +52,10 @@ class Remembering(Protocol):
 
 def has_slice_memory(segmenter: object) -> bool:
     """Whether a segmenter's network has a memory that was trained."""
-    return isinstance(segmenter, Remembering) and segmenter.has_slice_memory
+    return isinstance(segmenter, SegmenterWithMemory) and segmenter.has_slice_memory
 
 
-def open_slice_memory(segmenter: object) -> FollowsSlices:
+def open_slice_memory(segmenter: object) -> SliceFollower:
     """Return the memory of a segmenter's network.
 
     Raises
@@ -65,7 +65,7 @@ def open_slice_memory(segmenter: object) -> FollowsSlices:
     Unavailable
         If it cannot be loaded now.
     """
-    if isinstance(segmenter, Remembering):
+    if isinstance(segmenter, SegmenterWithMemory):
         return segmenter.open_slice_memory()
     raise no_slice_memory(type(segmenter).__name__)
 
