@@ -266,6 +266,9 @@ class Trust:
     bias, overlap, agreement, contrast, noise : float
         The log odds are ``bias + overlap * logit(Dice of the score) + agreement * logit(agreement)
         + contrast * logit(contrast) - noise * loudness``.
+    ceiling : float
+        The most that is ever stated: where numbers that took no part in the fit were not as good as a
+        curve said of its surest.
     """
 
     bias: float
@@ -273,6 +276,7 @@ class Trust:
     agreement: float = 0.0
     contrast: float = 0.0
     noise: float = 0.0
+    ceiling: float = 1.0
 
     def probability(self, evidence: NumberEvidence) -> float:
         """Probability that a mask has a Dice of 0.85 and an area within 10 %."""
@@ -282,7 +286,7 @@ class Trust:
         if evidence.contrast is not None:
             value += self.contrast * logit(evidence.contrast)
         value -= self.noise * evidence.loudness
-        return float(1 / (1 + np.exp(-value)))
+        return min(self.ceiling, float(1 / (1 + np.exp(-value))))
 
 
 def read_trust(text: str) -> dict[str, Trust]:

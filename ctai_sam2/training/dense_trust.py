@@ -29,6 +29,8 @@ _LOGGER = logging.getLogger(__name__)
 
 JUDGED: Final = ("psoas_left", "psoas_right", "muscle", "sat", "vat")
 SURE: Final = 0.9
+SURE_AND_GOOD: Final = 0.95
+"""Share of the numbers stated at 0.9 or more that are to be good."""
 _RIDGE: Final = 0.002
 _STARTS_AT: Final = 1_000_000
 _BODY_MM: Final = 0.88
@@ -162,15 +164,40 @@ def confidence_with(curves: Mapping[str, Trust], one: Evidence) -> float:
     return min(probability, GATED_CONFIDENCE) if one.gates else probability
 
 
-def leave_patients_out(evidence: Sequence[Evidence]) -> dict[str, Any]:
-    """Fit without each patient in turn and judge what is then said of theirs; pooled."""
-    judged: list[tuple[Evidence, float]] = []
+def leave_patients_out(evidence: Sequence[Evidence]) -> list[tuple[Evidence, float]]:
+    """Fit without each patient in turn; return what is then stated of theirs."""
+    stated: list[tuple[Evidence, float]] = []
     for patient in sorted({one.patient for one in evidence if one.is_real}):
         curves = fit_trust([one for one in evidence if one.patient != patient])
-        judged += [
+        stated += [
             (one, confidence_with(curves, one)) for one in evidence if one.is_real and one.patient == patient
         ]
-    return _summarise(judged)
+    return stated
+
+
+def bound_trust(curves: Mapping[str, Trust], stated: Sequence[tuple[Evidence, float]]) -> dict[str, Trust]:
+    """Bound the curves whose surest numbers were good less often than `SURE_AND_GOOD` says.
+
+    Parameters
+    ----------
+    curves : mapping of str to Trust
+        By kind of number.
+    stated : sequence of (Evidence, float)
+        Numbers that took no part in the fit, and what was stated of them.
+
+    Returns
+    -------
+    dict
+        The curves. The ceiling of one is the rule of succession's share of good ones among the numbers
+        stated at 0.9 or more: one more good and one more bad than were seen, since few were seen.
+    """
+    bounded = {}
+    for kind, curve in curves.items():
+        sure = [one.is_good for one, found in stated if kind_of(one.structure) == kind and found >= SURE]
+        holds = not sure or sum(sure) >= SURE_AND_GOOD * len(sure)
+        ceiling = 1.0 if holds else round((sum(sure) + 1) / (len(sure) + 2), 2)
+        bounded[kind] = dataclasses.replace(curve, ceiling=ceiling)
+    return bounded
 
 
 def _summarise(stated: Sequence[tuple[Evidence, float]]) -> dict[str, Any]:
@@ -272,24 +299,42 @@ def write_trust(
         for kind in FURTHER_KINDS
         for one in collect_evidence((case, model) for case in draw_cases(phantoms // 2, seed=seed, kind=kind))
     ]
-    curves = fit_trust(evidence)
-    document = {
-        "curves": {kind: dataclasses.asdict(curve) for kind, curve in curves.items()},
-        "judged": {
-            "patients, each left out of the fit": leave_patients_out(evidence),
-            "phantoms that took part": judge_confidence(
-                [one for one in evidence if one.source == "phantoms"], curves
-            ),
-            "loud phantoms, the half that took no part": judge_confidence(judged, curves),
-            "phantoms with ribs or fluid, no part": judge_confidence(others, curves),
-        },
-    }
+    document = judge_trust(evidence, judged, others)
     write_json(target, document)
     write_json(
         target.with_suffix(".evidence.json"),
         [dataclasses.asdict(one) for one in (*evidence, *judged, *others)],
     )
     return document
+
+
+def judge_trust(
+    evidence: Sequence[Evidence], loud: Sequence[Evidence], others: Sequence[Evidence]
+) -> dict[str, Any]:
+    """Fit and bound the curves, and say how what they state held.
+
+    Parameters
+    ----------
+    evidence : sequence of Evidence
+        What the curves are fitted to.
+    loud, others : sequence of Evidence
+        Phantoms that take no part in the fit.
+    """
+    curves = fit_trust(evidence)
+    left_out = leave_patients_out(evidence)
+    apart = [(one, confidence_with(curves, one)) for one in (*loud, *others)]
+    curves = bound_trust(curves, [*left_out, *apart])
+    patients = [(one, min(found, curves[kind_of(one.structure)].ceiling)) for one, found in left_out]
+    phantoms = [one for one in evidence if one.source == "phantoms"]
+    return {
+        "curves": {kind: dataclasses.asdict(curve) for kind, curve in curves.items()},
+        "judged": {
+            "patients, each left out of the fit": _summarise(patients),
+            "phantoms that took part": judge_confidence(phantoms, curves),
+            "loud phantoms, the half that took no part": judge_confidence(loud, curves),
+            "phantoms with ribs or fluid, no part": judge_confidence(others, curves),
+        },
+    }
 
 
 def _fit_one(found: Sequence[Evidence], *, by_score: bool, to_patients: bool) -> Trust:

@@ -15,7 +15,7 @@ import requests
 
 from ctai_sam2.cli.serve import _find_service
 from ctai_sam2.errors import DeviceUnavailable, InputError, Unavailable
-from ctai_sam2.models import wire
+from ctai_sam2.models import Prefetching, wire
 from service.__main__ import main
 from service.app import openapi_text
 from service.lifecycle import open_served_segmenter, require_safe, serve
@@ -62,6 +62,8 @@ def test_others_are_listened_to_only_with_a_key(host: str, key: str | None, is_s
 
 def test_what_is_served_is_sam2_with_a_cache(tmp_path: Path) -> None:
     with open_served_segmenter(service_settings(cache_dir=tmp_path / "cache", device="cpu")) as segmenter:
+        assert isinstance(segmenter, Prefetching)
+        segmenter.warm_up()
         assert segmenter.health().available
     assert (tmp_path / "cache").is_dir()
     with pytest.raises(Unavailable, match="switched off"):

@@ -69,8 +69,8 @@ def test_exported_graphs_are_the_network(network: Network) -> None:
         ours, theirs = (
             network.decode_with(one, embedding, prompt, IMAGE.shape) for one in (None, GraphEngine(network))
         )
-        assert torch.equal(ours[0], theirs[0])
-        assert torch.equal(ours[1], theirs[1])
+        # Our decoder adds in another order than the graph, which is upstream's.
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
 def test_an_engine_with_the_same_masks_computes(network: Network) -> None:

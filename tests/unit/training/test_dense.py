@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ctai_sam2.errors import InputError
 from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
-from ctai_sam2.segmentation.quality import NumberEvidence
+from ctai_sam2.segmentation.quality import NumberEvidence, Trust
 from ctai_sam2.training import dense_phantoms, dense_trust
 from ctai_sam2.training.__main__ import main
 from ctai_sam2.training.dense_batches import (
@@ -35,7 +35,13 @@ from ctai_sam2.training.dense_phantoms import (
     load_hard_bank,
 )
 from ctai_sam2.training.dense_trainer import DENSE_SCHEDULES, DenseTrainer, dense_loss
-from ctai_sam2.training.dense_trust import Evidence, fit_trust, judge_confidence, leave_patients_out
+from ctai_sam2.training.dense_trust import (
+    Evidence,
+    bound_trust,
+    fit_trust,
+    judge_confidence,
+    leave_patients_out,
+)
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +218,22 @@ def test_confidence_grows_with_evidence_and_a_gate_caps_it() -> None:
     assert judged["psoas"]["area_under_curve"] > 0.6
     assert judged["psoas"]["warned_and_bad"] <= judged["psoas"]["warned"]
     left_out = leave_patients_out(evidence)
-    assert left_out["all"]["numbers"] == 400
+    assert len(left_out) == 400
     gated = judge_confidence([one for one in evidence if one.gates], curves)
     assert gated["all"]["numbers"] > gated["all"]["sure"] == 0
+
+
+@pytest.mark.parametrize(("bad", "ceiling"), [(0, 1.0), (1, 1.0), (2, 0.86)])
+def test_no_more_is_stated_than_held_of_numbers_left_out(bad: int, ceiling: float) -> None:
+    sample = next(one for one in some_evidence() if one.structure == "muscle" and one.is_good)
+    stated = [(replace(sample, dice=0.6 if number < bad else 0.95), 0.99) for number in range(20)]
+    stated += [(replace(sample, dice=0.6), 0.89)] * 30
+    curve = Trust(bias=5.0, overlap=0.0)
+    bounded = bound_trust({"muscle": curve, "sat": curve}, stated)
+    assert (bounded["muscle"].ceiling, bounded["sat"].ceiling) == (ceiling, 1.0)
+    assert bounded["muscle"].probability(NumberEvidence(score=0.9, agreement=None)) == pytest.approx(
+        min(ceiling, 0.993), abs=0.001
+    )
 
 
 def test_half_of_the_scans_of_another_kind_judge_the_curves_they_are_not_part_of(
