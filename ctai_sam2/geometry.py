@@ -162,7 +162,7 @@ def edge_letters(affine: NDArray[np.float64]) -> tuple[str, str, str, str]:
 
 
 def slice_letters(ct_slice: CTSlice) -> tuple[str, str, str, str]:
-    """Letters for the edges of a slice, see `edge_letters`; empty ones where nothing says how it lies."""
+    """Letters for the edges of a slice, see `edge_letters`; empty where its orientation is not known."""
     if ct_slice.affine is not None:
         return edge_letters(np.asarray(ct_slice.affine))
     return _USUAL_LETTERS.get(ct_slice.plane, ("", "", "", ""))

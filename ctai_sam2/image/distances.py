@@ -45,7 +45,7 @@ def within_distance(mask: Mask, distance: float, sampling: tuple[float, float] =
 def deeper_than(mask: Mask, distance: float, sampling: tuple[float, float] = (1.0, 1.0)) -> Mask:
     """Return the mask's pixels that are further than a distance from every pixel outside of it.
 
-    The same pixels as ``distance_transform_edt(mask, sampling=sampling) > distance``; what lies
+    The same pixels as ``distance_transform_edt(mask, sampling=sampling) > distance``; what is
     beyond the image is not outside of the mask.
 
     Parameters

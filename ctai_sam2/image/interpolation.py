@@ -71,7 +71,7 @@ def blend_masks(
         Of each place, the pixels that can belong to the shape. What is taken from it so is made up for at its
         border, up to 2 mm: thin muscle with fat in it would shrink.
     sizes : (int, int), optional
-        Pixels of ``lower`` and ``upper`` that the size lies between, where not all of theirs count.
+        Pixels of ``lower`` and ``upper`` that the size is between, where not all of theirs count.
 
     Notes
     -----

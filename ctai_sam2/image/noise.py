@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ctai_sam2.image.distances import box_of
 from ctai_sam2.image.masks import shrink
 from ctai_sam2.types import Mask
 
@@ -39,10 +40,13 @@ def measure_noise_hu(hu: NDArray[Any], tissue: Mask, spacing_mm: Sequence[float]
     float or None
         Standard deviation in HU; None where there is too little of the tissue away from its edge.
     """
-    inner = shrink(tissue, _EDGE_MM, spacing_mm)
+    box = box_of(tissue, *(int(np.ceil(_EDGE_MM / spacing)) + 1 for spacing in spacing_mm))
+    if box is None:
+        return None
+    inner = shrink(tissue[box], _EDGE_MM, spacing_mm)
     if inner.sum() * spacing_mm[0] * spacing_mm[1] < _LEAST_MM2:
         return None
-    values = np.where(inner, hu, 0).astype(np.float32)
+    values = np.where(inner, hu[box], 0).astype(np.float32)
     grain = _smooth(values, inner, _FINE_MM, spacing_mm) - _smooth(values, inner, _COARSE_MM, spacing_mm)
     return float(_MAD_TO_STD * np.median(np.abs(grain - np.median(grain))))
 

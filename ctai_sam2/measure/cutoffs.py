@@ -121,7 +121,7 @@ def flag_low(
     bmi_kg_m2: float | None = None,
     cutoffs: str | CutoffTable = "prado-2008",
 ) -> bool | None:
-    """Tell whether a value lies below the cut-off for this sex and body mass index.
+    """Tell whether a value is below the cut-off for this sex and body mass index.
 
     Parameters
     ----------

@@ -85,7 +85,7 @@ class HuRange:
         return self.low_hu <= hu <= self.high_hu
 
     def where(self, hu: NDArray[Any]) -> NDArray[np.bool_]:
-        """Tell which values lie in the range; bool of the same shape."""
+        """Tell which values are in the range; bool of the same shape."""
         within: NDArray[np.bool_] = (hu >= self.low_hu) & (hu <= self.high_hu)
         return within
 

@@ -330,7 +330,7 @@ def _split(psoas: Mask, spine: Mask, body: Mask) -> tuple[Mask, Mask]:
 
 
 def left_of(spine: Mask) -> Mask:
-    """Tell which columns lie on the patient's left of a mask's middle, or of the picture's; shape (1, W)."""
+    """Tell which columns are on the patient's left of a mask's middle, or of the picture's; shape (1, W)."""
     columns, width = np.flatnonzero(spine.any(axis=0)), spine.shape[1]
     middle = float(columns[0] + columns[-1]) / 2 if columns.size else width / 2
     return np.asarray(np.arange(width)[None, :] > middle, dtype=np.bool_)

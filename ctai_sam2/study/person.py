@@ -47,7 +47,7 @@ class Person:
         return self.weight_kg / self.height_m**2
 
     def is_low(self, quantity: Quantity, value: float | None, cutoffs: CutoffTable) -> bool | None:
-        """Tell whether a value lies below the cut-off; a body mass index that nobody has is not used."""
+        """Tell whether a value is below the cut-off; a body mass index that nobody has is not used."""
         bmi = self.bmi_kg_m2
         return flag_low(
             quantity,
@@ -84,4 +84,4 @@ def require_person(*, sex: str | None, age_years: float | None, weight_kg: float
     as_sex(sex)
     for what, value, low, high in (("age in years", age_years, 0, 120), ("weight in kg", weight_kg, 2, 500)):
         if value is not None and not low <= value <= high:
-            raise InputError(f"the {what} lies between {low} and {high}", received=value)
+            raise InputError(f"the {what} must be between {low} and {high}", received=value)

@@ -56,11 +56,7 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
         }
     elif kind == "wasted":
         left = rng.uniform(0.45, 0.8)
-        for name, low in (
-            ("wall_muscle_mm", 4.0), ("rectus_mm", 2.0), ("psoas_half_width_mm", 5.0),
-            ("psoas_half_depth_mm", 7.0), ("erector_half_depth_mm", 10.0), ("quadratus_half_depth_mm", 3.0),
-        ):  # fmt: skip
-            changes[name] = max(low, getattr(p, name) * (left if "psoas" not in name else left**0.5))
+        changes |= _shrink_muscles(p, left)
         changes |= {
             "imat_share": rng.uniform(0.1, 0.45),
             "muscle_hu": max(-15.0, p.muscle_hu - rng.uniform(5, 30)),
@@ -87,11 +83,7 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
         }  # fmt: skip
     elif kind == "swollen":
         left = rng.uniform(0.4, 0.8)
-        for name, low in (
-            ("wall_muscle_mm", 4.0), ("rectus_mm", 2.0), ("psoas_half_width_mm", 5.0),
-            ("psoas_half_depth_mm", 7.0), ("erector_half_depth_mm", 10.0), ("quadratus_half_depth_mm", 3.0),
-        ):  # fmt: skip
-            changes[name] = max(low, getattr(p, name) * (left if "psoas" not in name else left**0.5))
+        changes |= _shrink_muscles(p, left)
         changes |= {
             "imat_share": rng.uniform(0.05, 0.35), "muscle_hu": rng.uniform(10, 55),
             "oedema": rng.uniform(0.3, 1), "ascites_mm": rng.uniform(8, 80),
@@ -115,6 +107,18 @@ def hard_parameters(rng: np.random.Generator, kind: str | None = None) -> Phanto
         changes["asymmetry"] = float(np.clip(rng.normal(0, 0.12), -0.25, 0.25))
     changes["warp_mm"] = rng.uniform(0.5, 5.0)
     return dataclasses.replace(p, **changes)  # type: ignore[arg-type]
+
+
+def _shrink_muscles(p: PhantomParameters, left: float) -> dict[str, float]:
+    """Leave a share of the muscles' thickness, more of the psoas', down to what can still be seen."""
+    least = {
+        "wall_muscle_mm": 4.0, "rectus_mm": 2.0, "psoas_half_width_mm": 5.0,
+        "psoas_half_depth_mm": 7.0, "erector_half_depth_mm": 10.0, "quadratus_half_depth_mm": 3.0,
+    }  # fmt: skip
+    return {
+        name: max(low, getattr(p, name) * (left**0.5 if "psoas" in name else left))
+        for name, low in least.items()
+    }
 
 
 def draw_hard_phantom(

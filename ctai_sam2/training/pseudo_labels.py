@@ -18,6 +18,8 @@ import numpy.typing as npt
 import torch
 
 from ctai_sam2.errors import WeightsError
+from ctai_sam2.files.atomic import atomic_write
+from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.image.masks import grow
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.io import read_study
@@ -83,15 +85,17 @@ def load_unlabelled(
     weights = weights or ModelStore().locate(EMBEDDED)
     head = _read_head(weights)
     with LocalSegmenter(weights, config=NANO_CONFIG) as segmenter:
-        digest = segmenter.identity.weights_sha256[:12]
-        cached = cache / f"unlabelled-{study.name}-{digest}-{size_px}.npz"
+        volume = read_study(study)
+        # By content: folders of two patients may have one name, and a name may be a patient's.
+        digest = hash_content(volume.hu_zyx, volume.affine, segmenter.identity.weights_sha256)[:16]
+        cached = cache / f"unlabelled-{digest}-{size_px}.npz"
         if not cached.exists():
-            cache.mkdir(parents=True, exist_ok=True)
-            found = list(label_slices(read_study(study), segmenter, head, size_px=size_px))
+            found = list(label_slices(volume, segmenter, head, size_px=size_px))
             empty = np.zeros((0, size_px, size_px))
             hu = np.stack([one.hu for one in found]) if found else empty.astype(np.int16)
             codes = np.stack([one.codes for one in found]) if found else empty.astype(np.uint16)
-            np.savez_compressed(cached, hu=hu, codes=codes)
+            with atomic_write(cached) as file:
+                np.savez_compressed(file, hu=hu, codes=codes)
     with np.load(cached, allow_pickle=False) as entry:
         return [
             as_bank_image(hu, codes, "unlabelled")

@@ -109,7 +109,7 @@ class Follower:
         return step
 
     def within_limits(self, structure: Structure, index: int, mask: Mask) -> Mask:
-        """Take from a mask what lies outside the structure's limits of HU."""
+        """Take from a mask what is outside the structure's limits of HU."""
         limits = self.definitions.limits_of(structure)
         if limits is None:
             return mask

@@ -117,6 +117,19 @@ def test_slices_of_a_study_are_labelled_once(tmp_path: Path, monkeypatch: pytest
     assert np.array_equal(first.codes, again.codes)
 
 
+def test_two_studies_of_one_name_have_labels_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pseudo_labels, "label_slices", lambda *_, **__: iter(()))
+    for patient, count in (("a", 1), ("b", 2)):
+        (tmp_path / patient).mkdir()
+        study = study_of_phantoms(tmp_path / patient / "Erika.nii.gz", count)
+        assert load_unlabelled(study, cache=tmp_path / "bank", size_px=256) == []
+    names = [path.name for path in (tmp_path / "bank").iterdir()]
+    assert len(names) == 2
+    assert not any("Erika" in name for name in names)
+
+
 def test_weights_without_a_dense_head_label_nothing(tmp_path: Path) -> None:
     save_file({"encoder": torch.ones(3)}, tmp_path / "none.safetensors")
     with pytest.raises(WeightsError, match="no dense head"):

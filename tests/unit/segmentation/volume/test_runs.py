@@ -13,7 +13,13 @@ from ctai_sam2.errors import AnatomyNotFound, InputError, ServiceUnreachable, St
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.results import StructureResult
-from ctai_sam2.segmentation.volume import SliceMask, VolumeAnchor, correct_volume, segment_volume
+from ctai_sam2.segmentation.volume import (
+    SliceMask,
+    VolumeAnchor,
+    VolumeResult,
+    correct_volume,
+    segment_volume,
+)
 from ctai_sam2.segmentation.volume import engine as engine_module
 from ctai_sam2.segmentation.volume import follower as follower_module
 from ctai_sam2.segmentation.volume.follower import EngineParameters
@@ -269,19 +275,18 @@ def test_memory_does_not_grow_with_the_number_of_slices() -> None:
     assert (peaks[1] - peaks[0]) / 630 < 2500
 
 
+def with_small_muscle(result: VolumeResult) -> VolumeResult:
+    small = SliceMask(corner_yx=(20, 20), crop=np.ones((4, 4), bool), source="automatic")
+    return replace(result, structure_slices={"muscle": dict.fromkeys(result.indices, small)})
+
+
 def test_a_correction_looks_at_slices_a_step_apart_and_interpolates_between() -> None:
     volume = volume_of([1.5 * i for i in range(31)])
     result = run(volume)
-    small = {
-        "muscle": {
-            index: SliceMask(corner_yx=(20, 20), crop=np.ones((4, 4), bool), source="automatic")
-            for index in result.indices
-        }
-    }
     segmenter = FakeSegmenter()
     anchor = VolumeAnchor(structure="muscle", axial_index=10, mask=muscle_at(15))
     corrected = correct_volume(
-        replace(result, structure_slices=small),
+        with_small_muscle(result),
         [anchor],
         segmenter,
         parameters=EngineParameters(longest_whole_run_mm=1e4),
@@ -297,15 +302,9 @@ def test_a_correction_looks_at_slices_a_step_apart_and_interpolates_between() ->
 def test_a_correction_of_all_muscle_fades_and_ends() -> None:
     volume = volume_of([3.0 * i for i in range(31)])
     result = run(volume)
-    small = {
-        "muscle": {
-            index: SliceMask(corner_yx=(20, 20), crop=np.ones((4, 4), bool), source="automatic")
-            for index in result.indices
-        }
-    }
     segmenter = FakeSegmenter()
     anchor = VolumeAnchor(structure="muscle", axial_index=15, mask=muscle_at(45))
-    corrected = correct_volume(replace(result, structure_slices=small), [anchor], segmenter)
+    corrected = correct_volume(with_small_muscle(result), [anchor], segmenter)
     areas = [int(one.crop.sum()) for _, one in sorted(corrected.structure_slices["muscle"].items())]
     # 30 mm are 10 slices.
     assert set(areas[:6]) == set(areas[25:]) == {16}
