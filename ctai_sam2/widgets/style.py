@@ -154,7 +154,7 @@ hidden; clip-path: inset(50%); }
 .ctai-sam2-editor .ctai-sam2-track .widget-slider { width: 100%; margin: 0; }
 .ctai-sam2-editor .ctai-sam2-track .widget-slider label { width: 74px; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-track .widget-readout { min-width: 36px; }
-.ctai-sam2-editor .ctai-sam2-marks { position: absolute; left: 90px; right: 60px; bottom: -1px; height: 5px;
+.ctai-sam2-editor .ctai-sam2-marks { position: absolute; left: 86px; right: 45px; bottom: -1px; height: 5px;
 pointer-events: none; margin: 0; width: auto; }
 .ctai-sam2-editor .ctai-sam2-marks .widget-html-content { position: relative; height: 5px; display: block; }
 .ctai-sam2-editor .ctai-sam2-marks span { position: absolute; width: 3px; height: 5px; background:
