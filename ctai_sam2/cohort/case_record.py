@@ -54,8 +54,8 @@ class _Part(BaseModel):
 class CaseQuality(_Part):
     """Numbers that quality control goes by.
 
-    ``hole_share`` and ``stray_share`` are shares of a psoas mask, ``edge_mm`` the length over which the body
-    touches the image's edge, ``level_gap_mm`` the distance between the slice measured and the middle of the
+    ``hole_share`` and ``stray_share`` are shares of a psoas mask, ``edge_mm`` the length over which the field
+    of view cuts the body off, ``level_gap_mm`` the distance between the slice measured and the middle of the
     L3 found, ``found_certainty`` how the software knew that L3, ``area_cv`` the variation of areas under
     jittered prompts, ``missing`` the structures not found, ``red_slices`` on how many slices of the range
     of levels a muscle is implausible, by structure.

@@ -63,7 +63,7 @@ _JUDGED = (
     Column("area_cv_psoas_right", "", "Coefficient of variation of the area under jittered prompts."),
     Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
     Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
-    Column("body_at_edge_mm", "mm", "Length over which the body touches the image's edge."),
+    Column("body_at_edge_mm", "mm", "Length over which the field of view cuts the body off."),
     Column("acquisition_warnings", "", "What the images give reason for caution by.", "text"),
     Column("reviewed_by", "", "The last reader.", "text"),
     Column("reviewed_at", "", "When, UTC.", "text"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ctai_sam2.cohort.case_record import CaseError, CaseRecord
 from ctai_sam2.errors import AnatomyNotFound
-from ctai_sam2.image.body import body_of
+from ctai_sam2.image.body import cut_lengths_mm
 from ctai_sam2.image.masks import fill_holes, keep_largest
 from ctai_sam2.types import CTSlice, Mask
 
@@ -71,7 +71,7 @@ class QcLimits:
     hole_share, stray_share : float
         Share of a psoas mask.
     edge_mm : float
-        Length over which the body touches the edge of the image.
+        Length over which the field of view cuts the body off.
     area_cv : float
         Coefficient of variation of an area under jittered prompts.
     level_gap_mm : float
@@ -180,7 +180,7 @@ def _flags_of(
     if holes > limits.hole_share or strays > limits.stray_share:
         flags["holes"] = f"holes {100 * holes:.0f} %, stray parts {100 * strays:.0f} % of a psoas"
     if quality.edge_mm > limits.edge_mm:
-        flags["truncated"] = f"the body touches the image's edge over {quality.edge_mm:.0f} mm"
+        flags["truncated"] = f"the field of view cuts the body off over {quality.edge_mm:.0f} mm"
     if quality.red_slices:
         counts = [f"{name} on {count}" for name, count in quality.red_slices.items()]
         flags["volume"] = f"implausible slices: {', '.join(counts)}"
@@ -279,11 +279,8 @@ def quality_numbers(ct_slice: CTSlice, masks: Mapping[str, Mask]) -> dict[str, f
 
 
 def _body_at_edge_mm(ct_slice: CTSlice) -> float:
-    """Length over which the body touches the image's edge: there it is cut off."""
+    """Length over which the field of view cuts the body off."""
     try:
-        body = body_of(ct_slice)
+        return sum(cut_lengths_mm(ct_slice))
     except AnatomyNotFound:
         return 0.0
-    row_mm, column_mm = ct_slice.spacing_mm
-    across = float(body[0].sum() + body[-1].sum()) * column_mm
-    return across + float(body[:, 0].sum() + body[:, -1].sum()) * row_mm

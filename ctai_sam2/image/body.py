@@ -21,6 +21,11 @@ TISSUE_HU = -300.0
 _SHELL_MM = 4.0
 _ARM_CONTACT_MM = 14.0
 _SMALLEST_BODY_MM2 = 4000.0
+_GRAZED_MM = 110.0
+_FAT_BELOW_HU = -45.0
+_CIRCLE_REACH_PX = 2.0
+_CIRCLE_PART = (0.47, 0.505)
+"""Radius of the reconstructed circle by the side of its image."""
 
 _found: WeakKeyDictionary[CTSlice, Mask] = WeakKeyDictionary()
 
@@ -88,6 +93,69 @@ def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
     # The distance runs between pixel centres, so what was taken off is one pixel less than it says.
     near = within_distance(core, _SHELL_MM + 0.5 * max(sampling), sampling)
     return _without_arms(_filled_to_edges(_largest((near & tissue) | core)), sampling)
+
+
+def cut_border_of(ct_slice: CTSlice) -> Mask:
+    """Find where the trunk is cut off, by an edge of the image or of the circle that was reconstructed.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+
+    Returns
+    -------
+    ndarray of bool, shape (H, W)
+        The trunk's pixels there.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If nothing on the slice is as large as a trunk.
+    """
+    body = body_of(ct_slice)
+    border = np.zeros_like(body)
+    for edge in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
+        border[edge] = body[edge]
+    circle = _beyond_circle(ct_slice.hu)
+    if circle is not None:
+        border |= body & within_distance(circle, _CIRCLE_REACH_PX)
+    return border
+
+
+def cut_lengths_mm(ct_slice: CTSlice) -> list[float]:
+    """Length in mm of each stretch over which the trunk is cut off; see `cut_border_of`.
+
+    A short one that shows skin, no fat, belongs to an image cropped to the patient.
+
+    Raises
+    ------
+    AnatomyNotFound
+        If nothing on the slice is as large as a trunk.
+    """
+    labels, _ = scipy.ndimage.label(cut_border_of(ct_slice), np.ones((3, 3)))
+    row_mm, column_mm = ct_slice.spacing_mm
+    lengths = []
+    for label, part in enumerate(scipy.ndimage.find_objects(labels), start=1):
+        rows, columns = (axis.stop - axis.start for axis in part)
+        length = float(np.hypot(rows * row_mm, columns * column_mm))
+        if length > _GRAZED_MM or np.median(ct_slice.hu[part][labels[part] == label]) < _FAT_BELOW_HU:
+            lengths.append(length)
+    return lengths
+
+
+def _beyond_circle(hu: NDArray[Any]) -> Mask | None:
+    """Return what lies outside of the circle that fills the image, if one value does; None without one."""
+    height, width = hu.shape
+    corners = hu[[0, 0, -1, -1], [0, -1, 0, -1]]
+    if height != width or (corners != corners[0]).any():
+        return None
+    y, x = np.ogrid[:height, :width]
+    middle = (height - 1) / 2
+    radius = np.hypot(y - middle, x - middle)
+    farthest = float(radius.max(where=hu != corners[0], initial=0.0))
+    low, high = _CIRCLE_PART
+    return radius > farthest if low * height <= farthest <= high * height else None
 
 
 def separate_areas(hu: NDArray[Any], spacing_mm: Sequence[float]) -> list[float]:

@@ -262,6 +262,16 @@ def require_measurable_slice(ct_slice: CTSlice) -> None:
             hint="Check the unit of the spacing, or give the original images.",
         )
     require_hounsfield(ct_slice.hu)
+    # Readers have done this; arrays come from anywhere.
+    from ctai_sam2.image.padding import fill_with_air
+
+    caution = fill_with_air(ct_slice.hu)[1]
+    if caution is not None:
+        raise InputError(
+            "there is no air around the body",
+            received=caution.split(", ")[0],
+            hint="Set what surrounds the patient to -1024 HU.",
+        )
 
 
 def require_measurable_volume(volume: CTVolume) -> None:

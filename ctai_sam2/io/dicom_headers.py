@@ -18,7 +18,7 @@ from ctai_sam2.errors import DicomError
 from ctai_sam2.files.folders import unreadable_file
 from ctai_sam2.io.dicom_acquisition import kernel_of, read_acquisition
 from ctai_sam2.io.dicom_refusals import CT_IMAGE as CT_IMAGE
-from ctai_sam2.io.dicom_refusals import refusal_of_class, refusal_of_image
+from ctai_sam2.io.dicom_refusals import cautions_of_image, refusal_of_class, refusal_of_image
 from ctai_sam2.io.dicom_text import digest_of, one_line, shown_code, valid_uid
 from ctai_sam2.io.dicom_values import functional_value, number_of, tag_of, texts_of, value_of
 from ctai_sam2.io.library_messages import quiet
@@ -372,7 +372,7 @@ def _frame_header(
     )
     if refusal is None and frame_count > 1 and position is None and orientation is None:
         refusal = "a multi-frame image without positions"
-    cautions = []
+    cautions = cautions_of_image(image_type, common["description"])
     if rescale_type.strip().upper() in {"US", "HU_MOD"}:
         cautions.append(f"the rescale type is {rescale_type.strip().upper()}, taken for Hounsfield units")
     acquisition = read_acquisition(dataset, frame)

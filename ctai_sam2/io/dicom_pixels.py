@@ -10,14 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import CtaiError, DicomError
+from ctai_sam2.image.padding import AIR_HU, fill_with_air
 from ctai_sam2.io.codestream import read_codestream_header
 from ctai_sam2.io.dicom_headers import FileSource, damaged, is_malformed, read_dataset
 from ctai_sam2.io.dicom_text import valid_uid
 from ctai_sam2.io.dicom_values import functional_value, number_of, value_of
 from ctai_sam2.io.library_messages import quiet
-
-AIR_HU = -1024
-"""Padding and everything below become this: outside the scanned circle there is nothing to measure."""
 
 _BODY_HU = -500.0
 """Padding above this could be tissue of the same value, so only padding that touches the border counts."""
@@ -254,7 +252,10 @@ def _to_hu(
     if float(hu.max()) > _MAX_HU:
         cautions.append(f"values above {_MAX_HU} HU were cut off")
     np.clip(hu, AIR_HU, _MAX_HU, out=hu)
-    return hu.astype(np.int16)
+    filled, caution = fill_with_air(hu.astype(np.int16))
+    if caution is not None:
+        cautions.append(caution)
+    return filled
 
 
 def _rescale(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from ctai_sam2.io.dicom_text import shown_code
 
@@ -35,7 +36,24 @@ _REFUSED_IMAGE_TYPES = {
     "SCREEN SAVE": "a screen shot, not Hounsfield units",
     "DOSE_INFO": "a dose report, not a cross-section",
     "MATERIAL": "a material map, not Hounsfield units",
+    "MAT_SPECIFIC": "a material map, not Hounsfield units",
+    "MAT_FRACTIONAL": "a material map, not Hounsfield units",
+    "MAT_VALUE_BASED": "a material map, not Hounsfield units",
+    "IODINE": "a material map, not Hounsfield units",
+    "ELECTRON_DENSITY": "a map of electron density, not Hounsfield units",
+    "EFF_ATOMIC_NUM": "a map of atomic numbers, not Hounsfield units",
+    "Z_EFF": "a map of atomic numbers, not Hounsfield units",
 }
+_COMPUTED_IMAGE_TYPES = {
+    "VMI": "an image computed for one photon energy",
+    "MONOENERGETIC": "an image computed for one photon energy",
+    "MONO": "an image computed for one photon energy",
+    "VNC": "an image with the contrast agent computed away",
+    "VUE": "an image with the contrast agent computed away",
+    "MAT_REMOVED": "an image with a material computed away",
+    "MAT_MODIFIED": "an image with a material changed",
+}
+_PROJECTION = re.compile(r"\bM(?:IN)?IP\b", re.IGNORECASE)
 
 
 def refusal_of_class(sop_class: str, modality: str) -> str | None:
@@ -58,10 +76,9 @@ def refusal_of_image(
     image_type: Sequence[str], rescale_type: str, samples: int, photometric: str
 ) -> str | None:
     """Say why the values of a CT image are no Hounsfield units of a cross-section; None where they are."""
-    for word in image_type:
-        for key, reason in _REFUSED_IMAGE_TYPES.items():
-            if word == key or word.startswith(key + "_"):
-                return reason
+    reason = _named_by(image_type, _REFUSED_IMAGE_TYPES)
+    if reason is not None:
+        return reason
     if samples != 1 or not photometric.strip().startswith("MONOCHROME"):
         return "a colour picture, not Hounsfield units"
     unit = rescale_type.strip().upper()
@@ -69,3 +86,28 @@ def refusal_of_image(
     if unit and unit not in {"HU", "US", "HU_MOD"} and not unit.startswith("HOU"):
         return f"its values are in another unit ({shown_code(unit)}), not Hounsfield units"
     return None
+
+
+def cautions_of_image(image_type: Sequence[str], description: str | None) -> list[str]:
+    """Say why the values of a usable CT image may differ from those of an ordinary one."""
+    cautions = []
+    computed = _named_by(image_type, _COMPUTED_IMAGE_TYPES)
+    if computed is not None:
+        cautions.append(f"{computed}: densities differ from those at 120 kV")
+    if description and _PROJECTION.search(description):
+        cautions.append("the description of the series names a projection (MIP): its values are no tissue's")
+    return cautions
+
+
+def _named_by(image_type: Sequence[str], meanings: Mapping[str, str]) -> str | None:
+    """Return the meaning of the first name that stands in an image type, as a word or words of a value."""
+    for value in image_type:
+        words = f" {_apart(value)} "
+        for name, meaning in meanings.items():
+            if f" {_apart(name)} " in words:
+                return meaning
+    return None
+
+
+def _apart(text: str) -> str:
+    return " ".join(text.upper().replace("_", " ").split())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.files.folders import require_file, unreadable_file
+from ctai_sam2.image.padding import fill_with_air
 from ctai_sam2.image.plausibility import LIMITS, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import MAX_IMAGE_SIDE, MemoryFile
 from ctai_sam2.io.library_messages import quiet
@@ -74,6 +75,8 @@ def read_picture(
             hint="Check the unit of the spacing: it is in mm.",
         )
     hu = (window.low_hu + grey.astype(np.float64) * (window.width / largest)).astype(np.float32)
+    # Black around the body would be tissue; that the window cut it off is said below.
+    hu, _ = fill_with_air(hu)
     warnings = [f"HU outside {window.low_hu:g} to {window.high_hu:g} were cut off by the picture's window"]
     step = window.width / largest
     if step > 1:

@@ -16,9 +16,9 @@ from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.files.folders import require_file
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.label_values import as_single_mask
+from ctai_sam2.image.padding import AIR_HU
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.array_archive import unpack_arrays
-from ctai_sam2.io.dicom_pixels import AIR_HU
 from ctai_sam2.types import PLANES, CTSlice, Plane
 
 _MASK_PREFIX = "mask_"

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
 from ctai_sam2.geometry import canonicalise, plane_of
+from ctai_sam2.image.padding import AIR_HU, fill_slices_with_air
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_grid
-from ctai_sam2.io.dicom_pixels import AIR_HU
 from ctai_sam2.types import CTVolume
 
 _MAX_HU = 32767
@@ -93,11 +93,12 @@ def to_ct_volume(name: str, content: StoredVolume, *, unit_hint: str | None = No
         ) from error
     hu_xyz = _to_hu(name, content)
     array_zyx, canonical = canonicalise(hu_xyz.transpose(2, 1, 0), content.affine)
-    warnings = [*content.warnings, *implausible_values(hu_xyz)]
+    hu_zyx, cautions = fill_slices_with_air(np.ascontiguousarray(array_zyx))
+    warnings = [*content.warnings, *cautions, *implausible_values(hu_zyx)]
     plane, angle = plane_of(canonical)
     if plane == "oblique":
         warnings.append(f"the slices are oblique, {angle:.1f} degrees from the nearest anatomical plane")
-    return CTVolume(hu_zyx=np.ascontiguousarray(array_zyx), affine=canonical, warnings=tuple(warnings))
+    return CTVolume(hu_zyx=hu_zyx, affine=canonical, warnings=tuple(warnings))
 
 
 def _canonical_shape(content: StoredVolume) -> tuple[tuple[int, ...], NDArray[np.float64]]:

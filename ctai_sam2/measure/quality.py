@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
-from ctai_sam2.image.body import body_of
+from ctai_sam2.image.body import body_of, cut_border_of
 from ctai_sam2.image.masks import as_mask, as_spacing_mm, limit_to_hu, require_same_shape
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.types import CTSlice, Mask
@@ -131,7 +131,7 @@ def body_circumference_cm(ct_slice: CTSlice) -> float | None:
         body = body_of(ct_slice)
     except AnatomyNotFound:
         return None
-    if body[[0, -1]].any() or body[:, [0, -1]].any():
+    if cut_border_of(ct_slice).any():
         return None
     return measure_circumference_mm(body, ct_slice.spacing_mm) / 10.0
 

@@ -17,8 +17,9 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatomy
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
-from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model
+from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model, divides
 from ctai_sam2.segmentation.framed_slice import FramedSlice
+from ctai_sam2.segmentation.image_checks import find_cut, find_image_faults
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
@@ -30,6 +31,7 @@ from ctai_sam2.segmentation.prediction import (
 )
 from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import make_axial_prompt
+from ctai_sam2.segmentation.quality import Gate, cap_confidence, warnings_of
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult, require_segmenter
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure, require_structures
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
@@ -119,6 +121,11 @@ class AxialSession(FramedSlice):
         """
         if prompt is not None:
             return self._segment_by_user(structure, prompt)
+        if structure == "psoas":
+            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
+        return self._with_image_faults(self._segment_without_prompt(structure))
+
+    def _segment_without_prompt(self, structure: Structure) -> StructureResult:
         if self.judged is not None:
             return self._segment_judged(structure, self.judged)
         if structure in _SIDES:
@@ -126,8 +133,6 @@ class AxialSession(FramedSlice):
             if isinstance(side, AnatomyNotFound):
                 raise side
             return side
-        if structure == "psoas":
-            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
         if structure in _FATS:
             return self.find_fat_of(self.segment("muscle"))[structure]
         return self._segment_by_anatomy(structure, make_axial_prompt(self._require_anatomy(), structure))
@@ -154,7 +159,9 @@ class AxialSession(FramedSlice):
         if "muscle" in found and not set(_FATS).isdisjoint(structures):
             try:
                 fat = self.find_fat_of(found["muscle"])
-                found.update({name: one for name, one in fat.items() if name in structures})
+                found.update(
+                    {name: self._with_image_faults(one) for name, one in fat.items() if name in structures}
+                )
             except AnatomyNotFound as error:
                 missing["fat"] = str(error)
         groups = self.groups_of(found["muscle"]) if "muscle" in found else {}
@@ -165,6 +172,31 @@ class AxialSession(FramedSlice):
             warnings=tuple(dict.fromkeys([*missing.values(), *doubts])),
             missing=missing,
             muscle_groups=groups,
+        )
+
+    @cached_property
+    def _image_faults(self) -> tuple[Gate, ...]:
+        """What makes the slice's numbers doubtful, whatever the masks look like."""
+        anatomy = self.anatomy if isinstance(self.anatomy, AxialAnatomy) else None
+        return find_image_faults(
+            self.ct_slice,
+            vertebra_mm=None if anatomy is None else anatomy.trunk.vertebra.width_mm,
+            is_recognised=self.divided is not None or not divides(self.segmenter),
+        )
+
+    def _with_image_faults(self, result: StructureResult) -> StructureResult:
+        """Warn of what is wrong with the image, and lower the confidence of the numbers that it spoils."""
+        name = result.structure
+        faults = [fault for fault in self._image_faults if name in fault.structures]
+        cut = find_cut(self.ct_slice, name, result.mask) if name != "vertebra" else None
+        if cut is not None:
+            faults.append(cut)
+        if not faults:
+            return result
+        return replace(
+            result,
+            confidence=None if result.confidence is None else cap_confidence(result.confidence, faults, name),
+            warnings=(*result.warnings, *warnings_of(faults, name)),
         )
 
     def groups_of(self, muscle: StructureResult) -> dict[str, Mask]:
@@ -186,8 +218,6 @@ class AxialSession(FramedSlice):
         Psoas and vertebra are prompted from anatomy, and from the division where that is not found; muscle
         and fat come from the division.
         """
-        if structure == "psoas":
-            return join_sides(self.segment("psoas_left"), self.segment("psoas_right"))
         if structure == "vertebra":
             return self._vertebra_on(judged.divided)
         return judged.segment(structure, self.confidence_threshold)

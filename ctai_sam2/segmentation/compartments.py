@@ -265,7 +265,10 @@ def _rejoin(
 
     Subcutaneous fat reaches the skin, and the cavity is one: what hangs together with neither is misnamed.
     """
-    rim = body & ~shrink(body, 2 * _SKIN_MM, spacing_mm)
+    # Of coarse pixels one layer at least; where the field of view cuts the skin off, the image's edge.
+    rim = body & ~shrink(body, max(2 * _SKIN_MM, *spacing_mm), spacing_mm)
+    for edge in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
+        rim[edge] = body[edge]
     largest_pocket_px = _POCKET_MM2 / (spacing_mm[0] * spacing_mm[1])
     cavity = (number["vat"], number["viscera"])
     for own in ((number["sat"], number["skin"]), cavity):

@@ -35,7 +35,7 @@ from ctai_sam2.segmentation.quality import (
     find_gross_errors,
     warnings_of,
 )
-from ctai_sam2.segmentation.results import StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import Mask, Prediction, Prompt
 
@@ -396,6 +396,11 @@ def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Ma
     return out
 
 
+def divides(segmenter: PredictsMasks) -> bool:
+    """Tell whether a model knows all compartments of a slice by name."""
+    return set(COMPARTMENT_NAMES) <= set(segmenter.identity.structures)
+
+
 def divide_by_model(framed: FramedSlice) -> DividedSlice | None:
     """Divide a slice, where the model can and the slice is plainly of an abdomen.
 
@@ -415,7 +420,7 @@ def divide_by_model(framed: FramedSlice) -> DividedSlice | None:
     Unavailable
         If the segmenter is not available.
     """
-    if not set(COMPARTMENT_NAMES) <= set(framed.segmenter.identity.structures):
+    if not divides(framed.segmenter):
         return None
     try:
         body = body_of(framed.ct_slice)

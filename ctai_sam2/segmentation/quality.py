@@ -41,6 +41,8 @@ class QualityParameters:
         As ``uneven_wall``.
     psoas_agreement, muscle_agreement : float
         Dice of the dense head's mask with the prompted one.
+    lost_muscle : float
+        Below this Dice of both masks of all muscle, neither shows where fat ends.
     least_muscle_mm2 : float
         All muscle.
     jump : float
@@ -57,6 +59,7 @@ class QualityParameters:
     uneven_psoas: float = 0.4
     psoas_agreement: float = 0.8
     muscle_agreement: float = 0.85
+    lost_muscle: float = 0.75
     least_muscle_mm2: float = 3500.0
     jump: float = 0.2
     noise_hu: float = 9.0
@@ -83,11 +86,14 @@ class Gate:
         The numbers it makes doubtful.
     message : str
         What was seen, in a sentence's words.
+    of_image : bool
+        Whether it is about the image, and said once for all its numbers.
     """
 
     name: str
     structures: tuple[str, ...]
     message: str
+    of_image: bool = False
 
 
 def find_gross_errors(
@@ -161,6 +167,11 @@ def find_gross_errors(
             ("psoas_left", "psoas_right", "vat", "imat"),
             f"the scan is noisy ({noise_hu:.0f} HU in fat)",
         )
+    overlap = (agreements or {}).get("muscle", 1.0)
+    if overlap < p.lost_muscle:
+        fail(
+            "lost_muscle", ("sat", "vat"), f"two ways of finding all muscle disagree (overlap {overlap:.2f})"
+        )
     for name, agreement in (agreements or {}).items():
         limit = p.muscle_agreement if name == "muscle" else p.psoas_agreement
         if agreement < limit:
@@ -224,7 +235,7 @@ def find_jumps(
 def warnings_of(gates: Sequence[Gate], structure: str) -> tuple[str, ...]:
     """Return a structure's warnings: name of the gate in brackets, so that tables can count them."""
     return tuple(
-        f"{structure}: {gate.message}; look at it [{gate.name}]"
+        f"{'' if gate.of_image else f'{structure}: '}{gate.message}; look at it [{gate.name}]"
         for gate in gates
         if structure in gate.structures
     )

@@ -56,6 +56,12 @@ def grey_values(_: Path) -> None:
     require_measurable_slice(CTSlice(hu=np.arange(256).reshape(16, 16), spacing_mm=(1.0, 1.0)))
 
 
+def no_air(_: Path) -> None:
+    hu = np.zeros((40, 40))
+    hu[8:32, 8:32] = np.linspace(-200, 200, 24)
+    require_measurable_slice(CTSlice(hu=hu, spacing_mm=(3.0, 3.0)))
+
+
 def no_trunk(folder: Path, spacing_mm: float) -> None:
     from ctai_sam2.image.plausibility import require_region
 
@@ -160,6 +166,7 @@ PROVOKED: dict[str, Callable[[Path], object]] = {
     "no CT has this pixel spacing": lambda _: require_measurable_slice(slice_of(64, 0.08)),
     "too coarse to measure": lambda _: require_measurable_slice(slice_of(48, 8.0)),
     "nothing is computed from this image": grey_values,
+    "there is no air around the body": no_air,
     "has the size of no trunk": lambda folder: no_trunk(folder, 14.0),
     "no rescale intercept": lambda folder: read_slice(
         save(ct_dataset(RescaleIntercept=None), folder / "1.dcm")

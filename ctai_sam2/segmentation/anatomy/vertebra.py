@@ -45,6 +45,12 @@ class VertebralBody:
     mask: Mask
     bone: Mask
 
+    @property
+    def width_mm(self) -> float:
+        """Width of the body without its processes."""
+        columns = np.flatnonzero(self.mask.any(axis=0))
+        return float(columns[-1] - columns[0] + 1) if columns.size else 0.0
+
 
 def find_vertebral_body(hu: NDArray[np.float32], body: Mask) -> VertebralBody:
     """Find the vertebral body by the largest circle of bone near the back's midline.

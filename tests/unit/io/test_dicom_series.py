@@ -8,7 +8,7 @@ import pytest
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
 from ctai_sam2.image.plausibility import MAX_VOXELS
-from ctai_sam2.io import SeriesInfo, list_series, read_study
+from ctai_sam2.io import SeriesInfo, list_series, read_slice, read_study
 from ctai_sam2.io.dicom_series import skipped_warning
 
 from .making import ct_dataset, edit, enhanced_dataset, make_volume, save, write_series
@@ -236,6 +236,11 @@ def test_missing_geometry_is_refused(tmp_path: Path, changes: dict[str, Any], wo
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colour"),
         ({"RescaleType": "Z_EFF"}, "Z_EFF"),
         ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"]}, "maximum intensity"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "CT_SOM5 MIP"]}, "maximum intensity"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "MAT_SPECIFIC"]}, "material map"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "DE IODINE"]}, "material map"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "ELECTRON_DENSITY"]}, "electron density"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "EFF_ATOMIC_NUM"]}, "atomic numbers"),
         ({"ImageType": ["DERIVED", "PRIMARY", "PERFUSION", "RCBF"]}, "perfusion"),
     ],
 )
@@ -391,3 +396,19 @@ def test_phases_of_two_slices_are_told_apart_by_the_order_of_the_images(tmp_path
     assert [one.image_count for one in found] == [2, 2, 2]
     with pytest.raises(InputError, match="order of the images"):
         read_study(tmp_path / "s")
+
+
+@pytest.mark.parametrize(
+    ("changes", "caution"),
+    [
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "CT_SOM7 DE VNC"]}, "contrast agent computed away"),
+        ({"ImageType": ["DERIVED", "PRIMARY", "AXIAL", "VMI"]}, "one photon energy"),
+        ({"SeriesDescription": "Abdomen MIP 10 mm"}, "names a projection"),
+        ({"SeriesDescription": "Abdomen 3 mm"}, None),
+    ],
+)
+def test_values_of_computed_images_are_warned_of(
+    tmp_path: Path, changes: dict[str, Any], caution: str | None
+) -> None:
+    found = read_slice(save(ct_dataset(**changes), tmp_path / "a.dcm")).warnings
+    assert any(caution in text for text in found) if caution else not any("projection" in t for t in found)

@@ -257,3 +257,16 @@ def test_fat_gives_way_to_muscle_that_a_reader_has_drawn() -> None:
     fat = fat_within(found.places, hu, found.masks["muscle"] | drawn, SPACING, DEFAULT_DEFINITIONS)
     assert drawn.any()
     assert not (fat["sat"] & drawn).any()
+
+
+def test_coarse_pixels_keep_the_fat_beneath_the_skin() -> None:
+    classes, hu, body = draw()
+    found = divide_slice(classes, hu, body, (3.1, 3.1), DEFAULT_DEFINITIONS)
+    assert found.masks["sat"].sum() > 0.9 * classes["sat"].sum()
+
+
+def test_fat_is_doubted_where_two_ways_of_finding_muscle_have_nothing_in_common() -> None:
+    found = divide(*draw())
+    gates = {g.name: g for g in find_gross_errors(found, SPACING, agreements={"muscle": 0.5})}
+    assert gates["lost_muscle"].structures == ("sat", "vat")
+    assert "lost_muscle" not in failed(found, muscle=0.8)
