@@ -41,7 +41,7 @@ COLUMNS: tuple[str, ...] = (
     "cut_offs",
     *(f"prompt_{name}" for name in PROMPTED),
 )
-"""Columns of a manifest in order; ``case_id`` and ``path`` are required, others come through to the table."""
+"""Columns of a manifest in order; ``case_id`` and ``path`` are required, others are copied to the table."""
 
 _REQUIRED = ("case_id", "path")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
