@@ -46,7 +46,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tool.roi": ("Region HU", "区域 HU"),
         "tool.pan": ("Pan", "平移"),
         "tool.window": ("Window", "窗宽窗位"),
-        "help.start": ("Start with {action} ({key}), or draw.", "先点击“{action}”（{key}），或直接绘制。"),
+        "help.start": (
+            "Start with {action} ({shortcut}), or draw.",
+            "先点击“{action}”（{shortcut}），或直接绘制。",
+        ),
         "help.click": (
             "Left click: part of it (green). Right or Shift click: not part of it (red).",
             "左键：属于目标（绿色）。右键或 Shift+单击：不属于目标（红色）。",

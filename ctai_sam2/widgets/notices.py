@@ -53,10 +53,8 @@ class Notices:
         self._question.value = f'<span role="alertdialog">{words} {keys}</span>' if words else ""
         set_shown(self.question, question is not None)
         message = controller.message or Message(f"help.{controller.document.view.tool}")
-        words = [escape(message.text(language))]
-        if _is_untouched(controller):
-            words.insert(0, escape(self._first_step(controller)))
-        self._status.value = _line("plain", "<br>".join(words))
+        first = f"{escape(self._first_step(controller))}<br>" if _is_untouched(controller) else ""
+        self._status.value = _line("plain", first + escape(message.text(language)))
         here = controller.readout
         if here is None:
             self._readout.value = ""
@@ -67,7 +65,9 @@ class Notices:
 
     def _first_step(self, controller: Controller) -> str:
         keys = ", ".join(key_text(key) for key in controller.keys.keys_of("run"))
-        return self._controls.text("help.start", action=self._controls.text("action.run"), key=keys or "…")
+        return self._controls.text(
+            "help.start", action=self._controls.text("action.run"), shortcut=keys or "…"
+        )
 
 
 def _is_untouched(controller: Controller) -> bool:
