@@ -387,6 +387,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Middle of L3: row {row}, axial slice {index}",
             "L3 中点：第 {row} 行，轴位第 {index} 层",
         ),
+        "view.l3_middle": ("mid-L3", "L3 中点"),
         "view.l3_here": ("L3: most likely body ({chance})", "L3：可能性最大的椎体（{chance}）"),
         "view.l3_higher": ("L3: {steps} higher ({chance})", "L3：上方第 {steps} 个椎体（{chance}）"),
         "view.l3_lower": ("L3: {steps} lower ({chance})", "L3：下方第 {steps} 个椎体（{chance}）"),
