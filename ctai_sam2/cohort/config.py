@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.case import Case, format_prompt
@@ -226,6 +226,28 @@ class CohortConfig:
             "sex": case.sex,
             "correction": correction,
         }
+
+
+class CohortOptions(TypedDict, total=False):
+    """Fields of `CohortConfig` by name, as `run_cohort` takes them; None for ``settings`` is the default."""
+
+    segmenter: str
+    settings: Settings | None
+    structures: Sequence[Structure]
+    definitions: TissueDefinitions
+    window: Window
+    robustness_trials: int
+    smi_cutoffs: str
+    smd_cutoffs: str
+    reference: str
+    workers: int | None
+    dask: Any
+    levels: tuple[str, str] | None
+    time_limit_s: float
+    memory_limit_mb: float | None
+    threads: int | None
+    retry_failed: bool
+    progress: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ctai_sam2.cohort.case import Case
-from ctai_sam2.cohort.config import CaseTask, CohortConfig
+from ctai_sam2.cohort.config import CaseTask, CohortConfig, CohortOptions
 from ctai_sam2.cohort.finished import FinishedNote, Listing, digest_settings, list_cases, read_finished
 from ctai_sam2.cohort.manifest import read_manifest
 from ctai_sam2.cohort.outcome import CaseOutcome
@@ -24,6 +24,10 @@ from ctai_sam2.cohort.store import CohortStore, RecordIndex
 from ctai_sam2.cohort.supervisor import RunOrder, WorkerPool, dismiss, do_tasks
 from ctai_sam2.cohort.table import CohortFiles, current_summary, write_results
 from ctai_sam2.errors import CtaiError, InputError, StorageError, Unavailable
+
+if TYPE_CHECKING:
+    # Checkers know it for every version of Python.
+    from typing_extensions import Unpack
 
 _MAX_BATCH = 8
 _LOOK_EVERY_S = 0.2
@@ -90,7 +94,7 @@ def run_cohort(
     manifest: str | os.PathLike[str] | Sequence[Case],
     out: str | os.PathLike[str],
     config: CohortConfig | None = None,
-    **options: Any,
+    **options: Unpack[CohortOptions],
 ) -> CohortRun:
     """Segment and measure every case of a manifest; run again, it does only what is missing or changed.
 
