@@ -29,7 +29,7 @@ def make_demo_study(folder: Path | None = None) -> Path:
     ----------
     folder : Path, optional
         Where to write. When omitted the study is drawn once and kept in the user's cache folder; a version
-        that draws or writes it otherwise makes its own.
+        whose phantom or writer differs makes its own.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def make_demo_study(folder: Path | None = None) -> Path:
         spacing_zyx_mm=SPACING_ZYX_MM,
         rng=np.random.default_rng(SEED),
     )
-    # Under its name stands a whole series or nothing, also where two processes draw at once.
+    # The folder appears only when the series is complete, even if two processes draw it at the same time.
     require_writable(folder.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -72,7 +72,7 @@ def _is_filled(folder: Path) -> bool:
 
 
 def _kept() -> Path:
-    """Where the study is kept; those that other code has drawn are removed."""
+    """Where the study is kept; those drawn by other code are removed."""
     sources = [*Path(phantom.__path__[0]).glob("*.py"), *Path(io.__path__[0]).glob("dicom_writer.py")]
     code = b"".join(path.read_bytes() for path in sorted([*sources, Path(__file__)]))
     name = f"demo-study-{hashlib.sha256(code).hexdigest()[:12]}"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 MASK_FORM = "--mask name=file or name=file#label, as in psoas_left=left.png"
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 AnyRegion = Annotated[
-    bool, typer.Option("--any-region", help="Go on where the slice shows something other than an abdomen.")
+    bool,
+    typer.Option("--any-region", help="Continue even if the slice shows something other than an abdomen."),
 ]
 AxialIndex = Annotated[
     int | None, typer.Option("--axial-index", help="Mid-L3 slice (0 = lowest); found if not given.")

@@ -1,4 +1,4 @@
-"""One case of a cohort: a patient's study, what is known of it, and prompts as a table's cell holds them."""
+"""One case of a cohort: a patient's study, what is known of it, and the text form of its prompts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Case:
     prompts : mapping of str to Prompt
         A user's prompts on the mid-L3 slice by structure, instead of those made from anatomy.
     extra : mapping of str to str
-        The user's own columns; they come through to the table as they are.
+        The user's own columns; copied to the table unchanged.
 
     Raises
     ------
@@ -89,7 +89,7 @@ class Case:
 
 
 def parse_prompt(text: str, structure: str | None = None) -> Prompt:
-    """Read a prompt as it stands in a cell: points and boxes separated by semicolons.
+    """Parse a prompt from a cell of the manifest: points and boxes separated by semicolons.
 
     Two numbers are a point (column, row), three a point with its label (1 for "this", 0 for "not this"),
     four a box (x0, y0, x1, y1).
@@ -97,7 +97,7 @@ def parse_prompt(text: str, structure: str | None = None) -> Prompt:
     Raises
     ------
     InputError
-        If the text is none.
+        If the text is not a prompt.
 
     Examples
     --------

@@ -24,10 +24,10 @@ _CASE = (
     Column("flagged", "", "Whether a reader should look at the case.", "yes or no"),
     Column("flags", "", "Why, as words; see the documentation of flags.", "text"),
     Column("flag_details", "", "Why, in sentences.", "text"),
-    Column("sex", "", "M or F, by the manifest, else by the images' header.", "text"),
-    Column("weight_kg", "kg", "Body weight, by the manifest, else by the images' header."),
+    Column("sex", "", "M or F, from the manifest, else from the images' header.", "text"),
+    Column("weight_kg", "kg", "Body weight, from the manifest, else from the images' header."),
     Column("bmi_kg_m2", "kg/m²", "Body mass index: weight / height²."),
-    Column("age_years", "years", "Age at the scan, by the manifest, else by the images' header."),
+    Column("age_years", "years", "Age at the scan, from the manifest, else from the images' header."),
 )
 
 
@@ -64,7 +64,7 @@ _JUDGED = (
     Column("area_cv_muscle", "", "Coefficient of variation of the area under jittered prompts."),
     Column("level_gap_mm", "mm", "Distance between the slice measured and the middle of the L3 found."),
     Column("body_at_edge_mm", "mm", "Length over which the field of view cuts the body off."),
-    Column("acquisition_warnings", "", "What the images give reason for caution by.", "text"),
+    Column("acquisition_warnings", "", "Reasons for caution found in the images.", "text"),
     Column("reviewed_by", "", "The last reader.", "text"),
     Column("reviewed_at", "", "When, UTC.", "text"),
     Column("review_note", "", "The reader's note.", "text"),

@@ -41,7 +41,7 @@ COLUMNS: tuple[str, ...] = (
     "cut_offs",
     *(f"prompt_{name}" for name in PROMPTED),
 )
-"""Columns of a manifest in order; ``case_id`` and ``path`` are required, others come through to the table."""
+"""Columns of a manifest in order; ``case_id`` and ``path`` are required, others are copied to the table."""
 
 _REQUIRED = ("case_id", "path")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
@@ -143,7 +143,7 @@ def check_rows(
         case = reader.read(Path(base))
         first = seen.setdefault(cells.get("case_id", "").lower() or f"\0{number}", number)
         if first != number:
-            reader.note("case_id", f"is that of row {first} too")
+            reader.note("case_id", f"is also that of row {first}")
         if case is not None and not reader.problems:
             cases.append(case)
     if blank:
@@ -197,7 +197,7 @@ class _RowReader:
                 "case_id",
                 "is missing"
                 if not case_id
-                else "must be up to 80 letters, digits, dots, dashes and underscores, the first no sign",
+                else "must be a letter or digit, then up to 79 letters, digits, dots, dashes or underscores",
             )
         elif is_device_name(case_id):
             self.note("case_id", "is a name that Windows keeps for a device; choose another")
@@ -272,7 +272,7 @@ class _RowReader:
             # Spreadsheets of many countries write 1,75.
             value = parse(text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text)
         except ValueError:
-            self.note(column, f"is no number (received {text[:20]!r}{'; ' + hint if hint else ''})")
+            self.note(column, f"is not a number (received {text[:20]!r}{'; ' + hint if hint else ''})")
             return None
         if not fits(value):
             more = f"; {hint}" if hint else ""
@@ -317,7 +317,7 @@ def _note_ambiguous(readers: Sequence[_RowReader]) -> None:
             for reader in same:
                 if not reader.is_path_exact:
                     reader.note(
-                        "path", f"is that of row {_other(reader, same)} but for spaces; correct one of them"
+                        "path", f"differs from row {_other(reader, same)} only by spaces; correct one of them"
                     )
     ids = {reader.cells.get("case_id", "").lower(): reader.number for reader in readers}
     for reader in readers:
@@ -352,11 +352,11 @@ def _check_header(header: Sequence[str]) -> list[Problem]:
     for name in names:
         if name in COLUMNS:
             if names.count(name) > 1:
-                problems.append(Problem(1, name, "this column is there twice"))
+                problems.append(Problem(1, name, "this column appears twice"))
             continue
         meant = difflib.get_close_matches(name.lower(), COLUMNS, n=1, cutoff=0.8)
         if meant and meant[0] not in names:
-            problems.append(Problem(1, name[:30], f"there is no such column; is {meant[0]} meant?"))
+            problems.append(Problem(1, name[:30], f"there is no such column; did you mean {meant[0]}?"))
         elif name.startswith("prompt_"):
             problems.append(Problem(1, name[:30], f"prompts are taken for {', '.join(PROMPTED)}"))
     return list(dict.fromkeys(problems))

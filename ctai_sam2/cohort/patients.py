@@ -12,7 +12,7 @@ from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_heade
 from ctai_sam2.io.study import is_volume_name
 
 _FEWEST_CONSTANT = 3
-"""As many cases with one identifier, and none with another, have one that an export put in for all."""
+"""If this many cases share one identifier and none has another, an export put it in for all of them."""
 
 ONE_IDENTIFIER = (
     "all DICOM cases state one patient identifier: which of them are of one patient could not be compared"

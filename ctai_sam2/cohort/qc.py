@@ -18,7 +18,7 @@ MEANINGS: Mapping[str, str] = {
     "failed": "The case has no numbers.",
     "implausible": "A muscle area, index or density that no adult has: left out of the statistics.",
     "duplicate": "The same images, or the same slice, are in the cohort more than once.",
-    "same_patient": "Another case is of the same patient, by the header of the images.",
+    "same_patient": "Another case is of the same patient, going by the header of the images.",
     "missing": "A structure that was wanted was not found.",
     "low_confidence": "The model is not sure of a mask.",
     "level": "The level may be wrong: L3 was not counted from a clear sacrum, or is elsewhere.",

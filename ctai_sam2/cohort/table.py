@@ -145,7 +145,7 @@ def write_results(
     entries = {
         one.case_id: IndexEntry(*states[one.case_id], one.key, one.is_done, one.retry)
         for one in records
-        # Of the states from before they were read: what changes meanwhile is read again.
+        # States from before the records were read: one that changed in between is read again.
         if one is not None and one.case_id in states
     }
     store.write_index(RecordIndex(records=entries, finished=finished))
@@ -409,7 +409,7 @@ def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> 
 
 
 def person_of(case: Case, record: CaseRecord | None) -> Person:
-    """Return what is known of the patient by the manifest, else by the images' header."""
+    """Return what is known of the patient from the manifest, else from the images' header."""
     known = Person(sex=case.sex, age_years=case.age_years, weight_kg=case.weight_kg, height_m=case.height_m)
     return known if record is None else known.completed_by(record.acquisition)
 

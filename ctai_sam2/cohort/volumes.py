@@ -105,9 +105,10 @@ def correct_levels(
     volume: CTVolume,
     masks: Mapping[str, Mapping[int, ArrayLike]],
 ) -> None:
-    """Put a reader's masks into the range of levels of a case: masks, tables, warnings. Hold the lock.
+    """Put a reader's masks into the range of levels of a case, and write its masks, tables and warnings.
 
-    They are kept as anchors first: a later run with another model leaves them as they are.
+    The caller holds the cohort's lock. The masks are stored as anchors first: a later run with another model
+    leaves them as they are.
 
     Parameters
     ----------
@@ -152,14 +153,14 @@ def correct_levels(
     stored = read_predictions(store.predictions_path(case_id))
     about_before = warnings_of_gates(before.structure_slices)
     others = tuple(text for text in stored.level_warnings if text not in about_before)
-    said = replace(stored, level_warnings=(*others, *warnings_of_gates(judged)))
-    write_predictions(store.predictions_path(case_id), said)
+    corrected = replace(stored, level_warnings=(*others, *warnings_of_gates(judged)))
+    write_predictions(store.predictions_path(case_id), corrected)
 
 
 def red_slices(store: CohortStore, case_id: str) -> dict[str, int]:
-    """Count the slices of a case's range on which a muscle is implausible, by structure; empty without one.
+    """Count the slices of a case's range on which a muscle is implausible, by structure; empty if none is.
 
-    Fat is left out: what there is of it within muscle differs much from slice to slice.
+    Fat is left out: the amount of it within muscle differs much from slice to slice.
 
     Raises
     ------

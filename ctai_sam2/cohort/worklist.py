@@ -1,8 +1,8 @@
-"""Flagged cases one after the other: look, correct or accept; the table follows.
+"""Review of flagged cases, one after the other: correct or accept; the table is updated.
 
-Any editor can be attached: `Worklist.edit` opens a case in the pure editor
-(`ctai_sam2.editor.Controller`), to which a view belongs, and `Editing.save` takes
-what was drawn. Masks from elsewhere go in by `Worklist.correct`.
+`Worklist.edit` opens a case in the editor without a screen (`ctai_sam2.editor.Controller`), to which
+any view can be attached, and `Editing.save` stores what was drawn. Masks drawn elsewhere are stored by
+`Worklist.correct`.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Worklist:
     folder : path-like
         What `run_cohort` wrote.
     manifest : path-like, optional
-        The manifest of the run, which says where the studies are; the results do not. With it cases whose
-        range of levels was segmented are looked at as volumes.
+        The manifest of the run, which says where the studies are; the results do not. With it, cases whose
+        range of levels was segmented are reviewed as volumes.
 
     Raises
     ------
@@ -99,7 +99,7 @@ class Worklist:
         Raises
         ------
         InputError
-            If there is no such case, it has no masks, or its study is another one than was segmented.
+            If there is no such case, it has no masks, or its study is not the one that was segmented.
         DicomError, GeometryError
             If its study cannot be read.
         StorageError
@@ -130,7 +130,7 @@ class Worklist:
         return is_wanted and has_levels(self.store, case_id)
 
     def accept(self, case_id: str, *, who: str, what: str = "") -> bool:
-        """Store that a reader looked at a case and lets its masks stand; see `correct`.
+        """Record that a reader accepts the masks of a case as they are; see `correct`.
 
         Raises
         ------
@@ -272,14 +272,14 @@ class Worklist:
             return self._volume[1]
         if case_id not in self._studies:
             raise InputError(
-                "where the case's study is, is not known",
+                "the path of the case's study is not known",
                 received=case_id,
                 hint="Give the run's manifest: Worklist(folder, manifest=...).",
             )
         image, record = read_image(self._studies[case_id]), self.store.read_record(case_id)
         if not isinstance(image, CTVolume) or record is None or content_of(image) != record.content_sha256:
             raise InputError(
-                "the case's study is another one than was segmented",
+                "the case's study is not the one that was segmented",
                 received=case_id,
                 hint="Run the cohort again, then review it.",
             )
@@ -353,12 +353,12 @@ class Editing(ClosedByWith):
         return self.worklist.correct(self.case.item.case_id, self.changed, who=who, what=what)
 
     def close(self) -> None:
-        """Release the journal; what is drawn and not saved is there again the next time."""
+        """Release the journal; what was drawn and not saved is still there the next time."""
         self.record.close()
 
 
 def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:
-    """Return how a cohort was run, by its summary."""
+    """Return the configuration that a cohort was run with, from its summary."""
     options = summary["plan"]
     return CohortConfig(
         segmenter=options["segmenter"],
@@ -375,7 +375,7 @@ def config_of_summary(summary: Mapping[str, Any]) -> CohortConfig:
 
 
 def case_of_summary(entry: Mapping[str, Any]) -> Case:
-    """Return a case of a summary's manifest; where its images are is not in it."""
+    """Return a case listed in a summary, which does not hold the path of its images."""
     return Case(
         case_id=entry["case_id"],
         path=Path("read-already"),

@@ -46,6 +46,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "tool.roi": ("Region HU", "区域 HU"),
         "tool.pan": ("Pan", "平移"),
         "tool.window": ("Window", "窗宽窗位"),
+        "help.start": (
+            "Start with {action} ({shortcut}), or draw.",
+            "先点击“{action}”（{shortcut}），或直接绘制。",
+        ),
         "help.click": (
             "Left click: part of it (green). Right or Shift click: not part of it (red).",
             "左键：属于目标（绿色）。右键或 Shift+单击：不属于目标（红色）。",
@@ -170,11 +174,11 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "ai.running": ("Processing… this may take up to 30 seconds", "处理中……最长可能需要 30 秒"),
         "ai.slices": ("Slice {done} of {total}", "第 {done} / {total} 层"),
         "ai.propagated": (
-            "{count} slices changed; {red} are red.",
+            "Slices changed: {count}; red: {red}.",
             "已更改 {count} 层；其中 {red} 层为红色。",
         ),
         "ai.propagated_stale": (
-            "{count} slices changed; {red} are red. {stale} that you edited meanwhile were left as they are.",
+            "Slices changed: {count}; red: {red}. Left as you edited them meanwhile: {stale}.",
             "已更改 {count} 层；其中 {red} 层为红色。期间编辑过的 {stale} 层保持不变。",
         ),
         "ai.done": (
@@ -219,7 +223,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Nothing to interpolate: draw this label on two slices with empty ones between.",
             "没有可插值的内容：请先在两个层面上勾画此标签，其间须有空层。",
         ),
-        "status.interpolated": ("{count} slices interpolated.", "已插值 {count} 层。"),
+        "status.interpolated": ("Slices interpolated: {count}.", "已插值 {count} 层。"),
         "status.no_red": ("{label}: no slice is red.", "{label}：没有红色层面。"),
         "change.first": ("first", "第一次"),
         "change.second": ("second", "第二次"),
@@ -311,7 +315,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "view.unsaved": ("Not on disk: kept in memory", "未写入磁盘：保留在内存中"),
         "view.no_journal": ("No journal: save before you close", "无日志：关闭前请保存"),
         "view.reopened": (
-            "Reopened with {count} undoable steps.",
+            "Reopened. Steps that can be undone: {count}.",
             "已重新打开，可撤销 {count} 个步骤。",
         ),
         "view.closed": (
@@ -375,12 +379,13 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Middle of L3: row {row}, axial slice {index}",
             "L3 中点：第 {row} 行，轴位第 {index} 层",
         ),
+        "view.l3_middle": ("mid-L3", "L3 中点"),
         "view.l3_here": ("L3: most likely body ({chance})", "L3：可能性最大的椎体（{chance}）"),
         "view.l3_higher": ("L3: {steps} higher ({chance})", "L3：上方第 {steps} 个椎体（{chance}）"),
         "view.l3_lower": ("L3: {steps} lower ({chance})", "L3：下方第 {steps} 个椎体（{chance}）"),
-        "view.reviewed": ("Signed by {who}: {count} masks changed", "{who} 已签署：更改了 {count} 个掩膜"),
+        "view.reviewed": ("Signed by {who}; masks changed: {count}", "{who} 已签署：更改了 {count} 个掩膜"),
         "view.reviewed_later": (
-            "Signed by {who}: {count} masks changed; a run is at work and will take them up",
+            "Signed by {who}; masks changed: {count}. A run is at work and will use them",
             "{who} 已签署：更改了 {count} 个掩膜；任务正在运行，稍后会采纳",
         ),
         "view.outside_levels": (

@@ -32,7 +32,7 @@ _SHARP_KERNEL = re.compile(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class SeriesInfo:
     """One series of a folder, without anything that names a patient.
 
@@ -114,6 +114,9 @@ class SeriesInfo:
     def usable(self) -> bool:
         """True where the series can be read as a CT volume."""
         return self.refusal is None
+
+    def __repr__(self) -> str:
+        return f"SeriesInfo({self})"
 
     def __str__(self) -> str:
         facts = [f"{self.image_count} {self.plane} images of {self.shape_hw[1]} x {self.shape_hw[0]}"]

@@ -165,7 +165,9 @@ def _checked_dtype(name: str, header: Any) -> np.dtype[Any]:
 def _data_offset(name: str, header: Any, *, is_pair: bool) -> tuple[int, list[str]]:
     stated = float(header["vox_offset"])
     if not math.isfinite(stated) or stated < 0 or stated != int(stated):
-        raise InputError(f"{name} is damaged: its voxels begin nowhere", received=f"vox_offset {stated:g}")
+        raise InputError(
+            f"{name} is damaged: the offset of its voxels cannot be used", received=f"vox_offset {stated:g}"
+        )
     if is_pair:
         return int(stated), []
     first = _HEADER_BYTES[int(header.template_dtype.itemsize)]
@@ -182,7 +184,7 @@ def _data_offset(name: str, header: Any, *, is_pair: bool) -> tuple[int, list[st
 def _plain_bytes(raw: bytes, size: int, name: str) -> tuple[bytes, list[str]]:
     warnings: list[str] = []
     if raw[:2] == GZIP_MAGIC:
-        # A little more than declared may be there and is said; a bomb is not inflated.
+        # Slightly more than declared is accepted with a warning; a decompression bomb is not inflated.
         raw, trailing = gunzip(raw, limit=size + (1 << 20), name=name, kind="NIfTI")
         if trailing:
             warnings.append(f"{trailing} bytes after the end of the compressed data were left out")

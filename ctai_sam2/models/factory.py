@@ -54,6 +54,12 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         If the kind or a setting cannot be used.
     Unavailable
         If segmentation is switched off.
+
+    Examples
+    --------
+    >>> with open_segmenter("local", Settings(device="cpu")) as segmenter:
+    ...     segmenter
+    LocalSegmenter(sam2-ct-nano)
     """
     if kind not in get_args(SegmenterKind):
         raise InputError(

@@ -169,6 +169,9 @@ class FallbackSegmenter(ClosedByWith):
             )
             self._refresher.start()
 
+    def __repr__(self) -> str:
+        return f"FallbackSegmenter({', '.join(map(repr, self._segmenters.values()))})"
+
     @property
     def identity(self) -> ModelIdentity:
         """The model of the backend that would predict now."""

@@ -30,7 +30,7 @@ from ctai_sam2.segmentation.prediction import (
     refine_on_slice,
 )
 from ctai_sam2.segmentation.prompted_side import keep_prompted_side
-from ctai_sam2.segmentation.prompts import make_axial_prompt
+from ctai_sam2.segmentation.prompts import TAKES_PROMPT, make_axial_prompt, require_prompts
 from ctai_sam2.segmentation.quality import Gate, cap_confidence, warnings_of
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult, require_segmenter
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure, require_structures
@@ -44,7 +44,6 @@ _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
 _PROMPTED: tuple[Structure, ...] = (*_SIDES, "muscle")
-_TAKES_PROMPT: tuple[Structure, ...] = (*_PROMPTED, "vertebra")
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
@@ -57,7 +56,7 @@ class AxialSession(FramedSlice):
     ct_slice, frame, segmenter, definitions
         As in `FramedSlice`.
     confidence_threshold : float
-        A mask the model trusts less is warned of.
+        Masks with a lower confidence get a warning.
     """
 
     confidence_threshold: float = CONFIDENCE_THRESHOLD
@@ -454,17 +453,22 @@ def segment_axial(
     segmenter : PredictsMasks
         Any segmenter; it sees the same image each time, so its embedding is made once.
     structures : sequence of str
-        Those that are wanted; what they are made from comes with them.
+        What to segment, of `ctai_sam2.structures.AXIAL_STRUCTURES`; what it is made from comes with it.
     prompts : mapping of str to Prompt, optional
-        The user's prompts by structure, instead of those made from anatomy.
+        The user's prompts by structure (of `TAKES_PROMPT`), instead of those made from anatomy.
     window : Window
         Window of the image.
     definitions : TissueDefinitions
         HU limits.
     confidence_threshold : float
-        A mask the model trusts less, 0 to 1, is warned of.
+        Masks with a lower confidence, 0 to 1, get a warning.
     any_region : bool
-        Go on where the slice shows something other than an abdomen.
+        Continue even if the slice shows something other than an abdomen.
+
+    Returns
+    -------
+    AxialResult
+        ``structures`` and ``masks`` by name, what is ``missing``, ``warnings``.
 
     Raises
     ------
@@ -473,7 +477,7 @@ def segment_axial(
     OtherRegion
         If the slice shows something other than an abdomen.
     InputError
-        If a prompt does not fit the slice.
+        If a prompt does not fit the slice, or a structure is not known or takes no prompt.
     Unavailable
         If the segmenter is not available.
     """
@@ -503,32 +507,7 @@ def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
         needs |= set(_SIDES)
     if not needs.isdisjoint(_FATS):
         needs.add("muscle")
-    return [name for name in _TAKES_PROMPT if name in needs]
-
-
-def require_prompts(prompts: Mapping[str, Prompt] | None) -> dict[str, Prompt]:
-    """Check prompts by structure: one under a name that takes none would be passed over without a word.
-
-    Raises
-    ------
-    InputError
-        If a name takes no prompt here, or a value is no prompt.
-    """
-    if prompts is not None and not isinstance(prompts, Mapping):
-        raise InputError(
-            "prompts are given by structure",
-            received=type(prompts).__name__,
-            hint='For example prompts={"psoas_left": Prompt.point(x, y)}.',
-        )
-    for name, prompt in (prompts or {}).items():
-        if name not in _TAKES_PROMPT:
-            raise InputError(
-                "no prompt is taken for this structure",
-                received=str(name)[:40],
-                hint=f"Give one for {', '.join(_TAKES_PROMPT)}; fat follows from the muscle.",
-            )
-        require_type(prompt, Prompt, f"the prompt for {name}")
-    return dict(prompts or {})
+    return [name for name in TAKES_PROMPT if name in needs]
 
 
 def require_axial(ct_slice: CTSlice) -> None:

@@ -311,7 +311,7 @@ class JudgedSlice:
         structure : str
             One of ``psoas_left``, ``psoas_right``, ``muscle``, ``sat``, ``vat``, ``imat``.
         threshold : float
-            A confidence below it is warned of.
+            Masks with a lower confidence get a warning.
 
         Raises
         ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,10 +13,39 @@ from ctai_sam2.segmentation.anatomy.isotropic_grid import Grid
 from ctai_sam2.segmentation.anatomy.psoas import Side
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import Mask, Prompt
+from ctai_sam2.types.checks import require_type
+
+TAKES_PROMPT: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle", "vertebra")
+"""Structures of an axial slice that are segmented from a prompt; the others follow from them."""
 
 _BOX_SLACK_MM = 1.5
 _WALL_POINTS = 3
 _BACK_POINTS = 2
+
+
+def require_prompts(prompts: Mapping[str, Prompt] | None) -> dict[str, Prompt]:
+    """Check prompts by structure: one under a name that takes none would be passed over without a word.
+
+    Raises
+    ------
+    InputError
+        If a name takes no prompt here, or a value is no prompt.
+    """
+    if prompts is not None and not isinstance(prompts, Mapping):
+        raise InputError(
+            "prompts are given by structure",
+            received=type(prompts).__name__,
+            hint='For example prompts={"psoas_left": Prompt.point(x, y)}.',
+        )
+    for name, prompt in (prompts or {}).items():
+        if name not in TAKES_PROMPT:
+            raise InputError(
+                "no prompt is taken for this structure",
+                received=str(name)[:40],
+                hint=f"Give one for {', '.join(TAKES_PROMPT)}; fat follows from the muscle.",
+            )
+        require_type(prompt, Prompt, f"the prompt for {name}")
+    return dict(prompts or {})
 
 
 def make_axial_prompt(anatomy: AxialAnatomy, structure: Structure) -> Prompt:

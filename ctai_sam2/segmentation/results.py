@@ -1,4 +1,4 @@
-"""What one click hands back: masks with the prompts and predictions they came from."""
+"""What one click returns: masks with the prompts and predictions they came from."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ class L3Result:
         ``counted`` up from a sacrum clearly seen; ``user`` where the user specified it;
         ``estimated`` where that is less sure, or from posture or the iliac crests; ``unknown``.
     probability : float or None
-        How likely the chosen body, or else the likeliest, is L3; None where nothing tells, or the user did.
+        Probability that the chosen body, or else the most likely one, is L3; None where it is not known.
     l3 : StructureResult or None
         The segmented body, where one was chosen.
     warnings : tuple of str
@@ -269,7 +269,7 @@ class MedianArea:
     Parameters
     ----------
     structure : str
-        Whose.
+        Name of the structure.
     area_cm2, low_cm2, high_cm2 : float
         Median, smallest and largest.
     slices : int
@@ -296,7 +296,7 @@ class StudyResult:
     axial : AxialResult
         Its structures.
     sagittal : L3Result or None
-        Where L3 was found; None if the axial index was given and L3 was not looked for, or no spine seen.
+        Where L3 was found; None if the axial index was given and L3 not searched for, or no spine was seen.
     medians : tuple of MedianArea
         Areas over several slices, where they were requested.
     warnings : tuple of str

@@ -151,7 +151,7 @@ def robustness(
     window, definitions
         As in `segment_structure`.
     any_region : bool
-        Go on where an axial slice shows something other than an abdomen.
+        Continue even if an axial slice shows something other than an abdomen.
 
     Raises
     ------
@@ -235,7 +235,7 @@ def slice_sensitivity(
     window, definitions
         As in `segment_structure`.
     any_region : bool
-        Go on where the middle slice shows something other than an abdomen.
+        Continue even if the middle slice shows something other than an abdomen.
 
     Returns
     -------

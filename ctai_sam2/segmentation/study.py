@@ -22,7 +22,6 @@ from ctai_sam2.segmentation.axial import (
     CONFIDENCE_THRESHOLD,
     AxialSession,
     require_axial,
-    require_prompts,
 )
 from ctai_sam2.segmentation.levels.sagittal import (
     choose_l3,
@@ -40,6 +39,7 @@ from ctai_sam2.segmentation.neighbours import (
     measure_neighbours,
     take_medians,
 )
+from ctai_sam2.segmentation.prompts import require_prompts
 from ctai_sam2.segmentation.quality import cap_confidence, find_jumps, warnings_of
 from ctai_sam2.segmentation.results import (
     AxialResult,
@@ -87,9 +87,9 @@ def segment_structure(
     definitions : TissueDefinitions
         HU limits.
     confidence_threshold : float
-        A mask the model trusts less, 0 to 1, is warned of.
+        Masks with a lower confidence, 0 to 1, get a warning.
     any_region : bool
-        Go on where an axial slice shows something other than an abdomen.
+        Continue even if an axial slice shows something other than an abdomen.
 
     Returns
     -------
@@ -167,15 +167,28 @@ def segment_study(
         A click in L3 on the sagittal slice, (column, row).
     sagittal_index : int, optional
         Column of the sagittal slice; through the middle of the spine when omitted.
-    structures, prompts
-        As in `segment_axial`; prompts are on the axial slice.
-    window, definitions, confidence_threshold
-        As in `segment_structure`.
+    structures : sequence of str
+        What to segment on the axial slice, of `ctai_sam2.structures.AXIAL_STRUCTURES`; all of it by default.
+    prompts : mapping of str to Prompt, optional
+        The user's prompts on the axial slice by structure (``psoas_left``, ``psoas_right``, ``muscle``,
+        ``vertebra``), instead of those made from anatomy.
+    window : Window
+        Window of the images the model sees.
+    definitions : TissueDefinitions
+        HU limits.
+    confidence_threshold : float
+        Masks with a lower confidence, 0 to 1, get a warning.
     slices : {1, 3, 5}
-        Of how many slices around the middle one the medians of the areas are taken. The slices above and
-        below are looked at in any case, to warn of a jump, where the model divides whole slices.
+        Number of slices around the middle one over which medians of the areas are taken. Where the model
+        divides whole slices, those above and below are compared in any case, to warn of a jump.
     any_region : bool
-        Go on where the axial slice shows something other than an abdomen.
+        Continue even if the axial slice shows something other than an abdomen.
+
+    Returns
+    -------
+    StudyResult
+        ``masks`` by structure, ``axial_index``, ``axial`` and ``sagittal`` results, ``warnings``;
+        `measure_study` makes its table row, `write_study` its files.
 
     Raises
     ------
@@ -184,9 +197,17 @@ def segment_study(
     OtherRegion
         If the axial slice shows something other than an abdomen.
     InputError
-        If an index or the click lies outside the volume.
+        If an index or the click lies outside the volume, or a structure is not known.
     Unavailable
         If the segmenter is not available.
+
+    Examples
+    --------
+    ::
+
+        with open_segmenter() as segmenter:
+            study = segment_study(volume, segmenter)
+        study.masks["muscle"].sum(), study.warnings
     """
     if slices not in SLICE_COUNTS:
         raise InputError("a median is taken of 1, 3 or 5 slices", received=repr(slices))

@@ -40,18 +40,18 @@ PROVENANCE_TABLE: tuple[Column, ...] = (
     Column("device", "", "Device it ran on.", "text"),
     Column("code_version", "", "Version of ctai_sam2 that ran the model.", "text"),
     Column("window", "HU", "Level and width of the window the model saw.", "text"),
-    Column("kvp", "kV", "Peak tube voltage, by the header."),
+    Column("kvp", "kV", "Peak tube voltage, from the header."),
     Column("contrast", "", "Whether a contrast agent is recorded in the header.", "text"),
-    Column("phase_header", "", "Contrast phase by the header's words, where they name one.", "text"),
+    Column("phase_header", "", "Contrast phase from the header's words, where they name one.", "text"),
     Column(
         "phase_image",
         "",
         "Contrast phase as aorta and cava look: unenhanced, arterial, portal_venous.",
         "text",
     ),
-    Column("scanner", "", "Maker and model of the scanner, by the header.", "text"),
-    Column("slice_thickness_mm", "mm", "Nominal slice thickness, by the header."),
-    Column("kernel", "", "Reconstruction kernel, by the header.", "text"),
+    Column("scanner", "", "Maker and model of the scanner, from the header.", "text"),
+    Column("slice_thickness_mm", "mm", "Nominal slice thickness, from the header."),
+    Column("kernel", "", "Reconstruction kernel, from the header.", "text"),
     Column("l3_certainty", "", "How the level is known: user, counted, estimated or unknown.", "text"),
     Column("level_chosen_by", "", "Who chose the level: user or software.", "text"),
     Column("l3_probability", "", "How likely the level is L3, 0 to 1, where the software chose it."),
@@ -87,6 +87,14 @@ def measure_study(
     ------
     InputError
         If the height is not plausible.
+
+    Examples
+    --------
+    ::
+
+        row = measure_study(study, height_m=1.75)
+        row["sma_cm2"], row["smi_cm2_m2"], row["smd_hu"], row["warnings"]
+        pandas.DataFrame([row])
     """
     from ctai_sam2.segmentation import StudyResult
 

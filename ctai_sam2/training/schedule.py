@@ -32,9 +32,9 @@ class Phase:
     objects : int
         Prompted objects per image; not read in a dense phase.
     rounds : int
-        Most corrective rounds after the first prompt.
+        Maximum number of corrective rounds after the first prompt.
     learning_rate, final_learning_rate : float
-        Ends of the cosine.
+        Learning rates at the start and the end of the cosine.
     warmup_steps : int
         Steps of linear warm-up.
     dense_weight : float
@@ -109,7 +109,7 @@ class TrainingConfig:
     ema_decay : float
         Decay of the running mean of the weights per step.
     weight_decay, clip_norm : float
-        AdamW's decay, largest gradient norm.
+        AdamW's weight decay; maximum gradient norm.
     bf16 : bool
         Whether the encoder runs in bfloat16 autocast.
     """

@@ -186,7 +186,7 @@ class Trainer:
             raise StorageError("the checkpoint cannot be written", received=path.name) from error
 
     def resume(self, checkpoint: Path | None = None) -> None:
-        """Take up the run where a checkpoint left it.
+        """Resume the run from a checkpoint.
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ import numpy as np
 from ipycanvas import Canvas, MultiCanvas
 from ipywidgets import Layout
 
-from ctai_sam2.editor import Box, Change, Controller, Preview, render_grey, render_overlay
+from ctai_sam2.editor import Box, Change, Controller, Preview, render_grey, render_overlay, text
 from ctai_sam2.types import Window
 from ctai_sam2.widgets.canvas_manager import drawing
 
@@ -308,7 +308,8 @@ class SliceCanvas:
             layer.set_line_dash([8, 5])
             layer.stroke_line(left, y, right, y)
             layer.set_line_dash([])
-            _write(layer, "mid-L3", min(max(left, 0) + 40, self.width - 40), y - 8)
+            words = text("view.l3_middle", document.view.language)
+            _write(layer, words, min(max(left, 0) + 40, self.width - 40), y - 8)
 
     def _draw_guide(self, layer: Canvas) -> None:
         if self.guide is None:
@@ -402,8 +403,8 @@ class SliceCanvas:
                 layer.stroke()
         numbers = self.controller.measurement
         if numbers is not None:
-            text = numbers.text(self.controller.document.view.language)
-            _write(layer, text, min(max((x0 + x1) / 2, 130), self.width - 130), max(y0, y1) + 16)
+            words = numbers.text(self.controller.document.view.language)
+            _write(layer, words, min(max((x0 + x1) / 2, 130), self.width - 130), max(y0, y1) + 16)
 
     def _draw_box(
         self, layer: Canvas, box: tuple[float, float, float, float], colour: str, *, dashed: bool

@@ -247,6 +247,10 @@ class CaseEditor(ABC):
         self.controller.say(Message("view.closed" if kept else lost))
         self._display.freeze()
 
+    def __repr__(self) -> str:
+        labels = ", ".join(self.document.masks()) or "nothing outlined"
+        return f"{type(self).__name__}(case {self.name}: {labels})"
+
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self._widget._repr_mimebundle_(**options)
 

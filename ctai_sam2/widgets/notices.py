@@ -53,7 +53,8 @@ class Notices:
         self._question.value = f'<span role="alertdialog">{words} {keys}</span>' if words else ""
         set_shown(self.question, question is not None)
         message = controller.message or Message(f"help.{controller.document.view.tool}")
-        self._status.value = _line("plain", escape(message.text(language)))
+        first = f"{escape(self._first_step(controller))}<br>" if _is_untouched(controller) else ""
+        self._status.value = _line("plain", first + escape(message.text(language)))
         here = controller.readout
         if here is None:
             self._readout.value = ""
@@ -61,6 +62,19 @@ class Notices:
         numbers = {"x": here.column, "y": here.row, "hu": f"{here.hu:.0f}"}
         numbers |= {"x_mm": f"{here.x_mm:.1f}", "y_mm": f"{here.y_mm:.1f}"}
         self._readout.value = escape(self._controls.text("status.readout", **numbers))
+
+    def _first_step(self, controller: Controller) -> str:
+        keys = ", ".join(key_text(key) for key in controller.keys.keys_of("run"))
+        return self._controls.text(
+            "help.start", action=self._controls.text("action.run"), shortcut=keys or "…"
+        )
+
+
+def _is_untouched(controller: Controller) -> bool:
+    """Whether nothing is there yet, and one click could make it."""
+    document = controller.document
+    has_work = document.history.done or document.masks() or document.marks(document.view.active)
+    return not has_work and controller.message is None and controller.inference.status.state == "idle"
 
 
 def _line(kind: str, content: str) -> str:

@@ -115,7 +115,7 @@ border-box;
 .ctai-sam2-editor .ctai-sam2-rows > .ctai-sam2-row { flex: 0 0 100%; box-sizing: border-box; }
 .ctai-sam2-editor .ctai-sam2-rows > .ctai-sam2-half { flex: 0 0 50%; min-width: 0; overflow: hidden; }
 .ctai-sam2-editor .ctai-sam2-row.ctai-sam2-half button.ctai-sam2-label { flex: 1 1 50px; min-width: 0;
-max-width: 88px; font-size: 11px; padding: 0 2px; }
+max-width: 96px; font-size: 11px; padding: 0 2px; }
 .ctai-sam2-editor .ctai-sam2-half .ctai-sam2-outline { display: none; }
 .ctai-sam2-editor .ctai-sam2-half button.ctai-sam2-icon { display: none; }
 .ctai-sam2-editor .ctai-sam2-row { flex-flow: row wrap; align-items: center; margin: 0 0 1px 0; }

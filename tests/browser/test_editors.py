@@ -194,7 +194,7 @@ def test_a_range_of_a_cohort_is_reviewed_and_signed(
     notebook.drag((52, 52), (54, 53))
     notebook.until("editor.document.state('psoas_left').source == 'anchor'")
     notebook.press("Accept and next")
-    notebook.page.get_by_text("Signed by AB: 1 masks changed").first.wait_for()
+    notebook.page.get_by_text("Signed by AB; masks changed: 1").first.wait_for()
     assert [item.reviewed_by for item in Worklist(tmp_path / "out").items] == ["AB"]
     signed = pd.read_csv(tmp_path / "out" / "volumes" / "P" / "slices.csv")
     drawn = signed[(signed.structure == "psoas_left") & (signed.source == "anchor")]

@@ -61,8 +61,8 @@ def test_every_problem_is_listed_by_row_as_a_spreadsheet_counts(study: Path) -> 
         "row 3, case_id: is missing",
         "row 3, path: there is nothing",
         "row 3, mid_l3_index",
-        "row 3, weight_kg: is no number",
-        "row 5, case_id: is that of row 2 too",
+        "row 3, weight_kg: is not a number",
+        "row 5, case_id: is also that of row 2",
         "row 5, l3_x: a click needs both",
         "row 5, mid_l3_index: prompts are drawn on one slice",
         "row 5, prompt_muscle",
@@ -78,7 +78,7 @@ def test_every_problem_is_listed_by_row_as_a_spreadsheet_counts(study: Path) -> 
     ("header", "part"),
     [
         ("case_id,file", "path: this column is missing"),
-        ("case_id,path,hight_m", "is height_m meant"),
+        ("case_id,path,hight_m", "did you mean height_m"),
         ("case_id,path,prompt_heart", "prompts are taken for"),
     ],
 )
@@ -100,7 +100,7 @@ def test_unquoted_prompts_do_not_shift_cells(study: Path) -> None:
 def test_decimal_commas_are_read_and_thousands_are_not(study: Path) -> None:
     (case,) = read_manifest(write(study, "case_id;path;height_m\nP1;a.nii.gz;1,75\n"))
     assert case.height_m == 1.75
-    with pytest.raises(ManifestError, match="is no number"):
+    with pytest.raises(ManifestError, match="is not a number"):
         read_manifest(write(study, "case_id;path;weight_kg\nP1;a.nii.gz;1,234,567\n"))
 
 
@@ -206,7 +206,7 @@ def paths_or_problem(manifest: Path) -> list[str] | str:
 
 
 def test_a_trimmed_path_that_is_another_rows_is_refused(study: Path) -> None:
-    with pytest.raises(ManifestError, match="row 3, path: is that of row 2 but for spaces"):
+    with pytest.raises(ManifestError, match="row 3, path: differs from row 2 only by spaces"):
         read_manifest(write(study, "case_id,path\nA,a.nii.gz\nB,a.nii.gz \n"))
     assert read_manifest(write(study, "case_id,path\nA, a.nii.gz\n"))[0].path == study / "a.nii.gz"
 

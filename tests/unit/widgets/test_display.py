@@ -11,6 +11,7 @@ import pytest
 
 from ctai_sam2.editor import LANGUAGES, text
 from ctai_sam2.types import CTVolume, Window
+from tests.fakes import FakeSegmenter
 from tests.unit.widgets.page import act, button, controls, drag, paint, shown, tell
 
 
@@ -168,3 +169,18 @@ def test_a_window_that_is_no_preset_is_shown_by_its_numbers(opened: Callable[...
     editor.controller.adjust(language="zh")
     editor._display.panel.refresh()
     assert chooser.label == "窗位 12，窗宽 345"
+
+
+def test_an_empty_case_says_what_to_begin_with(opened: Callable[..., Any]) -> None:
+    editor = opened(segmenter=FakeSegmenter())
+    assert "Start with One click (A), or draw.<br>Left click" in shown(editor)
+    editor.controller.adjust(language="zh")
+    assert "先点击“一键分割”（A），或直接绘制。" in shown(editor)
+    editor.controller.adjust(language="en")
+    editor.do("tool.rectangle")
+    drag(editor, (20, 20), (30, 30))
+    assert "Start with" not in shown(editor)
+
+
+def test_without_a_model_nothing_points_to_it(opened: Callable[..., Any]) -> None:
+    assert "Start with" not in shown(opened())

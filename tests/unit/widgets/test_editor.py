@@ -134,3 +134,10 @@ def _until(is_true: Callable[[], bool]) -> None:
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_an_editor_is_described_in_one_line(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    assert repr(editor) == "MiddleMaskEditor(case case: nothing outlined)"
+    editor.set_mask("muscle", np.ones(editor.document.shape_hw, bool))
+    assert repr(editor) == "MiddleMaskEditor(case case: muscle)"

@@ -124,7 +124,7 @@ def test_a_case_is_opened_at_its_red_slices_and_corrections_go_into_the_volume(c
     editor.controller.apply(lock_here(document, "muscle"))
     before = rows_of(out / "levels.csv")
     editor.save()
-    assert "Signed by AB: 4 masks changed" in editor.controller.message.text("en")
+    assert "Signed by AB; masks changed: 4" in editor.controller.message.text("en")
     editor.close()
 
     levels = Worklist(out, manifest=cohort / "cases.csv").load("P").levels
@@ -218,5 +218,5 @@ def test_another_study_at_the_same_place_is_refused(cohort: Path) -> None:
     write_volume_nifti(
         cohort / "P.nii.gz", CTVolume(hu_zyx=np.asarray(volume.hu_zyx)[::-1].copy(), affine=volume.affine)
     )
-    with pytest.raises(InputError, match="another one than was segmented"):
+    with pytest.raises(InputError, match="not the one that was segmented"):
         open_review(cohort)

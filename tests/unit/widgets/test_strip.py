@@ -262,7 +262,7 @@ def test_slices_edited_while_it_ran_stay_as_they_are(opened: Callable[..., Any])
     editor.controller.inference.wait(30)
     assert np.array_equal(editor.document.mask("psoas_left", 6), mine)
     assert editor.document.mask("psoas_left", 5).any()
-    assert "1 that you edited meanwhile" in shown(editor)
+    assert "Left as you edited them meanwhile: 1" in shown(editor)
 
 
 def test_an_outage_changes_nothing_and_can_be_retried(opened: Callable[..., Any]) -> None:
@@ -288,7 +288,7 @@ def test_without_a_segmenter_slices_are_interpolated_and_numbers_follow(
         editor.set_mask("psoas_left", disc(30))
     editor.do("from_here_up")
     button(editor, "Interpolate between drawn slices").click()
-    assert "3 slices interpolated" in shown(editor)
+    assert "Slices interpolated: 3" in shown(editor)
     area_cm2 = disc(30).sum() / 100
     # From slice 2 to slice 6: four steps of 4 mm.
     assert f"{area_cm2 * 1.6:.1f} cm³ in 5 slices" in shown(editor)
