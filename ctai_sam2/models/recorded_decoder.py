@@ -1,7 +1,7 @@
 """The mask decoder as a recording: the same operations, run by PyTorch without Python in between.
 
 Python lets go of its lock for each operation of PyTorch, and asks for it again afterwards. Where other
-threads of the process work, as in a service that answers requests meanwhile, the decoder waits for them
+threads of the process work, as in a service that handles requests, the decoder waits for them
 at each of the longer ones. A recording is one call, and what Python does between operations, a fifth of
 the time of a prompt, is not done.
 """
