@@ -2,7 +2,7 @@
 
 A time-out of a socket counts from one byte to the next, so that a server which sends a byte now and then is
 never late. Here a call has a deadline as a whole: it runs in another thread, and when its time is up the
-caller goes on and the connection is shut down, which ends the work there as well. Threads wait
+caller continues and the connection is shut down, which ends the work there as well. Threads wait
 for the next call: to start one takes a quarter of the client's time for a click.
 """
 
@@ -91,7 +91,7 @@ class Call(Generic[T]):
                 self._connections.clear()
 
     def settle(self) -> None:
-        """Let the caller go on."""
+        """Let the caller continue."""
         self._is_done.set()
 
     def _abandon(self) -> None:

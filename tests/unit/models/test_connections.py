@@ -58,7 +58,7 @@ def test_a_call_that_hangs_keeps_its_thread_and_others_get_another() -> None:
     may_end.set()
 
 
-def test_an_error_is_the_callers_and_the_thread_goes_on() -> None:
+def test_an_error_is_the_callers_and_the_thread_continues() -> None:
     def fail() -> None:
         raise KeyError("that one")
 
