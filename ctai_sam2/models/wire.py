@@ -19,9 +19,12 @@ import binascii
 import hashlib
 import io
 import re
+import threading
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,15 +276,35 @@ def encode_prediction(prediction: Prediction, image_sha256: str) -> dict[str, An
     Candidates resemble each other: the second and third travel as the pixels in which they differ from the
     first, which takes about half the space.
     """
-    first, *others = prediction.masks
     return {
         "image": image_sha256,
-        "masks": [encode_mask(first), *(encode_mask(first ^ mask) for mask in others)],
+        "masks": _encode_candidates(prediction),
         "scores": [float(score) for score in prediction.scores],
         "model": encode_identity(prediction.identity),
         "processing_time_ms": float(prediction.processing_time_ms),
         "cached": prediction.cached,
     }
+
+
+_encoded: WeakKeyDictionary[Prediction, Future[list[dict[str, Any]]]] = WeakKeyDictionary()
+_encoded_lock = threading.Lock()
+
+
+def _encode_candidates(prediction: Prediction) -> list[dict[str, Any]]:
+    """Write the masks of a prediction, once: the cache of a service stores what is sent as a response."""
+    with _encoded_lock:
+        known = _encoded.get(prediction)
+        if known is not None:
+            found = known
+        else:
+            found = _encoded[prediction] = Future()
+    if known is None:
+        try:
+            first, *others = prediction.masks
+            found.set_result([encode_mask(first), *(encode_mask(first ^ mask) for mask in others)])
+        except BaseException as error:
+            found.set_exception(error)
+    return list(found.result())
 
 
 def decode_prediction(
@@ -353,16 +376,14 @@ def _validate(kind: type[Message], value: Any, name: str) -> Message:
 
 
 def _pack_integers(values: NDArray[np.int64]) -> bytes:
-    lengths = np.ones(len(values), np.int64)
-    for place in range(1, _INTEGER_BYTES):
-        lengths += values >= 1 << 7 * place
-    starts = np.cumsum(lengths) - lengths
-    packed = np.empty(int(lengths.sum()), np.uint8)
-    for place in range(int(lengths.max())):
-        reaching = np.flatnonzero(lengths > place)
-        more = lengths[reaching] > place + 1
-        packed[starts[reaching] + place] = (values[reaching] >> 7 * place) & 0x7F | more * 0x80
-    return packed.tobytes()
+    # A row for each integer: its bytes, and whether another is needed after it.
+    places = -(-int(values.max()).bit_length() // 7) or 1
+    rest = values.astype(np.uint32)[:, None] >> 7 * np.arange(places, dtype=np.uint32)
+    more = rest >= 0x80
+    packed = (rest & 0x7F).astype(np.uint8) | more.view(np.uint8) << 7
+    needed = np.ones_like(more)
+    needed[:, 1:] = more[:, :-1]
+    return packed[needed].tobytes()
 
 
 def _fill_runs(data: NDArray[np.uint8], count: int) -> NDArray[np.bool_] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import random
 import socket
 import ssl
@@ -30,7 +31,7 @@ from ctai_sam2.errors import (
     ServiceUnreachable,
     Unavailable,
 )
-from ctai_sam2.models import FallbackSegmenter, RemoteSegmenter, wire
+from ctai_sam2.models import FallbackSegmenter, RemoteSegmenter, connections, wire
 from ctai_sam2.types import Prompt
 from tests.fakes import FakeSegmenter, make_image
 
@@ -408,10 +409,14 @@ def test_a_trickling_connection_is_let_go() -> None:
             pytest.raises(ServiceTimeout),
         ):
             remote.predict(IMAGE, POINT)
-        calls = [thread for thread in threading.enumerate() if thread.name == "service-call"]
-        for thread in calls:
-            thread.join(10)
-        assert not any(thread.is_alive() for thread in calls)
+        # Every thread of the client is free for another call, or has ended.
+        until = time.monotonic() + 10
+        while True:
+            calls = [thread for thread in threading.enumerate() if thread.name == "service-call"]
+            if len(calls) == len(connections._waiting[os.getpid()]):
+                break
+            assert time.monotonic() < until
+            threading.Event().wait(0.01)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])

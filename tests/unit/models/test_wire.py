@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,24 @@ def test_predictions_come_back() -> None:
     np.testing.assert_array_equal(found.masks, prediction.masks)
     np.testing.assert_array_equal(found.scores, prediction.scores)
     assert (found.identity, found.backend) == (FAKE_IDENTITY, "remote")
+
+
+def test_masks_are_encoded_once_for_the_response_and_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    prediction = FakeSegmenter().predict(make_image((48, 64)), Prompt.point(9, 9))
+    encode, asked = wire.encode_mask, []
+
+    def encode_and_note(mask: np.ndarray) -> dict[str, Any]:
+        asked.append(mask)
+        return encode(mask)
+
+    monkeypatch.setattr(wire, "encode_mask", encode_and_note)
+    with ThreadPoolExecutor(4) as pool:
+        sent = list(pool.map(lambda name: wire.encode_prediction(prediction, name), "abcd"))
+    assert len(asked) == len(prediction.masks)
+    assert [one["image"] for one in sent] == list("abcd")
+    assert all(one["masks"] == sent[0]["masks"] for one in sent)
+    other = FakeSegmenter().predict(make_image((48, 64)), Prompt.point(30, 30))
+    assert wire.encode_prediction(other, "a")["masks"] != sent[0]["masks"]
 
 
 @given(st.integers(1, 4096 * 4096))
