@@ -44,8 +44,9 @@ setup: $(DEV)  ## install everything into .venv
 demo: $(BASE)  ## one click on a CT study: make demo [STUDY=folder-or-file] [OUT=demo-output]
 	$(BIN)/ctai-sam2 demo --out "$(OUT)" $(if $(STUDY),--study "$(STUDY)")
 
-# Two processes share two cores best when each computes in one thread; masks do not depend on it.
-PYTEST := env OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+# Two processes share two cores best when each computes in one thread; masks do not depend on it. The tests start
+# a hundred processes: bytecode is kept, even where the environment says no.
+PYTEST := env OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test: $(DEV)  ## run all tests: make test [JOBS=2]
 	$(PYTEST)

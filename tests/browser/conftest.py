@@ -55,7 +55,7 @@ def opened(
 
     def open_notebook(*cells: str, fresh: bool = False, **options: Any) -> Notebook:
         name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
-        own_page = fresh or bool(options.keys() - {"blank"})
+        own_page = fresh or bool(options.keys() - {"blank", "pixel_ratio"})
         page = shown.pop().page if shown and not own_page else None
         notebook = Notebook.open(browser, lab, name, [SOURCES, *cells], kernel=kernel, page=page, **options)
         notebooks.append((notebook, own_page))

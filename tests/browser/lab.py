@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, CDPSession, Page
 
 PROJECT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/bin/chromium"
@@ -172,6 +172,8 @@ class Notebook:
 
     def __init__(self, page: Page, lab: Lab, name: str, path: str = "doc", kernel: str | None = None) -> None:
         self.page, self._lab, self._name, self._path, self._kernel = page, lab, name, path, kernel
+        # What holds the screen's sharpness for as long as it is open.
+        self._screen: CDPSession | None = None
 
     @classmethod
     def open(
@@ -186,6 +188,7 @@ class Notebook:
         blank: bool = False,
         kernel: str | None = None,
         page: Page | None = None,
+        pixel_ratio: int = 1,
         **context: Any,
     ) -> Notebook:
         """Write a notebook of these cells, show it and run it.
@@ -193,6 +196,7 @@ class Notebook:
         ``path`` is ``doc`` for the notebook alone and ``lab`` for JupyterLab's default layout; ``blank`` says
         that the picture is black. Most of the time goes into loading JupyterLab and importing in a kernel:
         ``kernel`` names one that is there, and ``page`` is one where this notebook replaces the one shown.
+        ``pixel_ratio`` is that of the screen while the notebook is open.
         """
         written = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
         written.metadata["kernelspec"] = {
@@ -203,12 +207,13 @@ class Notebook:
         nbformat.write(written, lab.folder / f"{name}.ipynb")
         if kernel:
             lab.attach(name, kernel)
+        notebook = cls(page or cls._new_page(browser, size, context), lab, name, path, kernel)
+        if pixel_ratio != 1:
+            notebook._set_pixel_ratio(pixel_ratio)
         if page:
-            notebook = cls(page, lab, name, path, kernel)
             page.evaluate(_SHOW, f"{name}.ipynb")
             notebook._wait_for_kernel()
         else:
-            notebook = cls(cls._new_page(browser, size, context), lab, name, path, kernel)
             notebook.load()
         notebook.run_all(blank=blank)
         return notebook
@@ -229,6 +234,14 @@ class Notebook:
     def leave(self) -> None:
         """Close what was opened in the kernel; page and kernel are ready for the next notebook."""
         self.tell(_CLEAR)
+        if self._screen is not None:
+            self._screen.detach()
+
+    def _set_pixel_ratio(self, ratio: int) -> None:
+        """Make the screen so sharp, which loads nothing anew as another context of the browser would."""
+        self._screen = self.page.context.new_cdp_session(self.page)
+        metrics = {**(self.page.viewport_size or {}), "deviceScaleFactor": ratio, "mobile": False}
+        self._screen.send("Emulation.setDeviceMetricsOverride", metrics)
 
     def close(self) -> None:
         """Close the page, and end the kernel if it is this notebook's own."""

@@ -47,7 +47,7 @@ def test_two_editors_in_one_notebook_on_a_sharp_screen(opened: Callable[..., Not
         AXIAL + SAGITTAL.replace("source", "sagittal"),
         "editor = ct.MiddleMaskEditor(source, segmenter=None, folder=None, language='zh')\neditor",
         "other = ct.L3MaskEditor(sagittal, segmenter=None, folder=None, width=400, height=300)\nother",
-        device_scale_factor=2,
+        pixel_ratio=2,
     )
     notebook.wait_for_picture(1)
     notebook.until("other._display.canvas.pixel_ratio == 2 and editor._display.canvas.pixel_ratio == 2")

@@ -20,7 +20,8 @@ def run_nbval(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
     (folder / "docs").symlink_to(PROJECT / "docs")
     (notebooks / NOTEBOOK).write_text(text, encoding="utf-8")
     command = [
-        *(sys.executable, "-m", "pytest", "-p", "tests.quick_imports", "--nbval", "-p", "no:cacheprovider"),
+        *(sys.executable, "-m", "pytest", "--disable-plugin-autoload", "-p", "tests.quick_imports"),
+        *("-p", "nbval", "--nbval", "-p", "no:cacheprovider"),
         str(notebooks / NOTEBOOK),
     ]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
