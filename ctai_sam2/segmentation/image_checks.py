@@ -30,6 +30,8 @@ class ImageParameters:
         Median of subcutaneous fat. On patients -112 to -83, the latter with oedema; at 70 kV about -120.
     gas_hu : float
         Where the lowest value in the body lies above it, gas counts as visceral fat.
+    metal_hu, metal_mm2 : float
+        Area in the body above a density that no bone has, from which on its streaks reach the muscles.
     vertebra_mm : (float, float)
         Width of the vertebral body, as anatomy finds it; from L2 to L4 37 to 49 on patients and 32 to 50 on
         drawn adults.
@@ -44,6 +46,8 @@ class ImageParameters:
     air_hu: float = 9.0
     fat_hu: tuple[float, float] = (-122.0, -65.0)
     gas_hu: float = -150.0
+    metal_hu: float = 2500.0
+    metal_mm2: float = 20.0
     vertebra_mm: tuple[float, float] = (31.0, 58.0)
     cut_mm2: float = 300.0
     outline_radius_mm: float = 150.0
@@ -105,6 +109,13 @@ def find_image_faults(
     lowest = float(ct_slice.hu[body].min())
     if lowest > p.gas_hu:
         fail("cut_values", ("sat", "vat"), f"values below {lowest:.0f} HU were cut off: gas counts as fat")
+    metal_mm2 = float((ct_slice.hu[body] > p.metal_hu).sum()) * ct_slice.pixel_area_mm2
+    if metal_mm2 > p.metal_mm2:
+        fail(
+            "metal",
+            ("psoas_left", "psoas_right", "muscle", "imat"),
+            "there is metal, whose streaks hide muscle",
+        )
     if vertebra_mm is not None and not p.vertebra_mm[0] <= vertebra_mm <= p.vertebra_mm[1]:
         said = "a child's, or" if vertebra_mm < p.vertebra_mm[0] else "unless there are bridges,"
         fail(
