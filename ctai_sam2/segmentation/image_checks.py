@@ -6,14 +6,16 @@ divides a body that is cut off, or of half its size, as surely as any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of, cut_border_of, cut_lengths_mm
 from ctai_sam2.image.calibration import measure_calibration
 from ctai_sam2.image.masks import grow
-from ctai_sam2.segmentation.quality import Gate
+from ctai_sam2.segmentation.quality import Gate, cap_confidence, warnings_of
+from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask
 
@@ -159,4 +161,30 @@ def find_cut(
         structures=(structure,),
         message=f"the field of view cuts the body off over {sum(lengths) / 10:.0f} cm: areas are too small",
         of_image=True,
+    )
+
+
+def doubt_by_image(result: StructureResult, ct_slice: CTSlice, faults: Sequence[Gate]) -> StructureResult:
+    """Warn of what is wrong with the image, and lower the confidence of a number that it spoils.
+
+    Parameters
+    ----------
+    result : StructureResult
+        Of the slice.
+    ct_slice : CTSlice
+        Axial.
+    faults : sequence of Gate
+        From `find_image_faults`.
+    """
+    name = result.structure
+    own = [fault for fault in faults if name in fault.structures]
+    cut = find_cut(ct_slice, name, result.mask) if name in _NUMBERS else None
+    if cut is not None:
+        own.append(cut)
+    if not own:
+        return result
+    return replace(
+        result,
+        confidence=None if result.confidence is None else cap_confidence(result.confidence, own, name),
+        warnings=(*result.warnings, *warnings_of(own, name)),
     )
