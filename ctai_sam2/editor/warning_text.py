@@ -33,6 +33,25 @@ WARNINGS: Mapping[str, str] = {
     "one psoas is much larger than the other": "两侧腰大肌大小相差很大",
     "there is hardly any muscle": "几乎没有肌肉",
     "the scan is noisy ({} HU in fat)": "图像噪声大（脂肪中 {} HU）",
+    "two ways of finding all muscle disagree (overlap {})": "两种分割全部肌肉的方法结果不一致（重叠 {}）",
+    "air reads {} HU instead of -1000: other values may be off as much": (
+        "空气为 {} HU，而不是 -1000：其他数值可能有同样的偏差"
+    ),
+    "fat beneath the skin reads {} HU, as it rarely does": "皮下脂肪为 {} HU，很少见",
+    "values below {} HU were cut off: gas counts as fat": "低于 {} HU 的值被截去：气体会算作脂肪",
+    "there is metal, whose streaks hide muscle": "有金属，其伪影遮住肌肉",
+    "the vertebral body is {} mm wide: a child's, or the pixel spacing is wrong": (
+        "椎体宽 {} mm：为儿童，或像素间距错误"
+    ),
+    "the vertebral body is {} mm wide: unless there are bridges, the pixel spacing is wrong": (
+        "椎体宽 {} mm：若无骨桥，则像素间距错误"
+    ),
+    "the field of view cuts the body off over {} cm: areas are too small": (
+        "视野在 {} cm 范围内截断了身体：面积偏小"
+    ),
+    "the model does not recognise an abdomen on the slice": "模型在该层面上认不出腹部",
+    "the bodies about L3 lie {} to {} mm apart: the distance between slices may be wrong, or a body was "
+    "missed; check the level": "L3 附近的椎体相距 {} 至 {} mm：层间距可能有误，或漏掉了椎体，请核对节段",
     "two ways of finding it disagree (overlap {})": "两种分割方法的结果不一致（重叠 {}）",
     "the area differs by {} % from the slices next to it": "面积与相邻层面相差 {}%",
     "the prompt lies on the patient's left; is {} meant?": "提示位于患者左侧，是否应为 {}？",

@@ -19,7 +19,7 @@ from ctai_sam2.segmentation.anatomy.axial import AxialAnatomy, find_axial_anatom
 from ctai_sam2.segmentation.anatomy.fat import Fat, find_fat
 from ctai_sam2.segmentation.divided import DividedSlice, JudgedSlice, divide_by_model, divides
 from ctai_sam2.segmentation.framed_slice import FramedSlice
-from ctai_sam2.segmentation.image_checks import find_cut, find_image_faults
+from ctai_sam2.segmentation.image_checks import doubt_by_image, find_image_faults
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import (
     agreement,
@@ -31,7 +31,7 @@ from ctai_sam2.segmentation.prediction import (
 )
 from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import TAKES_PROMPT, make_axial_prompt, require_prompts
-from ctai_sam2.segmentation.quality import Gate, cap_confidence, warnings_of
+from ctai_sam2.segmentation.quality import Gate
 from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult, require_segmenter
 from ctai_sam2.structures import AXIAL_STRUCTURES, Structure, require_structures
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
@@ -184,19 +184,7 @@ class AxialSession(FramedSlice):
         )
 
     def _with_image_faults(self, result: StructureResult) -> StructureResult:
-        """Warn of what is wrong with the image, and lower the confidence of the numbers that it spoils."""
-        name = result.structure
-        faults = [fault for fault in self._image_faults if name in fault.structures]
-        cut = find_cut(self.ct_slice, name, result.mask) if name != "vertebra" else None
-        if cut is not None:
-            faults.append(cut)
-        if not faults:
-            return result
-        return replace(
-            result,
-            confidence=None if result.confidence is None else cap_confidence(result.confidence, faults, name),
-            warnings=(*result.warnings, *warnings_of(faults, name)),
-        )
+        return doubt_by_image(result, self.ct_slice, self._image_faults)
 
     def groups_of(self, muscle: StructureResult) -> dict[str, Mask]:
         """Return the muscle groups of each side; none where the model does not divide the slice."""

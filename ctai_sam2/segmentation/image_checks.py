@@ -6,14 +6,16 @@ divides a body that is cut off, or of half its size, as surely as any other.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of, cut_border_of, cut_lengths_mm
 from ctai_sam2.image.calibration import measure_calibration
 from ctai_sam2.image.masks import grow
-from ctai_sam2.segmentation.quality import Gate
+from ctai_sam2.segmentation.quality import Gate, cap_confidence, warnings_of
+from ctai_sam2.segmentation.results import StructureResult
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask
 
@@ -30,6 +32,8 @@ class ImageParameters:
         Median of subcutaneous fat. On patients -112 to -83, the latter with oedema; at 70 kV about -120.
     gas_hu : float
         Where the lowest value in the body lies above it, gas counts as visceral fat.
+    metal_hu, metal_mm2 : float
+        Area in the body above a density that no bone has, from which on its streaks reach the muscles.
     vertebra_mm : (float, float)
         Width of the vertebral body, as anatomy finds it; from L2 to L4 37 to 49 on patients and 32 to 50 on
         drawn adults.
@@ -44,6 +48,8 @@ class ImageParameters:
     air_hu: float = 9.0
     fat_hu: tuple[float, float] = (-122.0, -65.0)
     gas_hu: float = -150.0
+    metal_hu: float = 2500.0
+    metal_mm2: float = 20.0
     vertebra_mm: tuple[float, float] = (31.0, 58.0)
     cut_mm2: float = 300.0
     outline_radius_mm: float = 150.0
@@ -105,6 +111,13 @@ def find_image_faults(
     lowest = float(ct_slice.hu[body].min())
     if lowest > p.gas_hu:
         fail("cut_values", ("sat", "vat"), f"values below {lowest:.0f} HU were cut off: gas counts as fat")
+    metal_mm2 = float((ct_slice.hu[body] > p.metal_hu).sum()) * ct_slice.pixel_area_mm2
+    if metal_mm2 > p.metal_mm2:
+        fail(
+            "metal",
+            ("psoas_left", "psoas_right", "muscle", "imat"),
+            "there is metal, whose streaks hide muscle",
+        )
     if vertebra_mm is not None and not p.vertebra_mm[0] <= vertebra_mm <= p.vertebra_mm[1]:
         said = "a child's, or" if vertebra_mm < p.vertebra_mm[0] else "unless there are bridges,"
         fail(
@@ -148,4 +161,30 @@ def find_cut(
         structures=(structure,),
         message=f"the field of view cuts the body off over {sum(lengths) / 10:.0f} cm: areas are too small",
         of_image=True,
+    )
+
+
+def doubt_by_image(result: StructureResult, ct_slice: CTSlice, faults: Sequence[Gate]) -> StructureResult:
+    """Warn of what is wrong with the image, and lower the confidence of a number that it spoils.
+
+    Parameters
+    ----------
+    result : StructureResult
+        Of the slice.
+    ct_slice : CTSlice
+        Axial.
+    faults : sequence of Gate
+        From `find_image_faults`.
+    """
+    name = result.structure
+    own = [fault for fault in faults if name in fault.structures]
+    cut = find_cut(ct_slice, name, result.mask) if name in _NUMBERS else None
+    if cut is not None:
+        own.append(cut)
+    if not own:
+        return result
+    return replace(
+        result,
+        confidence=None if result.confidence is None else cap_confidence(result.confidence, own, name),
+        warnings=(*result.warnings, *warnings_of(own, name)),
     )

@@ -43,6 +43,13 @@ def test_gas_that_was_cut_off_is_seen() -> None:
     assert names(replace(PLAIN, hu=hu)) == ["cut_values"]
 
 
+def test_metal_is_seen() -> None:
+    hu = PLAIN.hu.copy()
+    rows, columns = np.nonzero(BODY)
+    hu[int(rows.mean()) :][:8, int(columns.mean()) :][:, :8] = 3071
+    assert names(replace(PLAIN, hu=hu)) == ["metal"]
+
+
 @pytest.mark.parametrize(("width_mm", "is_odd"), [(24, True), (35, False), (50, False), (63, True)])
 def test_a_vertebra_of_no_adult_is_seen(width_mm: float, is_odd: bool) -> None:
     assert names(PLAIN, width_mm) == ["pixel_size"] * is_odd

@@ -129,6 +129,24 @@ def test_a_rival_is_named(phantom) -> None:
     assert any("below could be L3 as well (probability 0.35)" in warning for warning in doubtful.warnings)
 
 
+@pytest.mark.parametrize(("stretched", "is_odd"), [(0.6, True), (1.0, False), (1.4, True)])
+def test_bodies_at_distances_of_no_adult_are_said(phantom, stretched: float, is_odd: bool) -> None:
+    ct_slice, _ = phantom
+    spine = read_slice_spine(ct_slice)
+    stated = replace(ct_slice, spacing_mm=(1.4 * stretched, 1.4))
+    warnings = choose_l3(stated, spine, Box()).warnings
+    assert any("distance between slices may be wrong" in text for text in warnings) is is_odd
+
+
+def test_a_body_that_was_missed_is_said(phantom) -> None:
+    spine = read_slice_spine(phantom[0])
+    best = int(np.argmax(spine.named.l3_probability))
+    centres = spine.centres_xy.copy()
+    centres[best + 1 :, 1] += 25
+    found = choose_l3(phantom[0], replace(spine, centres_xy=centres), Box())
+    assert any("a body was missed" in text for text in found.warnings)
+
+
 def test_a_place_expected_from_elsewhere_counts(phantom) -> None:
     plain = find_l3(phantom[0], Box())
     _, y = plain.candidates[plain.chosen - 1].centre_xy
