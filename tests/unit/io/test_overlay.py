@@ -83,8 +83,8 @@ def test_an_outline_at_the_edge_is_closed(tmp_path: Path) -> None:
     mask[:20, :30] = True
     image = pixels(write_overlay_png(tmp_path / "o.png", make_slice(), {"m": mask}, colours={"m": "#FF0000"}))
     red = image[..., 0] - image[..., 1]
-    assert (red[12:200, 0] > 150).all(), "left edge"
-    assert (red[12, :300] > 150).all(), "top edge"
+    assert (red[30:200, 0] > 150).all(), "left edge"
+    assert (red[12, 20:300] > 150).all(), "top edge"
 
 
 @pytest.mark.parametrize(
