@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ctai_sam2.measure.columns import COLUMN_TABLE, COLUMNS, Column
 from ctai_sam2.measure.cutoffs import Quantity
+from ctai_sam2.measure.shown import SHOWN, ShownMeasure, show
 from ctai_sam2.study.row import PROVENANCE_COLUMNS, PROVENANCE_TABLE
 
 COMPARED: tuple[tuple[str, Quantity], ...] = (
@@ -86,10 +88,29 @@ TABLE_COLUMNS: tuple[str, ...] = (
 )
 """Columns of the cohort's table in order: the case, the numbers a paper reports, and the rest."""
 
-_DESCRIBED = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
+DESCRIBED = {column.name: column for column in (*COLUMN_TABLE, *COHORT_COLUMN_TABLE)}
+"""Every column by its name."""
 
-TEXT_COLUMNS = frozenset(name for name, column in _DESCRIBED.items() if column.kind == "text")
-YES_NO_COLUMNS = frozenset(name for name, column in _DESCRIBED.items() if column.kind == "yes or no")
+TEXT_COLUMNS = frozenset(name for name, column in DESCRIBED.items() if column.kind == "text")
+YES_NO_COLUMNS = frozenset(name for name, column in DESCRIBED.items() if column.kind == "yes or no")
+
+COHORT_SHOWN: Mapping[str, ShownMeasure] = MappingProxyType(
+    {
+        **SHOWN,
+        **{
+            name: show(DESCRIBED[name], short, en, zh)
+            for name, short, en, zh in (
+                ("smi_z", "SMI z", "SMI against the reference values", "SMI 的 z 值"),
+                ("smd_z", "SMD z", "SMD against the reference values", "SMD 的 z 值"),
+                ("confidence_muscle", "Conf.", "Confidence in the muscle mask", "肌肉掩膜的置信度"),
+                ("age_years", "Age", "Age", "年龄"),
+                ("weight_kg", "Weight", "Body weight", "体重"),
+                ("bmi_kg_m2", "BMI", "Body mass index (BMI)", "体重指数（BMI）"),
+            )
+        },
+    }
+)
+"""How the table's numbers are shown, by column."""
 
 
 def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -101,7 +122,7 @@ def data_dictionary(own: Sequence[str] = ()) -> list[dict[str, str]]:
     ('sma_cm2', 'cm²')
     """
     rows = [
-        {"column": name, "unit": _DESCRIBED[name].unit, "meaning": _DESCRIBED[name].meaning}
+        {"column": name, "unit": DESCRIBED[name].unit, "meaning": DESCRIBED[name].meaning}
         for name in TABLE_COLUMNS
     ]
     return rows + [{"column": name, "unit": "", "meaning": "From the manifest, as it is."} for name in own]

@@ -6,28 +6,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from ctai_sam2.cohort.columns import COHORT_SHOWN, DESCRIBED
 from ctai_sam2.cohort.qc import IMPLAUSIBLE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MEASURES: tuple[tuple[str, str, str], ...] = (
-    ("sma_cm2", "SMA", "cm²"),
-    ("smi_cm2_m2", "SMI", "cm²/m²"),
-    ("smd_hu", "SMD", "HU"),
-    ("psoas_area_mm2", "Psoas area", "mm²"),
-    ("pmi_cm2_m2", "PMI", "cm²/m²"),
-    ("lama_percent", "LAMA", "%"),
-    ("imat_percent", "IMAT of the compartment", "%"),
-    ("imat_area_mm2", "IMAT", "mm²"),
-    ("sat_area_mm2", "SAT", "mm²"),
-    ("vat_area_mm2", "VAT", "mm²"),
-    ("vat_sat_ratio", "VAT/SAT", ""),
-    ("age_years", "Age", "years"),
-    ("weight_kg", "Weight", "kg"),
-    ("bmi_kg_m2", "BMI", "kg/m²"),
+MEASURES: tuple[str, ...] = (
+    *("sma_cm2", "smi_cm2_m2", "smd_hu", "psoas_area_mm2", "pmi_cm2_m2", "lama_percent", "imat_percent"),
+    *("imat_area_mm2", "sat_area_mm2", "vat_area_mm2", "vat_sat_ratio"),
+    *("age_years", "weight_kg", "bmi_kg_m2"),
 )
-"""Columns of the table, name and unit, in the order of table one."""
+"""Columns of the cohort's table, in the order of table one, which gives them in the column's own unit."""
 
 PREVALENCES: tuple[tuple[str, str, str], ...] = (
     ("low_smi", "Low SMI", "smi_cutoffs"),
@@ -100,8 +90,9 @@ def describe_cohort(table: pd.DataFrame) -> list[GroupSummary]:
     """
     usable = table[usable_rows(table)]
     found: list[GroupSummary] = []
-    for column, name, unit in MEASURES:
+    for column in MEASURES:
         if column in usable and usable[column].notna().any():
+            name, unit = COHORT_SHOWN[column].short, DESCRIBED[column].unit
             found += [
                 _describe(_of_sex(usable, sex)[column].dropna(), name, unit, group) for group, sex in _SEXES
             ]

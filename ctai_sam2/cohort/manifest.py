@@ -45,7 +45,6 @@ COLUMNS: tuple[str, ...] = (
 
 _REQUIRED = ("case_id", "path")
 _DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _SHOWN = 50
 _L3_SUFFIX = "_l3"
 """Of the file with a case's L3 mask; see `CohortStore.l3_path`."""

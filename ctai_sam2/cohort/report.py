@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctai_sam2.cohort.columns import COHORT_SHOWN
 from ctai_sam2.cohort.descriptives import GROUP_COLUMNS, describe_cohort, to_rows, usable_rows
 from ctai_sam2.cohort.methods import describe_methods
 from ctai_sam2.cohort.qc import MEANINGS
@@ -18,6 +19,7 @@ from ctai_sam2.cohort.table import read_summary, read_table
 from ctai_sam2.files.atomic import write_bytes, write_table_csv, write_text
 from ctai_sam2.files.page import render_page, require_page_writer
 from ctai_sam2.measure.cutoffs import cutoff_table
+from ctai_sam2.measure.shown import ShownMeasure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,42 +34,23 @@ _BINS = 24
 _CHART_WIDTH, _CHART_HEIGHT = 270.0, 74.0
 
 _CHARTS = (
-    ("sma_cm2", "SMA", "cm²", 1.0),
-    ("smi_cm2_m2", "SMI", "cm²/m²", 1.0),
-    ("smd_hu", "SMD", "HU", 1.0),
-    ("lama_percent", "LAMA", "%", 1.0),
-    ("imat_percent", "IMAT of the compartment", "%", 1.0),
-    ("psoas_area_mm2", "Psoas area", "cm²", 0.01),
-    ("psoas_hu_mean", "Psoas density", "HU", 1.0),
-    ("sat_area_mm2", "SAT", "cm²", 0.01),
-    ("vat_area_mm2", "VAT", "cm²", 0.01),
-    ("psoas_asymmetry", "Psoas asymmetry", "(L - R) / mean", 1.0),
+    *("sma_cm2", "smi_cm2_m2", "smd_hu", "lama_percent", "imat_percent", "psoas_area_mm2"),
+    *("psoas_hu_mean", "sat_area_mm2", "vat_area_mm2", "psoas_asymmetry"),
 )
-
 _TABLE = (
-    ("sma_cm2", "SMA", "cm²", "Skeletal muscle area", 1.0),
-    ("smi_cm2_m2", "SMI", "cm²/m²", "Skeletal muscle index", 1.0),
-    ("smd_hu", "SMD", "HU", "Skeletal muscle density", 1.0),
-    ("smi_z", "SMI z", "", "SMI against the reference values", 1.0),
-    ("smd_z", "SMD z", "", "SMD against the reference values", 1.0),
-    ("lama_percent", "LAMA", "%", "Muscle of low attenuation", 1.0),
-    ("imat_percent", "IMAT", "%", "Fat in the muscle compartment", 1.0),
-    ("psoas_left_area_mm2", "psoas L", "cm²", "Area of the left psoas", 0.01),
-    ("psoas_right_area_mm2", "psoas R", "cm²", "Area of the right psoas", 0.01),
-    ("pmi_cm2_m2", "PMI", "cm²/m²", "Psoas muscle index", 1.0),
-    ("imat_area_mm2", "IMAT area", "cm²", "Intermuscular fat", 0.01),
-    ("sat_area_mm2", "SAT", "cm²", "Subcutaneous fat", 0.01),
-    ("vat_area_mm2", "VAT", "cm²", "Visceral fat", 0.01),
-    ("confidence_muscle", "conf.", "", "Confidence in the muscle mask", 1.0),
-    ("middle_slice", "slice", "", "Index of the slice measured", 1.0),
+    *("sma_cm2", "smi_cm2_m2", "smd_hu", "smi_z", "smd_z", "lama_percent", "imat_percent"),
+    *("psoas_left_area_mm2", "psoas_right_area_mm2", "pmi_cm2_m2", "imat_area_mm2"),
+    *("sat_area_mm2", "vat_area_mm2", "confidence_muscle", "middle_slice"),
 )
+_TILE = ("sma_cm2", "smi_cm2_m2", "smd_hu", "psoas_left_area_mm2", "psoas_right_area_mm2")
+"""Numbers under a case's picture."""
 
 
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html``, which needs no other file and no network, and what goes with it.
 
-    ``report.pdf`` is for paper; ``table_one.csv`` and ``table_one.html`` are opened by spreadsheets and word
-    processors.
+    ``report.pdf`` is for printing; spreadsheets and word processors open ``table_one.csv`` and
+    ``table_one.html``.
 
     Parameters
     ----------
@@ -143,7 +126,8 @@ def render_report(store: CohortStore) -> str:
         charts=[
             chart
             for column in _CHARTS
-            if (chart := _draw_chart([r for r in rows if r["case_id"] in usable], *column)) is not None
+            if (chart := _draw_chart([r for r in rows if r["case_id"] in usable], COHORT_SHOWN[column]))
+            is not None
         ],
         cutoffs=[_describe_cutoffs(summary["plan"][name]) for name in ("smi_cutoffs", "smd_cutoffs")],
         groups=_table_one(table),
@@ -155,8 +139,8 @@ def render_report(store: CohortStore) -> str:
             {"name": "flags", "unit": "", "meaning": "Why to look at it", "text": True},
             {"name": "sex", "unit": "", "meaning": "Sex", "text": True},
             *(
-                {"name": name, "unit": unit, "meaning": meaning, "text": False}
-                for _, name, unit, meaning, _ in _TABLE
+                {"name": shown.short, "unit": shown.unit, "meaning": shown.en, "text": False}
+                for shown in map(COHORT_SHOWN.__getitem__, _TABLE)
             ),
             {"name": "level", "unit": "", "meaning": "How L3 is known", "text": True},
             {"name": "reviewed by", "unit": "", "meaning": "Reader", "text": True},
@@ -197,7 +181,7 @@ def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _gravity(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Sort key: the gravest flag first, then those with more flags; reviewed cases after the others."""
+    """Sort key: the most serious flag first, then those with more flags; reviewed cases after the others."""
     names = _flag_names(row)
     order = list(MEANINGS)
     worst = min((order.index(name) for name in names if name in order), default=len(order))
@@ -219,9 +203,9 @@ def _make_tile(store: CohortStore, row: Mapping[str, Any]) -> dict[str, Any]:
     details = [text.split(": ", 1) for text in str(row["flag_details"] or "").split(" | ") if ": " in text]
     known = set(_flag_names(row))
     numbers = [
-        f"{name} {_shown(row[column], factor)} {unit}"
-        for column, name, unit, _, factor in (*_TABLE[:3], *_TABLE[7:9])
-        if row.get(column) is not None
+        f"{shown.short} {_format(row[shown.column], shown.factor)} {shown.unit}"
+        for shown in map(COHORT_SHOWN.__getitem__, _TILE)
+        if row.get(shown.column) is not None
     ]
     return {
         "case_id": row["case_id"],
@@ -247,10 +231,11 @@ def _make_cells(row: Mapping[str, Any], has_tile: bool) -> list[dict[str, Any]]:
         {**_cell(len(flags), "t flags"), "shown": "", "flags": flags},
         _cell(row["sex"], "t"),
     ]
-    for column, _, _, _, factor in _TABLE:
+    for column in _TABLE:
         value: Any = row.get(column)
+        factor = COHORT_SHOWN[column].factor
         known = value is not None and math.isfinite(value)
-        cells.append({**_cell(value * factor if known else None, ""), "shown": _shown(value, factor)})
+        cells.append({**_cell(value * factor if known else None, ""), "shown": _format(value, factor)})
     cells += [_cell(row["l3_certainty"], "t"), _cell(row["reviewed_by"], "t")]
     return cells
 
@@ -260,21 +245,19 @@ def _cell(value: Any, kind: str, *, link: bool = False) -> dict[str, Any]:
     return {"value": shown, "shown": shown, "kind": kind, "flags": [], "link": link}
 
 
-def _shown(value: Any, factor: float = 1.0) -> str:
+def _format(value: Any, factor: float) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     number = float(value) * factor
     return f"{number:.0f}" if abs(number) >= 100 or number == int(number) else f"{number:.3g}"
 
 
-def _draw_chart(
-    rows: Sequence[Mapping[str, Any]], column: str, title: str, unit: str, factor: float
-) -> dict[str, Any] | None:
+def _draw_chart(rows: Sequence[Mapping[str, Any]], shown: ShownMeasure) -> dict[str, Any] | None:
     """Bars of a histogram, flagged cases as a part of each; None where fewer than two cases have a number."""
     known = [
-        (float(row[column]) * factor, bool(row["flagged"]))
+        (float(value) * shown.factor, bool(row["flagged"]))
         for row in rows
-        if row.get(column) is not None and math.isfinite(row[column])
+        if (value := row.get(shown.column)) is not None and math.isfinite(value)
     ]
     if len(known) < 2:
         return None
@@ -307,8 +290,8 @@ def _draw_chart(
         )
     middle = values[len(values) // 2] if len(values) % 2 else sum(values[len(values) // 2 - 1 :][:2]) / 2
     return {
-        "title": title,
-        "unit": unit,
+        "title": shown.short,
+        "unit": shown.unit,
         "n": len(values),
         "median": f"{middle:.3g}",
         "low": f"{low:.3g}",

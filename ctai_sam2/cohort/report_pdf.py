@@ -1,4 +1,4 @@
-"""A cohort's report for paper and word processors: a PDF, and table one as a page that they open."""
+"""A cohort's report for printing and word processors: a PDF, and table one as an HTML page they can open."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ctai_sam2.cohort.descriptives import GroupSummary, describe_cohort, usable_rows
+from ctai_sam2.measure.shown import SHOWN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,15 +17,9 @@ if TYPE_CHECKING:
 
 _A4 = (8.27, 11.69)
 _GROUPS = ("all", "men", "women")
-_CHARTS: tuple[tuple[str, str, float], ...] = (
-    ("sma_cm2", "SMA, cm²", 1.0),
-    ("smi_cm2_m2", "SMI, cm²/m²", 1.0),
-    ("smd_hu", "SMD, HU", 1.0),
-    ("lama_percent", "LAMA, %", 1.0),
-    ("imat_percent", "IMAT, % of the compartment", 1.0),
-    ("psoas_area_mm2", "Psoas area, cm²", 0.01),
-    ("sat_area_mm2", "SAT, cm²", 0.01),
-    ("vat_area_mm2", "VAT, cm²", 0.01),
+_CHARTS = (
+    *("sma_cm2", "smi_cm2_m2", "smd_hu", "lama_percent", "imat_percent"),
+    *("psoas_area_mm2", "sat_area_mm2", "vat_area_mm2"),
 )
 _COLORS: Mapping[str, str] = {"M": "#0072B2", "F": "#D55E00", "": "#777777"}
 _SEXES: Mapping[str, str] = {"M": "men", "F": "women", "": "sex not known"}
@@ -131,15 +126,15 @@ def _chart_page(usable: pd.DataFrame) -> Figure:
         4, 2, gridspec_kw={"left": 0.1, "right": 0.95, "top": 0.92, "bottom": 0.06, "hspace": 0.45}
     )
     sexes = usable["sex"].fillna("")
-    for panel, (column, label, factor) in zip(panels.ravel(), _CHARTS, strict=True):
+    for panel, shown in zip(panels.ravel(), map(SHOWN.__getitem__, _CHARTS), strict=True):
         groups = {
             sex: values
             for sex in _SEXES
             # Tables of earlier versions lack some columns.
-            if column in usable
-            and len(values := (usable[column][sexes == sex].dropna() * factor).to_numpy(float))
+            if shown.column in usable
+            and len(values := (usable[shown.column][sexes == sex].dropna() * shown.factor).to_numpy(float))
         }
-        panel.set(xlabel=label, ylabel="cases")
+        panel.set(xlabel=shown.label, ylabel="cases")
         panel.yaxis.get_major_locator().set_params(integer=True)
         if groups:
             panel.hist(

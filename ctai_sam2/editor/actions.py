@@ -273,7 +273,6 @@ ACTIONS: tuple[Action, ...] = (
 """Everything keys and buttons do."""
 
 BY_NAME = MappingProxyType({action.name: action for action in ACTIONS})
-BY_KEY = MappingProxyType({key: action for action in ACTIONS for key in action.keys})
 
 
 def key_combination(key: str, modifiers: frozenset[str]) -> str:

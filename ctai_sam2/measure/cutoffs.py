@@ -174,42 +174,6 @@ def flag_low(
     return decisions.pop() if len(decisions) == 1 else None
 
 
-def flag_low_smi(
-    smi_cm2_m2: float | None,
-    sex: str | None,
-    bmi_kg_m2: float | None = None,
-    *,
-    cutoffs: str | CutoffTable = "prado-2008",
-) -> bool | None:
-    """Tell whether a skeletal muscle index (cm²/m²) is low; see `flag_low`.
-
-    Examples
-    --------
-    >>> flag_low_smi(52.3, "M"), flag_low_smi(38.5, "F")
-    (True, False)
-    """
-    return flag_low("smi_cm2_m2", smi_cm2_m2, sex=sex, bmi_kg_m2=bmi_kg_m2, cutoffs=cutoffs)
-
-
-def flag_low_smd(
-    smd_hu: float | None,
-    sex: str | None = None,
-    bmi_kg_m2: float | None = None,
-    *,
-    cutoffs: str | CutoffTable = "martin-2013",
-) -> bool | None:
-    """Tell whether a muscle's mean attenuation (HU) is low; see `flag_low`.
-
-    Contrast and tube voltage shift it by as much as the cut-offs differ.
-
-    Examples
-    --------
-    >>> flag_low_smd(35.0, bmi_kg_m2=22), flag_low_smd(35.0, bmi_kg_m2=30), flag_low_smd(30.0)
-    (True, False, True)
-    """
-    return flag_low("smd_hu", smd_hu, sex=sex, bmi_kg_m2=bmi_kg_m2, cutoffs=cutoffs)
-
-
 CHOOSABLE: Mapping[str, Quantity] = {"smi": "smi_cm2_m2", "smd": "smd_hu"}
 """What a cohort's cut-offs are chosen for, as written in a choice."""
 

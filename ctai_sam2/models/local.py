@@ -39,6 +39,8 @@ from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.slice_follower import no_slice_memory
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from ctai_sam2.models.calibration import Calibration
     from ctai_sam2.models.dense_head import Division
     from ctai_sam2.models.sam2_inference import Embedding, Network
@@ -174,6 +176,9 @@ class LocalSegmenter(ClosedByWith):
         self._failure: str | None = None
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"LocalSegmenter({self._name})"
+
     @property
     def identity(self) -> ModelIdentity:
         """The model, its weights' digest, device and precision; loads it if that was not done."""
@@ -183,6 +188,11 @@ class LocalSegmenter(ClosedByWith):
     def engine(self) -> EngineChoice:
         """What computes the network, and why not another engine; loads the model if that was not done."""
         return self._require_loaded().engine
+
+    @property
+    def dense_head(self) -> Module | None:
+        """The `DenseUNet` of the network, on its device, where the weights have one; loads the model."""
+        return self._require_loaded().network.dense_head
 
     def predict(
         self, image_hw: NDArray[np.uint8], prompt: Prompt, *, window: Window | None = None

@@ -90,9 +90,9 @@ class Network:
         self.description = repr(model)
         tokens = getattr(self._model, "structure_tokens", None)
         self._named: tuple[str, ...] = () if tokens is None else tokens.names
-        self.dense_structures: tuple[str, ...] = (
-            () if getattr(self._model, "dense_head", None) is None else tuple(DENSE_STRUCTURES)
-        )
+        self.dense_head: torch.nn.Module | None = getattr(self._model, "dense_head", None)
+        """Divides a slice, where the weights have such a head."""
+        self.dense_structures = () if self.dense_head is None else tuple(DENSE_STRUCTURES)
         self.structures = tuple(dict.fromkeys([*self._named, *self.dense_structures]))
         with torch.inference_mode():
             dense_pe = self._model.sam_prompt_encoder.get_dense_pe()

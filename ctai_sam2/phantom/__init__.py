@@ -1,8 +1,7 @@
 """A parametric abdomen in HU with exact masks: for tests, demonstration and training."""
 
-from ctai_sam2.phantom.areas import analytic_areas_mm2, sample
 from ctai_sam2.phantom.body import Body
-from ctai_sam2.phantom.labels import FAT_STREAK, Label, masks_from_labels, region_names
+from ctai_sam2.phantom.labels import FAT_STREAK, Label, masks_from_labels
 from ctai_sam2.phantom.parameters import (
     LEVEL_NAMES,
     STRESSORS,
@@ -29,7 +28,6 @@ __all__ = [
     "PhantomParameters",
     "PhantomSlice",
     "PhantomVolume",
-    "analytic_areas_mm2",
     "level_z_mm",
     "make_axial_slice",
     "make_sagittal_slice",
@@ -37,7 +35,5 @@ __all__ = [
     "masks_from_labels",
     "random_parameters",
     "reference_parameters",
-    "region_names",
     "render_hu",
-    "sample",
 ]

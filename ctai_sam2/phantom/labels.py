@@ -126,17 +126,6 @@ _REGIONS: Final[dict[str, tuple[int, ...]]] = {
 }
 
 
-def region_names() -> tuple[str, ...]:
-    """Return the names `masks_from_labels` knows.
-
-    Examples
-    --------
-    >>> "psoas_left" in region_names()
-    True
-    """
-    return (*_REGIONS, "imat", "body")
-
-
 def masks_from_labels(labels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.bool_]]:
     """Read the masks of all regions that occur in a label image.
 

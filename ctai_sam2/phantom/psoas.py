@@ -86,18 +86,6 @@ class Psoas:
         inside = power(u, self._exponent) + power(t, self._exponent) <= 1
         return np.asarray(inside & (level >= _LEVEL[0]) & (level <= _LEVEL[-1]))
 
-    def area_mm2(self, z_mm: float) -> float:
-        """Return the exact area of the axial cross-section.
-
-        The superellipse ``|x/a|^n + |y/b|^n <= 1`` has the area
-        ``4 a b Γ(1 + 1/n)² / Γ(1 + 2/n)``.
-        """
-        level = z_mm / self._pitch_mm
-        if not _LEVEL[0] <= level <= _LEVEL[-1]:
-            return 0.0
-        a, b, _, _ = self._section(np.asarray(z_mm, dtype=np.float32))
-        return float(a) * float(b) * superellipse_factor(self._exponent)
-
     def _section(self, z_mm: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         level = z_mm / np.float32(self._pitch_mm)
         scale = np.interp(level, _LEVEL, _SCALE).astype(np.float32)
@@ -112,14 +100,3 @@ class Psoas:
         )
         centre_y = self._centre_y_mm + np.interp(level, _LEVEL, _POSTERIOR_MM).astype(np.float32)
         return (np.asarray(a), np.asarray(b), np.asarray(centre_x), np.asarray(centre_y))
-
-
-def superellipse_factor(exponent: float) -> float:
-    """Return the area of ``|x|^n + |y|^n <= 1``.
-
-    Examples
-    --------
-    >>> round(superellipse_factor(2.0), 6)
-    3.141593
-    """
-    return 4 * math.gamma(1 + 1 / exponent) ** 2 / math.gamma(1 + 2 / exponent)

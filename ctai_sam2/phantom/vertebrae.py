@@ -9,7 +9,6 @@ import numpy as np
 from ctai_sam2.phantom.frame import Bools, Floats, Frame, Spine, power
 from ctai_sam2.phantom.labels import Label
 from ctai_sam2.phantom.parameters import LEVEL_NAMES, PhantomParameters
-from ctai_sam2.phantom.psoas import superellipse_factor
 
 _FRONT_EXPONENT = 2.3
 _BACK_EXPONENT = 3.6
@@ -18,31 +17,6 @@ _SACRUM = LEVEL_NAMES.index("S1")
 _FIRST_LUMBAR, _LAST_LUMBAR = LEVEL_NAMES.index("L1"), LEVEL_NAMES.index("L5")
 _SWELLING = 1.6
 """Where bone that bridges two bodies ends, on the scale of their outline (1) to the power of its exponent."""
-
-
-def body_area_mm2(parameters: PhantomParameters, spine: Spine, z_mm: float) -> float:
-    """Return the area of vertebral body in the axial plane at z.
-
-    Closed form where the plane cuts no endplate, else integrated over 4,001 strips of equal y
-    (relative error below 0.1 %). Neighbouring bodies are taken not to touch; S1 is not counted.
-    """
-    total = 0.0
-    for index in range(_SACRUM):
-        middle, height = _middle_and_height_mm(parameters, index)
-        half_width, half_depth = _half_axes_mm(parameters, index, np.asarray(z_mm - middle))
-        slope = spine.slope_at(middle)
-        y = np.linspace(-float(half_depth), float(half_depth), 4001)
-        offset = _along_axis(parameters, spine, index, y, np.asarray(z_mm))
-        end = height / 2 - _hollow_mm(parameters, index, y)
-        if (np.abs(offset) <= end).all():
-            factors = superellipse_factor(_FRONT_EXPONENT) + superellipse_factor(_BACK_EXPONENT)
-            return float(half_width * half_depth) * factors / 2
-        if abs(z_mm - middle) > height / 2 + abs(slope) * 40:
-            continue
-        exponent = np.where(y < 0, _FRONT_EXPONENT, _BACK_EXPONENT)
-        width = 2 * half_width * (1 - np.abs(y / half_depth) ** exponent) ** (1 / exponent)
-        total += float(np.sum(width[np.abs(offset) <= end]) * (y[1] - y[0]))
-    return total
 
 
 def paint_vertebrae(frame: Frame, parameters: PhantomParameters, spine: Spine) -> None:

@@ -15,6 +15,7 @@ from ctai_sam2.files.page import render_page
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.measure.cutoffs import Quantity, require_cutoffs_for
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
+from ctai_sam2.measure.shown import SHOWN
 from ctai_sam2.segmentation import StudyResult
 from ctai_sam2.study.outputs import StudyFiles
 from ctai_sam2.study.person import Person, require_person
@@ -44,19 +45,6 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "axial": "Axial slice with masks",
         "sagittal": "Sagittal slice with L3",
         "quality": "Muscle by attenuation",
-        "sma_cm2": "Skeletal muscle area (SMA)",
-        "smi_cm2_m2": "Skeletal muscle index (SMI)",
-        "smd_hu": "Skeletal muscle density (SMD)",
-        "smg": "Skeletal muscle gauge (SMG)",
-        "nama_percent": "Muscle of normal attenuation (NAMA)",
-        "lama_percent": "Muscle of low attenuation (LAMA)",
-        "imat_percent": "Fat in the muscle compartment (IMAT)",
-        "psoas_area_mm2": "Psoas area, both sides",
-        "pmi_cm2_m2": "Psoas muscle index (PMI)",
-        "sat_area_mm2": "Subcutaneous fat (SAT)",
-        "vat_area_mm2": "Visceral fat (VAT)",
-        "vat_sat_ratio": "VAT / SAT",
-        "circumference_cm": "Circumference",
     },
     "zh": {
         "title": "L3 中部体成分",
@@ -79,38 +67,13 @@ TEXTS: Mapping[str, Mapping[str, str]] = {
         "axial": "横断面与掩膜",
         "sagittal": "矢状面与 L3",
         "quality": "按密度划分的肌肉",
-        "sma_cm2": "骨骼肌面积 (SMA)",
-        "smi_cm2_m2": "骨骼肌指数 (SMI)",
-        "smd_hu": "骨骼肌密度 (SMD)",
-        "smg": "骨骼肌综合指标 (SMG)",
-        "nama_percent": "正常密度肌肉 (NAMA)",
-        "lama_percent": "低密度肌肉 (LAMA)",
-        "imat_percent": "肌间脂肪占比 (IMAT)",
-        "psoas_area_mm2": "双侧腰大肌面积",
-        "pmi_cm2_m2": "腰大肌指数 (PMI)",
-        "sat_area_mm2": "皮下脂肪 (SAT)",
-        "vat_area_mm2": "内脏脂肪 (VAT)",
-        "vat_sat_ratio": "VAT / SAT",
-        "circumference_cm": "周长",
     },
 }
-"""Texts of the page by language."""
+"""Texts of the page by language; those of the measures are in `SHOWN`."""
 
-# Column, unit shown, factor to it, digits.
-_NUMBERS: tuple[tuple[str, str, float, int], ...] = (
-    ("sma_cm2", "cm²", 1.0, 1),
-    ("smi_cm2_m2", "cm²/m²", 1.0, 1),
-    ("smd_hu", "HU", 1.0, 1),
-    ("smg", "cm²·HU/m²", 1.0, 0),
-    ("nama_percent", "%", 1.0, 1),
-    ("lama_percent", "%", 1.0, 1),
-    ("imat_percent", "%", 1.0, 1),
-    ("psoas_area_mm2", "cm²", 0.01, 1),
-    ("pmi_cm2_m2", "cm²/m²", 1.0, 1),
-    ("sat_area_mm2", "cm²", 0.01, 1),
-    ("vat_area_mm2", "cm²", 0.01, 1),
-    ("vat_sat_ratio", "", 1.0, 2),
-    ("circumference_cm", "cm", 1.0, 1),
+_NUMBERS = (
+    *("sma_cm2", "smi_cm2_m2", "smd_hu", "smg", "nama_percent", "lama_percent", "imat_percent"),
+    *("psoas_area_mm2", "pmi_cm2_m2", "sat_area_mm2", "vat_area_mm2", "vat_sat_ratio", "circumference_cm"),
 )
 _COMPARED: tuple[Quantity, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
 _PROVENANCE = (
@@ -127,7 +90,7 @@ class ReportedNumber:
     Parameters
     ----------
     column, unit : str
-        Which.
+        Name of the column, and its unit.
     value : str
         With the digits that make sense.
     z, percentile : str
@@ -223,7 +186,8 @@ def describe_report(
     known_reference = reference_table(reference)
     numbers: list[ReportedNumber] = []
     is_compared = False
-    for column, unit, factor, digits in _NUMBERS:
+    for column in _NUMBERS:
+        shown = SHOWN[column]
         value = number_of_cell(row.get(column))
         if value is None:
             continue
@@ -241,8 +205,8 @@ def describe_report(
         numbers.append(
             ReportedNumber(
                 column=column,
-                unit=unit,
-                value=f"{value * factor:.{digits}f}",
+                unit=shown.unit,
+                value=f"{value * shown.factor:.{shown.digits}f}",
                 z=z,
                 percentile=percentile,
                 is_low=is_low,
@@ -326,6 +290,7 @@ def render_html(report: StudyReport, *, language: Language = "en") -> str:
         "ctai_sam2.study",
         report=report,
         texts=TEXTS[language],
+        names={one.column: SHOWN[one.column].name(language) for one in report.numbers},
         language={"zh": "zh-CN"}.get(language, language),
         pictures={
             name: base64.b64encode(content).decode("ascii") for name, content in report.pictures.items()
@@ -352,7 +317,10 @@ def render_pdf(report: StudyReport) -> bytes:
     axes.set_axis_off()
     table = axes.table(
         cellText=[
-            [texts[one.column], one.value, one.unit, one.z, one.percentile, _yes_no(one.is_low, texts)]
+            [
+                *(SHOWN[one.column].en, one.value, one.unit, one.z, one.percentile),
+                _yes_no(one.is_low, texts),
+            ]
             for one in report.numbers
         ],
         colLabels=[texts[name] for name in _HEADINGS],
@@ -404,11 +372,8 @@ def _as_unenhanced(row: Mapping[str, Cell]) -> tuple[str, ...]:
     if not row.get("contrast_source"):
         return ()
     parts = [
-        f"{name} {value:.1f} {unit}"
-        for name, column, unit in (
-            ("SMA", "sma_as_unenhanced_cm2", "cm²"),
-            ("SMD", "smd_as_unenhanced_hu", "HU"),
-        )
+        f"{SHOWN[measure].short} {value:.1f} {SHOWN[measure].unit}"
+        for measure, column in (("sma_cm2", "sma_as_unenhanced_cm2"), ("smd_hu", "smd_as_unenhanced_hu"))
         if (value := number_of_cell(row.get(column))) is not None
     ]
     return (f"{', '.join(parts)}; {row['contrast_source']}",)

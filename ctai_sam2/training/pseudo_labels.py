@@ -23,10 +23,10 @@ from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.image.masks import grow
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.io import read_study
-from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DenseUNet, class_chances
+from ctai_sam2.models.dense_head import DENSE_CLASSES, class_chances
 from ctai_sam2.models.local import LocalSegmenter
 from ctai_sam2.models.registry import EMBEDDED, ModelStore
-from ctai_sam2.models.sam2_network import NANO_CONFIG, read_state_dict
+from ctai_sam2.models.sam2_network import NANO_CONFIG
 from ctai_sam2.segmentation import AxialSession
 from ctai_sam2.training.bank import NOMINAL_SHARE, LabelledImage, axial_square
 from ctai_sam2.training.dense_batches import as_bank_image
@@ -83,8 +83,10 @@ def load_unlabelled(
         If the weights have no dense head.
     """
     weights = weights or ModelStore().locate(EMBEDDED)
-    head = _read_head(weights)
     with LocalSegmenter(weights, config=NANO_CONFIG) as segmenter:
+        head = segmenter.dense_head
+        if head is None:
+            raise WeightsError("the weights have no dense head", received=weights.name)
         volume = read_study(study)
         # By content: folders of two patients may have one name, and a name may be a patient's.
         digest = hash_content(volume.hu_zyx, volume.affine, segmenter.identity.weights_sha256)[:16]
@@ -115,7 +117,7 @@ def label_slices(
     segmenter : LocalSegmenter
         Does the one click.
     head : torch.nn.Module
-        The same weights' `DenseUNet`.
+        The dense head of its network.
     size_px : int
         Side in pixels.
     """
@@ -154,7 +156,7 @@ def look(
     Parameters
     ----------
     head : torch.nn.Module
-        A `DenseUNet` in evaluation mode.
+        A `DenseUNet` in evaluation mode, on any device.
     hu : numpy.ndarray
         int16 (N, N), a quarter longer than the body.
     views : int
@@ -166,6 +168,7 @@ def look(
         float32 (views, classes, N, N).
     """
     side = len(hu)
+    device = next((one.device for one in head.parameters()), torch.device("cpu"))
     found = []
     for scale, mirrored, window in _VIEWS[:views]:
         share = np.float32(NOMINAL_SHARE * scale)
@@ -177,7 +180,8 @@ def look(
         )
         grey = grey[:, ::-1] if mirrored else grey
         with torch.inference_mode():
-            given = class_chances(head, torch.from_numpy(grey.copy())[None, None] / 255)[0].numpy()
+            shown = torch.from_numpy(grey.copy())[None, None].to(device) / 255
+            given = class_chances(head, shown)[0].cpu().numpy()
         given = given[:, :, ::-1] if mirrored else given
         # Beyond the view nothing is seen, and there is nothing but air.
         back = [cv2.warpAffine(np.ascontiguousarray(one), zoom, (side, side)) for one in given]
@@ -233,19 +237,6 @@ def settle(
     edge = grow(psoas, 1.5 * pixel_mm, (pixel_mm, pixel_mm)) & ~psoas
     codes[edge & ~agreed] |= bits("psoas")
     return codes
-
-
-def _read_head(weights: Path) -> DenseUNet:
-    state = {
-        name.removeprefix(DENSE_PREFIX): value
-        for name, value in read_state_dict(weights).items()
-        if name.startswith(DENSE_PREFIX)
-    }
-    if not state:
-        raise WeightsError("the weights have no dense head", received=weights.name)
-    head = DenseUNet(normalised=False).eval()
-    head.load_state_dict(state)
-    return head
 
 
 def _spread(positions: npt.NDArray[np.float64], step_mm: float) -> Iterator[int]:

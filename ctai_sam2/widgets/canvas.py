@@ -141,9 +141,8 @@ class SliceCanvas:
         aspects = change.aspects
         if "slice" in aspects:
             self._dirty, self._others_stale = _ALL, True
-        if change.index == self.controller.document.index:
-            for box in change.boxes.values():
-                self._dirty = _union(self._dirty, box)
+        if change.dirty_box is not None and change.index == self.controller.document.index:
+            self._dirty = _union(self._dirty, change.dirty_box)
         if "labels" in aspects:
             self._dirty, self._others_stale = _ALL, True
         if "mask" in aspects and not change.boxes:

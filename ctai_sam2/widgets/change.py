@@ -12,8 +12,10 @@ from typing import Any
 import ipywidgets as ipw
 
 from ctai_sam2.editor import Change, Message
+from ctai_sam2.measure.shown import SHOWN
 from ctai_sam2.study.change import MeasureChange, StudyChange
 from ctai_sam2.study.row import TableRow
+from ctai_sam2.types.checks import require_type
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 _SIDE_WIDTH = "380px"
@@ -48,6 +50,7 @@ class ChangeEditor:
     """
 
     def __init__(self, change: StudyChange, **options: Any) -> None:
+        require_type(change, StudyChange, "change")
         self._change = change
         self._mutex = threading.Lock()
         self.first = _opened(change.first, change.rows[0], options)
@@ -130,7 +133,7 @@ class ChangeEditor:
         language = self.first.document.view.language
         for head, name in zip(self._heads, ("first", "second"), strict=True):
             head.value = f"<b>{escape(Message(f'change.{name}').text(language))}</b>"
-        lines = [_line(_in_cm2(one), language) for one in self.measures]
+        lines = [_line(one, language) for one in self.measures]
         flags = "".join(f"<li>⚠ {escape(flag)}</li>" for flag in self._change.flags)
         heads = "".join(
             "<th style='text-align:right;padding-left:1.5em'>"
@@ -157,22 +160,13 @@ def _opened(study: Any, row: TableRow, options: Mapping[str, Any]) -> MiddleMask
     )
 
 
-def _in_cm2(one: MeasureChange) -> MeasureChange:
-    """Areas as a person reads them; the table's columns stay in mm²."""
-    if one.unit != "mm²":
-        return one
-    least = None if one.least_change is None else one.least_change / 100
-    return replace(one, unit="cm²", first=one.first / 100, second=one.second / 100, least_change=least)
-
-
 def _line(one: MeasureChange, language: str) -> str:
+    """Write a row of the table, in the unit that is shown."""
+    shown = SHOWN[one.column]
+    first, second, change = (value * shown.factor for value in (one.first, one.second, one.change))
     percent = "" if one.change_percent is None else f" ({one.change_percent:+.1f} %)"
-    least = "–" if one.least_change is None else f"{one.least_change:.1f}"
-    sign = {True: " ▲" if one.change > 0 else " ▼", False: " ="}.get(bool(one.exceeds), "")
-    cells = (
-        *(f"{one.first:.1f}", f"{one.second:.1f}"),
-        *(f"{one.change:+.1f}{percent}{sign if one.exceeds is not None else ''}", least),
-    )
-    name = Message(f"change.{one.column}").text(language)
-    said = f"<td>{escape(f'{name}, {one.unit}' if one.unit else name)}</td>"
+    least = "–" if one.least_change is None else f"{one.least_change * shown.factor:.1f}"
+    sign = {True: " ▲" if change > 0 else " ▼", False: " =", None: ""}[one.exceeds]
+    cells = (f"{first:.1f}", f"{second:.1f}", f"{change:+.1f}{percent}{sign}", least)
+    said = f"<td>{escape(f'{shown.name(language)}, {shown.unit}')}</td>"
     return f"<tr>{said}{''.join(f'<td style=text-align:right>{escape(cell)}</td>' for cell in cells)}</tr>"

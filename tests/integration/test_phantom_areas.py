@@ -12,12 +12,12 @@ import pytest
 from ctai_sam2.io import ORIENTATIONS, read_study, write_dicom_series
 from ctai_sam2.phantom import (
     PhantomVolume,
-    analytic_areas_mm2,
     make_volume,
     masks_from_labels,
     reference_parameters,
 )
 from ctai_sam2.types import CTVolume
+from tests.phantom_truth import analytic_areas_mm2
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from ctai_sam2.cli.app import app
 from ctai_sam2.cohort import CohortConfig, Worklist, read_table, run_cohort, runner, write_manifest
 from ctai_sam2.cohort.case_record import CaseRecord, read_case_record
+from ctai_sam2.cohort.config import CohortOptions
 from ctai_sam2.cohort.plan import plan_tasks
 from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.store import CohortStore
@@ -274,6 +275,7 @@ def test_a_configuration_runs_as_its_arguments_do(tmp_path: Path) -> None:
     assert first == second
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.workers = 3  # type: ignore[misc]
+    assert list(CohortOptions.__annotations__) == [field.name for field in dataclasses.fields(CohortConfig)]
 
 
 @pytest.mark.usefixtures("processes")

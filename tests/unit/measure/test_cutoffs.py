@@ -62,11 +62,11 @@ def test_published_cutoffs(table: str, quantity: Any, sex: Any, bmi: float | Non
 def test_what_is_not_known_is_not_guessed(
     value: float | None, sex: str | None, bmi: float | None, table: str, expected: bool | None
 ) -> None:
-    assert c.flag_low_smi(value, sex, bmi, cutoffs=table) is expected
+    assert c.flag_low("smi_cm2_m2", value, sex=sex, bmi_kg_m2=bmi, cutoffs=table) is expected
 
 
 def test_a_table_without_the_quantity_gives_no_verdict() -> None:
-    assert c.flag_low_smd(10.0, "M", 24, cutoffs="prado-2008") is None
+    assert c.flag_low("smd_hu", 10.0, sex="M", bmi_kg_m2=24, cutoffs="prado-2008") is None
 
 
 def test_a_table_of_your_own() -> None:
@@ -74,16 +74,16 @@ def test_a_table_of_your_own() -> None:
         name="own", version="1", source="here", cutoffs=(c.Cutoff(quantity="smi_cm2_m2", low_below=40),)
     )
     assert table.identifier == "own@1"
-    assert c.flag_low_smi(39.0, None, cutoffs=table) is True
+    assert c.flag_low("smi_cm2_m2", 39.0, sex=None, cutoffs=table) is True
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: c.flag_low_smi(40.0, "X"),
-        lambda: c.flag_low_smi(40.0, "M", 0.0),
-        lambda: c.flag_low_smi(40.0, "M", math.inf),
-        lambda: c.flag_low_smi(40.0, "M", cutoffs="nobody-1999"),
+        lambda: c.flag_low("smi_cm2_m2", 40.0, sex="X", cutoffs="prado-2008"),
+        lambda: c.flag_low("smi_cm2_m2", 40.0, sex="M", bmi_kg_m2=0.0, cutoffs="prado-2008"),
+        lambda: c.flag_low("smi_cm2_m2", 40.0, sex="M", bmi_kg_m2=math.inf, cutoffs="prado-2008"),
+        lambda: c.flag_low("smi_cm2_m2", 40.0, sex="M", cutoffs="nobody-1999"),
         lambda: c.flag_low("psoas", 40.0, sex="M"),  # type: ignore[arg-type]
         lambda: c.Cutoff(quantity="psoas", low_below=1),  # type: ignore[arg-type]
         lambda: c.Cutoff(quantity="smd_hu", low_below=math.nan),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError
+from ctai_sam2.measure.shown import SHOWN
 from ctai_sam2.segmentation import StudyResult
 from ctai_sam2.study.outputs import TableRow, measure_study, write_study
 from ctai_sam2.study.report import (
@@ -70,7 +71,7 @@ def test_the_page_holds_all_and_needs_no_other_file(
     assert page.count("data:image/png;base64,") == len(report.pictures) == 2
     for one in report.numbers:
         assert f">{one.value}<" in page
-        assert TEXTS[language][one.column] in page
+        assert SHOWN[one.column].name(language) in page
     for _, value in report.provenance:
         assert value in page
 

@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.io import write_volume_nifti
 from ctai_sam2.models.dense_head import DENSE_CLASSES
+from ctai_sam2.models.sam2_network import NANO_CONFIG
 from ctai_sam2.training import pseudo_labels
 from ctai_sam2.training.bank import LabelledImage
 from ctai_sam2.training.dense_batches import as_bank_image, remap_densities
@@ -19,6 +19,7 @@ from ctai_sam2.training.dense_classes import bits
 from ctai_sam2.training.dense_phantoms import draw_hard_phantom
 from ctai_sam2.training.pseudo_labels import EVERY, load_unlabelled, look, settle
 from ctai_sam2.types import CTVolume
+from tests.fakes import save_random_checkpoint
 
 SIDE = 12
 NOTHING = np.zeros((SIDE, SIDE), bool)
@@ -131,9 +132,9 @@ def test_two_studies_of_one_name_have_labels_of_their_own(
 
 
 def test_weights_without_a_dense_head_label_nothing(tmp_path: Path) -> None:
-    save_file({"encoder": torch.ones(3)}, tmp_path / "none.safetensors")
+    weights = save_random_checkpoint(tmp_path / "none.pt", NANO_CONFIG)
     with pytest.raises(WeightsError, match="no dense head"):
-        load_unlabelled(tmp_path, weights=tmp_path / "none.safetensors", cache=tmp_path)
+        load_unlabelled(tmp_path, weights=weights, cache=tmp_path)
 
 
 def test_a_held_out_study_is_not_labelled(
