@@ -341,6 +341,8 @@ def _segment_and_report(
     slices: int,
     any_region: bool = False,
 ) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
     from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
     from ctai_sam2.measure.body_composition import require_height
@@ -353,11 +355,13 @@ def _segment_and_report(
     limits = definitions_of(definitions)
     require_writable(out)
     volume = read_study(study, series_uid=series)
-    claim_folder(out, volume)
     depth, height, width = volume.shape_zyx
     print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
-    with open_model(model) as segmenter:
+    with open_model(model) as segmenter, ThreadPoolExecutor(1) as background:
+        # All pixels are digested while the model is loaded.
+        claiming = background.submit(claim_folder, out, volume)
         identity = segmenter.identity
+        claiming.result()
         print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
         result = segment_study(
             volume,

@@ -176,8 +176,8 @@ def separate_areas(hu: NDArray[Any], spacing_mm: Sequence[float]) -> list[float]
     [6156.0, 2106.0]
     """
     sampling = (float(spacing_mm[0]), float(spacing_mm[1]))
-    core = scipy.ndimage.distance_transform_edt(np.asarray(hu) > TISSUE_HU, sampling=sampling) > _SHELL_MM
-    labels, _ = scipy.ndimage.label(scipy.ndimage.binary_fill_holes(core))
+    core = deeper_than(np.asarray(hu) > TISSUE_HU, _SHELL_MM, sampling)
+    labels, _ = scipy.ndimage.label(fill_holes(core))
     sizes = np.sort(np.bincount(labels.ravel())[1:])[::-1]
     return [float(size) * sampling[0] * sampling[1] for size in sizes]
 

@@ -1,8 +1,8 @@
 """Exact Euclidean distances of masks, at the cost of the part of the image that matters.
 
-A full distance transform takes longer than a network's pass over the slice. Where only a limit matters, runs
-along the rows and a shift for each row within reach give the same pixels; where the values matter, the
-transform runs on the mask's box.
+A full distance transform takes longer than a network's pass over the slice. Where only a limit matters, rows
+widened as far as a pixel reaches, shifted by each row within reach, give the same pixels; where the values
+matter, the transform runs on the mask's box.
 """
 
 from __future__ import annotations
@@ -107,27 +107,28 @@ def box_of(mask: Mask, margin_y: int = 0, margin_x: int = 0) -> tuple[slice, sli
 
 
 def _dilated(mask: Mask, distance: float, sampling: tuple[float, float]) -> Mask:
-    along = _distance_along_rows(mask)
     height, width = mask.shape
     # The limit is tested in the order in which a distance transform adds and takes roots, to round alike.
     squares_x = (np.arange(width) * sampling[1]) ** 2
     found = np.zeros_like(mask)
-    near, last = found, -1
-    for shift in range(min(int(distance / sampling[0]) + 1, height - 1) + 1):
-        reached = int(np.count_nonzero(np.sqrt((shift * sampling[0]) ** 2 + squares_x) <= distance)) - 1
-        if reached < 0:
-            break
-        if reached != last:
-            near, last = along <= reached, reached
+    near, reached = mask, 0
+    # From the farthest row, where pixels reach least far aside, to their own, where they reach furthest.
+    for shift in range(min(int(distance / sampling[0]) + 1, height - 1), -1, -1):
+        reach = int(np.count_nonzero(np.sqrt((shift * sampling[0]) ** 2 + squares_x) <= distance)) - 1
+        if reach < 0:
+            continue
+        while reached < reach:
+            # Each run is longer than it has been widened on one side: a shift by so much leaves no gap.
+            step = min(reach - reached, reached + 1)
+            near, reached = _widened(near, step), reached + step
         found[shift:] |= near[: height - shift]
         found[: height - shift] |= near[shift:]
     return found
 
 
-def _distance_along_rows(mask: Mask) -> NDArray[np.int32]:
-    """Return pixels to the nearest mask pixel of the same row; more than the width where there is none."""
-    width = mask.shape[1]
-    column = np.arange(width, dtype=np.int32)
-    before = np.maximum.accumulate(np.where(mask, column, np.int32(-width - 1)), axis=1)
-    after = np.minimum.accumulate(np.where(mask, column, np.int32(2 * width + 1))[:, ::-1], axis=1)[:, ::-1]
-    return np.asarray(np.minimum(column - before, after - column), np.int32)
+def _widened(mask: Mask, step: int) -> Mask:
+    """Add the pixels so many columns to the right and to the left of each."""
+    wider = mask.copy()
+    wider[:, step:] |= mask[:, :-step]
+    wider[:, :-step] |= mask[:, step:]
+    return wider

@@ -31,5 +31,5 @@ def fingerprint(source: CTSlice | CTVolume) -> str:
     pixels = np.ascontiguousarray(hu, dtype=hu.dtype.newbyteorder("<"))
     digest = hashlib.sha256(f"{pixels.dtype.str} {pixels.shape} ".encode())
     digest.update(" ".join(f"{step:.6g}" for step in spacing).encode())
-    digest.update(pixels.tobytes())
+    digest.update(pixels.data if pixels.size else b"")
     return digest.hexdigest()

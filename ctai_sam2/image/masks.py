@@ -144,12 +144,15 @@ def keep_largest(mask: ArrayLike, n: int = 1) -> Mask:
     """
     if n < 1:
         raise InputError("at least one part must be kept", received=n)
-    labels, count = label_components(mask)
-    sizes = _sizes(labels, count)
-    order = np.argsort(-sizes, kind="stable")[:n]
-    kept = np.zeros(count + 1, dtype=np.bool_)
-    kept[order + 1] = True
-    return kept[labels]
+    inside = as_mask(mask)
+    kept = np.zeros_like(inside)
+    box = box_of(inside)
+    if box is not None:
+        labels, count = label_components(inside[box])
+        is_large = np.zeros(count + 1, dtype=np.bool_)
+        is_large[np.argsort(-_sizes(labels, count), kind="stable")[:n] + 1] = True
+        kept[box] = is_large[labels]
+    return kept
 
 
 def remove_islands(mask: ArrayLike, min_area_px: int) -> Mask:

@@ -190,8 +190,9 @@ def class_chances(head: nn.Module, grey: Tensor) -> Tensor:
     close = _chances(head, _cut(grey, middle, DENSE_ZOOM))
     weight = _weight_of_close_view(close)
     # Put back, the close view fills a part of the slice, and nothing beyond it.
-    placed = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
-    return full * (1 - placed[:, -1:]) + placed[:, :-1]
+    placed, part = _place(torch.cat([close * weight, weight], dim=1), middle, DENSE_ZOOM)
+    full[part] = full[part] * (1 - placed[:, -1:]) + placed[:, :-1]
+    return full
 
 
 class Division:
@@ -262,17 +263,29 @@ def _spine_middle(full: Tensor) -> tuple[float, float] | None:
 
 def _cut(image: Tensor, middle: tuple[float, float], share: float) -> Tensor:
     """Enlarge the square about a point to the image's size; beyond the image is 0."""
-    return _sample(image, scale=share, offset=middle)
+    return _sample(image, _grid(image, scale=share, offset=middle))
 
 
-def _place(image: Tensor, middle: tuple[float, float], share: float) -> Tensor:
-    """Undo `_cut`: put a square back at its place, with 0 around it."""
-    return _sample(image, scale=1 / share, offset=(-middle[0] / share, -middle[1] / share))
+def _place(
+    image: Tensor, middle: tuple[float, float], share: float
+) -> tuple[Tensor, tuple[slice, slice, slice, slice]]:
+    """Undo `_cut`: return a square at its place, and which part of an image of its size that is."""
+    grid = _grid(image, scale=1 / share, offset=(-middle[0] / share, -middle[1] / share))
+    parts = [slice(None), slice(None)]
+    for places, pixels in ((grid[0, :, 0, 1], image.shape[-2]), (grid[0, 0, :, 0], image.shape[-1])):
+        # Further than a pixel from the square, all that is sampled is 0.
+        inside = torch.nonzero(places.abs() <= 1 + 2 / pixels)
+        parts.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
+    part = (parts[0], parts[1], parts[2], parts[3])
+    return _sample(image, grid[:, parts[2], parts[3]]), part
 
 
-def _sample(image: Tensor, *, scale: float, offset: tuple[float, float]) -> Tensor:
+def _grid(image: Tensor, *, scale: float, offset: tuple[float, float]) -> Tensor:
     theta = torch.tensor([[[scale, 0.0, offset[0]], [0.0, scale, offset[1]]]], device=image.device)
-    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.affine_grid(theta, list(image.shape), align_corners=False)
+
+
+def _sample(image: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, grid, align_corners=False, padding_mode="zeros")
 
 

@@ -33,7 +33,7 @@ from ctai_sam2.image.hashing import hash_content
 from ctai_sam2.models.engine import EngineChoice, EngineWish, choose_engine
 from ctai_sam2.models.protocol import require_image, require_request
 from ctai_sam2.models.registry import EMBEDDED, Checkpoint, ModelStore, require_digest, require_sha256
-from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short
+from ctai_sam2.models.tensor_threads import import_torch, run_long, run_short, without_collecting
 from ctai_sam2.types import Health, ModelIdentity, Prediction, Prompt, Window
 from ctai_sam2.types.context import ClosedByWith
 from ctai_sam2.types.slice_follower import no_slice_memory
@@ -336,7 +336,8 @@ class LocalSegmenter(ClosedByWith):
                 raise Unavailable("the segmenter is closed", hint="Open a new one.")
             if self._loaded is None:
                 try:
-                    self._loaded = run_long(self._load)
+                    with without_collecting():
+                        self._loaded = run_long(self._load)
                 except CtaiError as error:
                     self._failure = str(error)
                     raise

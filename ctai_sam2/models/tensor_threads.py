@@ -18,8 +18,9 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -69,8 +70,7 @@ def run_long(work: Callable[[], T]) -> T:
 def import_torch() -> None:
     """Import PyTorch so that its threads wait asleep, unless the environment says how they wait.
 
-    Where it is loaded already, they wait as they do. Meanwhile no garbage is collected: an import
-    leaves none, and looking for it again and again takes a tenth of the time.
+    Where it is loaded already, they wait as they do.
 
     Raises
     ------
@@ -82,15 +82,24 @@ def import_torch() -> None:
 
         return
     choose = not any(name in os.environ for name in _WAITING)
-    collecting = gc.isenabled()
-    gc.disable()
     if choose:
         os.environ["OMP_WAIT_POLICY"] = "passive"
     try:
-        import torch  # noqa: F401
+        with without_collecting():
+            import torch  # noqa: F401
     finally:
         if choose:
             os.environ.pop("OMP_WAIT_POLICY", None)
+
+
+@contextmanager
+def without_collecting() -> Iterator[None]:
+    """Collect no garbage while the block imports: it leaves none, and looking takes a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
         if collecting:
             gc.enable()
 

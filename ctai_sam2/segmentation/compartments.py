@@ -187,11 +187,13 @@ def _as_index(classes: Mapping[str, Mask], body: Mask, spacing_mm: tuple[float, 
             index[classes[name]] = i
     index[~body] = 0
     unclaimed = (index == 0) & shrink(body, 2 * _SKIN_MM, spacing_mm)
-    if unclaimed.any() and index.any():
+    box = box_of((index > 0) | unclaimed)
+    if box is not None and unclaimed.any() and index.any():
+        within = index[box]
         nearest = ndimage.distance_transform_edt(
-            index == 0, sampling=spacing_mm, return_distances=False, return_indices=True
+            within == 0, sampling=spacing_mm, return_distances=False, return_indices=True
         )
-        index[unclaimed] = index[tuple(nearest)][unclaimed]
+        within[unclaimed[box]] = within[tuple(nearest)][unclaimed[box]]
     return index
 
 

@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from ctai_sam2.errors import AnatomyNotFound
 from ctai_sam2.image.body import body_of
-from ctai_sam2.image.distances import depth_of
+from ctai_sam2.image.distances import deeper_than
 from ctai_sam2.image.masks import grow
 from ctai_sam2.image.noise import measure_noise_hu
 from ctai_sam2.measure.overlap import dice
@@ -384,13 +384,13 @@ class JudgedSlice:
 def _unconfirmed(alone: Mask, wall: Mask, spacing_mm: tuple[float, float]) -> Mask:
     """Return those pieces that only the division saw and that are no large thin part of the wall."""
     labels, _ = ndimage.label(alone)
-    depth = depth_of(alone, spacing_mm)
+    deep = deeper_than(alone, _LOST_WALL_DEPTH_MM, spacing_mm)
     pixel_mm2 = spacing_mm[0] * spacing_mm[1]
     out = alone.copy()
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         part = labels[box] == label
         is_large = part.sum() * pixel_mm2 >= _LOST_WALL_MM2
-        is_thin = depth[box][part].max() <= _LOST_WALL_DEPTH_MM
+        is_thin = not deep[box][part].any()
         if is_large and is_thin and (part & wall[box]).sum() > 0.5 * part.sum():
             out[box] &= ~part
     return out

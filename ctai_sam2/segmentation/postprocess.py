@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,8 +125,14 @@ def _touching(mask: Mask, near: Mask) -> Mask:
 def _under_clicks(prompt: Prompt, shape: tuple[int, ...]) -> Mask:
     """Discs about positive points, and the pixels beneath them."""
     under = np.zeros(shape, dtype=bool)
-    y, x = np.mgrid[: shape[0], : shape[1]]
     for (px, py), label in zip(prompt.points_xy, np.asarray(prompt.labels), strict=True):
         if label == 1:
-            under |= np.hypot(x - px, y - py) <= _CLICK_RADIUS_PX
+            near = tuple(
+                slice(
+                    max(math.floor(at - _CLICK_RADIUS_PX), 0), min(math.ceil(at + _CLICK_RADIUS_PX) + 1, size)
+                )
+                for at, size in zip((py, px), shape, strict=True)
+            )
+            y, x = np.ogrid[near]
+            under[near] |= np.hypot(x - px, y - py) <= _CLICK_RADIUS_PX
     return under

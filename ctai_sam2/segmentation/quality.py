@@ -16,7 +16,7 @@ import numpy as np
 
 from ctai_sam2.errors import WeightsError
 from ctai_sam2.files.json_text import parse_json
-from ctai_sam2.image.distances import depth_of
+from ctai_sam2.image.distances import deeper_than
 from ctai_sam2.segmentation.compartments import Compartments, left_of
 from ctai_sam2.types import Mask
 
@@ -153,8 +153,7 @@ def find_gross_errors(
             ("sat", "vat"),
             f"{divided.unassigned_mm2 / 100:.0f} cm² of fat were in no class",
         )
-    depth = depth_of(masks["wall"], spacing_mm)
-    if float(depth.max()) > p.thick_wall_mm:
+    if deeper_than(masks["wall"], p.thick_wall_mm, spacing_mm).any():
         fail("thick_wall", ("muscle", "vat"), "the abdominal wall is as thick as an organ")
     psoas = [float(masks[name].sum()) for name in ("psoas_left", "psoas_right")]
     if sum(psoas) > 0 and abs(psoas[0] - psoas[1]) > p.uneven_psoas * sum(psoas) / 2:

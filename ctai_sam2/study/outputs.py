@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -123,38 +125,51 @@ def write_study(
     require_type(row, Mapping, "row")
     folder = as_path(folder)
     claim_folder(folder, study.volume)
-    masks: list[Path] = []
-    for name, result in results_by_name(study).items():
-        ct = study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else study.axial.ct_slice
-        masks += _write_mask(ct, name, result.mask, folder / "masks", definitions)
+    ct = study.axial.ct_slice
     shown = {name: study.masks[name] for name in _OVERLAY_ORDER if name in study.masks}
-    overlay = write_overlay_png(
-        folder / "overlay.png",
-        study.axial.ct_slice,
-        shown,
-        title=f"Axial slice {study.axial_index}",
-        labels={name: _legend(study.axial.ct_slice, name, mask) for name, mask in shown.items()},
-    )
-    sagittal_overlay = None
-    if study.sagittal is not None and study.sagittal.l3 is not None:
-        sagittal_overlay = write_overlay_png(
-            folder / "overlay_sagittal.png",
-            study.sagittal.ct_slice,
-            {"l3": study.sagittal.l3.mask},
-            title=f"L3 ({_certainty(study.sagittal)})",
+    # Pictures are compressed, and files reach the disk, at the same time.
+    with ThreadPoolExecutor(_WRITERS, thread_name_prefix="files") as pool:
+        overlay = pool.submit(
+            write_overlay_png,
+            folder / "overlay.png",
+            ct,
+            shown,
+            title=f"Axial slice {study.axial_index}",
+            labels={name: _legend(ct, name, mask) for name, mask in shown.items()},
         )
-    quality_map = None
-    if "muscle" in study.masks:
-        quality_map = write_quality_map(
-            folder / "muscle_quality.png", study.axial.ct_slice, study.masks, row, definitions=definitions
-        )
+        sagittal_overlay = quality_map = groups = None
+        if study.sagittal is not None and study.sagittal.l3 is not None:
+            sagittal_overlay = pool.submit(
+                write_overlay_png,
+                folder / "overlay_sagittal.png",
+                study.sagittal.ct_slice,
+                {"l3": study.sagittal.l3.mask},
+                title=f"L3 ({_certainty(study.sagittal)})",
+            )
+        if "muscle" in study.masks:
+            path = folder / "muscle_quality.png"
+            quality_map = pool.submit(write_quality_map, path, ct, study.masks, row, definitions=definitions)
+        if study.axial.muscle_groups:
+            groups = pool.submit(_write_groups, study, folder / "muscle_groups.png")
+        masks = [
+            pool.submit(
+                _write_mask,
+                study.sagittal.ct_slice if name == "l3" and study.sagittal is not None else ct,
+                name,
+                result.mask,
+                folder / "masks",
+                definitions,
+            )
+            for name, result in results_by_name(study).items()
+        ]
+        measurements = write_rows(folder / "measurements.csv", [row])
     return StudyFiles(
-        measurements=write_rows(folder / "measurements.csv", [row]),
-        overlay=overlay,
-        sagittal_overlay=sagittal_overlay,
-        quality_map=quality_map,
-        groups=_write_groups(study, folder / "muscle_groups.png") if study.axial.muscle_groups else None,
-        masks=tuple(masks),
+        measurements=measurements,
+        overlay=overlay.result(),
+        sagittal_overlay=None if sagittal_overlay is None else sagittal_overlay.result(),
+        quality_map=None if quality_map is None else quality_map.result(),
+        groups=None if groups is None else groups.result(),
+        masks=tuple(path for mask in masks for path in mask.result()),
     )
 
 
@@ -343,6 +358,7 @@ def measure_files(
     return row
 
 
+_WRITERS = 4
 _OVERLAY_ORDER = ("sat", "vat", "muscle", "imat", "psoas_left", "psoas_right")
 
 
@@ -367,7 +383,9 @@ def claim_folder(folder: str | Path, image: CTSlice | CTVolume) -> None:
     note = folder / "study.json"
     if (folder / "summary.json").exists() and (folder / "records").is_dir():
         raise InputError(f"the folder {folder.name} holds the results of a cohort", hint="Choose another.")
-    whole, slices = fingerprint(image), _slice_fingerprints(image)
+    if image not in _digests:
+        _digests[image] = fingerprint(image), _slice_fingerprints(image)
+    whole, slices = _digests[image]
     try:
         content = parse_json(note.read_bytes())
         known, known_slices = str(content["image_sha256"]), set(map(str, content.get("slices", ())))
@@ -389,16 +407,20 @@ def claim_folder(folder: str | Path, image: CTSlice | CTVolume) -> None:
     write_json(note, {"version": 1, "image_sha256": larger, "slices": sorted(known_slices | slices)})
 
 
+_digests: WeakKeyDictionary[CTSlice | CTVolume, tuple[str, set[str]]] = WeakKeyDictionary()
+"""A folder is claimed before the work and after it; a volume's hundred megabytes are digested once."""
+
+
 def _slice_fingerprints(image: CTSlice | CTVolume) -> set[str]:
     """Short digests of the axial slices' pixels; empty slices, which all studies share, left out."""
     planes = [image.hu] if isinstance(image, CTSlice) else list(image.hu_zyx)
-    return {
-        hashlib.sha256(
-            f"{plane.shape} ".encode() + np.ascontiguousarray(plane, dtype="<f4").tobytes()
-        ).hexdigest()[:16]
-        for plane in planes
-        if plane.min() != plane.max()
-    }
+    digests = set()
+    for plane in planes:
+        if plane.min() != plane.max():
+            digest = hashlib.sha256(f"{plane.shape} ".encode())
+            digest.update(np.ascontiguousarray(plane, dtype="<f4").data)
+            digests.add(digest.hexdigest()[:16])
+    return digests
 
 
 def _write_mask(

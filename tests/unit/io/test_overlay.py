@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.io.overlay import choose_colours, write_overlay_png
+from ctai_sam2.io.overlay import _font, choose_colours, write_overlay_png
 from ctai_sam2.structures import PALETTE
 from ctai_sam2.types import CTSlice
 
@@ -66,10 +66,25 @@ def test_empty_masks_and_titles_are_allowed(tmp_path: Path) -> None:
     assert path.stat().st_size > 1000
 
 
-def test_no_process_wide_figure_state(tmp_path: Path) -> None:
-    before = "matplotlib.pyplot" in sys.modules
-    write_overlay_png(tmp_path / "o.png", make_slice(), {})
-    assert ("matplotlib.pyplot" in sys.modules) == before
+def test_pictures_need_no_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    write_overlay_png(tmp_path / "o.png", make_slice(), {"muscle": np.ones((60, 80), bool)}, title="L3")
+    assert "matplotlib" not in sys.modules, "its import takes half a second"
+
+
+def test_text_has_its_letters() -> None:
+    square, missing = (font.getmask(sign) for font in [_font(17)] for sign in "²\uffff")
+    assert bytes(square) != bytes(missing)
+
+
+def test_an_outline_at_the_edge_is_closed(tmp_path: Path) -> None:
+    mask = np.zeros((60, 80), bool)
+    mask[:20, :30] = True
+    image = pixels(write_overlay_png(tmp_path / "o.png", make_slice(), {"m": mask}, colours={"m": "#FF0000"}))
+    red = image[..., 0] - image[..., 1]
+    assert (red[30:200, 0] > 150).all(), "left edge"
+    assert (red[12, 20:300] > 150).all(), "top edge"
 
 
 @pytest.mark.parametrize(

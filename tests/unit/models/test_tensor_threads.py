@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ctai_sam2.models import tensor_threads
-from ctai_sam2.models.tensor_threads import run_long, run_short
+from ctai_sam2.models.tensor_threads import run_long, run_short, without_collecting
 
 
 @pytest.mark.parametrize(("processors", "threads", "places"), [(8, 8, 8), (8, 2, 2), (2, 8, 2), (1, 1, 1)])
@@ -122,3 +123,14 @@ print(gc.get_stats()[2]["collections"] - before, gc.isenabled())
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == ["0", "True"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collecting_goes_on_as_it_was(enabled: bool) -> None:
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with without_collecting():
+            assert not gc.isenabled()
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
