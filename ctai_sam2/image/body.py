@@ -28,6 +28,7 @@ _CIRCLE_PART = (0.47, 0.505)
 """Radius of the reconstructed circle by the side of its image."""
 
 _found: WeakKeyDictionary[CTSlice, Mask] = WeakKeyDictionary()
+_cut: WeakKeyDictionary[CTSlice, Mask] = WeakKeyDictionary()
 
 
 def body_of(ct_slice: CTSlice) -> Mask:
@@ -98,6 +99,8 @@ def body_mask(hu: NDArray[Any], spacing_mm: Sequence[float]) -> Mask:
 def cut_border_of(ct_slice: CTSlice) -> Mask:
     """Find where the trunk is cut off, by an edge of the image or of the circle that was reconstructed.
 
+    Found once for as long as the slice lives, as `body_of` does.
+
     Parameters
     ----------
     ct_slice : CTSlice
@@ -106,13 +109,16 @@ def cut_border_of(ct_slice: CTSlice) -> Mask:
     Returns
     -------
     ndarray of bool, shape (H, W)
-        The trunk's pixels there.
+        The trunk's pixels there; read-only.
 
     Raises
     ------
     AnatomyNotFound
         If nothing on the slice is as large as a trunk.
     """
+    known = _cut.get(ct_slice)
+    if known is not None:
+        return known
     body = body_of(ct_slice)
     border = np.zeros_like(body)
     for edge in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
@@ -120,6 +126,8 @@ def cut_border_of(ct_slice: CTSlice) -> Mask:
     circle = _beyond_circle(ct_slice.hu)
     if circle is not None:
         border |= body & within_distance(circle, _CIRCLE_REACH_PX)
+    border.setflags(write=False)
+    _cut[ct_slice] = border
     return border
 
 
