@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
-from ctai_sam2.files.folders import require_file
+from ctai_sam2.files.folders import as_path, require_file
 from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES
 from ctai_sam2.io.structure_terms import known_by_other_name
 from ctai_sam2.mask_checks import inverted_notes, side_notes
 from ctai_sam2.types import CTSlice, CTVolume, Mask
+from ctai_sam2.types.checks import require_type
 
 if TYPE_CHECKING:
     from ctai_sam2.io.source_images import SourceImages
@@ -90,6 +91,8 @@ def export_masks(
     StorageError
         If it cannot be written.
     """
+    require_type(masks, Mapping, "masks")
+    require_type(of, (CTSlice, CTVolume), "of")
     chosen = format or _format_by_name(Path(path))
     if chosen not in FORMATS:
         raise InputError("no such format", received=str(chosen)[:40], hint=f"One of {', '.join(FORMATS)}.")
@@ -171,7 +174,8 @@ def import_masks(
     DicomError
         If a DICOM file is damaged or neither SEG nor RTSTRUCT.
     """
-    path = Path(path)
+    require_type(of, (CTSlice, CTVolume), "of")
+    path = as_path(path)
     require_file(path)
     found = _read_all(path, of, source=source, series_uid=series_uid, image=image, table=table)
     notes = list(found.warnings)

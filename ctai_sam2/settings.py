@@ -183,6 +183,14 @@ class Settings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
+        # Unknown lines of a .env file belong to other programs; an unknown argument is a slip.
+        unknown = [name for name in values if name not in type(self).model_fields and name[0] != "_"]
+        if unknown:
+            raise InputError(
+                "there is no such setting",
+                received=", ".join(unknown),
+                hint=f"Settings are {', '.join(type(self).model_fields)}.",
+            )
         try:
             super().__init__(**values)
         except ValidationError as error:

@@ -6,9 +6,11 @@ declared in `ctai_sam2.measure.definitions`, DICOM terms in `ctai_sam2.io.struct
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Literal, TypeAlias
+
+from ctai_sam2.errors import InputError
 
 Structure: TypeAlias = Literal[
     "l3", "psoas_left", "psoas_right", "psoas", "muscle", "vertebra", "sat", "vat", "imat"
@@ -26,6 +28,7 @@ AXIAL_STRUCTURES: tuple[Structure, ...] = (
     "imat",
 )
 STRUCTURES: tuple[Structure, ...] = ("l3", *AXIAL_STRUCTURES)
+
 
 MUSCLES: tuple[Structure, ...] = ("psoas_left", "psoas_right", "psoas", "muscle")
 LEVELS = ("T10", "T11", "T12", "L1", "L2", "L3", "L4", "L5")
@@ -66,6 +69,36 @@ COLORS: Mapping[str, str] = MappingProxyType(
     }
 )
 """One structure has one color in every picture, as ``#RRGGBB``; muscle groups in Tol's muted scheme."""
+
+
+def require_structures(
+    names: str | Iterable[str], known: Iterable[str] = AXIAL_STRUCTURES
+) -> tuple[Structure, ...]:
+    """Check names of structures; one name alone will do for a list of one.
+
+    Raises
+    ------
+    InputError
+        If a name is not known, or there is none.
+
+    Examples
+    --------
+    >>> require_structures("muscle"), require_structures(["psoas", "vat"])
+    (('muscle',), ('psoas', 'vat'))
+    """
+    try:
+        given = (names,) if isinstance(names, str) else tuple(names)
+    except TypeError as error:
+        raise InputError("structures are a list of names", received=type(names).__name__) from error
+    allowed: dict[str, Structure] = {name: name for name in STRUCTURES if name in set(known)}
+    unknown = [name for name in given if not isinstance(name, str) or name not in allowed]
+    if unknown or not given:
+        raise InputError(
+            "no such structure",
+            received=", ".join(str(name)[:40] for name in unknown) or "none",
+            hint=f"Some of {', '.join(allowed)}.",
+        )
+    return tuple(allowed[name] for name in given)
 
 
 def rgb_of(color: str) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ STATUSES: dict[int, str] = {
     413: "The request or the image is too large.",
     422: "The prompt cannot be used.",
     429: "The queue is full; come back after `Retry-After` seconds.",
-    500: "Something unforeseen; the service goes on.",
+    500: "An unexpected error; the service continues.",
     503: "The model is loading or not available; come back after `Retry-After` seconds.",
     504: "The result was not ready by the deadline.",
 }
@@ -111,7 +111,7 @@ def fault_of(error: Exception) -> Fault:
         return Fault(status=429, code="queue_full", detail=str(error), retry_after_s=1)
     if isinstance(error, WeightsError | Unavailable):
         return Fault(status=503, code="model_unavailable", detail=str(error), retry_after_s=10)
-    return Fault(status=500, code="internal_error", detail="Something unforeseen happened.")
+    return Fault(status=500, code="internal_error", detail="An unexpected error occurred.")
 
 
 def respond(request: Request, error: Exception) -> Response:

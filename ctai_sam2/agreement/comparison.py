@@ -83,7 +83,7 @@ class Overlap:
     Parameters
     ----------
     case, structure : str
-        Which.
+        Names of the case and of the structure.
     dice : float
         0 to 1.
     hd95_mm : float

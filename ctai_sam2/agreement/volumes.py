@@ -49,7 +49,7 @@ class VolumeOverlap:
     Parameters
     ----------
     case, structure : str
-        Which.
+        Names of the case and of the structure.
     dice : float
         Of all voxels together, 0 to 1.
     first_cm3, second_cm3 : float

@@ -1,8 +1,8 @@
 """The command ``ctai-sam2``: wires the rooms together, and is the only one that prints.
 
-Exit codes: 0 done; 1 a bug or something unforeseen; 2 wrong usage or unusable
+Exit codes: 0 done; 1 an unexpected error; 2 wrong usage or unusable
 input; 3 no segmenter or no weights available; 4 damaged or unsuitable image
-data; 5 nothing could be written or read back; 6 a replayed row came out otherwise.
+data; 5 nothing could be written or read back; 6 a replayed row differs.
 """
 
 from __future__ import annotations

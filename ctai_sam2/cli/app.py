@@ -60,20 +60,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
-        "Exit codes: 0 done, 1 unforeseen, 2 unusable input, 3 no segmenter or weights, 4 unsuitable image "
-        "data, 5 nothing could be written, 6 a replayed row came out otherwise."
+        "Exit codes: 0 done, 1 unexpected error, 2 unusable input, 3 no segmenter or weights, 4 unsuitable "
+        "image data, 5 nothing could be written, 6 a replayed row differs."
     ),
 )
-app.add_typer(models.app, name="models")
-app.add_typer(cohort.app, name="cohort")
-app.command()(agreement)
-app.command()(change)
-app.command()(evaluate)
-app.command()(export)
-app.command("import")(import_)
-app.command()(replay)
-app.command()(report)
-app.command()(serve)
 
 Slices = Annotated[
     int, typer.Option("--slices", help="1, 3 or 5: also print the median areas of that many slices.")
@@ -390,6 +380,7 @@ def _segment_and_report(
         )
         return
     print_files(vars(files))
+    print_line(f"\nLook at {files.overlay} before you use the numbers.")
 
 
 def _print_study(result: StudyResult, row: TableRow) -> None:
@@ -416,3 +407,16 @@ def _print_study(result: StudyResult, row: TableRow) -> None:
     )
     print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
     print_warnings(result.warnings)
+
+
+# After the commands of this module: the list of commands begins with those for a newcomer.
+app.command()(report)
+app.command()(change)
+app.command()(replay)
+app.command()(export)
+app.command("import")(import_)
+app.command()(agreement)
+app.command()(evaluate)
+app.command()(serve)
+app.add_typer(cohort.app, name="cohort")
+app.add_typer(models.app, name="models")

@@ -155,7 +155,9 @@ def run(
         done = run_cohort(manifest, out, config=config)
     except KeyboardInterrupt:
         _report_partial(out, report)
-        typer.secho("Stopped. What was done is stored; run the same command to go on.", fg="yellow", err=True)
+        typer.secho(
+            "Stopped. What was done is stored; run the same command to continue.", fg="yellow", err=True
+        )
         raise typer.Exit(INTERRUPTED) from None
     except (Unavailable, StorageError):
         _report_partial(out, report)
@@ -222,7 +224,7 @@ def review(
     note: Annotated[str, typer.Option("--note", help="What was seen or done.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """List flagged cases not reviewed, the gravest first; accept one, or give it corrected masks."""
+    """List flagged cases not reviewed, the most serious first; accept one, or give it corrected masks."""
     from ctai_sam2.cohort.worklist import Worklist
 
     if accept and correct:

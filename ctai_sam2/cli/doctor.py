@@ -115,7 +115,9 @@ def _check_packages() -> Finding:
 def _check_torch() -> Finding:
     import torch
 
-    detail = f"torch {torch.__version__}, {torch.get_num_threads()} threads of {os.cpu_count()} processors"
+    threads = torch.get_num_threads()
+    noun = "thread" if threads == 1 else "threads"
+    detail = f"torch {torch.__version__}, {threads} {noun}, {os.cpu_count()} processors"
     return "ok", detail, ""
 
 

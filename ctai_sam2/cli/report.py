@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import typer
@@ -22,6 +24,9 @@ from ctai_sam2.errors import (
     WeightsError,
 )
 from ctai_sam2.files.safe_text import for_terminal
+
+_FILES_LISTED = 3
+"""More files of one kind in one folder are counted, not listed."""
 
 _OWN_COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -132,10 +137,16 @@ def print_warnings(warnings: Iterable[str]) -> None:
 
 
 def print_files(files: Mapping[str, Any]) -> None:
-    """Print what was written where."""
-    print_line("\nWritten:")
+    """Print what was written where; many files of one folder as the folder and their number."""
+    rows: list[tuple[str, object]] = []
     for name, value in files.items():
-        paths = value if isinstance(value, (list, tuple)) else [value]
-        for path in paths:
-            if path is not None:
-                print_line(f"  {name:<13} {path}")
+        paths = [value] if not isinstance(value, list | tuple) else list(value)
+        folders = {Path(path).parent for path in paths if path is not None}
+        if len(paths) > _FILES_LISTED and len(folders) == 1:
+            rows.append((name, f"{folders.pop()}{os.sep}  ({len(paths)} files)"))
+        else:
+            rows += [(name, path) for path in paths if path is not None]
+    width = max((len(name) for name, _ in rows), default=0)
+    print_line("\nWritten:")
+    for name, where in rows:
+        print_line(f"  {name.replace('_', ' '):<{width}}  {where}")

@@ -101,7 +101,7 @@ class CaseRecord(_Part):
     version : int
         Of the file it was read from.
     case_id : str
-        Which.
+        Name of the case.
     status : {"done", "failed", "incomplete"}
         ``incomplete`` where the segmenter failed in the middle of the case: it is tried again.
     key : str

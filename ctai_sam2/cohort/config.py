@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypedDict, cast, get_args
+from typing import Any, TypedDict, cast
 
 from ctai_sam2._version import __version__
 from ctai_sam2.cohort.case import Case, format_prompt
@@ -21,7 +21,7 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
 from ctai_sam2.models import Segmenter, open_segmenter
 from ctai_sam2.settings import Settings
-from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure, require_structures
 from ctai_sam2.types import Window
 
 TIME_LIMIT_S = 600.0
@@ -104,19 +104,12 @@ class CohortConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "structures", tuple(self.structures))
+        object.__setattr__(self, "structures", require_structures(self.structures))
         if self.segmenter not in ("local", "remote") and ":" not in self.segmenter:
             raise InputError(
                 "a cohort is segmented locally, by the service, or by what a function returns",
                 received=self.segmenter,
                 hint="Give local, remote or package.module:function.",
-            )
-        unknown = [name for name in self.structures if name not in get_args(Structure) or name == "l3"]
-        if unknown or not self.structures:
-            raise InputError(
-                "no such structure of an axial slice",
-                received=unknown,
-                hint=f"Some of {', '.join(AXIAL_STRUCTURES)}.",
             )
         if self.levels is not None and (len(self.levels) != 2 or not set(self.levels) <= set(LEVELS)):
             raise InputError(
@@ -128,8 +121,8 @@ class CohortConfig:
         require_cutoffs_for("smd_hu", self.smd_cutoffs)
         reference_table(self.reference)
         for name, value in (("workers", self.workers), ("threads", self.threads)):
-            if value is not None and not 1 <= value <= _MAX_PROCESSES:
-                raise InputError(f"{name} must be 1 to {_MAX_PROCESSES}", received=value)
+            if value is not None and not (isinstance(value, int) and 1 <= value <= _MAX_PROCESSES):
+                raise InputError(f"{name} must be 1 to {_MAX_PROCESSES}", received=repr(value))
         limits = (self.time_limit_s, self.memory_limit_mb)
         if not all(limit is None or limit > 0 for limit in limits):
             raise InputError("limits must be more than 0", received=limits)
@@ -264,7 +257,7 @@ class CaseTask:
     Parameters
     ----------
     case : Case
-        Which.
+        The case.
     stamp : str
         Of its files, as the planner saw them.
     key : str

@@ -138,7 +138,7 @@ def is_settled(
     Parameters
     ----------
     case_id : str
-        Which.
+        Name of the case.
     entry : IndexEntry
         What it says.
     predicted, masked : container of str

@@ -22,7 +22,7 @@ class CaseOutcome:
     Parameters
     ----------
     case_id : str
-        Which.
+        Name of the case.
     ok : bool
         Whether it has a row of numbers.
     work : {"inferred", "measured"}
@@ -80,7 +80,7 @@ def write_failure(
 def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
     """Type and sentence of an error, without the names of the case's files, which may name a patient.
 
-    Of an unforeseen error only its type and where in this package it came up are given.
+    Of an unexpected error only its type and where in this package it came up are given.
     """
     if isinstance(error, OtherRegion):
         # The hint of a single call, to allow any region, is of no use here: a cohort does not.
@@ -97,4 +97,4 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
         if str(name).startswith("ctai_sam2"):
             place = f" in {name}, line {trace.tb_lineno}"
         trace = trace.tb_next
-    return type(error).__name__, f"unforeseen{place}; please report it."
+    return type(error).__name__, f"an unexpected error{place}; please report it."

@@ -171,7 +171,9 @@ def _flags_of(
     asymmetry = record.number("psoas_asymmetry")
     if abs(asymmetry) > limits.asymmetry:
         larger = "left" if asymmetry > 0 else "right"
-        flags["asymmetry"] = f"the {larger} psoas is larger by {100 * abs(asymmetry):.0f} % of their mean"
+        flags["asymmetry"] = (
+            f"the {larger} psoas is larger, by {100 * abs(asymmetry):.0f} % of the mean of both"
+        )
     if outlying:
         flags["outlier"] = "; ".join(outlying)
     holes, strays = quality.hole_share, quality.stray_share

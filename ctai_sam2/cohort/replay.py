@@ -35,7 +35,7 @@ ReplayStatus: TypeAlias = Literal["identical", "changed", "not replayed"]
 
 @dataclass(frozen=True, kw_only=True)
 class CellDifference:
-    """A cell that came out otherwise: its column, what the row says, and what was made again."""
+    """A cell that differs: its column, the row's value, and the recomputed one."""
 
     column: str
     stored: Cell
@@ -49,13 +49,13 @@ class CaseReplay:
     Parameters
     ----------
     case_id : str
-        Which.
+        Name of the case.
     status : {"identical", "changed", "not replayed"}
         ``not replayed`` where the case has no numbers, or its files cannot be read back.
     cells : int
         Cells compared.
     differences : tuple of CellDifference
-        Cells that came out otherwise.
+        Cells that differ.
     changes : mapping of str to str
         What changed since the row was made, in a sentence by kind: ``pixels``, ``model``, ``weights``,
         ``definitions``, ``code``, ``correction``, ``table``.
@@ -239,11 +239,11 @@ def _prediction_changes(
     )
     if not other:
         return {}
-    return {"model": f"{other} of {len(compared)} predictions come out otherwise on this machine"}
+    return {"model": f"{other} of {len(compared)} predictions differ on this machine"}
 
 
 def _differences(row: Mapping[str, Cell], again: Mapping[str, Cell]) -> tuple[CellDifference, ...]:
-    """Cells of a row that came out otherwise; columns that an older version did not have are left out."""
+    """Cells of a row that differ; columns that an older version did not have are left out."""
     return tuple(
         CellDifference(column=name, stored=value, again=again.get(name))
         for name, value in row.items()

@@ -49,8 +49,8 @@ _TILE = ("sma_cm2", "smi_cm2_m2", "smd_hu", "psoas_left_area_mm2", "psoas_right_
 def write_report(folder: str | os.PathLike[str]) -> Path:
     """Write ``report.html``, which needs no other file and no network, and what goes with it.
 
-    ``report.pdf`` is for paper; ``table_one.csv`` and ``table_one.html`` are opened by spreadsheets and word
-    processors.
+    ``report.pdf`` is for printing; spreadsheets and word processors open ``table_one.csv`` and
+    ``table_one.html``.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def _plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _gravity(row: Mapping[str, Any]) -> tuple[int, int]:
-    """Sort key: the gravest flag first, then those with more flags; reviewed cases after the others."""
+    """Sort key: the most serious flag first, then those with more flags; reviewed cases after the others."""
     names = _flag_names(row)
     order = list(MEANINGS)
     worst = min((order.index(name) for name in names if name in order), default=len(order))

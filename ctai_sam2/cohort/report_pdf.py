@@ -1,4 +1,4 @@
-"""A cohort's report for paper and word processors: a PDF, and table one as a page that they open."""
+"""A cohort's report for printing and word processors: a PDF, and table one as an HTML page they can open."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ class WorklistItem:
     Parameters
     ----------
     case_id : str
-        Which.
+        Name of the case.
     flags : mapping of str to str
         Why to look at it: flags in order of gravity, each with a sentence.
     reviewed_by : str or None

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -99,7 +99,7 @@ def run_cohort(
     """Segment and measure every case of a manifest; run again, it does only what is missing or changed.
 
     Each case is a record on disk as soon as it is done: a run that was stopped, killed or lost its power
-    goes on where it was. A case that fails, hangs or takes too much memory becomes a row with its error.
+    continues. A case that fails, hangs or takes too much memory becomes a row with its error.
     Of a case whose HU definitions, height or corrections changed only the row is made again, from the
     stored predictions of the model.
 
@@ -138,7 +138,7 @@ def run_cohort(
         found = _find_finished(listing, store, config)
         if found is not None:
             return replace(found, seconds=time.perf_counter() - started)
-    cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else list(manifest)
+    cases = read_manifest(manifest) if isinstance(manifest, (str, os.PathLike)) else _checked_cases(manifest)
     config = config.resolve(len(cases))
     _require_own_folder(store, cases)
     tally = _Tally()
@@ -210,6 +210,19 @@ def run_cohort(
         seconds=time.perf_counter() - started,
         peak_memory_mb=peak_mb,
     )
+
+
+def _checked_cases(cases: Sequence[Case]) -> list[Case]:
+    """Check that a list of cases is one."""
+    given = list(cases) if isinstance(cases, Iterable) else [cases]
+    for case in given:
+        if not isinstance(case, Case):
+            raise InputError(
+                "a cohort is a manifest or a list of cases",
+                received=type(case).__name__,
+                hint="Give the path of a CSV file, or a list of ctai_sam2.cohort.Case.",
+            )
+    return given
 
 
 def _config_of(config: CohortConfig | None, options: Mapping[str, Any]) -> CohortConfig:
@@ -349,7 +362,7 @@ def _dispatch_here(tasks: list[CaseTask], order: RunOrder, workers: int, tally: 
             for one in finished:
                 one.result()
     finally:
-        # Also after Ctrl-C: cases in hand are given up, whole files stay.
+        # Also after Ctrl-C: unfinished cases are given up, complete files stay.
         pool.stop.set()
         drivers.shutdown(wait=True, cancel_futures=True)
         pool.close()

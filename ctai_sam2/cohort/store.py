@@ -203,7 +203,7 @@ class CohortStore:
         Parameters
         ----------
         case_id : str
-            Which.
+            Name of the case.
         index : RecordIndex
             See `read_index`.
         states : mapping of str to FileState

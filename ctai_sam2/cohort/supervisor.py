@@ -35,7 +35,7 @@ _END = object()
 
 
 class Stopped(Exception):
-    """The run was stopped while a case was in hand."""
+    """The run was stopped in the middle of a case."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,14 +40,14 @@ def write_levels(
 ) -> tuple[str, ...]:
     """Segment the range of levels of a case and write masks and tables; returns warnings for its row.
 
-    Finished slices are kept in the case's folder: after a kill or an outage the case goes on from them.
+    Finished slices are stored in the case's folder: after a kill or an outage the case continues from them.
 
     Parameters
     ----------
     store, config
         The cohort's folder; ``config.levels`` is the range.
     case_id : str
-        Which case.
+        Name of the case.
     image : CTVolume or CTSlice
         A single slice has no levels, which is a warning.
     open_segmenter : callable
@@ -114,7 +114,7 @@ def correct_levels(
     store, config
         The cohort's.
     case_id : str
-        Which case.
+        Name of the case.
     volume : CTVolume
         Its study.
     masks : mapping of str to mapping of int to array_like of bool, shape (H, W)

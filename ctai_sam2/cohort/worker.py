@@ -99,7 +99,7 @@ class CaseWorker:
             self._store.write_record(record)
             before = None if old is None else old.content_sha256
             changed = before is not None and before != record.content_sha256
-        except Exception as error:  # whatever a case does, the others go on
+        except Exception as error:  # whatever a case does, the others continue
             return self._failed(task, error, time.perf_counter() - started)
         return CaseOutcome(
             case_id=task.case.case_id,
@@ -151,7 +151,7 @@ class CaseWorker:
         self._store.write_record(record.model_copy(update=known))
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._reader.shutdown(wait=False, cancel_futures=True)
         if self._segmenter is not None:
             self._segmenter.close()

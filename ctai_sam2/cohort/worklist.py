@@ -42,7 +42,7 @@ from ctai_sam2.types.context import ClosedByWith
 
 
 class Worklist:
-    """The cases of a cohort that a reader should look at, the gravest first.
+    """The cases of a cohort that a reader should look at, the most serious first.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Worklist:
 
     @property
     def items(self) -> tuple[WorklistItem, ...]:
-        """All flagged cases, those not reviewed first, the gravest of them first."""
+        """All flagged cases, those not reviewed first, the most serious first."""
         flagged = [item for item in self._items.values() if item.flags]
         return tuple(sorted(flagged, key=_gravity))
 
@@ -153,7 +153,7 @@ class Worklist:
         Parameters
         ----------
         case_id : str
-            Which.
+            Name of the case.
         masks : mapping of str to array_like of bool, shape (H, W)
             By structure, on the slice of `load`.
         who : str
@@ -221,7 +221,7 @@ class Worklist:
         Parameters
         ----------
         case_id : str
-            Which.
+            Name of the case.
         mask_source : MaskSource, optional
             For further clicks; without it one click is disabled and everything else works.
 
@@ -353,7 +353,7 @@ class Editing(ClosedByWith):
         return self.worklist.correct(self.case.item.case_id, self.changed, who=who, what=what)
 
     def close(self) -> None:
-        """Let go of the journal; what is drawn and not saved is there again the next time."""
+        """Release the journal; what is drawn and not saved is there again the next time."""
         self.record.close()
 
 

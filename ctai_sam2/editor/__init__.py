@@ -23,6 +23,7 @@ from ctai_sam2.editor.session import KeepsEvents
 from ctai_sam2.editor.tools import Preview
 from ctai_sam2.editor.view import View
 from ctai_sam2.editor.viewport import Viewport
+from ctai_sam2.editor.warning_text import show_warning
 
 __all__ = [
     "ACTIONS",
@@ -52,6 +53,7 @@ __all__ = [
     "measure_labels",
     "render_grey",
     "render_overlay",
+    "show_warning",
     "take_over",
     "text",
 ]

@@ -1,4 +1,4 @@
-"""Who a slice's masks are from: the model alone, or a person who drew or changed them."""
+"""Who made a slice's masks: the model alone, or a reader who drew or changed them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ctai_sam2.types import Mask
 
 
 def author_of(document: Document, label: str, index: int | None = None) -> Author | None:
-    """Who the mask on a slice is from; None where it is empty.
+    """Who made the mask on a slice; None where it is empty.
 
-    What can no longer be traced, because the steps it came from were dropped, counts as a reader's.
+    A mask that can no longer be traced, because its steps were dropped, counts as a reader's.
     """
     index = document.index if index is None else index
     mask, model = document.mask(label, index), model_mask(document, label, index)
@@ -23,7 +23,7 @@ def author_of(document: Document, label: str, index: int | None = None) -> Autho
 
 
 def model_mask(document: Document, label: str, index: int | None = None) -> Mask | None:
-    """Mask as the model left it last, before a reader went on, on a slice; None where it left none."""
+    """Return the model's last mask on a slice, before later edits by a reader; None where there is none."""
     index = document.index if index is None else index
     mask = document.mask(label, index)
     for edit in reversed(document.history.done):
@@ -38,17 +38,17 @@ def model_mask(document: Document, label: str, index: int | None = None) -> Mask
 
 
 def model_of(document: Document, index: int | None = None) -> str:
-    """Name of the model that made masks of a slice last; empty where none did."""
+    """Name of the model that last made a mask on a slice; empty where none did."""
     index = document.index if index is None else index
     edits = (edit.made_by for edit in reversed(document.history.done) if edit.index == index and edit.made_by)
     return next(edits, "")
 
 
 def hand_share(document: Document, index: int | None = None) -> float | None:
-    """Share of a slice's pixels that a reader drew or erased since the model, of all in either's masks.
+    """Share of a slice's outlined pixels that a reader drew or erased after the model.
 
-    1 where the model had no part in them, 0 where they are as the model made them; None where nothing was
-    ever outlined.
+    Of all pixels in the model's masks or the present ones: 1 where the model had no part in them, 0 where
+    they are as the model made them; None where nothing was ever outlined.
     """
     changed = either = 0
     for label in document.labels:

@@ -129,16 +129,21 @@ class Controller(PointerSession):
                 self.call("accept")
 
     def cancel(self) -> None:
-        """Escape: refuse the confirmation, else drop the gesture, else cancel inference."""
+        """Escape: refuse the confirmation, or drop the gesture, or close the help, or cancel inference."""
         with self.lock:
             if self.confirmation is not None:
                 self.resolve_confirmation(False)
-            elif not self.cancel_gesture():
+            elif not (self.cancel_gesture() or self._dismiss()):
                 self.inference.cancel()
 
     def close(self) -> None:
         """Stop the worker. The record stays open: its owner closes it."""
         self.inference.close()
+
+    def _dismiss(self) -> bool:
+        """Close what the view shows over the picture; whether there was anything."""
+        handler = self.handlers.get("dismiss")
+        return handler is not None and bool(handler())
 
     def _pointed_at(self) -> None:
         if self._runs_by_itself:

@@ -70,7 +70,7 @@ class Profile:
     Parameters
     ----------
     name : str
-        ``l3`` or ``middle``; its title is in `strings`.
+        ``l3`` or ``middle``; its title is in `editor.i18n`.
     plane : Plane
         The plane of its slices; one of unknown or oblique plane is taken too.
     labels : tuple of Label

@@ -29,7 +29,7 @@ class View:
     outline_only : bool
         Draw masks' outlines instead of filling them.
     tool : str
-        Name of the tool in hand.
+        Name of the active tool.
     brush_radius_mm : float
         Of brush and eraser.
     positive : bool

@@ -46,7 +46,7 @@ class Example:
     Parameters
     ----------
     case, structure : str
-        Which.
+        Names of the case and of the structure.
     pictures : tuple of Picture
         One for each of these predictions that exists.
     """

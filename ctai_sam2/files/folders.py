@@ -38,6 +38,26 @@ def files_below(folder: Path, skipped: list[tuple[str, str]]) -> Iterator[Path]:
     yield from _walk(folder, skipped, seen)
 
 
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """Path of what a user names; ``~`` is the home folder.
+
+    Raises
+    ------
+    InputError
+        If it is no path, or an empty one, which would be the working directory.
+    """
+    try:
+        text = os.fspath(path)
+    except TypeError as error:
+        raise InputError("a path is text or a pathlib.Path", received=type(path).__name__) from error
+    if not text:
+        raise InputError("the path is empty", hint="Give the path of a file or folder.")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a home folder that is not known: there is nothing at that path
+        return Path(text)
+
+
 def require_file(path: Path) -> None:
     """Refuse to open what is no file: nothing, a folder, a pipe that never ends, a device.
 

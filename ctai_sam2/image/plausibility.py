@@ -71,7 +71,7 @@ MAX_VOXELS = 2**31
 _BYTES_PER_VOXEL = 5
 """At the widest point of reading: what was decoded, and the same in canonical order."""
 
-_OVERRIDE = "any_region=True (--any-region) goes on without this check"
+_OVERRIDE = "any_region=True (--any-region) skips this check"
 
 _LUNG_HU = (-1000.0, -400.0)
 _BONE_HU = 250.0

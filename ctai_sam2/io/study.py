@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import DicomError, GeometryError, InputError
+from ctai_sam2.files.folders import as_path
 from ctai_sam2.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
@@ -73,7 +74,7 @@ def read_study(
     detector, not in the patient. Messages name files by the last part of
     their path only.
     """
-    path = Path(path)
+    path = as_path(path)
     _require_there(path)
     if path.is_dir():
         return _read_folder(path, series_uid, on_progress)
@@ -125,7 +126,7 @@ def list_series(
     DicomError
         If a single file was given and it is damaged.
     """
-    path = Path(path)
+    path = as_path(path)
     _require_there(path)
     if path.is_dir():
         found = scan_folder(path, on_progress=on_progress)
@@ -150,7 +151,7 @@ def find_series(path: str | os.PathLike[str], *, series_uid: str | None = None) 
     InputError, DicomError, GeometryError
         As `read_study`.
     """
-    path = Path(path)
+    path = as_path(path)
     _require_there(path)
     if path.is_dir():
         found = scan_folder(path)
@@ -198,7 +199,7 @@ def read_slice(
     GeometryError
         If it states no pixel spacing and none was given.
     """
-    path = Path(path)
+    path = as_path(path)
     _require_there(path)
     if path.is_dir():
         raise InputError(
@@ -402,7 +403,10 @@ def _require_there(path: Path) -> None:
     except OSError:
         there = False
     if not there:
-        raise InputError(f"there is nothing at {path.name or path}", hint="Check the path.")
+        raise InputError(
+            f"there is nothing at {path.name or path}",
+            hint="Check the path; a relative one starts at the working directory.",
+        )
     if not (path.is_dir() or path.is_file()):
         raise InputError(f"{path.name} is neither a file nor a folder", hint="Check the path.")
 

@@ -13,7 +13,7 @@ _TAKEN = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 def lock_file(path: Path) -> int | None:
     """Lock a file next to a journal; return its descriptor, or None where another process holds it.
 
-    On some network file systems a lock does not hold: what is written must be verified all the same.
+    On some network file systems a lock does not hold: what is written must be verified anyway.
     The file itself stays: it carries nothing, and removing it would let two writers hold two locks.
 
     Raises

@@ -34,6 +34,7 @@ from ctai_sam2.measure.columns import SIDED_GROUPS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, HuRange, TissueDefinitions
 from ctai_sam2.measure.quality import map_quality
 from ctai_sam2.types import Mask
+from ctai_sam2.types.checks import require_type
 
 Row: TypeAlias = dict[str, float | int | str | None]
 
@@ -177,6 +178,7 @@ def estimate_fat_mass_kg(adipose_cm2: float) -> float:
 
 def _compose(masks: Mapping[str, ArrayLike], hu: NDArray[Any]) -> dict[str, Mask]:
     """Masks by the columns' tissue names: psoas of both sides, combo of muscle and psoas."""
+    require_type(masks, Mapping, "masks")
     known = (*MASK_NAMES, *GROUP_MASK_NAMES)
     unknown = sorted(set(masks) - set(known))
     if unknown:
@@ -258,7 +260,9 @@ def _checked_hu(hu: ArrayLike) -> NDArray[Any]:
     values = np.asarray(hu)
     if values.ndim != 2 or values.size == 0 or not np.issubdtype(values.dtype, np.number):
         raise InputError(
-            "Hounsfield units must be a non-empty (H, W) array", received=f"shape {values.shape}"
+            "Hounsfield units must be a non-empty (H, W) array",
+            received=f"shape {values.shape}" if values.ndim else type(hu).__name__,
+            hint="Of a CTSlice pass its .hu and .spacing_mm.",
         )
     if np.iscomplexobj(values) or not np.isfinite(values).all():
         raise InputError("Hounsfield units must be finite", hint="Replace padding by air (-1024 HU).")
@@ -273,8 +277,11 @@ def require_height(height_m: float | None) -> float | None:
     InputError
         If it is no height of a person in metres.
     """
-    if height_m is None or math.isnan(height_m):
-        return None
+    try:
+        if height_m is None or math.isnan(height_m):
+            return None
+    except TypeError as error:
+        raise InputError("a body height is a number of metres", received=height_m) from error
     if not 0.4 <= height_m <= 2.6:
         raise InputError(
             "a body height lies between 0.4 and 2.6 m", received=height_m, hint="Give it in metres."

@@ -118,7 +118,7 @@ class ReferenceComparison:
     Parameters
     ----------
     table : ReferenceTable
-        Which.
+        The table that was used.
     group : ReferenceGroup
         Of it.
     value : float

@@ -124,6 +124,9 @@ class CachedSegmenter(ClosedByWith):
         self._trouble: str | None = None
         self._folder = None if folder is None else Path(folder).expanduser()
 
+    def __repr__(self) -> str:
+        return f"CachedSegmenter({self._inner!r})"
+
     @property
     def identity(self) -> ModelIdentity:
         """The model of the inner segmenter."""

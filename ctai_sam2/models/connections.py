@@ -2,7 +2,7 @@
 
 A time-out of a socket counts from one byte to the next, so that a server which sends a byte now and then is
 never late. Here a call has a deadline as a whole: it runs in a thread of its own, and when its time is up the
-caller goes on and the connection is shut down, which ends the thread as well.
+caller continues and the connection is shut down, which ends the thread as well.
 """
 
 from __future__ import annotations

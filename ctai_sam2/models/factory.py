@@ -59,7 +59,8 @@ def open_segmenter(kind: SegmenterKind = "auto", settings: Settings | None = Non
         raise InputError(
             "there is no such kind of segmenter",
             received=kind,
-            hint=f"Use one of {', '.join(get_args(SegmenterKind))}.",
+            hint=f"Use one of {', '.join(get_args(SegmenterKind))}; a model is chosen with "
+            "settings=Settings(model=...) or SAM2_MODEL.",
         )
     settings = settings or Settings()
     if not settings.enabled:

@@ -176,6 +176,9 @@ class LocalSegmenter(ClosedByWith):
         self._failure: str | None = None
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"LocalSegmenter({self._name})"
+
     @property
     def identity(self) -> ModelIdentity:
         """The model, its weights' digest, device and precision; loads it if that was not done."""

@@ -78,7 +78,7 @@ class Segmenter(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of memory, files and connections. May be called twice."""
+        """Release memory, files and connections. May be called twice."""
         ...
 
     def __enter__(self: _Self) -> _Self:

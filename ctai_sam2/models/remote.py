@@ -133,6 +133,9 @@ class RemoteSegmenter(ClosedByWith):
         self._identity: tuple[float, ModelIdentity] | None = None
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"RemoteSegmenter({self.url})"
+
     @property
     def identity(self) -> ModelIdentity:
         """The model of the service, as reported within the last half minute or now.

@@ -62,7 +62,7 @@ def run_long(work: Callable[[], T]) -> T:
     try:
         return done.result()
     finally:
-        # The caller goes on when the team is gone, too.
+        # The caller also continues when the team is gone.
         thread.join()
 
 

@@ -30,9 +30,10 @@ from ctai_sam2.segmentation.prediction import (
 )
 from ctai_sam2.segmentation.prompted_side import keep_prompted_side
 from ctai_sam2.segmentation.prompts import make_axial_prompt
-from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult
-from ctai_sam2.structures import AXIAL_STRUCTURES, Structure
+from ctai_sam2.segmentation.results import AxialResult, PredictsMasks, StructureResult, require_segmenter
+from ctai_sam2.structures import AXIAL_STRUCTURES, Structure, require_structures
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+from ctai_sam2.types.checks import require_type
 
 CONFIDENCE_THRESHOLD = 0.5
 """Below this confidence a mask gets a warning, unless specified otherwise."""
@@ -41,6 +42,7 @@ _DOUBTFUL_AGREEMENT = 0.6
 _OUTLINE_ERROR_MM = 6.0
 _SIDES: tuple[Structure, ...] = ("psoas_left", "psoas_right")
 _PROMPTED: tuple[Structure, ...] = (*_SIDES, "muscle")
+_TAKES_PROMPT: tuple[Structure, ...] = (*_PROMPTED, "vertebra")
 _FATS: tuple[Fat, ...] = ("sat", "vat", "imat")
 
 
@@ -68,7 +70,19 @@ class AxialSession(FramedSlice):
         definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
         confidence_threshold: float = CONFIDENCE_THRESHOLD,
     ) -> AxialSession:
-        """Frame a slice."""
+        """Frame a slice.
+
+        Raises
+        ------
+        InputError
+            If the threshold is not between 0 and 1.
+        """
+        if not 0 <= confidence_threshold <= 1:
+            raise InputError(
+                "a threshold of confidence lies between 0 and 1",
+                received=confidence_threshold,
+                hint="Give 0.5 for 50 %.",
+            )
         return cls(
             ct_slice=ct_slice,
             frame=frame_for(ct_slice, window),
@@ -433,6 +447,11 @@ def segment_axial(
     Unavailable
         If the segmenter is not available.
     """
+    require_type(ct_slice, CTSlice, "ct_slice")
+    require_segmenter(segmenter)
+    structures, prompts = require_structures(structures), require_prompts(prompts)
+    require_type(window, Window, "window")
+    require_type(definitions, TissueDefinitions, "definitions")
     require_axial(ct_slice)
     require_measurable_slice(ct_slice)
     notes = require_region(ct_slice, prompted=bool(prompts), any_region=any_region)
@@ -454,8 +473,32 @@ def _segmented_for(wanted: Sequence[Structure]) -> list[Structure]:
         needs |= set(_SIDES)
     if not needs.isdisjoint(_FATS):
         needs.add("muscle")
-    singles: tuple[Structure, ...] = (*_SIDES, "muscle", "vertebra")
-    return [name for name in singles if name in needs]
+    return [name for name in _TAKES_PROMPT if name in needs]
+
+
+def require_prompts(prompts: Mapping[str, Prompt] | None) -> dict[str, Prompt]:
+    """Check prompts by structure: one under a name that takes none would be passed over without a word.
+
+    Raises
+    ------
+    InputError
+        If a name takes no prompt here, or a value is no prompt.
+    """
+    if prompts is not None and not isinstance(prompts, Mapping):
+        raise InputError(
+            "prompts are given by structure",
+            received=type(prompts).__name__,
+            hint='For example prompts={"psoas_left": Prompt.point(x, y)}.',
+        )
+    for name, prompt in (prompts or {}).items():
+        if name not in _TAKES_PROMPT:
+            raise InputError(
+                "no prompt is taken for this structure",
+                received=str(name)[:40],
+                hint=f"Give one for {', '.join(_TAKES_PROMPT)}; fat follows from the muscle.",
+            )
+        require_type(prompt, Prompt, f"the prompt for {name}")
+    return dict(prompts or {})
 
 
 def require_axial(ct_slice: CTSlice) -> None:

@@ -13,8 +13,9 @@ from ctai_sam2.image.distances import within_distance
 from ctai_sam2.image.frame import Frame, frame_sagittal, frame_slice
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult, require_segmenter
 from ctai_sam2.types import CTSlice, Mask, Prediction, Prompt, Window
+from ctai_sam2.types.checks import as_float
 
 WEIGHT_OF_AGREEMENT = 0.5
 """How much a candidate's overlap with the rough outline counts in addition to the model's own score."""
@@ -74,7 +75,12 @@ def segment(
         prediction = segment(volume.axial(41), (180, 260), segmenter)
         prediction.mask, prediction.confidence_score
     """
-    placed = prompt if isinstance(prompt, Prompt) else Prompt.point(*prompt)
+    require_segmenter(segmenter)
+    placed = (
+        prompt
+        if isinstance(prompt, Prompt)
+        else Prompt(points_xy=np.reshape(as_float(prompt, "a point"), (1, -1)))
+    )
     if isinstance(image, CTSlice):
         return predict_on_slice(segmenter, frame_for(image, window, placed), placed)
     return segmenter.predict(image, placed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _WORTH_PROPOSING = 0.05
 
 
+def _count_warnings(warnings: Sequence[str]) -> str:
+    """Say how many warnings there are, at the end of a short description."""
+    return "" if not warnings else f", {len(warnings)} warning{'' if len(warnings) == 1 else 's'}"
+
+
 class PredictsMasks(Protocol):
     """The part of a segmenter that segmentation needs."""
 
@@ -33,6 +38,22 @@ class PredictsMasks(Protocol):
     ) -> Prediction:
         """Predict candidate masks for a prompt on a windowed image (H, W), of the image's shape."""
         ...
+
+
+def require_segmenter(segmenter: object) -> None:
+    """Check that an argument can segment, before it fails somewhere deep inside.
+
+    Raises
+    ------
+    InputError
+        If it cannot.
+    """
+    if not callable(getattr(segmenter, "predict", None)):
+        raise InputError(
+            "segmenter must be a segmenter",
+            received=type(segmenter).__name__,
+            hint="Open one: with open_segmenter() as segmenter.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -74,7 +95,7 @@ class StructureResult:
 
     def __repr__(self) -> str:
         sure = "" if self.confidence is None else f", confidence {self.confidence:.2f}"
-        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        noted = _count_warnings(self.warnings)
         return f"StructureResult({self.structure}, {int(self.mask.sum())} pixels{sure}{noted})"
 
 
@@ -103,7 +124,7 @@ class AxialResult:
     muscle_groups: Mapping[str, Mask] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        noted = _count_warnings(self.warnings)
         return f"AxialResult({', '.join(self.structures)}{noted})"
 
     def _repr_html_(self) -> str:
@@ -309,7 +330,7 @@ class StudyResult:
         return self.axial.masks
 
     def __repr__(self) -> str:
-        noted = f", {len(self.warnings)} warnings" if self.warnings else ""
+        noted = _count_warnings(self.warnings)
         return f"StudyResult(mid-L3 at axial index {self.axial_index}: {', '.join(self.masks)}{noted})"
 
     def _repr_html_(self) -> str:

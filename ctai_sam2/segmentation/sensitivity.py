@@ -18,9 +18,10 @@ from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation.axial import AxialSession, require_axial
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
-from ctai_sam2.segmentation.results import PredictsMasks, StructureResult
-from ctai_sam2.structures import Structure
+from ctai_sam2.segmentation.results import PredictsMasks, StructureResult, require_segmenter
+from ctai_sam2.structures import STRUCTURES, Structure, require_structures
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
+from ctai_sam2.types.checks import as_index, require_type
 
 _MOST_TRIALS = 200
 _PROMPTED: tuple[Structure, ...] = ("psoas_left", "psoas_right", "muscle")
@@ -28,7 +29,7 @@ _MOST_PAIRS = 300
 _TRIES_PER_POINT = 20
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Robustness:
     """One structure segmented repeatedly, each time with a slightly different prompt.
 
@@ -61,6 +62,12 @@ class Robustness:
     jitter_mm: float
     failed: int
 
+    def __repr__(self) -> str:
+        return (
+            f"Robustness({self.structure}, {len(self.areas_mm2)} trials, area {self.area_mean_mm2:.0f} "
+            f"± {self.area_sd_mm2:.0f} mm², {self.failed} empty)"
+        )
+
     @property
     def area_mean_mm2(self) -> float:
         """Mean area of the trials."""
@@ -84,7 +91,7 @@ class SliceSensitivityRow:
     Parameters
     ----------
     structure : str
-        Which.
+        Name of the structure.
     axial_index : int
         0 is the most inferior slice.
     offset_mm : float
@@ -167,9 +174,12 @@ def robustness(
         raise InputError(f"between 2 and {_MOST_TRIALS} trials are needed", received=n)
     if not (np.isfinite(jitter_mm) and jitter_mm > 0):
         raise InputError("the jitter must be more than 0 mm", received=jitter_mm)
-    wanted = structure if isinstance(prompt, Prompt) else prompt
-    if wanted is None:
-        raise InputError("a prompt of one's own needs a structure", hint='Give structure="psoas_left".')
+    require_type(ct_slice, CTSlice, "ct_slice")
+    require_segmenter(segmenter)
+    named = structure if isinstance(prompt, Prompt) else prompt
+    if named is None:
+        raise InputError("a prompt of your own needs a structure", hint='Give structure="psoas_left".')
+    (wanted,) = require_structures((named,), STRUCTURES)
     if wanted != "l3":
         require_axial(ct_slice)
         require_measurable_slice(ct_slice)
@@ -240,18 +250,13 @@ def slice_sensitivity(
     SegmenterError
         If the segmenter fails; that says nothing about the slice.
     """
+    require_type(volume, CTVolume, "volume")
+    require_segmenter(segmenter)
     depth = volume.shape_zyx[0]
-    if not 0 <= axial_index < depth:
-        raise InputError(
-            "no such axial slice", received=axial_index, hint=f"The volume has slices 0 to {depth - 1}."
-        )
+    axial_index = as_index(axial_index, depth, "axial slice")
     if k < 1:
         raise InputError("at least one slice on each side is needed", received=k)
-    unknown = [name for name in structures if name not in MASK_NAMES]
-    if unknown or not structures:
-        raise InputError(
-            "no such structure to measure", received=unknown, hint=f"One of {', '.join(MASK_NAMES)}."
-        )
+    structures = require_structures(structures, MASK_NAMES)
     require_measurable_volume(volume)
     require_region(volume.axial(axial_index), any_region=any_region)
     indices = range(max(axial_index - k, 0), min(axial_index + k, depth - 1) + 1)

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from ctai_sam2.errors import AnatomyNotFound, InputError
+from ctai_sam2.image.masks import as_mask
 from ctai_sam2.image.plausibility import (
     require_measurable_slice,
     require_measurable_volume,
@@ -21,10 +22,12 @@ from ctai_sam2.segmentation.axial import (
     CONFIDENCE_THRESHOLD,
     AxialSession,
     require_axial,
+    require_prompts,
 )
 from ctai_sam2.segmentation.levels.sagittal import (
     choose_l3,
     find_l3,
+    require_sagittal,
     segment_l3_by_user,
     spine_on_slice,
 )
@@ -45,9 +48,11 @@ from ctai_sam2.segmentation.results import (
     PredictsMasks,
     StructureResult,
     StudyResult,
+    require_segmenter,
 )
-from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure
+from ctai_sam2.structures import AXIAL_STRUCTURES, STRUCTURES, Structure, require_structures
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prompt, Window
+from ctai_sam2.types.checks import as_index, require_type
 
 _LEAST_COUNTABLE_MM = 60.0
 
@@ -102,11 +107,15 @@ def segment_structure(
     Unavailable
         If the segmenter is not available.
     """
-    if structure not in STRUCTURES:
-        raise InputError("no such structure", received=structure, hint=f"One of {', '.join(STRUCTURES)}.")
+    require_type(ct_slice, CTSlice, "ct_slice")
+    require_segmenter(segmenter)
+    (structure,) = require_structures((structure,), STRUCTURES)
+    if prompt is not None:
+        require_type(prompt, Prompt, "prompt")
+    require_type(window, Window, "window")
+    require_type(definitions, TissueDefinitions, "definitions")
     if structure == "l3":
-        if ct_slice.plane in ("axial", "coronal"):
-            raise InputError("L3 is segmented on a sagittal slice", received=ct_slice.plane)
+        require_sagittal(ct_slice)
         if prompt is not None:
             return segment_l3_by_user(ct_slice, segmenter, prompt, window)
         found = find_l3(ct_slice, segmenter, window=window)
@@ -180,13 +189,14 @@ def segment_study(
         If the segmenter is not available.
     """
     if slices not in SLICE_COUNTS:
-        raise InputError("a median is taken of 1, 3 or 5 slices", received=slices)
+        raise InputError("a median is taken of 1, 3 or 5 slices", received=repr(slices))
+    require_type(volume, CTVolume, "volume")
+    require_segmenter(segmenter)
+    structures = require_structures(structures)
     require_measurable_volume(volume)
     depth = volume.shape_zyx[0]
-    if axial_index is not None and not 0 <= axial_index < depth:
-        raise InputError(
-            "no such axial slice", received=axial_index, hint=f"The volume has 0 to {depth - 1}."
-        )
+    if axial_index is not None:
+        axial_index = as_index(axial_index, depth, "axial slice")
     sagittal: L3Result | None = None
     warnings = list(volume.warnings)
     if depth == 1 and axial_index is None and l3_xy is None:
@@ -212,6 +222,7 @@ def segment_study(
     ct_slice = volume.axial(axial_index)
     require_measurable_slice(ct_slice)
     warnings += require_region(ct_slice, prompted=bool(prompts), any_region=any_region)
+    prompts = require_prompts(prompts)
     session = AxialSession.open(
         ct_slice,
         segmenter,
@@ -349,6 +360,8 @@ def find_l3_in_volume(
     Unavailable
         If the segmenter is not available.
     """
+    require_type(volume, CTVolume, "volume")
+    require_segmenter(segmenter)
     if l3_xy is not None:
         column = choose_sagittal_index(volume) if sagittal_index is None else sagittal_index
         return find_l3(volume.sagittal(column), segmenter, l3_xy=l3_xy, window=window)
@@ -396,11 +409,17 @@ def mid_l3_axial_index(volume: CTVolume, l3_mask: Mask) -> int:
     InputError
         If the mask is empty or does not fit the volume.
     """
+    require_type(volume, CTVolume, "volume")
+    l3_mask = as_mask(l3_mask)
     depth, height, _ = volume.shape_zyx
-    if l3_mask.shape != (depth, height) or not l3_mask.any():
+    if l3_mask.shape != (depth, height):
         raise InputError(
-            "a mask of L3 on a sagittal slice of this volume is needed", received=f"shape {l3_mask.shape}"
+            "a mask of L3 on a sagittal slice of this volume is needed",
+            received=f"shape {l3_mask.shape}",
+            hint=f"Such a slice has the shape {(depth, height)}.",
         )
+    if not l3_mask.any():
+        raise InputError("the mask of L3 is empty")
     rows = np.flatnonzero(l3_mask.any(axis=1))
     indices = [volume.axial_index_of_row(int(row)) for row in rows]
     positions = np.asarray(volume.slice_positions_mm)

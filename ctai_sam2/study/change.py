@@ -16,15 +16,16 @@ from ctai_sam2.io import write_overlay_png
 from ctai_sam2.measure.columns import COLUMN_TABLE
 from ctai_sam2.measure.contrast import acquisition_cautions
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation import segment_study
+from ctai_sam2.segmentation import StudyResult, segment_study
 from ctai_sam2.segmentation.slice_match import SliceMatch, match_slice
 from ctai_sam2.study.row import TableRow, estimate_slice_phase, measure_study
 from ctai_sam2.types import Acquisition
+from ctai_sam2.types.checks import require_type
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ctai_sam2.segmentation import PredictsMasks, StudyResult
+    from ctai_sam2.segmentation import PredictsMasks
 
 CHANGED_COLUMNS: tuple[str, ...] = (
     "sma_cm2",
@@ -65,7 +66,7 @@ class MeasureChange:
     Parameters
     ----------
     column, unit : str
-        Which.
+        Name of the column, and its unit.
     first, second : float
         Its values.
     least_change : float or None
@@ -191,6 +192,8 @@ def compare_studies(
     Unavailable
         If the segmenter is not available.
     """
+    require_type(first, StudyResult, "first")
+    require_type(second, StudyResult, "second")
     unknown = sorted(set(least_changes or ()) - set(CHANGED_COLUMNS))
     if unknown:
         raise InputError("no such measure", received=unknown, hint=f"One of {', '.join(CHANGED_COLUMNS)}.")

@@ -13,6 +13,7 @@ import numpy as np
 from ctai_sam2.errors import DamagedFile, InputError
 from ctai_sam2.exchange import read_structure_mask, split_label
 from ctai_sam2.files.atomic import write_json, write_table_csv
+from ctai_sam2.files.folders import as_path
 from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.plausibility import require_measurable_slice, require_region
@@ -30,6 +31,7 @@ from ctai_sam2.study.row import measure_results as measure_results
 from ctai_sam2.study.row import measure_study as measure_study
 from ctai_sam2.study.row import results_by_name
 from ctai_sam2.types import CTSlice, CTVolume, Mask
+from ctai_sam2.types.checks import require_type
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import L3Result, StructureResult, StudyResult
@@ -115,7 +117,11 @@ def write_study(
     StorageError
         If something cannot be written.
     """
-    folder = Path(folder)
+    from ctai_sam2.segmentation import StudyResult
+
+    require_type(study, StudyResult, "study")
+    require_type(row, Mapping, "row")
+    folder = as_path(folder)
     claim_folder(folder, study.volume)
     masks: list[Path] = []
     for name, result in results_by_name(study).items():

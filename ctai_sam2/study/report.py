@@ -90,7 +90,7 @@ class ReportedNumber:
     Parameters
     ----------
     column, unit : str
-        Which.
+        Name of the column, and its unit.
     value : str
         With the digits that make sense.
     z, percentile : str

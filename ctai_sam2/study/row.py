@@ -19,6 +19,7 @@ from ctai_sam2.measure.contrast import (
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.quality import body_circumference_cm
 from ctai_sam2.types import CTSlice, Mask
+from ctai_sam2.types.checks import require_type
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import StructureResult, StudyResult
@@ -87,6 +88,10 @@ def measure_study(
     InputError
         If the height is not plausible.
     """
+    from ctai_sam2.segmentation import StudyResult
+
+    require_type(study, StudyResult, "study")
+    require_type(definitions, TissueDefinitions, "definitions")
     by_software = study.level_chosen_by == "software"
     return measure_results(
         study.axial.ct_slice,

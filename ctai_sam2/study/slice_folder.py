@@ -1,4 +1,4 @@
-"""Finished slices and anchors of a volume on disk, from which an interrupted run goes on."""
+"""Finished slices and anchors of a volume on disk, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class SliceFolder:
-    """Keeps finished slices and anchors as files, one a slice, so that an interrupted run goes on.
+    """Keeps finished slices and anchors as files, one a slice, so that an interrupted run can continue.
 
     A file holds outlines as run lengths and nothing of the patient. One that is damaged is made again.
 
@@ -98,7 +98,7 @@ class SliceFolder:
             raise InputError(
                 "anchors.zip, which holds what a reader drew, is damaged",
                 received=type(error).__name__,
-                hint="Restore it from a backup, or delete it to go on without.",
+                hint="Restore it from a backup, or delete it to continue without it.",
             ) from error
         return anchors if kept_for == volume_key else []
 

@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--held-out", nargs="*", default=[], help="files and folders whose name contains this are not read"
     )
-    train.add_argument("--resume", action="store_true", help="go on from the run's own checkpoint")
+    train.add_argument("--resume", action="store_true", help="continue from the run's own checkpoint")
     train.add_argument(
         "--resume-from", type=Path, help="begin from a checkpoint of a run with the same schedule so far"
     )
@@ -126,7 +126,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--version", default="1")
     levels = commands.add_parser("levels", help="train the network that finds and names vertebrae")
-    levels.add_argument("--out", type=Path, required=True, help="folder of the run; goes on where it stopped")
+    levels.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; continues where it stopped"
+    )
     levels.add_argument("--bank", type=Path, help="folder that keeps the drawn spines (default: in --out)")
     levels.add_argument("--drawn", type=int, default=1200, help="drawn spines in the bank")
     levels.add_argument("--phantoms", type=int, default=160, help="phantom slices in the bank")

@@ -128,7 +128,7 @@ DENSE_SCHEDULES: Final = {
 }  # fmt: skip
 """``phantoms`` from random weights, then ``close`` from those: half of the images cut out about the spine.
 
-``unlabelled`` goes on with `FURTHER_KINDS` and slices without masks (`pseudo_labels`), ``real`` with slices
+``unlabelled`` continues with `FURTHER_KINDS` and slices without masks (`pseudo_labels`), ``real`` with slices
 of one's own; ``smoke`` shows that the pipeline runs.
 """
 

@@ -220,7 +220,7 @@ def draw_prompted(
     has_mask = np.zeros(objects, dtype=bool)
     structure = np.full(objects, -1, dtype=np.int64)
     if usable.size == 0:
-        # Only a body-less crop: ask for what is brighter than air, so that the step goes on.
+        # Only a body-less crop: ask for what is brighter than air, so that the step can proceed.
         usable_masks = [grey > 0 if (grey > 0).any() else np.ones_like(grey, dtype=bool)]
         chosen = np.zeros(objects, dtype=int)
         names = ["body"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import GeometryError, InputError
-from ctai_sam2.types.checks import as_float, frozen, set_field
+from ctai_sam2.types.checks import as_array, as_float, as_index, as_texts, frozen, set_field
 
 Plane: TypeAlias = Literal["axial", "sagittal", "coronal", "oblique", "unknown"]
 PLANES: tuple[Plane, ...] = ("axial", "sagittal", "coronal", "oblique", "unknown")
@@ -35,7 +35,8 @@ class Window:
     width: float = 400.0
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.level) and np.isfinite(self.width) and self.width > 0):
+        values = as_float((self.level, self.width), "level and width of a window")
+        if not (np.isfinite(values).all() and values[1] > 0):
             raise InputError(
                 "a window needs a finite level and a positive width in HU",
                 received=(self.level, self.width),
@@ -158,7 +159,7 @@ class CTSlice:
             raise InputError("no such plane", received=self.plane, hint=f"One of {', '.join(PLANES)}.")
         if self.affine is not None:
             set_field(self, "affine", _checked_affine(self.affine))
-        set_field(self, "warnings", tuple(self.warnings))
+        set_field(self, "warnings", as_texts(self.warnings))
 
     def __repr__(self) -> str:
         rows, columns = self.shape_hw
@@ -235,7 +236,7 @@ class CTVolume:
                 "there is one instance number per slice, or none",
                 received=f"{len(self.instance_numbers)} numbers for {depth} slices",
             )
-        set_field(self, "warnings", tuple(self.warnings))
+        set_field(self, "warnings", as_texts(self.warnings))
 
     def __repr__(self) -> str:
         depth, rows, columns = self.shape_zyx
@@ -308,10 +309,7 @@ class CTVolume:
         return self._checked_index(self.shape_zyx[0] - 1 - int(row), 0, "axial")
 
     def _checked_index(self, index: int, axis: int, plane: str) -> int:
-        size = self.hu_zyx.shape[axis]
-        if not 0 <= int(index) < size:
-            raise InputError(f"no {plane} slice {index}", received=index, hint=f"Give 0 to {size - 1}.")
-        return int(index)
+        return as_index(index, self.hu_zyx.shape[axis], f"{plane} slice")
 
     def _slice(
         self,
@@ -341,18 +339,28 @@ class CTVolume:
         return None if even else offsets[-1] - offsets[::-1]
 
 
+_OTHER_DIMENSIONS = {
+    (2, 3): "A stack of slices is a CTVolume; of a picture with color channels take one channel.",
+    (3, 2): "A single slice is a CTSlice.",
+}
+"""What to do about an array with another number of axes than wanted."""
+
+
 def _checked_hu(hu: ArrayLike, *, ndim: int) -> NDArray[Any]:
-    array = np.asarray(hu)
+    array = as_array(hu, "Hounsfield units")
     if array.ndim != ndim or array.size == 0:
         raise InputError(
             f"Hounsfield units must be a non-empty {ndim}-dimensional array",
-            received=f"shape {array.shape}",
+            received=f"shape {array.shape}" if array.ndim else type(hu).__name__,
+            hint=_OTHER_DIMENSIONS.get((ndim, array.ndim)),
         )
     if array.dtype == np.bool_ or not (
         np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)
     ):
         raise InputError("Hounsfield units must be real numbers", received=str(array.dtype))
     if np.issubdtype(array.dtype, np.floating):
+        with np.errstate(over="ignore"):  # infinite then, and refused as such
+            array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             bad = int(array.size - np.isfinite(array).sum())
             raise InputError(
@@ -360,7 +368,6 @@ def _checked_hu(hu: ArrayLike, *, ndim: int) -> NDArray[Any]:
                 received=f"{bad} of {array.size} pixels are NaN or infinite",
                 hint="Replace them by air (-1024 HU) if they are padding.",
             )
-        array = array.astype(np.float32, copy=False)
     elif array.dtype != np.int16:
         low, high = int(array.min()), int(array.max())
         if low < -32768 or high > 32767:
@@ -381,7 +388,12 @@ def _checked_spacing(spacing_mm: Sequence[float], count: int) -> tuple[float, ..
 
 
 def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
-    matrix = np.array(affine, dtype=np.float64)
+    try:
+        matrix = np.array(affine, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise GeometryError(
+            "the affine must be a finite, invertible 4 x 4 matrix", received=type(affine).__name__
+        ) from error
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-9:
         raise GeometryError(
             "the affine must be a finite, invertible 4 x 4 matrix", received=f"shape {matrix.shape}"

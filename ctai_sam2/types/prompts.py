@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.types.checks import as_float, frozen, set_field
+from ctai_sam2.types.checks import as_array, as_float, frozen, set_field
 
 Mask: TypeAlias = NDArray[np.bool_]
 
 MAX_POINTS = 1024
 """More points than any person or rule places; beyond it a request is a mistake."""
 
+_POINTS_SHOWN = 4
 _STRUCTURE_NAME = re.compile("[a-z][a-z0-9_]{0,31}")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Prompt:
     """What a person or a rule points at, in pixel coordinates of the slice.
 
@@ -60,7 +61,7 @@ class Prompt:
             raise InputError(
                 "points must be pairs (x, y)",
                 received=f"an array of shape {points.shape}",
-                hint="Give an array of shape (N, 2).",
+                hint="Give an array of shape (N, 2), such as [[x, y]] for one point.",
             )
         if len(points) > MAX_POINTS:
             raise InputError("too many points", received=len(points), hint=f"At most {MAX_POINTS}.")
@@ -68,11 +69,14 @@ class Prompt:
             raise InputError(
                 "a point is not a finite number", hint="Drop the points that are NaN or infinite."
             )
-        labels = np.ones(len(points), np.int32) if self.labels is None else np.array(self.labels)
+        labels = np.ones(len(points), np.int32) if self.labels is None else as_array(self.labels, "labels")
         if labels.shape != (len(points),):
             raise InputError(
                 "one label per point is needed",
-                received=f"{labels.size} labels for {len(points)} points",
+                received=f"{labels.size} labels for {len(points)} points"
+                if labels.ndim
+                else "a single number",
+                hint="For example labels=[1, 0] for two points.",
             )
         if not np.isin(labels, (0, 1)).all():
             raise InputError(
@@ -103,8 +107,26 @@ class Prompt:
     def point(cls, x: float, y: float, *, label: int = 1, structure: str | None = None) -> Prompt:
         """One point at column ``x``, row ``y``."""
         return cls(
-            points_xy=np.array([[x, y]], np.float32), labels=np.array([label], np.int32), structure=structure
+            points_xy=as_float([[x, y]], "points"),
+            labels=as_array([label], "labels"),
+            structure=structure,
         )
+
+    def __repr__(self) -> str:
+        points = [
+            f"{'+' if label else '-'}({x:g}, {y:g})"
+            for (x, y), label in zip(self.points_xy, np.asarray(self.labels), strict=True)
+        ]
+        parts = [*points[:_POINTS_SHOWN]]
+        if len(points) > _POINTS_SHOWN:
+            parts.append(f"and {len(points) - _POINTS_SHOWN} more points")
+        if self.box_xyxy is not None:
+            parts.append(f"box ({', '.join(f'{value:g}' for value in self.box_xyxy)})")
+        if self.mask is not None:
+            parts.append(f"mask of {int(self.mask.sum())} pixels")
+        if self.structure is not None:
+            parts.append(f"structure {self.structure}")
+        return f"Prompt({', '.join(parts)})"
 
     @property
     def is_placed(self) -> bool:
@@ -153,6 +175,8 @@ def _checked_box(box: Sequence[float]) -> tuple[float, float, float, float]:
     x0, y0, x1, y1 = (float(v) for v in values)
     if x1 <= x0 or y1 <= y0:
         raise InputError(
-            "the box has no area", received=(x0, y0, x1, y1), hint="Give x0 < x1 and y0 < y1, in pixels."
+            "the box has no area",
+            received=(x0, y0, x1, y1),
+            hint="Give x0 < x1 and y0 < y1: two corners in pixels, not width and height.",
         )
     return x0, y0, x1, y1

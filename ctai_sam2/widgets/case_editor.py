@@ -41,7 +41,7 @@ class CaseEditor(ABC):
         None: by hand alone. A segmenter given here is not closed by the editor.
     folder : path-like or None
         Where the journals are kept and `save` writes. Each step is in the journal before the screen says so,
-        and running the cell again goes on where it was left, with undo. None: no journal.
+        and running the cell again continues where it was left, with undo. None: no journal.
     name : str, optional
         Names the journal and the files of a single case; made from the pixels when omitted.
     index : int, optional
@@ -270,7 +270,7 @@ class CaseEditor(ABC):
 
     @abstractmethod
     def _leave_case(self) -> None:
-        """Let go of what belongs to the case in view: another one follows, or none."""
+        """Release what belongs to the case in view: another one follows, or none."""
 
     def _first_index(self, source: Source) -> int | None:
         """Slice of a volume shown first, where the editor knows better than its middle."""

@@ -11,6 +11,7 @@ from ctai_sam2.editor import Controller
 from ctai_sam2.errors import InputError
 from ctai_sam2.journal import fingerprint
 from ctai_sam2.types import CTSlice, CTVolume
+from ctai_sam2.types.checks import require_type
 from ctai_sam2.widgets.case_bar import CaseState
 from ctai_sam2.widgets.open_case import require_names
 
@@ -96,6 +97,9 @@ def named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
     """
     if isinstance(source, CTSlice | CTVolume):
         return {name or _name_of(source): source}
+    if not isinstance(source, Mapping | list | tuple):
+        # Text is a sequence too: of a path by mistake every letter would be a case.
+        require_type(source, (CTVolume, CTSlice), "what an editor shows")
     cases = source if isinstance(source, Mapping) else {_name_of(each): each for each in source}
     if not cases:
         raise InputError("there is no case to outline")
@@ -104,6 +108,5 @@ def named_cases(source: Cases, name: str | None) -> Mapping[str, Source]:
 
 
 def _name_of(source: Source) -> str:
-    if not isinstance(source, CTSlice | CTVolume):
-        raise InputError("an editor takes a CTSlice or a CTVolume", received=type(source).__name__)
+    require_type(source, (CTVolume, CTSlice), "what an editor shows")
     return fingerprint(source)[:12]

@@ -15,6 +15,7 @@ from ctai_sam2.editor import Change, Message
 from ctai_sam2.measure.shown import SHOWN
 from ctai_sam2.study.change import MeasureChange, StudyChange
 from ctai_sam2.study.row import TableRow
+from ctai_sam2.types.checks import require_type
 from ctai_sam2.widgets.middle import MiddleMaskEditor
 
 _SIDE_WIDTH = "380px"
@@ -49,6 +50,7 @@ class ChangeEditor:
     """
 
     def __init__(self, change: StudyChange, **options: Any) -> None:
+        require_type(change, StudyChange, "change")
         self._change = change
         self._mutex = threading.Lock()
         self.first = _opened(change.first, change.rows[0], options)

@@ -188,5 +188,9 @@ class LabelPanel:
             lambda change: controls.guarded(lambda: controls.controller.adjust(language=change["new"])),
             "value",
         )
-        controls.on_translate(lambda language: chooser.set_trait("value", language))
+
+        def say(language: str) -> None:
+            chooser.value, chooser.tooltip = language, controls.text("view.language")
+
+        controls.on_translate(say)
         return chooser

@@ -6,7 +6,7 @@ from html import escape
 
 import ipywidgets as ipw
 
-from ctai_sam2.editor import Controller, Message
+from ctai_sam2.editor import Controller, Message, show_warning
 from ctai_sam2.widgets.controls import ControlFactory, key_text, set_shown
 
 _KINDS = {"failed": "bad", "disabled": "off", "running": "busy"}
@@ -45,7 +45,7 @@ class Notices:
         language = self._controls.language
         status = controller.inference.status
         said = "" if status.message is None else status.message.text(language)
-        lines = [escape(said), *(f"⚠ {escape(warning)}" for warning in status.warnings)]
+        lines = [escape(said), *(f"⚠ {escape(show_warning(each, language))}" for each in status.warnings)]
         self._toast.value = _line(_KINDS.get(status.state, "good"), "<br>".join(lines)) if said else ""
         question = controller.confirmation
         words = "" if question is None else escape(question.message.text(language))

@@ -132,7 +132,7 @@ class Panel:
         with controller.lock:
             self._controller = controller
             controller.handlers |= {"help": self.toggle_help, "panel": self.toggle_labels}
-            controller.handlers["keys"] = self.show_keys
+            controller.handlers |= {"keys": self.show_keys, "dismiss": self.close_help}
             self._controls.language = ""
             self.refresh()
 
@@ -145,6 +145,13 @@ class Panel:
         """Show the list of keys, or hide it."""
         with self._controls.gathered():
             self._help.layout.display = None if self._help.layout.display == "none" else "none"
+
+    def close_help(self) -> bool:
+        """Hide the list of keys; whether it was shown."""
+        was_shown: bool = self._help.layout.display != "none"
+        if was_shown:
+            self.toggle_help()
+        return was_shown
 
     def show_keys(self) -> None:
         """Write tooltips and the list of keys anew: keys were changed."""

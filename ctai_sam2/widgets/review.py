@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 from numpy.typing import ArrayLike
 
 from ctai_sam2.editor import MIDDLE, Controller, Message, Profile
+from ctai_sam2.editor.i18n import TABLE
 from ctai_sam2.editor.sheet import Author
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.columns import SIDED_GROUPS
@@ -19,7 +20,7 @@ from ctai_sam2.widgets.case_bar import CaseState
 from ctai_sam2.widgets.cases import Source
 from ctai_sam2.widgets.files import CaseFiles
 from ctai_sam2.widgets.middle import MiddleMaskEditor
-from ctai_sam2.widgets.volume_steps import gravest_slice, open_result
+from ctai_sam2.widgets.volume_steps import open_result, worst_slice
 
 _COHORT = replace(
     MIDDLE,
@@ -38,7 +39,7 @@ class ReviewsCases(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Any]:
-        """Open cases, the gravest first: each with ``case_id`` and ``flags``."""
+        """Open cases, the most serious first: each with ``case_id`` and ``flags``."""
         ...
 
     def load(self, case_id: str) -> Any:
@@ -101,10 +102,18 @@ class ReviewEditor(MiddleMaskEditor):
     """
 
     profile: ClassVar[Profile] = _COHORT
+    # The height of a cohort's row is that of its manifest: one typed here would change nothing.
+    _takes_height: ClassVar[bool] = False
 
     def __init__(self, worklist: ReviewsCases, *, who: str, what: str = "", **options: Any) -> None:
         if not who.strip():
             raise InputError("a review needs a reader's name or initials", hint='Give who="AB".')
+        if not callable(getattr(worklist, "load", None)):
+            raise InputError(
+                "a review needs the worklist of a cohort",
+                received=type(worklist).__name__,
+                hint='Give ctai_sam2.cohort.Worklist("results"), with the folder that run_cohort wrote.',
+            )
         flags = {item.case_id: item.flags for item in worklist if "failed" not in item.flags}
         if not flags:
             raise InputError("no case is open", hint="All flagged cases were looked at, or have no masks.")
@@ -227,18 +236,18 @@ class ReviewEditor(MiddleMaskEditor):
         author: Author = "model" if case.item.reviewed_by is None else "reader"
         if case.levels is not None:
             open_result(controller, case.levels, case.shown_masks, author, more=(case.axial_index,))
-            gravest = gravest_slice(case.levels)
-            if gravest is not None:
-                controller.go_to(gravest[1])
+            worst = worst_slice(case.levels)
+            if worst is not None:
+                controller.go_to(worst[1])
             return
         labels = [label.name for label in self.profile.labels if label.name in case.masks]
         controller.open_with({label: case.masks[label] for label in labels}, author)
 
     def _show_case(self) -> None:
         levels = self._loaded.levels
-        gravest = None if levels is None else gravest_slice(levels)
-        if gravest is not None and not self.document.history.done and gravest[0] in self.document.labels:
-            self.controller.adjust(active=gravest[0])
+        worst = None if levels is None else worst_slice(levels)
+        if worst is not None and not self.document.history.done and worst[0] in self.document.labels:
+            self.controller.adjust(active=worst[0])
         super()._show_case()
 
     def _first_index(self, source: Source) -> int | None:
@@ -259,9 +268,16 @@ class ReviewEditor(MiddleMaskEditor):
 
     def _describe(self) -> list[Message]:
         reasons = [
-            Message("view.flag", {"flag": flag, "why": why}) for flag, why in self._flagged[self.name].items()
+            Message("view.flag", {"flag": _name_of_flag(flag), "why": why})
+            for flag, why in self._flagged[self.name].items()
         ]
         return [*reasons, *super()._describe()]
+
+
+def _name_of_flag(flag: str) -> Message | str:
+    """Name of a flag in the interface's language; one of another worklist as it is."""
+    key = f"flag.{flag}"
+    return Message(key) if key in TABLE else flag
 
 
 class _Slices(Mapping[str, Source]):

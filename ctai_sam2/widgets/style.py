@@ -77,13 +77,13 @@ flex-flow: column; pointer-events: none; z-index: 2; }
 .ctai-sam2-editor .ctai-sam2-notices > * { background: rgba(20, 20, 20, 0.72); color: #EEE;
 border-radius: 3px; width: auto; align-self: flex-start; }
 .ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-readout-line { position: absolute; left: 150px; right:
-240px;
+262px;
 bottom: 24px; width: auto;
 pointer-events: none; color: #EEE; text-shadow: 0 0 3px #000, 0 0 3px #000;
 font-variant-numeric: tabular-nums; z-index: 2; }
 .ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-readout-line .widget-html-content { color: #EEE;
 white-space: normal; }
-.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-confirm { position: absolute; left: 8px; right: 244px;
+.ctai-sam2-editor .ctai-sam2-stage > .ctai-sam2-confirm { position: absolute; left: 8px; right: 266px;
 top: 30%;
 margin: 0 auto; width: fit-content; max-width: 360px; background: #FFF; color: #111; border: 3px solid
 #E69F00;
@@ -99,7 +99,7 @@ cursor: pointer; height: auto; line-height: 1.3; padding: 0 4px; }
 .ctai-sam2-editor .ctai-sam2-choosing { background: #E69F00; }
 .ctai-sam2-editor kbd { border: 1px solid currentColor; border-radius: 3px; padding: 0 4px; }
 
-.ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 232px;
+.ctai-sam2-editor .ctai-sam2-panel { position: absolute; right: 4px; top: 4px; width: 254px;
 max-height: calc(100% - 8px); overflow-y: auto; overflow-x: hidden; flex-flow: column; z-index: 3; padding:
 3px;
 background: rgba(24, 24, 24, 0.84); color: #EEE; border-radius: 4px; font-size: 12px; box-sizing:
@@ -127,7 +127,7 @@ input[type="color"]
 { width: 20px; height: 16px; padding: 0; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-row button { height: 20px; line-height: 18px; margin: 0 1px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-label { width: auto; flex: 1 1 auto; text-align: left;
-overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 138px; }
+overflow: hidden; text-overflow: ellipsis; padding: 0 4px; max-width: 168px; }
 .ctai-sam2-editor .ctai-sam2-row button.ctai-sam2-icon { width: 22px; min-width: 22px; }
 .ctai-sam2-editor .ctai-sam2-row > .widget-html, .ctai-sam2-editor .ctai-sam2-row > .jupyter-widget-html
 { flex: 1 0 calc(100% - 28px); margin: 0 0 0 28px; height: 15px; line-height: 15px; }
@@ -152,9 +152,9 @@ hidden; clip-path: inset(50%); }
 .ctai-sam2-editor .ctai-sam2-slices { flex-flow: row nowrap; align-items: center; height: 30px; }
 .ctai-sam2-editor .ctai-sam2-track { position: relative; flex: 1 1 auto; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-track .widget-slider { width: 100%; margin: 0; }
-.ctai-sam2-editor .ctai-sam2-track .widget-slider label { width: 52px; min-width: 0; }
+.ctai-sam2-editor .ctai-sam2-track .widget-slider label { width: 74px; min-width: 0; }
 .ctai-sam2-editor .ctai-sam2-track .widget-readout { min-width: 36px; }
-.ctai-sam2-editor .ctai-sam2-marks { position: absolute; left: 68px; right: 60px; bottom: -1px; height: 5px;
+.ctai-sam2-editor .ctai-sam2-marks { position: absolute; left: 86px; right: 45px; bottom: -1px; height: 5px;
 pointer-events: none; margin: 0; width: auto; }
 .ctai-sam2-editor .ctai-sam2-marks .widget-html-content { position: relative; height: 5px; display: block; }
 .ctai-sam2-editor .ctai-sam2-marks span { position: absolute; width: 3px; height: 5px; background:

@@ -10,6 +10,7 @@ from ctai_sam2.editor import Controller
 from ctai_sam2.editor.view import MAX_BRUSH_MM, MIN_BRUSH_MM
 from ctai_sam2.image.windowing import PRESETS
 from ctai_sam2.measure.definitions import HuRange
+from ctai_sam2.types import Window
 from ctai_sam2.widgets.controls import ControlFactory, set_shown
 from ctai_sam2.widgets.style import SPINNER
 
@@ -154,8 +155,7 @@ class OptionBar:
             self._low.value, self._high.value = int(view.limit.low_hu), int(view.limit.high_hu)
         for field in (self._low, self._high):
             set_shown(field, view.limit is not None)
-        presets = [name for name, window in PRESETS.items() if window == view.window]
-        self._window.value = presets[0] if presets else ""
+        self._show_window(view.window)
         self._show_inference(controller)
 
     def _show_inference(self, controller: Controller) -> None:
@@ -208,6 +208,19 @@ class OptionBar:
     def _take_high(self, high: int) -> None:
         self._controls.controller.adjust(limit=HuRange(low_hu=self._low.value, high_hu=high))
 
+    def _show_window(self, window: Window) -> None:
+        """Show which preset is in use, or level and width where it is none of them."""
+        numbers = {"level": f"{window.level:.0f}", "width": f"{window.width:.0f}"}
+        name = next((name for name, preset in PRESETS.items() if preset == window), "")
+        custom = self._controls.text(
+            "view.custom" if name else "view.custom_window", **({} if name else numbers)
+        )
+        options = [*self._window.options[:-1], (custom, "")]
+        if list(self._window.options) != options:
+            self._window.options = options
+        self._window.value = name
+        self._window.tooltip = self._controls.text("view.window", **numbers)
+
     def _window_chooser(self) -> ipw.Dropdown:
         chooser = ipw.Dropdown(options=["", *PRESETS])
         controls = self._controls
@@ -219,7 +232,6 @@ class OptionBar:
         def say(language: str) -> None:
             presets = [(controls.text(f"window.{name.replace(' ', '_')}"), name) for name in PRESETS]
             chooser.options = [*presets, (controls.text("view.custom"), "")]
-            chooser.tooltip = controls.text("view.window")
 
         chooser.observe(lambda change: controls.guarded(lambda: choose(change["new"])), "value")
         controls.on_translate(say)

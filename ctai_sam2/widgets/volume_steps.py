@@ -143,7 +143,7 @@ def open_result(
         controller.open_volume(masks, states, author)
 
 
-def gravest_slice(result: VolumeResult) -> tuple[Structure, int] | None:
+def worst_slice(result: VolumeResult) -> tuple[Structure, int] | None:
     """Return the structure with the most red slices, a muscle first, and the lowest of these; or None."""
     red = {
         name: sorted(index for index, one in found.items() if one.gate == "red")

@@ -266,7 +266,7 @@ class Notebook:
         )
 
     def reload(self) -> None:
-        """Save the notebook and load the page anew; the kernel goes on."""
+        """Save the notebook and load the page anew; the kernel continues."""
         self.page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
         self.load()
         self.wait_for_picture()

@@ -133,7 +133,7 @@ _LIES = """([selector]) => [...document.querySelectorAll(selector)].slice(0, 1).
 
 
 _NAMELESS = """() => [...document.querySelectorAll(".ctai-sam2-editor :is(button, input, select, "
-  + "[contenteditable], canvas.ctai-sam2-canvas, [role=alertdialog])")]
+  + "[contenteditable], .noUi-handle, canvas.ctai-sam2-canvas, [role=alertdialog])")]
   .filter((node) => node.checkVisibility())
   .filter((node) => !(node.ariaLabel || node.textContent.trim() || node.title))
   .map((node) => node.outerHTML.slice(0, 200))"""

@@ -18,7 +18,7 @@ ROOT = typer.main.get_command(app)
 SHELL = {"sh", "bash", "shell", "console"}
 TARGETS = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.M))
 # Named in a sentence rather than typed: `ctai-sam2` alone, or with letters that stand for a value.
-_INLINE = re.compile(r"`((?:ctai-sam2|make) [^`]+)`")
+_INLINE = re.compile(r"`((?:ctai-sam2|make|python -m) [^`]+)`")
 
 
 def commands_on(page: Path) -> list[str]:
@@ -35,6 +35,8 @@ def faults_of(line: str) -> list[str]:
     words = shlex.split(line.replace("\\|", "|"), comments=True)
     while words and re.fullmatch(r"[A-Z][A-Z0-9_]*=.*", words[0]):
         words.pop(0)
+    if words[:2] == ["python", "-m"] and words[2].split(".")[0] in {"benchmarks", "ctai_sam2", "service"}:
+        return _faults_of_module(words[2], words[3:])
     if words[:1] == ["make"]:
         return [f"make {word}" for word in words[1:] if "=" not in word and _bare(word) not in TARGETS]
     if not words or Path(words[0]).name != "ctai-sam2":
@@ -55,6 +57,18 @@ def _faults_of_command(command: click.Command, words: list[str]) -> list[str]:
             faults += _faults_of_command(command.commands[name], rest)
         return faults
     return _unknown_options(command, words)
+
+
+def _faults_of_module(name: str, words: list[str]) -> list[str]:
+    """Options of `python -m name` that stand in none of its sources: their parsers are made when it runs."""
+    path = PROJECT / name.replace(".", "/")
+    sources = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    if not all(source.is_file() for source in sources) or not sources:
+        return [f"no module {name}"]
+    sources += path.parent.glob("reporting.py")  # the benchmarks' common option
+    text = "".join(source.read_text(encoding="utf-8") for source in sources)
+    options = [_bare(word).partition("=")[0] for word in words if re.match(r"--[a-z]", word)]
+    return [f"{name} {option}" for option in options if f'"{option}"' not in text]
 
 
 def _unknown_options(command: click.Command, words: list[str]) -> list[str]:
@@ -85,6 +99,9 @@ def test_there_are_commands_to_check() -> None:
         ("ctai-sam2 sing", ["no command sing"]),
         ("make demo STUDY=x", []),
         ("make coffee", ["make coffee"]),
+        ("python -m benchmarks.volumes --nonsense", ["benchmarks.volumes --nonsense"]),
+        ("python -m benchmarks.moon", ["no module benchmarks.moon"]),
+        ("python -m ctai_sam2.training levels --out run", []),
         ("ls --nothing", []),
     ],
 )

@@ -26,9 +26,16 @@ from ctai_sam2.segmentation.levels.model import read_levels
 from ctai_sam2.segmentation.levels.volume import VolumeSpine, pool_planes
 from ctai_sam2.segmentation.postprocess import clean_mask, with_cortex
 from ctai_sam2.segmentation.prediction import frame_for, name_structure, predict_on_slice, refine_on_slice
-from ctai_sam2.segmentation.results import L3Result, PredictsMasks, StructureResult, VertebraCandidate
+from ctai_sam2.segmentation.results import (
+    L3Result,
+    PredictsMasks,
+    StructureResult,
+    VertebraCandidate,
+    require_segmenter,
+)
 from ctai_sam2.structures import level_below_l3
 from ctai_sam2.types import CTSlice, CTVolume, Mask, Prediction, Prompt, Window
+from ctai_sam2.types.checks import as_float, require_type
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation.levels.network import LevelNetwork
@@ -169,6 +176,9 @@ def find_l3(
     Unavailable
         If the segmenter is not available.
     """
+    require_type(ct_slice, CTSlice, "ct_slice")
+    require_segmenter(segmenter)
+    require_sagittal(ct_slice)
     if l3_xy is not None:
         return _l3_by_click(ct_slice, segmenter, l3_xy, window)
     spine = read_slice_spine(ct_slice, parallel_slices)
@@ -177,6 +187,22 @@ def find_l3(
         off_mm = (spine.centres_xy[:, 1] - expected_row) * ct_slice.spacing_mm[0]
         chances = _weigh(chances, off_mm)
     return choose_l3(ct_slice, spine, segmenter, chances=chances, window=window)
+
+
+def require_sagittal(ct_slice: CTSlice) -> None:
+    """Check that a slice can be sagittal.
+
+    Raises
+    ------
+    InputError
+        If it is known to be of another plane.
+    """
+    if ct_slice.plane in ("axial", "coronal"):
+        raise InputError(
+            "L3 is found on a sagittal slice",
+            received=ct_slice.plane,
+            hint="Take one with volume.sagittal(column), or give the volume to find_l3_in_volume.",
+        )
 
 
 def choose_l3(
@@ -325,7 +351,9 @@ def _l3_by_click(
     ct_slice: CTSlice, segmenter: PredictsMasks, l3_xy: Sequence[float], window: Window
 ) -> L3Result:
     height, width = ct_slice.shape_hw
-    if len(l3_xy) != 2 or not (-0.5 <= l3_xy[0] <= width - 0.5 and -0.5 <= l3_xy[1] <= height - 0.5):
+    if as_float(l3_xy, "the click on L3").shape != (2,):
+        raise InputError("the click on L3 is one point (column, row)", received=tuple(l3_xy))
+    if not (-0.5 <= l3_xy[0] <= width - 0.5 and -0.5 <= l3_xy[1] <= height - 0.5):
         raise InputError("the click on L3 lies outside the slice", received=tuple(l3_xy))
     try:
         candidates, _ = find_candidates(ct_slice)

@@ -24,6 +24,7 @@ from ctai_sam2.segmentation.levels.image import AIR_HU, PIXEL_MM, pad_to_stride,
 from ctai_sam2.segmentation.levels.labels import LEVEL_CLASSES, TISSUE_CLASSES
 from ctai_sam2.segmentation.levels.model import read_levels
 from ctai_sam2.types import CTVolume
+from ctai_sam2.types.checks import require_type
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation.levels.network import LevelNetwork
@@ -166,6 +167,7 @@ def find_levels(
     --------
     ``{level.name: level.axial_index for level in find_levels(volume)}`` says which slices to look at.
     """
+    require_type(volume, CTVolume, "volume")
     spine = read_spine(volume, parameters=parameters, decode=decode)
     found: dict[str, VertebraLevel] = {}
     for index, chances in enumerate(spine.named.probability):
@@ -223,7 +225,7 @@ def read_spine(
     if len(chain) < 2:
         raise AnatomyNotFound(
             "no spine is visible in the volume",
-            hint="Check that the volume shows the abdomen; give axial_index to go on without.",
+            hint="Check that the volume shows the abdomen; give axial_index to continue without L3.",
         )
     named = name_chain(chain, decode)
     line = [body.centre_xy for body in chain]
@@ -285,7 +287,7 @@ def follow_spine(volume: CTVolume, p: VolumeParameters) -> NDArray[np.float64]:
     if not bone.any():
         raise AnatomyNotFound(
             "no vertebral body was found on the axial slices",
-            hint="Check that the volume shows the abdomen; give axial_index to go on without.",
+            hint="Check that the volume shows the abdomen; give axial_index to continue without L3.",
         )
     columns = bone.sum(axis=1).astype(np.float64) * mm[1]
     columns = ndimage.gaussian_filter1d(columns, p.width_mm / mm[2], axis=1)

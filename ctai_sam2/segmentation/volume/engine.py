@@ -144,7 +144,7 @@ class Engine:
         Parameters
         ----------
         structure : str
-            Which.
+            Name of the structure.
         looked : sequence of int
             Slices looked at, ascending.
         found : mapping of int to SliceMask

@@ -1,4 +1,4 @@
-"""Slices that are finished, kept so that an interrupted run goes on where it stopped."""
+"""Finished slices, stored so that an interrupted run continues where it stopped."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.measure.definitions import TissueDefinitions
 from ctai_sam2.segmentation.levels.volume import find_levels
 from ctai_sam2.segmentation.volume.result import LevelRange, SliceMask, VolumeResult
-from ctai_sam2.structures import AXIAL_STRUCTURES, LEVELS, Structure
+from ctai_sam2.structures import LEVELS, Structure, require_structures
 from ctai_sam2.types import CTVolume
 
 _LOW_PROBABILITY = 0.7
@@ -19,18 +19,9 @@ _LOW_PROBABILITY = 0.7
 
 def expand_structures(structures: Sequence[Structure]) -> tuple[Structure, ...]:
     """List the structures to segment; ``psoas`` stands for both sides."""
-    named: tuple[str, ...] = (structures,) if isinstance(structures, str) else tuple(structures)
-    unknown = [name for name in named if name not in AXIAL_STRUCTURES]
-    if unknown or not named:
-        raise InputError(
-            "no such structure on axial slices",
-            received=unknown or "none",
-            hint=f"One of {', '.join(AXIAL_STRUCTURES)}.",
-        )
     wanted: list[Structure] = []
-    for name in named:
-        sides: tuple[Structure, ...] = ("psoas_left", "psoas_right") if name == "psoas" else ()
-        wanted += sides or [known for known in AXIAL_STRUCTURES if known == name]
+    for name in require_structures(structures):
+        wanted += ("psoas_left", "psoas_right") if name == "psoas" else (name,)
     return tuple(dict.fromkeys(wanted))
 
 

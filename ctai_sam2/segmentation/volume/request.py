@@ -11,7 +11,7 @@ from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.results import PredictsMasks
+from ctai_sam2.segmentation.results import PredictsMasks, require_segmenter
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.engine import Engine
 from ctai_sam2.segmentation.volume.follower import EngineParameters
@@ -26,6 +26,7 @@ from ctai_sam2.segmentation.volume.ranges import (
 from ctai_sam2.segmentation.volume.result import SliceMask, VolumeResult, slice_mask_of
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Progress, Window
+from ctai_sam2.types.checks import require_type
 from ctai_sam2.types.slice_follower import SliceFollower, open_slice_memory
 
 FollowWith: TypeAlias = Literal["prompts", "memory"]
@@ -78,7 +79,7 @@ def segment_volume(
         have a memory that was trained, the embedded model has none.
     kept : KeepsSlices, optional
         Where finished slices and anchors are kept, such as `study.slice_folder.SliceFolder`: called
-        again with it, an interrupted run goes on where it stopped, also with another segmenter of the same
+        again with it, an interrupted run continues where it stopped, also with another segmenter of the same
         weights.
     window, definitions
         As in `segment_axial`.
@@ -110,10 +111,8 @@ def segment_volume(
         result = segment_volume(volume, segmenter, structures=("psoas",), levels=("L1", "L4"))
         result.summary[["structure", "level", "volume_cm3", "covered"]]
     """
-    if not isinstance(volume, CTVolume):
-        raise InputError(
-            "a range of levels needs a volume", received=type(volume).__name__, hint="Use read_study."
-        )
+    require_type(volume, CTVolume, "volume")
+    require_segmenter(segmenter)
     wanted = expand_structures(structures)
     found = find_level_ranges(volume, levels, indices)
     span = range_of(volume, found, levels, indices)

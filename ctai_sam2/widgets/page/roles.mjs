@@ -1,7 +1,7 @@
 // Roles and names for screen readers, where the widgets give none.
 // @ts-check
 
-const CONTROLS = "input, select, textarea, [contenteditable]";
+const CONTROLS = "input, select, textarea, [contenteditable], .noUi-handle";
 
 const DRAWER = ".jupyter-widget-Collapse-header";
 

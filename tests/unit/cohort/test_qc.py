@@ -34,7 +34,7 @@ def test_a_plain_case_is_not_flagged() -> None:
         ({"smallest_confidence": 0.4}, "low_confidence", "0.40"),
         ({"l3_certainty": "estimated"}, "level", "estimated"),
         ({"level_gap_mm": 25.0}, "level", "25 mm"),
-        ({"psoas_asymmetry": -0.5}, "asymmetry", "the right psoas is larger by 50 %"),
+        ({"psoas_asymmetry": -0.5}, "asymmetry", "the right psoas is larger, by 50 %"),
         ({"hole_share": 0.2}, "holes", "holes 20 %"),
         ({"stray_share": 0.2}, "holes", "stray parts 20 %"),
         ({"edge_mm": 80.0}, "truncated", "80 mm"),

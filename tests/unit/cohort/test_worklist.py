@@ -39,7 +39,7 @@ def cohort(finished: Path, tmp_path: Path) -> Path:
     return tmp_path / "c"
 
 
-def test_the_gravest_come_first_and_open_ones_are_offered(cohort: Path) -> None:
+def test_the_most_serious_come_first_and_open_ones_are_offered(cohort: Path) -> None:
     worklist = Worklist(cohort / "out")
     assert worklist.items[0].case_id == "P003"
     assert "failed" in worklist.items[0].flags

@@ -342,7 +342,7 @@ def test_the_height_is_typed_in_place(opened: Callable[..., Any]) -> None:
     editor = opened()
     outline(editor, 25, "muscle")
     assert editor.measurements()["smi_cm2_m2"] is None
-    [field] = [f for f in controls(editor.widget, "BoundedFloatText") if f.description == "Height, cm"]
+    [field] = [f for f in controls(editor.widget, "BoundedFloatText") if f.description.startswith("Height")]
     field.value = 170
     assert editor.measurements()["height_m"] == 1.7
     assert "SMI" in shown(editor)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ctai_sam2.editor import LANGUAGES, text
-from ctai_sam2.types import CTVolume
+from ctai_sam2.types import CTVolume, Window
 from tests.unit.widgets.page import act, button, controls, drag, paint, shown, tell
 
 
@@ -144,3 +144,27 @@ def test_an_editor_displays_itself(opened: Callable[..., Any]) -> None:
     editor = opened()
     bundle = editor._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in str(bundle)
+
+
+def test_escape_closes_the_list_of_keys(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    panel = editor._display.panel
+    editor.do("help")
+    assert panel._help.layout.display != "none"
+    editor.do("cancel")
+    assert panel._help.layout.display == "none"
+    editor.do("cancel")
+    assert panel._help.layout.display == "none"
+
+
+def test_a_window_that_is_no_preset_is_shown_by_its_numbers(opened: Callable[..., Any]) -> None:
+    editor = opened()
+    [chooser] = [c for c in controls(editor.widget, "Dropdown") if ("Lung window", "lung") in c.options]
+    assert chooser.options[-1] == ("Custom", "")
+    assert chooser.tooltip == "Window: level 40, width 400 HU"
+    editor.controller.adjust(window=Window(level=12, width=345))
+    editor._display.panel.refresh()
+    assert (chooser.options[-1], chooser.value) == (("L 12, W 345 HU", ""), "")
+    editor.controller.adjust(language="zh")
+    editor._display.panel.refresh()
+    assert chooser.label == "窗位 12，窗宽 345"

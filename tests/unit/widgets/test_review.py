@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from ctai_sam2.cohort import Worklist, read_table, run_cohort
+from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.authorship import author_of
 from ctai_sam2.editor.commands import Clear, Paint, SetMask
+from ctai_sam2.editor.i18n import TABLE
 from ctai_sam2.errors import InputError
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.widgets import ReviewEditor
 from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK, do_here, make_cases
-from tests.unit.widgets.page import tell
+from tests.unit.widgets.page import controls, shown, tell
 
 pytestmark = pytest.mark.usefixtures("recorder")
 
@@ -206,3 +208,18 @@ def test_masks_that_an_earlier_version_imported_as_first_steps_are_where_undo_st
     for side in case.masks:
         assert np.array_equal(editor.document.mask(side), case.masks[side])
     editor.close()
+
+
+def test_flags_are_named_in_the_language_and_no_height_is_asked_for(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    assert "⚑ Low confidence: " in shown(editor)
+    editor.controller.adjust(language="zh")
+    assert "⚑ 置信度低：" in shown(editor)
+    # The row's height is the manifest's; one typed here would be passed over.
+    [height] = [f for f in controls(editor.widget, "BoundedFloatText") if f.description.startswith("身高")]
+    assert height.layout.display == "none"
+    editor.close()
+
+
+def test_every_flag_has_a_name() -> None:
+    assert {f"flag.{name}" for name in MEANINGS} == {key for key in TABLE if key.startswith("flag.")}

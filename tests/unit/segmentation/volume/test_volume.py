@@ -200,7 +200,7 @@ def test_bad_input_is_refused(change: dict[str, object]) -> None:
 
 def test_a_single_slice_is_no_volume_and_a_name_alone_is_a_structure() -> None:
     volume = volume_of([0.0, 4.0, 8.0])
-    with pytest.raises(InputError, match="needs a volume"):
+    with pytest.raises(InputError, match="must be a CTVolume"):
         segment_volume(volume.axial(1), FakeSegmenter())  # type: ignore[arg-type]
     assert expand_structures("psoas") == ("psoas_left", "psoas_right")
 
