@@ -17,7 +17,7 @@ from ctai_sam2.image.simulated_clicks import click_centre_of_largest_error
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.overlap import dice
 from ctai_sam2.segmentation import PredictsMasks, segment_structure
-from ctai_sam2.segmentation.axial import AxialSession
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.prediction import frame_for, predict_on_slice
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTSlice, Mask, Prompt

@@ -1,7 +1,7 @@
 from .anatomy.axial import AxialAnatomy as AxialAnatomy
 from .anatomy.axial import find_axial_anatomy as find_axial_anatomy
-from .axial import AxialSession as AxialSession
 from .axial import segment_axial as segment_axial
+from .axial_session import AxialSession as AxialSession
 from .levels.sagittal import find_candidates as find_candidates
 from .levels.sagittal import find_l3 as find_l3
 from .levels.volume import VertebraLevel as VertebraLevel

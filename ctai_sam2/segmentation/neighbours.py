@@ -12,7 +12,7 @@ import numpy as np
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.axial import AxialSession
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.results import MedianArea, PredictsMasks
 from ctai_sam2.structures import Structure
 from ctai_sam2.types import CTVolume, Mask, Window

@@ -16,7 +16,8 @@ from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.body_composition import MASK_NAMES, measure_slice
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation.axial import AxialSession, require_axial
+from ctai_sam2.segmentation.axial import require_axial
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.levels.sagittal import find_l3, segment_l3_by_user
 from ctai_sam2.segmentation.results import PredictsMasks, StructureResult, require_segmenter
 from ctai_sam2.structures import STRUCTURES, Structure, require_structures

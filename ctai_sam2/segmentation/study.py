@@ -18,11 +18,8 @@ from ctai_sam2.image.plausibility import (
 )
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
-from ctai_sam2.segmentation.axial import (
-    CONFIDENCE_THRESHOLD,
-    AxialSession,
-    require_axial,
-)
+from ctai_sam2.segmentation.axial import require_axial
+from ctai_sam2.segmentation.axial_session import CONFIDENCE_THRESHOLD, AxialSession
 from ctai_sam2.segmentation.levels.sagittal import (
     choose_l3,
     find_l3,

@@ -20,7 +20,7 @@ from ctai_sam2.measure.overlap import dice
 from ctai_sam2.models.calibration import GOOD_DICE
 from ctai_sam2.phantom import masks_from_labels
 from ctai_sam2.segmentation import AxialSession, PredictsMasks
-from ctai_sam2.segmentation.axial import CONFIDENCE_THRESHOLD
+from ctai_sam2.segmentation.axial_session import CONFIDENCE_THRESHOLD
 from ctai_sam2.segmentation.quality import GATED_CONFIDENCE, NumberEvidence, Trust, kind_of, logit
 from ctai_sam2.training.dense_phantoms import FURTHER_KINDS, HELD_BACK_KIND, draw_hard_phantom
 from ctai_sam2.types import CTSlice

@@ -168,7 +168,13 @@ print(json.dumps([name for name in {heavy!r} if name in sys.modules]))
 
 
 def test_an_editor_is_drawn_before_what_segments_reads_and_writes_is_imported() -> None:
-    late = ["segmentation.axial", "segmentation.study", "study.outputs", "exchange", "io.dicom_headers"]
+    late = [
+        "segmentation.axial_session",
+        "segmentation.study",
+        "study.outputs",
+        "exchange",
+        "io.dicom_headers",
+    ]
     code = f"""
 import json, sys
 import numpy as np

@@ -24,7 +24,7 @@ from ctai_sam2.image.masks import grow
 from ctai_sam2.image.windowing import SOFT_TISSUE
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.measure.overlap import dice
-from ctai_sam2.segmentation.axial import AxialSession
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.anchors import VolumeAnchor
 from ctai_sam2.segmentation.volume.follower import EngineParameters, Follower

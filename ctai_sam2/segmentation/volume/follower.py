@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from ctai_sam2.image.masks import grow, limit_to_hu
 from ctai_sam2.image.windowing import window_to_uint8
 from ctai_sam2.measure.definitions import TissueDefinitions
-from ctai_sam2.segmentation.axial import AxialSession
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.results import PredictsMasks
 from ctai_sam2.segmentation.volume.result import SliceMask
 from ctai_sam2.segmentation.volume.shapes import prompt_from_neighbour

@@ -10,7 +10,7 @@ from ctai_sam2.image.body import body_of
 from ctai_sam2.image.padding import fill_with_air
 from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.segmentation import segment_axial
-from ctai_sam2.segmentation.axial import AxialSession
+from ctai_sam2.segmentation.axial_session import AxialSession
 from ctai_sam2.segmentation.image_checks import find_cut, find_image_faults
 from ctai_sam2.types import CTSlice
 from tests.unit.segmentation.test_compartments import draw
