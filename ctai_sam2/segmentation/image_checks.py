@@ -118,12 +118,20 @@ def find_image_faults(
             ("psoas_left", "psoas_right", "muscle", "imat"),
             "there is metal, whose streaks hide muscle",
         )
-    if vertebra_mm is not None and not p.vertebra_mm[0] <= vertebra_mm <= p.vertebra_mm[1]:
-        said = "a child's, or" if vertebra_mm < p.vertebra_mm[0] else "unless there are bridges,"
+    if vertebra_mm is None:
+        return tuple(faults)
+    if vertebra_mm < p.vertebra_mm[0]:
         fail(
             "pixel_size",
             _NUMBERS,
-            f"the vertebral body is {vertebra_mm:.0f} mm wide: {said} the pixel spacing is wrong",
+            f"the vertebral body is {vertebra_mm:.0f} mm wide: a child's, or the pixel spacing is wrong",
+        )
+    elif vertebra_mm > p.vertebra_mm[1]:
+        fail(
+            "pixel_size",
+            _NUMBERS,
+            f"the vertebral body is {vertebra_mm:.0f} mm wide: unless there are bridges, the pixel spacing "
+            "is wrong",
         )
     return tuple(faults)
 

@@ -9,14 +9,17 @@ import pytest
 
 from ctai_sam2.editor import show_warning
 from ctai_sam2.editor.warning_text import WARNINGS
-from ctai_sam2.segmentation import quality
+from ctai_sam2.segmentation import image_checks, quality
 from tests.docs.test_messages import texts_in_the_code
 
 
 def messages_of_gates() -> list[str]:
     """Every sentence that a gate can give, with {} for its values."""
     found = []
-    for node in ast.walk(ast.parse(inspect.getsource(quality))):
+    nodes = [
+        node for module in (quality, image_checks) for node in ast.walk(ast.parse(inspect.getsource(module)))
+    ]
+    for node in nodes:
         if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("fail", "Gate"):
             text = next(
                 (one.value for one in node.keywords if one.arg == "message"), node.args[-1:] and node.args[-1]
@@ -37,7 +40,7 @@ def test_a_warning_of_the_table_is_one_of_the_code(english: str) -> None:
 
 
 def test_every_gate_has_its_chinese() -> None:
-    assert len(messages_of_gates()) >= 9
+    assert len(messages_of_gates()) >= 15
     assert set(messages_of_gates()) - set(WARNINGS) == set()
 
 
