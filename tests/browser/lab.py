@@ -401,9 +401,20 @@ class Notebook:
         return places
 
     def choose(self, tool: str) -> None:
-        """Choose a tool by the words on it, and wait until a press on the picture is that tool's."""
+        """Choose a tool by the words on it, and wait until a press on the picture is that tool's.
+
+        A press that meets a button on its way to another place is lost; a reader presses again, and so does
+        this, once.
+        """
+        chosen = self.page.locator(f".ctai-sam2-editor[data-tool='{tool.lower()}']").first
         self.press(tool)
-        self.page.locator(f".ctai-sam2-editor[data-tool='{tool.lower()}']").first.wait_for()
+        try:
+            chosen.wait_for(timeout=30_000)
+        except Exception:  # of the browser's driver: imported only where it is installed
+            told = self.ask("editor.document.view.tool")
+            print(f"{tool} was pressed, Python has {told}, the page another: pressed again")
+            self.press(tool)
+            chosen.wait_for()
         # Its options may take another line, and room from the picture.
         self.settle_size()
 
