@@ -1,4 +1,8 @@
-"""Starts Chromium, JupyterLab and a kernel once for all journeys."""
+"""Starts Chromium, JupyterLab and a kernel once for all journeys.
+
+They end with the last test of this folder: as long as Playwright runs, its thread has an event loop, and no
+other test of the same process could start one.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from tests.browser.lab import CHROMIUM, FLAGS, Lab, Notebook, running_lab
 from tests.browser.twin import SOURCES
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if not Path(CHROMIUM).exists():
@@ -23,7 +27,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     pytest.importorskip("jupyterlab", reason="jupyterlab is not installed")
     # As behind a hub: what works under a prefix works without one.
@@ -31,13 +35,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def kernel(lab: Lab) -> str:
     """A kernel for one notebook after another: what it has imported stays."""
     return lab.start_kernel()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shown() -> list[Notebook]:
     """The notebook whose page the next one may take, if there is one."""
     return []
