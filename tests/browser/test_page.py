@@ -213,6 +213,6 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.until("len(editor.document.marks('psoas_left').points) == 1")
 
     totals = [each["sent_kB"] + each["received_kB"] for each in (traffic, traffic_stroke)]
-    # Measured: 3.2 kB for a slice that the page holds, 4.3 kB for a stroke; a busy machine paints in several steps.
+    # Measured: 3.2 kB for a slice that the page holds, 4.3 kB for a stroke; a busy machine paints more often.
     assert totals[0] <= 10, totals
     assert totals[1] <= 8, totals
