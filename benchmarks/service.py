@@ -270,7 +270,7 @@ def main() -> None:
         LocalSegmenter(device="cpu", max_embeddings=32, num_threads=arguments.threads) as local,
         running_service(QUEUE_LENGTH=128, NUM_THREADS=arguments.threads) as (url, pid),
     ):
-        local.warm_up()  # as the service does: both decode by a recording
+        local.warm_up()  # as the service does
         for image in images:
             local.embed(image)
         idle_mb = memory_mb(pid)

@@ -282,14 +282,9 @@ class LocalSegmenter(ClosedByWith):
         return SliceMemory(predictor, self._translated_errors)
 
     def warm_up(self) -> None:
-        """Load the model, run encoder and decoder once, record the decoder; see `Prefetching.warm_up`."""
+        """Load the model and run encoder and decoder once; see `Prefetching.warm_up`."""
         blank = np.zeros((64, 64), np.uint8)
         self.predict(blank, Prompt.point(32, 32))
-        network = self._require_loaded().network
-        if network.device.type == "cpu" and not network.is_recorded:
-            with self._translated_errors():
-                embedding = self._embed(network, blank)
-                run_short(lambda: network.record_decoder(embedding))
 
     def health(self) -> Health:
         """Whether weights, packages and device are there, without loading the model."""

@@ -86,8 +86,7 @@ class FewTokensTransformer(nn.Module):
         super().__init__()
         self.upstream = transformer
         attention = transformer.final_attn_token_to_image
-        self.most_tokens = int(attention.internal_dim) // int(attention.num_heads)
-        """Where there are more, upstream's transformer is used."""
+        self._most_tokens = int(attention.internal_dim) // int(attention.num_heads)
 
     def forward(
         self, image_embedding: Tensor, image_pe: Tensor, point_embedding: Tensor
@@ -99,7 +98,7 @@ class FewTokensTransformer(nn.Module):
         tokens : Tensor, shape (B, T, C)
         positions : Tensor, shape (B, h * w, C)
         """
-        if point_embedding.shape[1] > self.most_tokens:
+        if point_embedding.shape[1] > self._most_tokens:
             attended: tuple[Tensor, Tensor] = self.upstream(image_embedding, image_pe, point_embedding)
             return attended
         places = image_pe.flatten(2).transpose(-2, -1).contiguous()

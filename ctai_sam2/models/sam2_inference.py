@@ -24,7 +24,6 @@ from torch.nn import functional
 from ctai_sam2.errors import CtaiError, DeviceUnavailable, InputError
 from ctai_sam2.models.dense_head import DENSE_STRUCTURES, Division, divide_image
 from ctai_sam2.models.mask_decoder import FewTokensTransformer, predict_candidates
-from ctai_sam2.models.recorded_decoder import RecordedDecoder, RecordingRefused
 from ctai_sam2.types import Prompt
 
 if TYPE_CHECKING:
@@ -99,7 +98,6 @@ class Network:
             dense_pe = self._model.sam_prompt_encoder.get_dense_pe()
             # Position by position in memory, as the decoder goes through them.
             self._dense_pe = dense_pe.contiguous(memory_format=torch.channels_last)
-        self._recorded: RecordedDecoder | None = None
 
     def share_weights_with(self, other: Any) -> None:
         """Let another ``SAM2Base`` of the same configuration compute with this network's weights."""
@@ -141,36 +139,6 @@ class Network:
             # Copies, because a part would keep the memory of the whole batch.
             split = [[level[i : i + 1].clone() for level in maps] for i in range(len(images))]
         return [Embedding(top=levels[-1], high_res=levels[:-1]) for levels in split]
-
-    def record_decoder(self, embedding: Embedding) -> None:
-        """Let the decoder run as a recording from now on, where there is one that computes the same.
-
-        Takes as long as some twenty prompts, and saves a fifth of each. Masks and scores stay the same, bit
-        for bit.
-
-        Parameters
-        ----------
-        embedding : Embedding
-            Of any slice.
-        """
-        if self.is_recorded or self.engine is not None or not self._has_own_decoder:
-            return
-        try:
-            self._recorded = RecordedDecoder(
-                self._model.sam_mask_decoder, self._dense_pe, embedding.top, embedding.high_res
-            )
-        except RecordingRefused as error:
-            logger.info("the decoder is not recorded: %s", error)
-
-    @property
-    def is_recorded(self) -> bool:
-        """Whether the decoder runs as a recording."""
-        return self._recorded is not None
-
-    @property
-    def _has_own_decoder(self) -> bool:
-        """Whether `predict_candidates` does the decoder's work."""
-        return self.device.type == "cpu" and bool(self._model.sam_mask_decoder.use_high_res_features)
 
     def divide(self, image_hw: NDArray[np.uint8]) -> Division:
         """Classify every pixel of a windowed slice with the dense head, which there must be."""
@@ -220,9 +188,7 @@ class Network:
                 sparse = torch.cat([sparse, tokens], dim=1)
             if engine is not None:
                 return engine.decode(embedding, sparse, dense)
-            if self._recorded is not None:
-                return self._recorded(embedding.top, sparse, dense, embedding.high_res)
-            if self._has_own_decoder:
+            if self.device.type == "cpu" and self._model.sam_mask_decoder.use_high_res_features:
                 return predict_candidates(
                     self._model.sam_mask_decoder,
                     embedding.top,

@@ -98,7 +98,6 @@ def test_only_few_modules_import_torch() -> None:
             "tensor_threads",
             "engine",
             "openvino_engine",
-            "recorded_decoder",
         )
     }
     # The network that names vertebrae runs in this process whatever the segmenter is.

@@ -215,18 +215,6 @@ def test_identity_tells_everything(checkpoint: Path) -> None:
     assert (identity.image_size, identity.device, identity.dtype) == (NANO_SIZE, "cpu", "float32")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_segmenter_that_was_warmed_up_predicts_the_same(checkpoint: Path, dtype: str) -> None:
-    image, prompt = make_image((64, 96)), Prompt.point(40, 30)
-    with open_nano(checkpoint, dtype=dtype) as segmenter:
-        before = segmenter.predict(image, prompt)
-        segmenter.warm_up()
-        after = segmenter.predict(image, prompt)
-        assert segmenter._require_loaded().network.is_recorded
-    assert (before.masks == after.masks).all()
-    assert (before.scores == after.scores).all()
-
-
 def test_bfloat16_embeds_nearly_the_same(checkpoint: Path) -> None:
     image = make_image((64, 64))
     with open_nano(checkpoint) as exact, open_nano(checkpoint, dtype="bfloat16") as short:
