@@ -153,7 +153,7 @@ def cut_lengths_mm(ct_slice: CTSlice) -> list[float]:
 
 
 def _beyond_circle(hu: NDArray[Any]) -> Mask | None:
-    """Return what lies outside of the circle that fills the image, if one value does; None without one."""
+    """Return the pixels outside the reconstructed circle; None where the corners are not of one value."""
     height, width = hu.shape
     corners = hu[[0, 0, -1, -1], [0, -1, 0, -1]]
     if height != width or (corners != corners[0]).any():

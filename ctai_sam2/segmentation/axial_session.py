@@ -78,7 +78,7 @@ class AxialSession(FramedSlice):
         """
         if not 0 <= confidence_threshold <= 1:
             raise InputError(
-                "a threshold of confidence lies between 0 and 1",
+                "a threshold of confidence is a number from 0 to 1",
                 received=confidence_threshold,
                 hint="Give 0.5 for 50 %.",
             )

@@ -31,7 +31,7 @@ class ImageParameters:
     fat_hu : (float, float)
         Median of subcutaneous fat. On patients -112 to -83, the latter with oedema; at 70 kV about -120.
     gas_hu : float
-        Where the lowest value in the body lies above it, gas counts as visceral fat.
+        Where the lowest value in the body is above it, gas counts as visceral fat.
     metal_hu, metal_mm2 : float
         Area in the body above a density that no bone has, from which on its streaks reach the muscles.
     vertebra_mm : (float, float)
@@ -42,7 +42,7 @@ class ImageParameters:
     outline_radius_mm : float
         Radius of that circle.
     near_cut_mm, near_cut_mm2 : float
-        A structure of which so much lies so near to the cut is cut off too.
+        A structure with at least this area within this distance of the cut counts as cut off.
     """
 
     air_hu: float = 9.0

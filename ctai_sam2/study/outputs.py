@@ -162,15 +162,17 @@ def write_study(
             )
             for name, result in results_by_name(study).items()
         ]
-        measurements = write_rows(folder / "measurements.csv", [row])
-    return StudyFiles(
-        measurements=measurements,
+    written = StudyFiles(
+        measurements=folder / "measurements.csv",
         overlay=overlay.result(),
         sagittal_overlay=None if sagittal_overlay is None else sagittal_overlay.result(),
         quality_map=None if quality_map is None else quality_map.result(),
         groups=None if groups is None else groups.result(),
         masks=tuple(path for mask in masks for path in mask.result()),
     )
+    # Last: where a file could not be written, no table of numbers says that the study is complete.
+    write_rows(written.measurements, [row])
+    return written
 
 
 def _write_groups(study: StudyResult, path: Path) -> Path:

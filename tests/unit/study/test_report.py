@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctai_sam2.errors import InputError
+from ctai_sam2.errors import InputError, StorageError
 from ctai_sam2.measure.shown import SHOWN
 from ctai_sam2.segmentation import StudyResult
+from ctai_sam2.study import outputs
 from ctai_sam2.study.outputs import TableRow, measure_study, write_study
 from ctai_sam2.study.report import (
     TEXTS,
@@ -122,3 +123,15 @@ def test_muscle_groups_have_their_picture(
     assert written.groups is not None
     assert written.groups.is_file()
     assert write_study(study, made[1], tmp_path).groups is None
+
+
+def test_a_mask_that_cannot_be_written_leaves_no_table(
+    made: tuple[StudyResult, TableRow, StudyReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> list[Path]:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(outputs, "_write_mask", fail)
+    with pytest.raises(StorageError, match="full"):
+        write_study(made[0], made[1], tmp_path)
+    assert not (tmp_path / "measurements.csv").exists()
