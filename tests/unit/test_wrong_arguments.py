@@ -63,7 +63,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     ),
     "a threshold in per cent": (
         lambda: api.segment_structure(SLICE, "muscle", SEGMENTER, prompt=POINT, confidence_threshold=50),
-        "between 0 and 1",
+        "a number from 0 to 1",
     ),
     "a structure with a space": (
         lambda: api.segment_structure(SLICE, "psoas left", SEGMENTER),
