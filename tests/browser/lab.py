@@ -314,8 +314,32 @@ class Notebook:
             before = now
         raise AssertionError("the picture does not come to rest")
 
-    def redrawn_pixels(self, expected: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8]:
-        """What a canvas shows once a redraw has come to rest; on a busy machine that may be late."""
+    def drawn_pixels(self, number: int = 0, editor: str = "editor") -> NDArray[np.uint8]:
+        """What a canvas shows once Python has drawn all that it was told, and the page shows that."""
+        self.wait_until_drawn(number, editor)
+        return self.settled_pixels(number)
+
+    def wait_until_drawn(self, number: int = 0, editor: str = "editor") -> None:
+        """Wait until Python has nothing left to draw, and the page has drawn what Python sent.
+
+        Python draws in a thread of its own, which may come late on a busy machine.
+        """
+        display = f"{editor}._display"
+        events = f"{display}.events"
+        rests = (
+            f"{display}.pacer._timer is None and {events}.bundles._thread is None"
+            f" and {events}.companion.taken == {events}._taken and {events}.companion.bundles"
+        )
+        before, sent = -1, self.until(rests)
+        while sent != before:
+            self.page.locator(".ctai-sam2-editor").nth(number).and_(
+                self.page.locator(f"[data-drawn='{sent}']")
+            ).wait_for()
+            self.page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+            before, sent = sent, self.until(rests)
+
+    def restored_pixels(self, expected: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8]:
+        """What a canvas of a page that was loaded anew shows; on a busy machine it may come in several steps."""
         shown = self.settled_pixels(number)
         for _ in range(50):
             if np.array_equal(shown, expected):

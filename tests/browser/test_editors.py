@@ -52,13 +52,13 @@ def test_two_editors_in_one_notebook_on_a_sharp_screen(opened: Callable[..., Not
     notebook.wait_for_picture(1)
     notebook.until("other._display.canvas.pixel_ratio == 2 and editor._display.canvas.pixel_ratio == 2")
     assert notebook.settled_pixels(1).shape == (600, 800, 4)
-    first = notebook.settled_pixels(0)
+    first = notebook.drawn_pixels(0)
     notebook.canvas(1).scroll_into_view_if_needed()
     notebook.drag((30, 30), (60, 60), number=1, editor="other")
     notebook.until("len(other.rectangles) == 1")
     assert notebook.ask("other.rectangles[0][2] - other.rectangles[0][0]") == pytest.approx(30, abs=3)
     assert notebook.ask("area()") == 0
-    assert np.array_equal(notebook.settled_pixels(0), first)
+    assert np.array_equal(notebook.drawn_pixels(0), first)
     assert notebook.page.locator("button", has_text="一键分割").first.is_visible()
 
 
@@ -262,14 +262,14 @@ def test_keys_and_fields_live_side_by_side(opened: Callable[..., Notebook]) -> N
     # Escape while drawing: nothing happened.
     steps = notebook.ask("len(editor.document.history.done)")
     notebook.choose("Brush")
-    pixels = notebook.settled_pixels()
+    pixels = notebook.drawn_pixels()
     place, other = notebook.places([(40, 40), (44, 40)])
     page.mouse.move(*place.page)
     page.mouse.down()
     page.mouse.move(*other.page)
     page.keyboard.press("Escape")
     page.mouse.up()
-    assert np.array_equal(notebook.settled_pixels(), pixels)
+    assert np.array_equal(notebook.drawn_pixels(), pixels)
     assert notebook.ask("len(editor.document.history.done)") == steps
     page.keyboard.press("?")
     page.locator(".ctai-sam2-help").wait_for()
@@ -329,7 +329,7 @@ def test_a_running_cell_does_not_stop_the_brush(
             notebook.reload()
         down = 40 * (turn == "reloaded")
         places = notebook.places([(x, y + down) for x, y in ((200, 200), (230, 210), (240, 230))])
-        before, numbers = notebook.settled_pixels(), page.evaluate(_NUMBERS)
+        before, numbers = notebook.drawn_pixels(), page.evaluate(_NUMBERS)
         area = notebook.ask("area('psoas_left')")
         # Busy until this test says so, however slowly the page is drawn.
         go_on = f"go-on-{own_thread}-{turn}"

@@ -106,7 +106,7 @@ def test_the_middle_editor_from_one_click_to_saved_files(opened: Callable[..., N
 
     # The page is reloaded: the picture comes back from Python.
     notebook.reload()
-    assert np.array_equal(notebook.settled_pixels(), pixels)
+    assert np.array_equal(notebook.restored_pixels(pixels), pixels)
     require_twin(notebook)
     notebook.drag((205, 356), (215, 356))
     notebook.until("digest(editor.document) != digest(twin.document)")
@@ -176,6 +176,6 @@ def test_the_l3_editor_from_one_click_to_saved_files(opened: Callable[..., Noteb
     notebook.until("editor.document.view.viewport.px_per_mm > 2")
     pixels = require_full_redraw_looks_the_same(notebook)
     notebook.reload()
-    assert np.array_equal(notebook.settled_pixels(), pixels)
+    assert np.array_equal(notebook.restored_pixels(pixels), pixels)
     notebook.press("Save")
     notebook.until("__import__('pathlib').Path('l3/journey/l3_measurements.csv').exists()")

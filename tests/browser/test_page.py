@@ -58,12 +58,12 @@ def notebook(browser: Any, lab: Lab, kernel: str) -> Iterator[Notebook]:
 
 def require_pythons_picture(notebook: Notebook) -> None:
     """The picture is the one that Python draws from images of its own."""
-    shown = notebook.settled_pixels()
+    shown = notebook.drawn_pixels()
     notebook.tell(
         "display = editor._display; display.events._held = frozenset();"
         "display.canvas.require_all(); display.canvas.ready()"
     )
-    drawn = notebook.redrawn_pixels(shown)
+    drawn = notebook.drawn_pixels()
     assert np.array_equal(shown, drawn), f"{(shown != drawn).any(axis=2).sum()} pixels differ"
 
 
@@ -90,7 +90,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
 
     # The window: drawn while Python takes nothing, and then the same as Python draws.
     notebook.choose("Window")
-    before = notebook.settled_pixels()
+    before = notebook.drawn_pixels()
     width = notebook.ask("editor.document.view.window.width")
 
     def drag_window() -> None:
@@ -102,7 +102,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     seen = while_python_is_busy(notebook, drag_window, "window", lab)
     assert not np.array_equal(seen, before)
     notebook.until(f"editor.document.view.window.width == {width} - 120")
-    differing = (notebook.settled_pixels() != seen).any(axis=2).sum()
+    differing = (notebook.drawn_pixels() != seen).any(axis=2).sum()
     assert differing == 0
     require_pythons_picture(notebook)
 
@@ -140,7 +140,7 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.choose("Polygon")
     notebook.tell("follow()")
     corners = notebook.places([(10, 10), (30, 12), (20, 30)])
-    before = notebook.settled_pixels()
+    before = notebook.drawn_pixels()
 
     def click_corners() -> None:
         for corner in corners:

@@ -43,9 +43,9 @@ twin.adjust(viewport=editor.document.view.viewport)
 
 
 def require_full_redraw_looks_the_same(notebook: Notebook) -> np.ndarray:
-    before = notebook.settled_pixels()
+    before = notebook.drawn_pixels()
     notebook.tell("editor._display.canvas.require_all(); editor._display.canvas.ready()")
-    after = notebook.redrawn_pixels(before)
+    after = notebook.drawn_pixels()
     assert np.array_equal(before, after), f"{(before != after).any(axis=2).sum()} pixels differ"
     return after
 

@@ -68,6 +68,12 @@ function render({ model, el }) {
     if (stream === undefined) settle();
     else stream.currentProcessing.then(settle);
   };
+  // Which of Python's pictures is seen, for tests.
+  const onBundle = () => {
+    const number = model.get("bundles");
+    const drawn = picture.parts?.stream.currentProcessing ?? Promise.resolve();
+    drawn.then(() => editor()?.setAttribute("data-drawn", `${number}`));
+  };
   const reportScreen = () => session.send({ event: "screen", pixel_ratio: window.devicePixelRatio });
 
   const listeners = [...Object.entries(keys.listeners), ...Object.entries(pointers.listeners)];
@@ -77,6 +83,7 @@ function render({ model, el }) {
   window.addEventListener("resize", reportScreen);
   reportScreen();
   model.on(VIEW_CHANGES, onView);
+  model.on("change:bundles", onBundle);
   onView();
   // Where the canvases cannot be reached Python draws everything.
   picture.find().catch(() => {});
@@ -89,6 +96,7 @@ function render({ model, el }) {
     pointers.close();
     session.close();
     model.off(VIEW_CHANGES, onView);
+    model.off("change:bundles", onBundle);
     window.removeEventListener("resize", reportScreen);
     for (const [name, listener] of listeners) {
       document.removeEventListener(name, listener, { capture: true });
