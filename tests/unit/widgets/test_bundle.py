@@ -100,6 +100,25 @@ def test_a_stroke_and_a_slice_are_one_small_message_each(page: Page) -> None:
     page.require_same()
 
 
+def test_a_tool_that_is_painted_back_and_forth_while_it_is_chosen_ends_up_on_the_page(page: Page) -> None:
+    page.tell({"event": "unpacks", "bundles": 0})
+    controller, tools = page.editor.controller, page.editor._display.panel._rail._tools
+    before, chosen = controller.document.view.tool, (tools.index + 2) % len(tools.options)
+
+    def paint_both(change: Any) -> None:
+        # As a timer's thread does that comes before the controller has heard of the choice.
+        tools.unobserve(paint_both, "value")
+        for tool in (before, change["new"]):
+            controller.adjust(tool=tool)
+            page.editor._display.pacer._run()
+
+    tools.observe(paint_both, "value")
+    page.states[tools.model_id]["index"] = chosen
+    tools.set_state({"index": chosen})
+    assert controller.document.view.tool != before
+    page.require_same()
+
+
 def test_a_page_that_missed_a_bundle_gets_every_state(page: Page) -> None:
     page.tell({"event": "unpacks", "bundles": 0})
     page.editor.do("tool.brush")
