@@ -69,6 +69,10 @@ for widget in list(_instances.values()):
         widget.close()
 get_ipython().reset(new_session=False)
 """
+_HAS_DRAWN = """([number, sent]) => {
+  const editor = document.querySelectorAll(".ctai-sam2-editor")[number];
+  return Number(editor.getAttribute("data-drawn")) >= sent;
+}"""
 _PIXELS = """(canvas) => canvas.toDataURL("image/png").split(",")[1]"""
 # To see whether a picture changes, far quicker than to fetch it.
 _DIGEST = """(canvas) => {
@@ -332,10 +336,7 @@ class Notebook:
         )
         before, sent = -1, self.until(rests)
         while sent != before:
-            self.page.locator(".ctai-sam2-editor").nth(number).and_(
-                self.page.locator(f"[data-drawn='{sent}']")
-            ).wait_for()
-            self.page.evaluate("() => new Promise((resolve) => requestAnimationFrame(resolve))")
+            self.page.wait_for_function(_HAS_DRAWN, arg=[number, sent])
             before, sent = sent, self.until(rests)
 
     def restored_pixels(self, expected: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8]:
