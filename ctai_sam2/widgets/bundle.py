@@ -103,7 +103,7 @@ class Bundles:
     def _add(self, widget: ipw.Widget, names: Sequence[str]) -> None:
         if names:
             state = widget.get_state(names)
-            # As ipywidgets does: while it takes a value from the page it sends none that it believes is there.
+            # While ipywidgets takes a value from the page, it sends none that it believes is there.
             known = widget._property_lock
             known.update({name: value for name, value in state.items() if name in known})
             self._parts.append((widget.model_id, {"method": "update", "state": state}, 0))

@@ -340,7 +340,7 @@ class Notebook:
             before, sent = sent, self.until(rests)
 
     def restored_pixels(self, expected: NDArray[np.uint8], number: int = 0) -> NDArray[np.uint8]:
-        """What a canvas of a page that was loaded anew shows; on a busy machine it may come in several steps."""
+        """What a canvas of a page that was loaded anew shows; on a busy machine it comes in several steps."""
         shown = self.settled_pixels(number)
         for _ in range(50):
             if np.array_equal(shown, expected):
@@ -429,7 +429,7 @@ class Notebook:
         """Choose a tool by the words on it, and wait until a press on the picture is that tool's.
 
         A press that meets a button on its way to another place is lost; a reader presses again, and so does
-        this, once.
+        this, once, and from another tool: a button that is down already would say nothing.
         """
         chosen = self.page.locator(f".ctai-sam2-editor[data-tool='{tool.lower()}']").first
         self.press(tool)
@@ -437,7 +437,9 @@ class Notebook:
             chosen.wait_for(timeout=30_000)
         except Exception:  # of the browser's driver: imported only where it is installed
             told = self.ask("editor.document.view.tool")
-            print(f"{tool} was pressed, Python has {told}, the page another: pressed again")
+            down = self.page.locator(".ctai-sam2-tools button.mod-active").first.inner_text()
+            print(f"{tool} was pressed, Python has {told}, the page {down}: pressed again")
+            self.press("Pan")
             self.press(tool)
             chosen.wait_for()
         # Its options may take another line, and room from the picture.
