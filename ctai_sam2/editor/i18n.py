@@ -417,6 +417,10 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
             "Esc closes this list.",
             "单击按键可更改：按下新键；Backspace 恢复默认，Esc 放弃。按 Esc 关闭此列表。",
         ),
+        "view.too_early": (
+            "That was done before this case was shown: it changed nothing here.",
+            "该操作在显示此病例之前执行，未对此病例作任何更改。",
+        ),
         "view.key_changed": ("{action}: {keys}", "{action}：{keys}"),
         "view.keys_hint": (
             "Keys work while the editor has the focus. Wheel: slices of a volume, else zoom; Shift+wheel: "

@@ -8,7 +8,7 @@ from typing import Any
 
 import ipywidgets as ipw
 
-from ctai_sam2.editor import Controller, text
+from ctai_sam2.editor import Controller, Message, text
 from ctai_sam2.editor.actions import BY_NAME
 from ctai_sam2.errors import CtaiError
 
@@ -55,12 +55,19 @@ class ControlFactory:
         Runs every handler and shows its errors.
     gathered : callable
         Around what changes controls outside of a refresh.
+    is_early : callable
+        Whether the page still shows another case than the controller's.
     """
 
     def __init__(
-        self, controller: Callable[[], Controller], guard: Guard, gathered: Gathered = nullcontext
+        self,
+        controller: Callable[[], Controller],
+        guard: Guard,
+        gathered: Gathered = nullcontext,
+        is_early: Callable[[], bool] = lambda: False,
     ) -> None:
         self._controller, self._guard, self.gathered = controller, guard, gathered
+        self._is_early = is_early
         self._on_translate: list[Callable[[str], object]] = []
         self.is_refreshing = False
         self.language = ""
@@ -71,11 +78,15 @@ class ControlFactory:
         return self._controller()
 
     def guarded(self, act: Callable[[], object]) -> None:
-        """Run a control's handler, unless a refresh moved the control."""
+        """Run a control's handler, unless a refresh moved the control, or another case was in view."""
 
         def run() -> None:
             with self.controller.lock:
-                if not self.is_refreshing:
+                if self.is_refreshing:
+                    return
+                if self._is_early():
+                    self.controller.say(Message("view.too_early"))
+                else:
                     act()
 
         self._guard(run)

@@ -52,6 +52,7 @@ class Display:
             source,
             guard=self.guard,
             gathered=self.events.bundles.gathered,
+            is_early=self.events.is_early,
             pixel_ratio=lambda: self.canvas.pixel_ratio,
         )
         self.widget = self.panel.widget

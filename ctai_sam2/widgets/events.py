@@ -26,6 +26,9 @@ from ctai_sam2.widgets.localiser import line_percent
 from ctai_sam2.widgets.user_keys import read_keys, write_keys
 
 _PIXELS_PER_STEP = 100.0
+_DOES = frozenset({"press", "gesture", "double", "key"})
+_FOLLOWS = frozenset({"move", "release", "hover", "wheel", "viewport", "slice"})
+"""What is meant for the case that the page shows. Where it is another one by now, `_DOES` gets an answer."""
 
 
 class Events:
@@ -64,6 +67,8 @@ class Events:
         self._series, self._series_of = 0, canvas.controller
         self._held: frozenset[int] = frozenset()
         """Slices of the case in view that the page holds."""
+        self._seen: int | None = None
+        """Series of the case that the page shows; None before a page said so."""
         canvas.fill_on_page = self._fill_on_page
         page = canvas.widget
         page.on_mouse_down(lambda x, y: self._at(canvas.controller.press, x, y))
@@ -132,16 +137,29 @@ class Events:
             if isinstance(document.source, CTVolume) and document.profile.plane == "axial":
                 self.companion.line = line_percent(document.source, document.index)
 
+    def is_early(self) -> bool:
+        """Whether the page does not show the case in view yet: what it sends was meant for the one before."""
+        self._follow(self._canvas.controller)
+        return self._seen is not None and self._seen != self._series
+
     def take(self, content: Mapping[str, Any], buffers: Sequence[Any] = ()) -> None:
         """Take a message of the page side."""
         # Nobody paints in between: what is shown as taken has been done, and both go out together.
         with self._canvas.controller.lock:
             self._taken = max(self._taken, int(content.get("number", 0)))
             try:
-                self._take(content, buffers)
+                if self._is_of_case_in_view(content):
+                    self._take(content, buffers)
+                elif content["event"] in _DOES:
+                    self._canvas.controller.say(Message("view.too_early"))
             finally:
                 if "number" in content:
                     self._canvas.ready()
+
+    def _is_of_case_in_view(self, content: Mapping[str, Any]) -> bool:
+        self._follow(self._canvas.controller)
+        is_meant = content.get("event") in _DOES | _FOLLOWS
+        return not is_meant or content.get("series", self._series) == self._series
 
     def _take(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         controller = self._canvas.controller
@@ -191,6 +209,8 @@ class Events:
                 if self.bundles.want(int(content["bundles"])):
                     self._canvas.require_all()
                     self._canvas.ready()
+        elif kind == "shows":
+            self._seen = int(content["series"])
         elif kind == "holds":
             self._take_held(content)
         elif kind == "lost":

@@ -75,6 +75,8 @@ class Panel:
         Runs every handler and shows its errors.
     gathered : callable
         Around what changes controls outside of a paint.
+    is_early : callable
+        Whether the page still shows another case.
     pixel_ratio : callable
         The screen's pixels per CSS pixel.
     """
@@ -87,11 +89,12 @@ class Panel:
         *,
         guard: Guard,
         gathered: Gathered,
+        is_early: Callable[[], bool],
         pixel_ratio: Callable[[], float],
     ) -> None:
         self._controller, self._source = controller, source
         self._is_frozen = False
-        controls = self._controls = ControlFactory(lambda: self._controller, guard, gathered)
+        controls = self._controls = ControlFactory(lambda: self._controller, guard, gathered, is_early)
         profile = controller.document.profile
         self._cases = CaseBar(controls, choose=source.choose_case)
         self._options = OptionBar(controls, source.check_segmenter, has_groups="all" in profile.groups)

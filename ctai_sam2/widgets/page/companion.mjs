@@ -54,6 +54,7 @@ function render({ model, el }) {
     session.take();
     picture.ask();
     const { taken } = session;
+    const { series } = session.view;
     // What a press on the picture will do, for styles and for tests.
     editor()?.setAttribute("data-tool", session.view.tool);
     editor()?.style.setProperty("--ctai-sam2-line", `${model.get("line")}%`);
@@ -63,6 +64,7 @@ function render({ model, el }) {
       const place = editor()?.querySelector(".ctai-sam2-place");
       if (session.ahead === null && place instanceof HTMLElement) place.style.display = "none";
       picture.paint();
+      session.see(series);
     };
     const { stream } = picture.parts ?? {};
     if (stream === undefined) settle();

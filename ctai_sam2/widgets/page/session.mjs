@@ -28,6 +28,9 @@ export class Session {
     /** @type {Look | null} */
     this.ahead = null;
     this.aheadNumber = 0;
+    /** Number of the case that is seen: what is done on the page is meant for it. @type {number} */
+    this.series = this.view.series;
+    this.isSeriesTold = false;
     /** @type {number[]} */
     this.timers = [];
   }
@@ -61,7 +64,14 @@ export class Session {
 
   /** @param {object} content @param {ArrayBuffer[]} buffers */
   send(content, buffers = []) {
-    this.model.send(content, undefined, buffers);
+    this.model.send({ series: this.series, ...content }, undefined, buffers);
+  }
+
+  /** A case is seen from now on; Python is told. @param {number} series */
+  see(series) {
+    if (this.isSeriesTold && series === this.series) return;
+    [this.series, this.isSeriesTold] = [series, true];
+    this.send({ event: "shows" });
   }
 
   /**

@@ -5,6 +5,7 @@ import { deflateSync } from "node:zlib";
 import test from "node:test";
 
 import {
+  Session,
   SliceStore,
   buttonOf,
   closesPolygon,
@@ -177,4 +178,20 @@ test("a bundle is taken apart in its order, each widget with its own buffers", a
       ["a", parts[3][1], ["last"]],
     ]);
   }
+});
+
+test("what is sent names the case that is seen, and a case is told once", () => {
+  const sent = [];
+  const state = { view: { series: 4 }, taken: 0, index: 0 };
+  const session = new Session({ get: (name) => state[name], send: (content) => sent.push(content) }, () => {});
+  session.see(4);
+  session.see(4);
+  state.view = { series: 5 };
+  session.send({ event: "key", key: "Enter" });
+  session.see(5);
+  session.send({ event: "key", key: "Enter" });
+  assert.deepEqual(
+    sent.map(({ event, series }) => [event, series]),
+    [["shows", 4], ["key", 4], ["shows", 5], ["key", 5]],
+  );
 });

@@ -13,13 +13,13 @@ from ctai_sam2.cohort.qc import MEANINGS
 from ctai_sam2.editor import MIDDLE, Controller, Document
 from ctai_sam2.editor.authorship import author_of
 from ctai_sam2.editor.commands import Clear, Paint, SetMask
-from ctai_sam2.editor.i18n import TABLE
+from ctai_sam2.editor.i18n import TABLE, text
 from ctai_sam2.errors import InputError
 from ctai_sam2.journal import AnnotationJournal
 from ctai_sam2.widgets import ReviewEditor
 from tests.fakes import FakeSegmenter
 from tests.unit.cohort.making import QUICK, do_here, make_cases
-from tests.unit.widgets.page import controls, shown, tell
+from tests.unit.widgets.page import button, controls, shown, tell
 
 pytestmark = pytest.mark.usefixtures("recorder")
 
@@ -64,6 +64,36 @@ def test_cases_are_corrected_signed_and_gone_through(results: Path) -> None:
     assert np.array_equal(Worklist(results).load(first).masks["psoas_left"], drawn)
     with pytest.raises(InputError, match="no case is open"):
         ReviewEditor(Worklist(results), who="AB", segmenter=None)
+
+
+def test_keys_and_buttons_meant_for_the_case_before_sign_nothing(results: Path) -> None:
+    editor = ReviewEditor(Worklist(results), who="AB", segmenter=None)
+    events, first = editor._display.events, editor.name
+    enter = {"event": "key", "key": "Enter", "modifiers": [], "pressed": True}
+    tell(editor, event="draws")
+    editor._display.paint()
+    series = events.companion.view["series"]
+    tell(editor, event="shows", series=series)
+    # Twice at once, as an impatient reader does, while the first signs.
+    tell(editor, **enter, series=series)
+    tell(editor, **enter, series=series)
+    second = editor.name
+    assert second != first
+    assert editor.controller.message.key == "view.too_early"
+    button(editor, text("action.accept", "en")).click()
+    tell(editor, event="press", at=[200, 200], button="left", modifiers=[], series=series)
+    tell(editor, event="release", at=[200, 200], series=series)
+    assert editor.name == second
+    assert not editor.document.history.done
+    reviewed = read_table(results).set_index("case_id")["reviewed_by"]
+    assert reviewed[first] == "AB"
+    assert not isinstance(reviewed[second], str)
+    # Once the page shows it, the case is signed as ever.
+    editor._display.paint()
+    tell(editor, event="shows", series=events.companion.view["series"])
+    tell(editor, **enter, series=events.companion.view["series"])
+    assert read_table(results).set_index("case_id").loc[second, "reviewed_by"] == "AB"
+    editor.close()
 
 
 def test_what_was_not_signed_is_there_again(results: Path) -> None:
