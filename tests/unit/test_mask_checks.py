@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.mask_checks import cut_notes, describe_cut, inverted_notes, require_not_cut, side_notes
+from ctai_sam2.mask_checks import (
+    cut_notes,
+    describe_cut,
+    gap_notes,
+    inverted_notes,
+    require_not_cut,
+    side_notes,
+)
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TISSUE_DEFINITIONS
 from ctai_sam2.types import CTSlice
 
@@ -65,3 +72,19 @@ def test_what_the_header_says_is_held_against_the_definitions() -> None:
 def test_an_inverted_mask_is_said() -> None:
     assert inverted_notes({"a": box(40, 50)}) == []
     assert "inverted" in inverted_notes({"a": ~box(40, 50)})[0]
+
+
+def on_slices(*drawn: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    mask = np.zeros((12, 3, 3), bool)
+    mask[list(drawn), 1, 1] = True
+    return mask
+
+
+def test_slices_left_out_between_outlines_are_said() -> None:
+    assert gap_notes({"psoas_left": on_slices(3, 4, 5), "muscle": on_slices(7), "sat": on_slices()}) == []
+    [note] = gap_notes({"psoas_left": on_slices(2, 3, 4, 6, 7)})
+    assert note.startswith("psoas_left is empty on 1 of 6 slices")
+    # Of unknown structures two pieces are as likely as a forgotten slice; every third slice is not.
+    assert gap_notes({"tumours": on_slices(2, 3, 7, 8)}) == []
+    assert "6 of 10 slices" in gap_notes({"tumours": on_slices(1, 4, 7, 10)})[0]
+    assert gap_notes({"psoas_left": np.eye(3, dtype=bool)}) == []
