@@ -24,6 +24,9 @@ _STEP_SHARE = 0.002
 _MIDLINE_MM = 5.0
 """How far beyond the body's middle a mask has to lie: scoliosis moves the spine by less than a psoas."""
 
+_LEAST_SHARE = 0.4
+"""A wasted psoas still is half muscle; one that is put onto bowel, fat or air is not."""
+
 _CUT = re.compile(r"cut to (?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+) HU by (?P<by>\S+)")
 
 _TISSUE_OF = {
@@ -110,6 +113,37 @@ def cut_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueD
                 f"{name} holds values of {low:g} to {high:g} HU only, and next to it lies tissue of"
                 f" {wanted.low_hu:g} to {wanted.high_hu:g} HU: it was cut to other limits before, and"
                 f" measuring with {definitions.identifier} does not widen it"
+            )
+    return notes
+
+
+def tissue_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueDefinitions) -> list[str]:
+    """Say which masks hold little of their tissue, as those of another slice or of a turned image do.
+
+    A picture does not say where it lies, and prone or feet-first images are shown turned. Outlines of
+    visceral and intermuscular fat go around other tissue too: nothing is said of these.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        By structure.
+    definitions : TissueDefinitions
+        Hounsfield limits of the tissues.
+    """
+    notes = []
+    for name, mask in masks.items():
+        tissue = _TISSUE_OF.get(name)
+        if tissue not in ("muscle", "sat") or int(mask.sum()) < _FEWEST_PIXELS:
+            continue
+        limits = getattr(definitions, tissue)
+        inside = ct_slice.hu[mask]
+        share = float(((inside >= limits.low_hu) & (inside <= limits.high_hu)).mean())
+        if share < _LEAST_SHARE:
+            notes.append(
+                f"only {share:.0%} of {name} lies within {limits.low_hu:g} to {limits.high_hu:g} HU: was it"
+                " drawn on this slice, and on the image as it is shown here?"
             )
     return notes
 

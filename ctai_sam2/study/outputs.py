@@ -21,7 +21,7 @@ from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.plausibility import require_measurable_slice, require_region
 from ctai_sam2.io import read_slice, read_study, write_mask_nifti, write_mask_png, write_overlay_png
 from ctai_sam2.io.dicom_headers import looks_like_dicom
-from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
+from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes, tissue_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -345,7 +345,7 @@ def measure_files(
         notes += [note for note in found.warnings if note not in notes]
     if len(loaded) > 1:
         notes += [note for note in side_notes(loaded, ct) if note not in notes]
-    notes += cut_notes(ct, loaded, definitions)
+    notes += [*tissue_notes(ct, loaded, definitions), *cut_notes(ct, loaded, definitions)]
     row: TableRow = dict(
         measure_slice(
             ct.hu,

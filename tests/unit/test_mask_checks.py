@@ -13,6 +13,7 @@ from ctai_sam2.mask_checks import (
     inverted_notes,
     require_not_cut,
     side_notes,
+    tissue_notes,
 )
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TISSUE_DEFINITIONS
 from ctai_sam2.types import CTSlice
@@ -88,3 +89,17 @@ def test_slices_left_out_between_outlines_are_said() -> None:
     assert gap_notes({"tumours": on_slices(2, 3, 7, 8)}) == []
     assert "6 of 10 slices" in gap_notes({"tumours": on_slices(1, 4, 7, 10)})[0]
     assert gap_notes({"psoas_left": np.eye(3, dtype=bool)}) == []
+
+
+def test_a_mask_on_other_tissue_is_said() -> None:
+    """A picture drawn on the image as stored, when a prone patient's is shown turned."""
+    ct = body()
+    hu = ct.hu.copy()
+    hu[:, :60] = np.minimum(hu[:, :60], -60)  # fat only on one side: turned by half, the mask lies there
+    ct = CTSlice(hu=hu, spacing_mm=ct.spacing_mm, affine=ct.affine)
+    psoas = box(70, 80)
+    assert tissue_notes(ct, {"psoas_left": psoas, "vat": psoas, "imat": psoas}, DEFAULT_DEFINITIONS) == []
+    turned = psoas[::-1, ::-1]
+    [note] = tissue_notes(ct, {"psoas_left": turned, "vat": turned}, DEFAULT_DEFINITIONS)
+    assert note.startswith("only 0% of psoas_left lies within -29 to 150 HU")
+    assert "0% of sat" in tissue_notes(ct, {"sat": psoas}, DEFAULT_DEFINITIONS)[0]
