@@ -17,7 +17,7 @@ from ctai_sam2.io.imported_masks import ImportedMasks
 from ctai_sam2.io.label_volumes import LABEL_VOLUME_ENDINGS
 from ctai_sam2.io.mask_pictures import MASK_PICTURE_SUFFIXES
 from ctai_sam2.io.structure_terms import known_by_other_name
-from ctai_sam2.mask_checks import inverted_notes, side_notes
+from ctai_sam2.mask_checks import gap_notes, inverted_notes, side_notes
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 from ctai_sam2.types.checks import require_type
 
@@ -201,7 +201,7 @@ def import_masks(
         ours = known_by_other_name(name)
         if ours is not None and ours not in result:
             notes.append(f"{name} is what this package calls {ours} (names=, --rename {name}={ours})")
-    notes += [*side_notes(result, of), *inverted_notes(result)]
+    notes += [*side_notes(result, of), *inverted_notes(result), *gap_notes(result)]
     return ImportedMasks(result, warnings=notes, description=found.description)
 
 
@@ -271,9 +271,10 @@ def read_structure_mask(
                 hint="Choose the slice it was drawn on.",
             )
     # The name it gets here says on which side it should be.
-    checked = [*side_notes(found, of), *inverted_notes(found)]
+    checked = [*side_notes(found, of), *inverted_notes(found), *gap_notes(found)]
     notes = [note for note in notes if note not in checked]
-    notes += [*side_notes({structure: mask}, of), *inverted_notes({structure: mask})]
+    mine = {structure: mask}
+    notes += [*side_notes(mine, of), *inverted_notes(mine), *gap_notes(mine)]
     return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
 
 

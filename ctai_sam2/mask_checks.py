@@ -1,4 +1,4 @@
-"""What is odd about masks that came from a file: on the wrong side, inverted, or cut to other HU before."""
+"""What is odd about masks that came from a file: mirrored, inverted, with gaps, or cut to other HU before."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.image.body import body_mask
 from ctai_sam2.measure.definitions import TissueDefinitions
-from ctai_sam2.structures import MIRRORED
+from ctai_sam2.structures import MIRRORED, STRUCTURES
 from ctai_sam2.types import CTSlice, CTVolume, Mask
 
 _FEWEST_PIXELS = 30
@@ -23,6 +23,9 @@ _STEP_SHARE = 0.002
 
 _MIDLINE_MM = 5.0
 """How far beyond the body's middle a mask has to lie: scoliosis moves the spine by less than a psoas."""
+
+_LEAST_SHARE = 0.4
+"""A wasted psoas still is half muscle; one that is put onto bowel, fat or air is not."""
 
 _CUT = re.compile(r"cut to (?P<low>-?[\d.]+?)\.\.(?P<high>-?[\d.]+) HU by (?P<by>\S+)")
 
@@ -114,6 +117,37 @@ def cut_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueD
     return notes
 
 
+def tissue_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueDefinitions) -> list[str]:
+    """Say which masks hold little of their tissue, as those of another slice or of a turned image do.
+
+    A picture does not say where it lies, and prone or feet-first images are shown turned. Outlines of
+    visceral and intermuscular fat go around other tissue too: nothing is said of these.
+
+    Parameters
+    ----------
+    ct_slice : CTSlice
+        The slice.
+    masks : mapping of str to ndarray of bool, shape (H, W)
+        By structure.
+    definitions : TissueDefinitions
+        Hounsfield limits of the tissues.
+    """
+    notes = []
+    for name, mask in masks.items():
+        tissue = _TISSUE_OF.get(name)
+        if tissue not in ("muscle", "sat") or int(mask.sum()) < _FEWEST_PIXELS:
+            continue
+        limits = getattr(definitions, tissue)
+        inside = ct_slice.hu[mask]
+        share = float(((inside >= limits.low_hu) & (inside <= limits.high_hu)).mean())
+        if share < _LEAST_SHARE:
+            notes.append(
+                f"only {share:.0%} of {name} lies within {limits.low_hu:g} to {limits.high_hu:g} HU: was it"
+                " drawn on this slice, and on the image as it is shown here?"
+            )
+    return notes
+
+
 def describe_cut(tissue: str, definitions: TissueDefinitions) -> str | None:
     """Write for a mask's header which HU limits it was cut to; None for tissues that are not cut.
 
@@ -154,6 +188,42 @@ def inverted_notes(masks: Mapping[str, Mask]) -> list[str]:
         for name, mask in masks.items()
         if mask.ndim == 2 and mask[0, 0] and mask[0, -1] and mask[-1, 0] and mask[-1, -1]
     ]
+
+
+def gap_notes(masks: Mapping[str, Mask]) -> list[str]:
+    """Say which masks of a volume have slices without a voxel between their first and their last.
+
+    Readers outline every second or fifth slice, or on thicker slices; what lies between then counts as
+    nothing. A structure of this package is one piece along the body; others may have gaps, unless no two
+    neighbouring slices are drawn.
+
+    Parameters
+    ----------
+    masks : mapping of str to ndarray of bool, shape (D, H, W)
+        By structure; masks of a slice are left alone.
+
+    Examples
+    --------
+    >>> mask = np.zeros((5, 2, 2), dtype=bool)
+    >>> mask[::2] = True
+    >>> gap_notes({"psoas_left": mask})
+    ['psoas_left is empty on 2 of 5 slices between its first and its last: its volume is too small']
+    """
+    notes = []
+    for name, mask in masks.items():
+        if mask.ndim != 3:
+            continue
+        drawn = np.flatnonzero(mask.any(axis=(1, 2)))
+        if drawn.size < 2:
+            continue
+        extent = int(drawn[-1] - drawn[0]) + 1
+        is_sparse = drawn.size > 2 and int(np.diff(drawn).min()) > 1
+        if drawn.size < extent and (name in STRUCTURES or is_sparse):
+            notes.append(
+                f"{name} is empty on {extent - drawn.size} of {extent} slices between its first and its last:"
+                " its volume is too small"
+            )
+    return notes
 
 
 def _left_mm(mask: Mask, of: CTSlice | CTVolume) -> float:

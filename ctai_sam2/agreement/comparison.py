@@ -76,6 +76,10 @@ class MeasureAgreement:
     division: Division | None = None
 
 
+_UNIT_FACTOR = 8.0
+"""Of means; areas in mm² and cm² differ by 100, readers of one structure by far less."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
     """Agreement of two outlines of one structure on the same slice.
@@ -234,6 +238,7 @@ def compare_readers(
         )
         division = divide_cases(measure, both, a, b, over_a, over_b, same)
         found.append(_agreement(measure, "all", pairs[measure], confidence, division))
+        cautions += _unit_caution(measure, found[-1])
         on_one = [pair for pair in pairs[measure] if pair[3]]
         if FEWEST_CASES <= len(on_one) < len(both):
             found.append(_agreement(measure, "same_slice", on_one, confidence, None))
@@ -244,6 +249,7 @@ def compare_readers(
             "not every row says which slice was measured: the effects of slice and contour "
             "cannot be separated there"
         )
+    cautions += _case_cautions(a, b, names)
     cautions += _masks_left_out(names[0], [a[case] for case in cases])
     cautions += _masks_left_out(names[1], [b[case] for case in cases])
     apart = [
@@ -336,6 +342,33 @@ def _same_slice(a: Reading, b: Reading) -> bool | None:
     if a.slice_index is None or b.slice_index is None:
         return None
     return a.slice_index == b.slice_index
+
+
+def _case_cautions(a: Mapping[str, Reading], b: Mapping[str, Reading], names: tuple[str, str]) -> list[str]:
+    """Say which cases have no partner, and whether both readers measured with the same limits."""
+    cautions = []
+    for who, mine, others in ((names[0], a, b), (names[1], b, a)):
+        alone = [case[:40] for case in mine if case not in others]
+        if alone:
+            cautions.append(
+                f"{who}: {len(alone)} of {len(mine)} cases were read by nobody else: {_some(alone)}"
+            )
+    limits = [{mine[case].definitions for case in a if case in b} - {None} for mine in (a, b)]
+    stated = sorted({str(one) for one in limits[0] | limits[1]})
+    if limits[0] and limits[1] and len(stated) > 1:
+        cautions.append(f"the values were measured with several definitions: {_some(stated)}")
+    return cautions
+
+
+def _unit_caution(measure: str, entry: MeasureAgreement) -> list[str]:
+    """Say where one reader's values are ten times the other's or more, as mm² are for cm²."""
+    one, other = abs(entry.mean_first), abs(entry.mean_second)
+    if measure.endswith("_hu") or "_hu_" in measure or min(one, other) <= 0:
+        return []
+    factor = max(one, other) / min(one, other)
+    if factor < _UNIT_FACTOR:
+        return []
+    return [f"{measure}: the values differ by a factor of {factor:.3g}: are they in one unit?"]
 
 
 def _masks_left_out(who: str, readings: Sequence[Reading]) -> list[str]:

@@ -33,6 +33,7 @@ _MEASUREMENTS = "measurements.csv"
 _SAME_PLANE_MM = 0.05
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _EITHER_COMMA = re.compile(r"[+-]?[1-9]\d{0,2},\d{3}")
+_EITHER_POINT = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}")
 _NUMBER_COLUMNS = {column.name for column in COLUMN_TABLE if column.kind == "number"}
 _MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "–", ".", "inf", "-inf")
 _COHORT_STRUCTURES: Mapping[str, tuple[int, ...]] = {
@@ -113,6 +114,8 @@ class Reading:
         Outlines over many slices, by structure.
     left_out : tuple of str
         Files of masks that are not compared, and why.
+    definitions : str, optional
+        Hounsfield limits that the values were measured with, where the row names them.
     """
 
     case: str
@@ -121,6 +124,7 @@ class Reading:
     masks: Mapping[str, DrawnMask] = field(default_factory=dict)
     volumes: Mapping[str, DrawnVolume] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+    definitions: str | None = None
 
 
 def read_readings(path: str | os.PathLike[str]) -> list[Reading]:
@@ -189,11 +193,19 @@ def _reading(case: str, row: Mapping[str, Any], masks: Mapping[str, DrawnMask] |
         if number is not None:
             values[str(name)] = number
     chosen = values.get(SLICE_COLUMN)
+    if chosen is not None and not chosen.is_integer():
+        raise InputError(
+            "a slice is a whole number",
+            received=f"{chosen:g} in {SLICE_COLUMN} of case {case[:40]}",
+            hint="Give the axial index, 0 for the lowest slice.",
+        )
+    stated = row.get("definitions")
     return Reading(
         case=case,
         values=values,
         slice_index=None if chosen is None else int(chosen),
         masks=masks or {},
+        definitions=stated.strip() or None if isinstance(stated, str) else None,
     )
 
 
@@ -319,13 +331,23 @@ def _read_drawn(path: Path) -> tuple[NDArray[Any], tuple[float, float], Grid] | 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:
     _, rows, separator = read_table(path)
+    cells = [(name, cell.strip()) for row in rows for name, cell in row.items() if name in COLUMNS]
     if separator == ",":
-        for row in rows:
-            for name, cell in row.items():
-                if name in COLUMNS and _EITHER_COMMA.fullmatch(cell.strip()):
-                    raise InputError(
-                        f"whether a comma in {name} of {path.name} parts decimals or thousands is not clear",
-                        received=cell.strip()[:20],
-                        hint="Write it with a point, or separate the cells by semicolons.",
-                    )
+        for name, cell in cells:
+            if _EITHER_COMMA.fullmatch(cell):
+                raise InputError(
+                    f"whether a comma in {name} of {path.name} parts decimals or thousands is not clear",
+                    received=cell[:20],
+                    hint="Write it with a point, or separate the cells by semicolons.",
+                )
+    # Where decimals have a comma, a point parts thousands: 1.234 is more than a thousand then.
+    elif any(_DECIMAL_COMMA.fullmatch(cell) for _, cell in cells):
+        for name, cell in cells:
+            if _EITHER_POINT.fullmatch(cell):
+                raise InputError(
+                    f"decimals have a comma in {path.name}, and whether a point in {name} parts decimals"
+                    " or thousands is not clear",
+                    received=cell[:20],
+                    hint="Write all numbers in one way, without signs between thousands.",
+                )
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ def change(
     from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.study.change import compare_studies, write_change
+    from ctai_sam2.study.change import compare_headers, compare_studies, write_change
 
     indices = _indices(axial_index)
     limits = definitions_of(definitions)
@@ -44,6 +45,7 @@ def change(
             for volume, index in zip(volumes, indices, strict=True)
         ]
         found = compare_studies(studies[0], studies[1], segmenter, height_m=height_m, definitions=limits)
+    found = replace(found, flags=(*compare_headers(first, second), *found.flags))
     files = write_change(found, out)
     if as_json:
         print_json(

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ctai_sam2.cohort.case import Case
-from ctai_sam2.errors import CtaiError
-from ctai_sam2.files.folders import files_below
-from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
-from ctai_sam2.io.study import is_volume_name
+from ctai_sam2.io.study import first_header
 
 _FEWEST_CONSTANT = 3
 """If this many cases share one identifier and none has another, an export put it in for all of them."""
@@ -38,7 +34,7 @@ def find_same_patients(cases: Sequence[Case]) -> tuple[dict[str, list[str]], str
     """
     by_identifier: dict[str, list[tuple[str, str, str]]] = {}
     for case in cases:
-        header = _first_header(case)
+        header = first_header(case.path, series_uid=case.series_uid)
         if header is not None and header.keys.patient and header.keys.patient[0]:
             identifier, _, born, sex, *_ = header.keys.patient
             by_identifier.setdefault(identifier, []).append((case.case_id, born, sex))
@@ -59,26 +55,3 @@ def find_same_patients(cases: Sequence[Case]) -> tuple[dict[str, list[str]], str
 
 def _agree(one: str, other: str) -> bool:
     return not one or not other or one == other
-
-
-def _first_header(case: Case) -> FrameHeader | None:
-    """Header of the first image of a case's series; None where it has none."""
-    path = Path(case.path)
-    try:
-        for file in files_below(path, []) if path.is_dir() else (path,):
-            if is_volume_name(file.name) or not looks_like_dicom(file):
-                continue
-            header = _header_of(file)
-            wanted = (case.series_uid or "").split("#")[0]
-            if header is not None and wanted in ("", header.series_uid):
-                return header
-    except CtaiError:
-        pass  # The case itself fails with the reason.
-    return None
-
-
-def _header_of(file: Path) -> FrameHeader | None:
-    try:
-        return next(iter(read_headers(file)), None)
-    except CtaiError:
-        return None

@@ -19,6 +19,7 @@ MEANINGS: Mapping[str, str] = {
     "implausible": "A muscle area, index or density that no adult has: left out of the statistics.",
     "duplicate": "The same images, or the same slice, are in the cohort more than once.",
     "same_patient": "Another case is of the same patient, going by the header of the images.",
+    "manifest": "What the manifest states of the patient is not what the header of the images states.",
     "missing": "A structure that was wanted was not found.",
     "low_confidence": "The model is not sure of a mask.",
     "level": "The level may be wrong: L3 was not counted from a clear sacrum, or is elsewhere.",
@@ -101,6 +102,7 @@ def find_flags(
     sexes: Sequence[str | None],
     limits: QcLimits | None = None,
     same_patient: Mapping[str, Sequence[str]] | None = None,
+    contradictions: Sequence[Sequence[str]] | None = None,
 ) -> list[dict[str, str]]:
     """Flag records, one by one and against each other.
 
@@ -116,6 +118,8 @@ def find_flags(
         Where numbers become flags.
     same_patient : mapping of str to sequence of str, optional
         By case the others of the same patient; see `find_same_patients`.
+    contradictions : sequence of (sequence of str), optional
+        Of the cases, what the manifest states otherwise than the images' header.
 
     Returns
     -------
@@ -126,9 +130,10 @@ def find_flags(
     outlying = _find_outliers(records, sexes, limits)
     twins = _find_duplicates(records)
     patients = same_patient or {}
+    others = contradictions or [()] * len(records)
     return [
-        _flags_of(record, far, same, patients, confidence_threshold, limits)
-        for record, far, same in zip(records, outlying, twins, strict=True)
+        _flags_of(record, far, same, patients, other, confidence_threshold, limits)
+        for record, far, same, other in zip(records, outlying, twins, others, strict=True)
     ]
 
 
@@ -137,6 +142,7 @@ def _flags_of(
     outlying: Sequence[str],
     same: Sequence[str],
     patients: Mapping[str, Sequence[str]],
+    contradictions: Sequence[str],
     confidence_threshold: float,
     limits: QcLimits,
 ) -> dict[str, str]:
@@ -160,6 +166,8 @@ def _flags_of(
     others = [name for name in patients.get(record.case_id, ()) if name not in same]
     if others:
         flags["same_patient"] = f"another scan of the patient of {', '.join(others)}"
+    if contradictions:
+        flags["manifest"] = f"another {', '.join(contradictions)} than in the header of the images"
     if quality.missing:
         flags["missing"] = f"not found: {', '.join(quality.missing)}"
     confidence = quality.smallest_confidence

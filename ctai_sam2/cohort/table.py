@@ -120,6 +120,7 @@ def write_results(
         confidence_threshold=config.settings.confidence_threshold,
         sexes=sexes,
         same_patient=(notes or {}).get("same_patient"),
+        contradictions=[contradictions_of(case, record) for case, record in zip(cases, records, strict=True)],
     )
     own = own_columns(cases)
     rows = [
@@ -410,8 +411,17 @@ def _write_parquet(path: Path, rows: Sequence[TableRow], own: Sequence[str]) -> 
 
 def person_of(case: Case, record: CaseRecord | None) -> Person:
     """Return what is known of the patient from the manifest, else from the images' header."""
-    known = Person(sex=case.sex, age_years=case.age_years, weight_kg=case.weight_kg, height_m=case.height_m)
+    known = _stated_by(case)
     return known if record is None else known.completed_by(record.acquisition)
+
+
+def contradictions_of(case: Case, record: CaseRecord | None) -> tuple[str, ...]:
+    """Name what the manifest states of the patient otherwise than the images' header."""
+    return () if record is None else _stated_by(case).contradicts(record.acquisition)
+
+
+def _stated_by(case: Case) -> Person:
+    return Person(sex=case.sex, age_years=case.age_years, weight_kg=case.weight_kg, height_m=case.height_m)
 
 
 def _quantile(ordered: Sequence[float], q: float) -> float:

@@ -26,7 +26,7 @@ from ctai_sam2.cohort.predictions import read_predictions
 from ctai_sam2.cohort.qc import MEANINGS, find_flags
 from ctai_sam2.cohort.review_case import ReviewCase, WorklistItem
 from ctai_sam2.cohort.store import CohortStore
-from ctai_sam2.cohort.table import current_record, person_of, read_summary, write_results
+from ctai_sam2.cohort.table import contradictions_of, current_record, person_of, read_summary, write_results
 from ctai_sam2.cohort.volumes import correct_levels, has_levels, read_levels
 from ctai_sam2.cohort.worker import CaseWorker
 from ctai_sam2.editor import MIDDLE, Controller, Document
@@ -301,6 +301,9 @@ class Worklist:
             confidence_threshold=self._config.settings.confidence_threshold,
             sexes=[person_of(c, r).sex for c, r in zip(self._cases.values(), records, strict=True)],
             same_patient=self._summary.get("same_patient"),
+            contradictions=[
+                contradictions_of(c, r) for c, r in zip(self._cases.values(), records, strict=True)
+            ],
         )
         items = {}
         for case_id, found in zip(self._cases, flags, strict=True):

@@ -397,6 +397,7 @@ TABLE: Mapping[str, tuple[str, str]] = MappingProxyType(
         "flag.implausible": ("Implausible", "不合理"),
         "flag.duplicate": ("Duplicate", "重复"),
         "flag.same_patient": ("Same patient", "同一患者"),
+        "flag.manifest": ("Manifest", "清单不符"),
         "flag.missing": ("Missing", "缺失"),
         "flag.low_confidence": ("Low confidence", "置信度低"),
         "flag.level": ("Level", "节段"),

@@ -308,7 +308,12 @@ def _decode(
             if beyond == "part":
                 left_out.add_cut(name)
             polygons.append(polygon)
-        return polygons_to_mask(polygons, shape_hw) if polygons else None
+        mask = polygons_to_mask(polygons, shape_hw) if polygons else None
+        if mask is not None and not mask.any():
+            # Corners from 0 to 1, in shares of the image, all lie in its first pixel.
+            left_out.add("annotations that enclose no pixel (are their corners in pixels?)", name)
+            return None
+        return mask
     try:
         size = [int(side) for side in segmentation["size"]]
         if size != list(shape_hw):

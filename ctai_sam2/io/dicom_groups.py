@@ -2,8 +2,8 @@
 
 A SeriesInstanceUID is no promise: exports put two patients, the native and the contrast phase or two kernels
 under one. What never differs within a stack (patient, study, frame of reference, kernel, kV, grid) splits a
-series wherever it differs. What may change along a stack (the number of an acquisition, the time) splits it
-only where the parts overlap in space.
+series wherever it differs. What may change along a stack (the number of an acquisition, the thickness, the
+time) splits it only where the parts overlap in space.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ _FEWEST_IN_RUN = 3
 _MOST_PHASES = 8
 """More are turns of the tube: some scanners note a time for each, and they spread over one stack."""
 
+_OTHER_THICKNESS_MM = 0.25
+_OTHER_FIELD_MM = 5.0
+"""Smallest distance of values of two stacks: less is rounding, or a gantry's tilt from slice to slice."""
+
 _ALWAYS: tuple[tuple[str, Callable[[GroupingKeys], str]], ...] = (
     ("patient", lambda keys: keys.patient[0] if keys.patient else ""),
     ("patient", lambda keys: keys.patient[1] if keys.patient else ""),
@@ -42,12 +46,15 @@ _ALWAYS: tuple[tuple[str, Callable[[GroupingKeys], str]], ...] = (
     ("kV", lambda keys: keys.kvp),
     ("stack", lambda keys: keys.stack),
 )
-_WHERE_THEY_OVERLAP: tuple[tuple[str, Callable[[GroupingKeys], str]], ...] = (
-    ("acquisition", lambda keys: keys.acquisition),
-    ("temporal position", lambda keys: keys.temporal_position),
-    ("contrast", lambda keys: keys.contrast),
-    ("image type", lambda keys: keys.image_type),
-    ("time", lambda keys: keys.time),
+_WHERE_THEY_OVERLAP: tuple[tuple[str, Callable[[Sequence[FrameHeader]], list[str]]], ...] = (
+    ("acquisition", lambda frames: [f.keys.acquisition for f in frames]),
+    ("temporal position", lambda frames: [f.keys.temporal_position for f in frames]),
+    ("contrast", lambda frames: [f.keys.contrast for f in frames]),
+    ("image type", lambda frames: [f.keys.image_type for f in frames]),
+    ("slice thickness", lambda frames: _thicknesses(frames)),
+    ("field of view", lambda frames: _fields_of_view(frames)),
+    ("description", lambda frames: [f.description or "" for f in frames]),
+    ("time", lambda frames: [f.keys.time for f in frames]),
 )
 
 
@@ -74,8 +81,8 @@ def group_images(members: Sequence[FrameHeader]) -> list[ImageGroup]:
         groups = [ImageGroup(frames=g.frames, distinguished_by=("grid",)) for g in groups]
     for name, value_of_keys in _ALWAYS:
         groups = [piece for group in groups for piece in _split_always(group, name, value_of_keys)]
-    for name, value_of_keys in _WHERE_THEY_OVERLAP:
-        groups = [piece for group in groups for piece in _split_overlapping(group, name, value_of_keys)]
+    for name, values_of in _WHERE_THEY_OVERLAP:
+        groups = [piece for group in groups for piece in _split_overlapping(group, name, values_of)]
     groups = [piece for group in groups for piece in _split_runs(group)]
     return sorted(groups, key=lambda g: (g.frames[0].refusal is not None, -len(g.frames)))
 
@@ -126,7 +133,7 @@ def _split_always(
 ) -> list[ImageGroup]:
     if group.frames[0].refusal is not None:
         return [group]
-    parts = _parts_by(group.frames, value_of_keys)
+    parts = _parts_by(group.frames, [value_of_keys(frame.keys) for frame in group.frames])
     # A missing value next to a single value is an omission; next to two it belongs to neither.
     if len([value for value in parts if value]) < 2:
         return [group]
@@ -134,11 +141,11 @@ def _split_always(
 
 
 def _split_overlapping(
-    group: ImageGroup, name: str, value_of_keys: Callable[[GroupingKeys], str]
+    group: ImageGroup, name: str, values_of: Callable[[Sequence[FrameHeader]], list[str]]
 ) -> list[ImageGroup]:
     if not _is_placed(group.frames):
         return [group]
-    parts = _parts_by(group.frames, value_of_keys)
+    parts = _parts_by(group.frames, values_of(group.frames))
     stacks = [part for part in parts.values() if len(part) > 1]
     if name == "time" and not _are_phases(group.frames, list(parts.values())):
         return [group]
@@ -226,13 +233,35 @@ def _are_runs(lengths: Sequence[int]) -> bool:
     return min(lengths) >= _FEWEST_IN_RUN or (min(lengths) == max(lengths) == 2 and len(lengths) >= 3)
 
 
-def _parts_by(
-    frames: Sequence[FrameHeader], value_of_keys: Callable[[GroupingKeys], str]
-) -> dict[str, list[FrameHeader]]:
+def _parts_by(frames: Sequence[FrameHeader], values: Sequence[str]) -> dict[str, list[FrameHeader]]:
     parts: dict[str, list[FrameHeader]] = {}
-    for frame in frames:
-        parts.setdefault(value_of_keys(frame.keys), []).append(frame)
+    for frame, value in zip(frames, values, strict=True):
+        parts.setdefault(value, []).append(frame)
     return parts
+
+
+def _thicknesses(frames: Sequence[FrameHeader]) -> list[str]:
+    stated = [frame.acquisition.slice_thickness_mm for frame in frames]
+    # Where one image states none, nothing is compared.
+    known = [mm for mm in stated if mm is not None]
+    return _apart(known, _OTHER_THICKNESS_MM) if len(known) == len(stated) else [""] * len(stated)
+
+
+def _fields_of_view(frames: Sequence[FrameHeader]) -> list[str]:
+    """Tell by their first pixels which images were reconstructed about one middle."""
+    directions = np.asarray(frames[0].orientation, dtype=np.float64).reshape(2, 3)
+    across, down = directions @ np.array([f.position_mm for f in frames], dtype=np.float64).T
+    fields = zip(_apart(across, _OTHER_FIELD_MM), _apart(down, _OTHER_FIELD_MM), strict=True)
+    return [f"{x} {y}" for x, y in fields]
+
+
+def _apart(values: Sequence[float] | NDArray[np.float64], least: float) -> list[str]:
+    """Return the number of the cluster that each value lies in; clusters are farther apart than ``least``."""
+    numbers = np.asarray(values, dtype=np.float64)
+    order = np.argsort(numbers, kind="stable")
+    clusters = np.zeros(numbers.size, dtype=np.intp)
+    clusters[order[1:]] = np.cumsum(np.diff(numbers[order]) > least)
+    return [str(cluster) for cluster in clusters]
 
 
 def _named(group: ImageGroup, parts: dict[str, list[FrameHeader]], name: str) -> list[ImageGroup]:

@@ -79,6 +79,7 @@ HEADER_KEYWORDS = (
     "InstanceNumber",
     "AcquisitionNumber",
     "AcquisitionTime",
+    "AcquisitionDateTime",
     "TemporalPositionIdentifier",
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -143,6 +144,8 @@ class GroupingKeys:
         Whether a contrast agent is recorded.
     time : str
         When the acquisition began.
+    study_date : str
+        As recorded; to be compared, never to be shown.
     """
 
     study_uid: str = ""
@@ -156,6 +159,7 @@ class GroupingKeys:
     image_type: str = ""
     contrast: str = ""
     time: str = ""
+    study_date: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,7 +421,12 @@ def _grouping_keys(dataset: Any, frame: int, image_type: list[str], acquisition:
         stack=_text_of(functional_value(dataset, frame, content, "StackID")),
         image_type="/".join(word for word in image_type if word not in ("ORIGINAL", "DERIVED")),
         contrast=_text_of(acquisition.contrast),
-        time=_text_of(value_of(dataset, "AcquisitionTime")),
+        time=_text_of(
+            functional_value(dataset, frame, content, "FrameAcquisitionDateTime")
+            or value_of(dataset, "AcquisitionTime")
+            or value_of(dataset, "AcquisitionDateTime")
+        ),
+        study_date=_text_of(value_of(dataset, "StudyDate")),
     )
 
 

@@ -194,7 +194,7 @@ def read_rtstruct(
     Raises
     ------
     InputError
-        If it refers to another series.
+        If it refers to another series, or to none and to another frame of reference.
     GeometryError
         If no outline can be used: none lies on the slice, or all are not parallel to the image's axes, lie
         between slices or outside of the image.
@@ -207,13 +207,15 @@ def read_rtstruct(
     try:
         names = _structure_names(dataset, notes)
         referenced = _referenced_series(dataset)
+        frames = _frames_of_reference(dataset)
         outlines, only_open = outlines_by_number(dataset, names, notes)
     except CtaiError:
         raise
     except Exception as error:  # malformed sequences and numbers surface only when they are looked at
         raise damaged(path, f"its outlines cannot be parsed ({type(error).__name__})") from error
     if source is not None:
-        source.require_referenced(referenced, path.name)
+        source.require_referenced(referenced, frames.values(), path.name)
+        names = _in_frame(names, frames, source.frame_of_reference_uid, notes)
     target = grid_of(of)
     result: dict[str, Mask] = {}
     touched = False
@@ -336,6 +338,29 @@ def _structure_names(dataset: Any, notes: list[str]) -> dict[int, str]:
         label = str(value_of(item, "ROIName") or f"structure {number}")
         add_name(names, number, label, (*codes.get(number, (None, None)), None), "structures", notes)
     return names
+
+
+def _frames_of_reference(dataset: Any) -> dict[int, str]:
+    """Frame of reference that each structure was drawn in, where it says so."""
+    stated = {
+        int(item.ROINumber): str(value_of(item, "ReferencedFrameOfReferenceUID") or "")
+        for item in dataset.StructureSetROISequence
+    }
+    return {number: uid for number, uid in stated.items() if uid}
+
+
+def _in_frame(names: dict[int, str], frames: Mapping[int, str], own: str, notes: list[str]) -> dict[int, str]:
+    """Leave out structures drawn on another scan, where others were drawn on this one.
+
+    Where none was, identifiers were exchanged on the way, and the series that is named counts.
+    """
+    if own not in frames.values():
+        return names
+    others = [number for number in names if frames.get(number, own) != own]
+    notes += [
+        f"{names[number]} left out, since it was drawn in another frame of reference" for number in others
+    ]
+    return {number: name for number, name in names.items() if number not in others}
 
 
 def _referenced_series(dataset: Any) -> list[str]:

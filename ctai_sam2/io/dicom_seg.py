@@ -224,7 +224,7 @@ def read_seg(
     Raises
     ------
     InputError
-        If the SEG refers to another series.
+        If the SEG refers to another series, or to none and to another frame of reference.
     GeometryError
         If no frame lies on the image, or all are of another grid.
     DicomError
@@ -242,7 +242,8 @@ def read_seg(
     except Exception as error:  # malformed sequences surface only when they are looked at
         raise damaged(path, f"its segments cannot be parsed ({type(error).__name__})") from error
     if source is not None:
-        source.require_referenced(referenced, path.name)
+        frame_uid = str(value_of(dataset, "FrameOfReferenceUID") or "")
+        source.require_referenced(referenced, [frame_uid] if frame_uid else [], path.name)
     target = grid_of(of)
     result = {name: np.zeros(target.shape_zyx, dtype=np.bool_) for name in names.values()}
     frames = _Frames(path, dataset, names)
@@ -290,6 +291,12 @@ def _require_consistent(path: Path, dataset: Any) -> None:
         raise DicomError(
             f"{path.name} is a segmentation of an unknown kind",
             hint=f"Export it as one of {', '.join(_KINDS)}.",
+        )
+    if kind == "FRACTIONAL" and not number_of(value_of(dataset, "MaximumFractionalValue")):
+        raise DicomError(
+            f"{path.name} holds fractions and does not say which value stands for all of a pixel",
+            received="no MaximumFractionalValue (0062,000E)",
+            hint="Export it again, as a binary segmentation if possible.",
         )
     stated = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
     described = value_of(dataset, "PerFrameFunctionalGroupsSequence")
@@ -358,7 +365,7 @@ class _Frames:
         self._dataset = dataset
         self._declared = set(declared)
         self._kind = str(value_of(dataset, "SegmentationType") or "BINARY").upper()
-        self._half = (number_of(value_of(dataset, "MaximumFractionalValue")) or 255.0) / 2
+        self._half = (number_of(value_of(dataset, "MaximumFractionalValue")) or 1.0) / 2
         self.count = int(number_of(value_of(dataset, "NumberOfFrames")) or 1)
         self._undeclared: dict[int, int] = {}
         self._without_segment = 0

@@ -115,19 +115,41 @@ class SourceImages:
         normal = np.cross(self.place.stored[:3, 0], self.place.stored[:3, 1])
         return abs(float(self.place.stored[:3, 2] @ normal) / float(np.linalg.norm(normal)))
 
-    def require_referenced(self, series_uids: Collection[str], name: str) -> None:
-        """Check that an object refers to this series.
+    @property
+    def frame_of_reference_uid(self) -> str:
+        """FrameOfReferenceUID, as in the files; empty where they state none."""
+        return next((f.keys.frame_of_reference_uid for f in self.frames if f.keys.frame_of_reference_uid), "")
+
+    def require_referenced(
+        self, series_uids: Collection[str], frame_uids: Collection[str], name: str
+    ) -> None:
+        """Check that an object refers to this series or, where it names none, to its frame of reference.
+
+        Parameters
+        ----------
+        series_uids, frame_uids : collection of str
+            Series and frames of reference that the object names.
+        name : str
+            How messages call it.
 
         Raises
         ------
         InputError
-            If it names series and this one is not among them.
+            If it names others only.
         """
         if series_uids and self.series_uid not in series_uids:
             raise InputError(
                 f"{name} was drawn on another series",
                 received=f"series {', '.join(sorted(series_uids))[:200]}",
                 hint="Give that series; if both share one grid, import without source= (--any-series).",
+            )
+        own = self.frame_of_reference_uid
+        if not series_uids and own and frame_uids and own not in frame_uids:
+            # One position is another place of the patient in another scan, though the grids be the same.
+            raise InputError(
+                f"{name} was drawn in another frame of reference, that of another scan",
+                hint="Give the series it was drawn on; if the scans are registered, import without source= "
+                "(--any-series).",
             )
 
     def grid(self) -> Grid:

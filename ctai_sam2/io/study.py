@@ -11,8 +11,8 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from ctai_sam2.errors import DicomError, GeometryError, InputError
-from ctai_sam2.files.folders import as_path
+from ctai_sam2.errors import CtaiError, DicomError, GeometryError, InputError
+from ctai_sam2.files.folders import as_path, files_below
 from ctai_sam2.geometry import affine_from_dicom, axis_correspondence, canonicalise, plane_of
 from ctai_sam2.image.plausibility import implausible_values, require_plausible_spacing
 from ctai_sam2.io.dicom_headers import FrameHeader, looks_like_dicom, read_headers
@@ -164,6 +164,39 @@ def find_series(path: str | os.PathLike[str], *, series_uid: str | None = None) 
         return _require_geometry(_choose(found.series, series_uid, found.skipped))
     _refuse_other_kinds(path)
     return _require_geometry(_choose(group_series(read_headers(path)), series_uid))
+
+
+def first_header(path: str | os.PathLike[str], *, series_uid: str | None = None) -> FrameHeader | None:
+    """Read the header of a study's first image, without looking at the others.
+
+    Parameters
+    ----------
+    path : path-like
+        A folder or a file.
+    series_uid : str, optional
+        Which series of a folder.
+
+    Returns
+    -------
+    FrameHeader or None
+        None where there is no DICOM image, or none that can be read: reading the study says why.
+    """
+    path = Path(path)
+    try:
+        for file in files_below(path, []) if path.is_dir() else (path,):
+            header = None if is_volume_name(file.name) else _header_of(file)
+            if header is not None and (series_uid or "").split("#")[0] in ("", header.series_uid):
+                return header
+    except CtaiError:
+        pass
+    return None
+
+
+def _header_of(file: Path) -> FrameHeader | None:
+    try:
+        return next(iter(read_headers(file)), None) if looks_like_dicom(file) else None
+    except CtaiError:
+        return None
 
 
 def read_slice(

@@ -13,6 +13,7 @@ from PIL import Image
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.files.atomic import write_bytes, write_table_csv
 from ctai_sam2.io import write_overlay_png
+from ctai_sam2.io.study import first_header
 from ctai_sam2.measure.columns import COLUMN_TABLE
 from ctai_sam2.measure.contrast import acquisition_cautions
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -217,6 +218,9 @@ def compare_studies(
         measure_study(study, height_m=height_m, definitions=definitions) for study in (first, second)
     )
     flags += _differences(first, second)
+    heights = {row["height_m"] for row in rows} - {None}
+    if len(heights) > 1:
+        flags.append("body height: it differs between the studies, and the indices change with it alone")
     measures = _changes(rows, least_changes or {}, _kvp_differs(first, second))
     if not measures:
         raise InputError("nothing was measured at both dates")
@@ -228,6 +232,36 @@ def compare_studies(
         match=match,
         flags=tuple(flags),
     )
+
+
+def compare_headers(first: str | Path, second: str | Path) -> list[str]:
+    """Say where the headers of two DICOM studies speak against comparing them in this order.
+
+    Nothing of what they state is repeated.
+
+    Parameters
+    ----------
+    first, second : path-like
+        The earlier and the later study. Of other files, and where a header is silent, nothing is known.
+
+    Returns
+    -------
+    list of str
+        Flags: studies in the wrong order, one study given twice, two patients.
+    """
+    headers = [first_header(path) for path in (first, second)]
+    if headers[0] is None or headers[1] is None:
+        return []
+    one, other = headers[0].keys, headers[1].keys
+    flags = []
+    if one.study_date.isdigit() and other.study_date.isdigit() and one.study_date > other.study_date:
+        flags.append("order: the first study was made after the second: every change has the other sign")
+    if one.study_uid and one.study_uid == other.study_uid:
+        flags.append("order: both images are of one study, made on one day")
+    identifiers = {keys.patient[0] for keys in (one, other) if keys.patient} - {""}
+    if len(identifiers) > 1:
+        flags.append("patient: the headers state two patients, or each study has a pseudonym of its own")
+    return flags
 
 
 def write_change(change: StudyChange, folder: str | Path) -> ChangeFiles:

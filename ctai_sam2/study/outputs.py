@@ -20,7 +20,8 @@ from ctai_sam2.files.json_text import parse_json
 from ctai_sam2.image.fingerprint import fingerprint
 from ctai_sam2.image.plausibility import require_measurable_slice, require_region
 from ctai_sam2.io import read_slice, read_study, write_mask_nifti, write_mask_png, write_overlay_png
-from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes
+from ctai_sam2.io.dicom_headers import looks_like_dicom
+from ctai_sam2.mask_checks import cut_notes, describe_cut, require_not_cut, side_notes, tissue_notes
 from ctai_sam2.measure.body_composition import measure_slice
 from ctai_sam2.measure.columns import COLUMNS
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
@@ -325,6 +326,8 @@ def measure_files(
         ct = read_study(path, series_uid=series_uid).axial(axial_index)
     require_measurable_slice(ct)
     region = require_region(ct, prompted=True, any_region=any_region)
+    # By content: objects of radiotherapy are often called RS.1.2.3, or have no ending at all.
+    source = path if path.is_dir() or looks_like_dicom(path) else None
     loaded: dict[str, Mask] = {}
     notes = [*ct.warnings, *region]
     for name, file in masks.items():
@@ -334,7 +337,7 @@ def measure_files(
             ct,
             name,
             label=label,
-            source=path if mask_path.suffix.lower() == ".dcm" else None,
+            source=source,
             series_uid=series_uid,
         )
         require_not_cut(name, found.description, definitions)
@@ -342,7 +345,7 @@ def measure_files(
         notes += [note for note in found.warnings if note not in notes]
     if len(loaded) > 1:
         notes += [note for note in side_notes(loaded, ct) if note not in notes]
-    notes += cut_notes(ct, loaded, definitions)
+    notes += [*tissue_notes(ct, loaded, definitions), *cut_notes(ct, loaded, definitions)]
     row: TableRow = dict(
         measure_slice(
             ct.hu,

@@ -9,8 +9,13 @@ from typing import Any
 from ctai_sam2.errors import InputError
 from ctai_sam2.measure.cutoffs import CutoffTable, Quantity, as_sex, flag_low
 from ctai_sam2.measure.reference_values import ReferenceComparison, ReferenceTable, compare_with_reference
-from ctai_sam2.study.row import number_of_cell
+from ctai_sam2.study.row import is_other_height, number_of_cell
 from ctai_sam2.types import Acquisition
+
+_OTHER_WEIGHT = 1.5
+"""Ratio; pounds for kilograms are 2.2."""
+
+_OTHER_AGE_YEARS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,26 @@ class Person:
             weight_kg=header.patient_weight_kg if self.weight_kg is None else self.weight_kg,
             height_m=header.patient_height_m if self.height_m is None else self.height_m,
         )
+
+    def contradicts(self, header: Acquisition) -> tuple[str, ...]:
+        """Name what differs from the images' header by more than rounding, clothes and half a year.
+
+        Examples
+        --------
+        >>> header = Acquisition(patient_sex="F", patient_height_m=1.62, patient_weight_kg=70.0)
+        >>> Person(sex="M", height_m=1.63, weight_kg=154.0).contradicts(header)
+        ('sex', 'weight')
+        """
+        found = [] if None in (self.sex, header.patient_sex) or self.sex == header.patient_sex else ["sex"]
+        if is_other_height(self.height_m, header.patient_height_m):
+            found.append("body height")
+        weights = [one for one in (self.weight_kg, header.patient_weight_kg) if one is not None]
+        if len(weights) == 2 and max(weights) > _OTHER_WEIGHT * min(weights):
+            found.append("weight")
+        ages = [one for one in (self.age_years, header.patient_age_years) if one is not None]
+        if len(ages) == 2 and abs(ages[0] - ages[1]) > _OTHER_AGE_YEARS:
+            found.append("age")
+        return tuple(found)
 
     @property
     def bmi_kg_m2(self) -> float | None:

@@ -28,6 +28,7 @@ Cell: TypeAlias = float | int | str | None
 TableRow: TypeAlias = dict[str, Cell]
 
 _MEASURED = ("psoas_left", "psoas_right", "psoas", "muscle", "sat", "vat", "imat")
+_OTHER_HEIGHT_M = 0.05
 _CONFIDENT = ("l3", "psoas_left", "psoas_right", "muscle")
 
 PROVENANCE_TABLE: tuple[Column, ...] = (
@@ -204,8 +205,15 @@ def measure_results(
     row["l3_certainty"], row["l3_probability"] = l3_certainty, l3_probability
     row["level_chosen_by"] = level_chosen_by
     cautions = [text for text in acquisition_cautions(acquisition, estimate) if text not in warnings]
+    if is_other_height(height_m, acquisition.patient_height_m):
+        cautions.append("the body height given is not that of the images' header")
     row["warnings"] = " | ".join([*warnings, *cautions]) or None
     return row
+
+
+def is_other_height(one_m: float | None, other_m: float | None) -> bool:
+    """Tell whether two body heights differ by more than how they are measured; False where one is unknown."""
+    return one_m is not None and other_m is not None and abs(one_m - other_m) > _OTHER_HEIGHT_M
 
 
 def number_of_cell(value: object) -> float | None:

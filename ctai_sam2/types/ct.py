@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -191,7 +192,7 @@ class CTVolume:
     affine : array_like, shape (4, 4)
         Maps (x, y, z, 1) in voxel indices to LPS mm, with the median slice step.
     slice_positions_mm : array_like, shape (D,), optional
-        Real positions of the slices along the slice direction, increasing; shows gaps.
+        Real positions of the slices along their normal, increasing; shows gaps.
         Made from the affine when omitted.
     acquisition : Acquisition
         Facts from the header.
@@ -220,7 +221,7 @@ class CTVolume:
         set_field(self, "affine", _checked_affine(self.affine))
         depth = self.hu_zyx.shape[0]
         if self.slice_positions_mm is None:
-            positions = np.arange(depth, dtype=np.float64) * self.spacing_zyx_mm[0]
+            positions = np.arange(depth, dtype=np.float64) * self._step_mm
         else:
             positions = np.array(self.slice_positions_mm, dtype=np.float64)
         if positions.shape != (depth,) or not np.isfinite(positions).all() or (np.diff(positions) <= 0).any():
@@ -256,11 +257,19 @@ class CTVolume:
         return float(steps[2]), float(steps[1]), float(steps[0])
 
     @property
+    def _step_mm(self) -> float:
+        """Distance between planes of neighbouring slices: less than that of voxels in a tilted stack."""
+        normal = np.cross(self.affine[:3, 0], self.affine[:3, 1])
+        along = abs(float(normal @ self.affine[:3, 2])) / float(np.linalg.norm(normal))
+        step = self.spacing_zyx_mm[0]
+        return step if math.isclose(along, step, rel_tol=1e-6) else along
+
+    @property
     def slice_extents_mm(self) -> NDArray[np.float64]:
         """Extent each slice stands for, shape (D,): half-way to its neighbours, half a step outward."""
         positions = np.asarray(self.slice_positions_mm, dtype=np.float64)
         if positions.size == 1:
-            return np.array([self.spacing_zyx_mm[0]])
+            return np.array([self._step_mm])
         gaps = np.diff(positions)
         outward = np.minimum(gaps[[0, -1]], np.median(gaps))
         padded = np.concatenate([outward[:1], gaps, outward[1:]])

@@ -35,6 +35,9 @@ def dicom_series() -> Iterator[ImageCase]:
         "contrast agent": lambda part: {"ContrastBolusAgent": "IOMERON"} if part else {},
         "image type": lambda part: {"ImageType": ["DERIVED", "PRIMARY", "AXIAL", f"E{part}"]},
         "acquisition time": lambda part: {"AcquisitionTime": ("101500", "101625")[part]},
+        "acquisition date and time": lambda part: {"AcquisitionDateTime": f"202001011015{part}0"},
+        "slice thickness": lambda part: {"SliceThickness": ("5", "3")[part]},
+        "description": lambda part: {"SeriesDescription": ("Abdomen art", "Abdomen ven")[part]},
         "number of the image": lambda part: {},
     }
     for name, changes in ways.items():

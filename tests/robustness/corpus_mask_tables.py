@@ -160,6 +160,7 @@ def coco() -> Iterator[MaskCase]:
         ("an odd number of values", [[1, 2, 3]]),
         ("a corner that is not a number", [[1, 2, float("nan"), 3, 4, 5]]),
         ("text", [["a", "b", "c", "d", "e", "f"]]),
+        ("corners in shares of the image", [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4, 0.1, 0.4]]),
         ("run lengths of another size", {"size": [3, 3], "counts": [0, 9]}),
         ("run lengths that do not fill it", {"size": [height, width], "counts": [5, 7]}),
         ("negative run lengths", {"size": [height, width], "counts": [-1, height * width + 1]}),

@@ -208,6 +208,12 @@ def seg_cases() -> Iterator[MaskCase]:
                 lambda planes=planes, bits=bits, most=most: make_seg([Frame(f.number, 0, v, position=f.position) for f, v in planes], kind="FRACTIONAL", bits=bits, MaximumFractionalValue=most),
                 said=said,
             )  # fmt: skip
+    yield _seg_case(
+        "fractions of nobody knows what",
+        lambda: make_seg(plain_frames(), kind="FRACTIONAL", bits=8),
+        None,
+        "which value stands for all of a pixel",
+    )
     for bits in (8, 16):
         for frames_of in (range(SHAPE_ZYX[0]), range(1, 4)):
             yield _seg_case(

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError
-from ctai_sam2.mask_checks import cut_notes, describe_cut, inverted_notes, require_not_cut, side_notes
+from ctai_sam2.mask_checks import (
+    cut_notes,
+    describe_cut,
+    gap_notes,
+    inverted_notes,
+    require_not_cut,
+    side_notes,
+    tissue_notes,
+)
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TISSUE_DEFINITIONS
 from ctai_sam2.types import CTSlice
 
@@ -65,3 +73,33 @@ def test_what_the_header_says_is_held_against_the_definitions() -> None:
 def test_an_inverted_mask_is_said() -> None:
     assert inverted_notes({"a": box(40, 50)}) == []
     assert "inverted" in inverted_notes({"a": ~box(40, 50)})[0]
+
+
+def on_slices(*drawn: int) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+    mask = np.zeros((12, 3, 3), bool)
+    mask[list(drawn), 1, 1] = True
+    return mask
+
+
+def test_slices_left_out_between_outlines_are_said() -> None:
+    assert gap_notes({"psoas_left": on_slices(3, 4, 5), "muscle": on_slices(7), "sat": on_slices()}) == []
+    [note] = gap_notes({"psoas_left": on_slices(2, 3, 4, 6, 7)})
+    assert note.startswith("psoas_left is empty on 1 of 6 slices")
+    # Of unknown structures two pieces are as likely as a forgotten slice; every third slice is not.
+    assert gap_notes({"tumours": on_slices(2, 3, 7, 8)}) == []
+    assert "6 of 10 slices" in gap_notes({"tumours": on_slices(1, 4, 7, 10)})[0]
+    assert gap_notes({"psoas_left": np.eye(3, dtype=bool)}) == []
+
+
+def test_a_mask_on_other_tissue_is_said() -> None:
+    """A picture drawn on the image as stored, when a prone patient's is shown turned."""
+    ct = body()
+    hu = ct.hu.copy()
+    hu[:, :60] = np.minimum(hu[:, :60], -60)  # fat only on one side: turned by half, the mask lies there
+    ct = CTSlice(hu=hu, spacing_mm=ct.spacing_mm, affine=ct.affine)
+    psoas = box(70, 80)
+    assert tissue_notes(ct, {"psoas_left": psoas, "vat": psoas, "imat": psoas}, DEFAULT_DEFINITIONS) == []
+    turned = psoas[::-1, ::-1]
+    [note] = tissue_notes(ct, {"psoas_left": turned, "vat": turned}, DEFAULT_DEFINITIONS)
+    assert note.startswith("only 0% of psoas_left lies within -29 to 150 HU")
+    assert "0% of sat" in tissue_notes(ct, {"sat": psoas}, DEFAULT_DEFINITIONS)[0]

@@ -90,6 +90,16 @@ def test_extents_come_from_positions(positions: list[float], extents: list[float
     assert volume.slice_extents_mm.tolist() == extents
 
 
+@pytest.mark.parametrize("depth", [1, 6])
+def test_a_tilted_stack_is_as_thick_as_its_planes_are_apart(depth: int) -> None:
+    affine = np.diag([0.8, 0.7, 5.0, 1.0])
+    affine[1, 2] = 5.0 * np.tan(np.radians(20))  # each slice lies further back than the one below
+    volume = CTVolume(hu_zyx=np.zeros((depth, 3, 4), np.int16), affine=affine)
+    voxel_mm3 = 0.8 * 0.7 * volume.slice_extents_mm
+    np.testing.assert_allclose(voxel_mm3, np.linalg.det(affine[:3, :3]))
+    np.testing.assert_allclose(volume.slice_positions_mm, 5.0 * np.arange(depth))
+
+
 def test_the_volume_of_a_cone_from_uneven_slices() -> None:
     positions = np.sort(np.concatenate([np.arange(0, 50, 1.0), np.arange(50, 100, 0.5)]))
     radius = 30 * (1 - positions / 100)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+_WIDEST_GAP_MM = 15.0
+"""Half the height of a vertebra: over less a muscle's area changes evenly enough to be interpolated."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LevelRange:
     """A vertebral level along the volume.
@@ -161,8 +165,8 @@ class VolumeResult:
 
         Columns: ``structure``, ``level`` (``all`` for the range), ``volume_cm3`` (trapezoid over real slice
         positions between the end plates, NaN where less than the whole level is covered or only one slice was
-        measured), ``covered`` (share of the level that was segmented, 0 to 1), ``area_mean_cm2``, ``hu_mean``
-        (weighted by area), ``spread_cm3`` (disagreement of both directions of propagation), ``red_slices``,
+        measured), ``covered`` (share of the level that was segmented, 0 to 1; what lies between slices more than
+        15 mm apart was not), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3`` (disagreement of both directions of propagation), ``red_slices``,
         ``lower_mm`` and ``upper_mm`` (its ends as slice positions), ``probability`` (of the level's name).
         """
         import pandas as pd
@@ -248,15 +252,18 @@ class VolumeResult:
         steps = np.diff(np.asarray(self.volume.slice_positions_mm))
         half = float(np.median(steps) if steps.size else self.volume.spacing_zyx_mm[0]) / 2
         covered = max(0.0, min(high, at[-1] + half) - max(low, at[0] - half)) / max(high - low, 1e-9)
+        covered = min(covered, 1.0) if level is not None else 1.0
+        for below, above in _wide_gaps(at, half):
+            covered -= max(0.0, min(high, above) - max(low, below)) / max(high - low, 1e-9)
         inside = (at >= low) & (at <= high)
-        whole = covered > 0.999 or level is None
+        whole = covered > 0.999
         return {
             "structure": structure,
             "level": name,
             "volume_cm3": _integrate(at, profile[:, 1], low, high) / 10
             if whole and inside.sum() > 1
             else float("nan"),
-            "covered": 1.0 if level is None else min(covered, 1.0),
+            "covered": covered,
             "slices": int(inside.sum()),
             "area_mean_cm2": float(profile[inside, 1].mean()) if inside.any() else float("nan"),
             "hu_mean": float(profile[inside, 2].sum() / profile[inside, 1].sum())
@@ -268,6 +275,12 @@ class VolumeResult:
             "upper_mm": float(high),
             "probability": None if level is None else level.probability,
         }
+
+
+def _wide_gaps(at_mm: NDArray[np.float64], half_mm: float) -> list[tuple[float, float]]:
+    """Return the ends of what lies between slices too far apart for the one to say anything of the other."""
+    wide = np.flatnonzero((np.diff(at_mm) > _WIDEST_GAP_MM) & (np.diff(at_mm) > 3 * half_mm))
+    return [(float(at_mm[i] + half_mm), float(at_mm[i + 1] - half_mm)) for i in wide]
 
 
 def _integrate(at_mm: NDArray[np.float64], values: NDArray[np.float64], low: float, high: float) -> float:

@@ -234,3 +234,22 @@ def test_masks_that_cannot_be_compared_are_said(tmp_path: Path) -> None:
     assert said.startswith("anna: 1 files of masks")
     assert "muscle.nii.gz states no orientation (case1)" in said
     assert {overlap.case for overlap in found.overlaps} == {"case0", "case2"}
+
+
+def test_what_the_tables_are_not_alike_in_is_said() -> None:
+    """Areas in mm² for cm², other HU limits, and pseudonyms that a spreadsheet took for numbers."""
+    areas = {f"{number:03d}": 100.0 + 7 * number for number in range(4)}
+    first = [
+        {"case": c, "sma_cm2": v, "smd_hu": 40.0 + v / 9, "definitions": "a@1"} for c, v in areas.items()
+    ]
+    second = [dict(row) for row in first]
+    said = " ".join(compare_readers(first, second).cautions)
+    assert not any(word in said for word in ("factor", "definitions", "nobody"))
+    for row in second:
+        row |= {"sma_cm2": 100 * float(str(row["sma_cm2"])), "definitions": "b@2"}
+    second += [{"case": "7", "sma_cm2": 90.0, "smd_hu": 41.0}]
+    cautions = compare_readers(first, second, names=("anna", "ben")).cautions
+    assert "sma_cm2: the values differ by a factor of 100: are they in one unit?" in cautions
+    assert "the values were measured with several definitions: a@1, b@2" in cautions
+    assert "ben: 1 of 5 cases were read by nobody else: 7" in cautions
+    assert not any(text.startswith(("smd_hu", "anna")) for text in cautions)

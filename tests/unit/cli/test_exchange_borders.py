@@ -80,6 +80,22 @@ def test_a_mask_on_other_slices_only_is_refused(tmp_path: Path, made: Any) -> No
     assert "2.5 mm away towards the head" in error
 
 
+@pytest.mark.parametrize("name", ["seg.dcm", "SEG.1.2.840", "export"])
+def test_an_object_of_another_series_is_known_by_its_content(tmp_path: Path, made: Any, name: str) -> None:
+    study, volume, masks = made
+    assert (
+        run("export", study, write_labels(tmp_path / "m.nii.gz", masks, volume), "-o", tmp_path / "s.dcm")[0]
+        == 0
+    )
+    (tmp_path / "s.dcm").rename(tmp_path / name)
+    write_series(tmp_path / "later", volume, series_key="later")
+    measure = ("--axial-index", 2, "--any-region", "--mask", f"psoas_left={tmp_path / name}")
+    code, _, error = run("measure", tmp_path / "later", *measure)
+    assert code == 2
+    assert "another series" in error
+    assert run("measure", study, *measure)[0] == 0
+
+
 def test_several_labels_are_not_one_muscle(tmp_path: Path, made: Any) -> None:
     study, volume, masks = made
     path = write_labels(tmp_path / "m.nii.gz", masks, volume)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ctai_sam2.cohort import Case, read_table, run_cohort
+from ctai_sam2.cohort import Case, Worklist, read_table, run_cohort
 from ctai_sam2.cohort.patients import ONE_IDENTIFIER, find_same_patients
 from ctai_sam2.phantom import make_axial_slice, random_parameters
 from ctai_sam2.types import Prompt
@@ -36,6 +37,25 @@ def write_image(folder: Path, name: str, seed: int, **patient: str) -> Case:
     save(dataset, folder / name / "1.dcm")
     prompt = Prompt.point(0.55 * SIDE, 0.55 * SIDE, structure="psoas_left")
     return Case(case_id=name, path=folder / name, mid_l3_index=0, prompts={"psoas_left": prompt})
+
+
+def test_a_manifest_about_somebody_else_is_flagged(tmp_path: Path) -> None:
+    facts = {"PatientSex": "F", "PatientSize": "1.62", "PatientWeight": "70"}
+    images = {name: write_image(tmp_path, name, seed, **facts) for seed, name in enumerate("ABC")}
+    cases = [
+        replace(images["A"], sex="F", height_m=1.65, weight_kg=80.0),
+        replace(images["B"], sex="M", height_m=1.62, weight_kg=154.0),  # pounds, and another row's sex
+        replace(images["C"], height_m=1.8),
+    ]
+    assert run_cohort(cases, tmp_path / "out", **QUICK).failed == 0
+    table = read_table(tmp_path / "out").set_index("case_id")
+    flags = table["flags"].fillna("").astype(str)
+    assert {name for name in "ABC" if "manifest" in flags[name]} == {"B", "C"}
+    items = {item.case_id: item.flags for item in Worklist(tmp_path / "out").items}
+    assert items["B"]["manifest"] == "another sex, weight than in the header of the images"
+    assert items["C"]["manifest"] == "another body height than in the header of the images"
+    said = table["warnings"].fillna("").str.contains("body height given is not that")
+    assert said.to_dict() == {"A": False, "B": False, "C": True}
 
 
 def test_scans_of_one_patient_are_flagged(tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_times_and_acquisitions_of_the_turns_of_a_tube_split_no_stack(tmp_path: 
     assert read_study(tmp_path).shape_zyx[0] == 20
 
 
+@pytest.mark.parametrize("apart_mm", [0.0, 2.5])
+def test_reconstructions_about_two_middles_are_two_stacks(tmp_path: Path, apart_mm: float) -> None:
+    for i in range(10):
+        part, z = i % 2, i // 2 * 5.0
+        place = [-20 + 40 * part, -30, z + apart_mm * part]
+        made = dataset(body(i), 0.0, i + 1, InstanceNumber=None, ImagePositionPatient=place)
+        save(made, tmp_path / f"{i}.dcm")
+    with pytest.raises(InputError, match="distinguished by field of view"):
+        read_study(tmp_path)
+    origins = [read_study(tmp_path, series_uid=info.uid).affine[0, 3] for info in list_series(tmp_path)]
+    assert sorted(origins) == [-20, 20]
+
+
+def test_what_changes_along_one_stack_splits_it_not(tmp_path: Path) -> None:
+    """A thickness that changes half-way, a tilted gantry, a middle that moves once."""
+    for i in range(10):
+        place = [-20 + 30 * (i > 6), -30 + 8.0 * i, 12.0 * i]
+        facts = {"SliceThickness": "5" if i < 5 else "8", "SeriesDescription": "up" if i < 5 else "down"}
+        save(dataset(body(i), 0.0, i + 1, ImagePositionPatient=place, **facts), tmp_path / f"{i}.dcm")
+    assert read_study(tmp_path).shape_zyx[0] == 10
+
+
 def test_the_files_of_a_repeated_slice_are_named(tmp_path: Path) -> None:
     for i in range(4):
         save(dataset(body(i), 5.0 * i, i + 1, AcquisitionNumber=i + 1), tmp_path / f"{i}.dcm")

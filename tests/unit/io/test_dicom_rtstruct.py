@@ -218,6 +218,24 @@ def test_what_cannot_be_exchanged_is_said(tmp_path: Path, study: Any) -> None:
         read_rtstruct(path, volume)
 
 
+def test_outlines_of_another_scan_are_not_taken_by_their_position(tmp_path: Path, study: Any) -> None:
+    volume, source, masks = study
+    dataset = dcmread(write_rtstruct(tmp_path / "rt.dcm", masks, volume, source))
+    # One structure drawn on the MR that the set refers to as well, at positions that the CT has too.
+    dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "2.25.99"
+    found = read_rtstruct(save(dataset, tmp_path / "two.dcm"), volume, source=source)
+    assert list(found) == ["muscle"]
+    assert found.warnings == ("psoas_left left out, since it was drawn in another frame of reference",)
+    dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "2.25.99"
+    # The series is the CT's: an anonymiser has exchanged the other identifiers alone.
+    assert list(read_rtstruct(save(dataset, tmp_path / "all.dcm"), volume, source=source)) == list(masks)
+    del dataset.ReferencedFrameOfReferenceSequence
+    path = save(dataset, tmp_path / "none.dcm")
+    with pytest.raises(InputError, match="another frame of reference"):
+        read_rtstruct(path, volume, source=source)
+    assert list(read_rtstruct(path, volume)) == list(masks)
+
+
 @settings(max_examples=60, deadline=None)
 @given(mask=arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_a_keyhole_encloses_what_the_polygon_does(mask: Any) -> None:

@@ -288,3 +288,15 @@ def test_images_without_identity_cannot_be_referred_to(tmp_path: Path, study: An
         write_seg(tmp_path / "seg.dcm", masks, volume, find_source_images(tmp_path / "s"))
     with pytest.raises(InputError, match="not DICOM"):
         find_source_images(tmp_path / "a.nii.gz")
+
+
+def test_a_segmentation_of_another_scan_is_not_taken_by_its_position(tmp_path: Path, study: Any) -> None:
+    volume, source, masks = study
+    dataset = dcmread(write_seg(tmp_path / "seg.dcm", masks, volume, source))
+    del dataset.ReferencedSeriesSequence
+    assert list(read_seg(save(dataset, tmp_path / "own.dcm"), volume, source=source)) == list(masks)
+    dataset.FrameOfReferenceUID = "2.25.99"
+    path = save(dataset, tmp_path / "other.dcm")
+    with pytest.raises(InputError, match="another frame of reference"):
+        read_seg(path, volume, source=source)
+    assert list(read_seg(path, volume)) == list(masks)

@@ -45,6 +45,33 @@ def test_any_orientation_gives_the_same_volume(tmp_path: Path, codes: str) -> No
     assert read.warnings == ()
 
 
+def test_a_tilted_stack_comes_back_with_its_slices_as_far_apart(tmp_path: Path) -> None:
+    volume = make_volume()
+    affine = np.array(volume.affine)
+    affine[1, 2] = affine[2, 2] * np.tan(np.radians(18))
+    path = write_volume_nifti(tmp_path / "a.nii.gz", CTVolume(hu_zyx=volume.hu_zyx, affine=affine))
+    read = read_study(path)
+    voxel_mm3 = float(np.prod(read.spacing_zyx_mm[1:])) * read.slice_extents_mm
+    np.testing.assert_allclose(voxel_mm3, np.linalg.det(affine[:3, :3]), rtol=1e-5)
+    assert any("lean 18.0 degrees" in warning for warning in read.warnings)
+
+
+def test_pixels_that_are_no_rectangles_are_refused(tmp_path: Path) -> None:
+    volume = make_volume()
+    for degrees, is_refused in ((0.5, False), (8.0, True)):
+        affine = np.array(volume.affine)
+        affine[0, 1] = affine[1, 1] * np.tan(np.radians(degrees))
+        image = nibabel.Nifti1Image(volume.hu_zyx.transpose(2, 1, 0), None)
+        image.set_sform(RAS @ affine, code=1)
+        image.header.set_zooms(np.linalg.norm(affine[:3, :3], axis=0))
+        image.to_filename(tmp_path / "a.nii")
+        if is_refused:
+            with pytest.raises(GeometryError, match=r"not at right angles.*8\.0 degrees off"):
+                read_study(tmp_path / "a.nii")
+        else:
+            assert read_study(tmp_path / "a.nii").shape_zyx == volume.shape_zyx
+
+
 @pytest.mark.parametrize("name", ["v.nii", "v.nii.gz"])
 def test_volume_is_written_and_read_back(tmp_path: Path, name: str) -> None:
     volume = make_volume()

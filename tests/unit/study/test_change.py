@@ -24,6 +24,8 @@ from ctai_sam2.segmentation.slice_match import match_slice
 from ctai_sam2.study.change import compare_studies, write_change
 from ctai_sam2.types import Acquisition, CTVolume
 from tests.fakes import FakeSegmenter
+from tests.robustness.dicom_making import dataset, save
+from tests.robustness.image_case import body
 
 SHAPE = (16, 110, 130)
 SPACING = (4.0, 3.0, 3.0)
@@ -189,6 +191,45 @@ def test_the_command_compares_two_dates(tmp_path: Path) -> None:
     assert said["slices"] == [said["slices"][0]] * 2
     assert {row["measure"] for row in said["measures"]} >= {"sma_cm2", "smi_cm2_m2", "smd_hu"}
     assert Path(said["files"]["picture"]).is_file()
+
+
+@pytest.mark.usefixtures("two_dates")
+@pytest.mark.parametrize(
+    ("first", "second", "flags"),
+    [
+        ({"StudyDate": "20200301"}, {"StudyDate": "20210301"}, []),
+        ({"StudyDate": "20210301"}, {"StudyDate": "20200301"}, ["made after the second"]),
+        ({"StudyInstanceUID": "2.25.4"}, {"StudyInstanceUID": "2.25.4"}, ["of one study"]),
+        ({}, {"PatientID": "ID-2"}, ["two patients"]),
+        ({"StudyDate": ""}, {"PatientID": None}, []),
+    ],
+)
+def test_headers_that_speak_against_the_comparison_are_flagged(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], flags: list[str]
+) -> None:
+    for name, uid, facts in (("a", "2.25.1", first), ("b", "2.25.2", second)):
+        (tmp_path / name).mkdir()
+        save(dataset(body(), **{"StudyInstanceUID": uid, **facts}), tmp_path / name / "1.dcm")
+    arguments = ["change", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path), "--json"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    found = [flag for flag in json.loads(done.stdout)["flags"] if flag.startswith(("order", "patient"))]
+    assert len(found) == len(flags)
+    assert all(words in flag for words, flag in zip(flags, found, strict=True))
+    assert not any(word in done.output for word in ("2020", "2021", "ID-"))
+
+
+def test_two_body_heights_are_flagged(before: StudyResult) -> None:
+    heights = (1.62, 1.7)
+    studies = [
+        study_of(reference_parameters(), seed=1, acquisition=Acquisition(patient_height_m=one))
+        for one in heights
+    ]
+    change = compare_studies(*studies)
+    (smi,) = [one for one in change.measures if one.column == "smi_cm2_m2"]
+    assert smi.change_percent == pytest.approx(100 * ((heights[0] / heights[1]) ** 2 - 1))
+    assert any(flag.startswith("body height") for flag in change.flags)
+    assert not any("body height" in flag for flag in compare_studies(*studies, height_m=1.7).flags)
 
 
 @pytest.mark.usefixtures("two_dates")

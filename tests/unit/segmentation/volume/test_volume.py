@@ -138,6 +138,23 @@ def test_volume_follows_real_positions_and_levels() -> None:
     assert result.masks["muscle"].sum() == 4 * mask.sum()
 
 
+def test_a_level_whose_slices_are_missing_has_no_volume() -> None:
+    """Slices lost on the way are not covered, however the slices next to them look."""
+    volume = volume_of([0.0, 4.0, 8.0, 28.0, 32.0, 36.0, 40.0, 50.0])
+    mask = disc(40, 30, 10)
+    levels = (
+        LevelRange(name="L4", lower_mm=1.0, upper_mm=30.0),
+        LevelRange(name="L3", lower_mm=30.0, upper_mm=50.0),
+    )
+    table = result_of(volume, [mask] * 8, levels).summary.set_index("level")
+    assert np.isnan(table.loc[["all", "L4"], "volume_cm3"]).all()
+    assert table.loc["L4", "covered"] == pytest.approx(1 - 16.0 / 29.0)
+    assert table.loc["all", "covered"] == pytest.approx(1 - 16.0 / 50.0)
+    assert table.loc["L3", ["volume_cm3", "covered"]].tolist() == pytest.approx(
+        [mask.sum() * 2.0 / 100 * 2, 1]
+    )
+
+
 def test_only_pixels_within_the_limits_count() -> None:
     result = result_of(volume_of([0.0, 4.0], hu=-100), [disc(40, 30, 10)] * 2)
     assert (result.slices["area_cm2"] == 0).all()
