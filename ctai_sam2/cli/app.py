@@ -15,7 +15,6 @@ from ctai_sam2.cli.agreement import agreement
 from ctai_sam2.cli.change import change
 from ctai_sam2.cli.evaluate import evaluate
 from ctai_sam2.cli.exchange import export, import_
-from ctai_sam2.cli.one_structure import SHOWN
 from ctai_sam2.cli.options import (
     MASK_FORM,
     AnyRegion,
@@ -33,7 +32,6 @@ from ctai_sam2.cli.options import (
 )
 from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import (
-    print_files,
     print_json,
     print_line,
     print_table,
@@ -43,13 +41,12 @@ from ctai_sam2.cli.report import (
 from ctai_sam2.cli.serve import serve
 from ctai_sam2.cli.study_report import report
 from ctai_sam2.cli.volume import SeveralNames, split_names
+from ctai_sam2.cli.whole_study import StudyOptions, segment_whole
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
-    from ctai_sam2.segmentation import StudyResult
     from ctai_sam2.segmentation.volume import FollowWith
     from ctai_sam2.structures import Structure
-    from ctai_sam2.study.outputs import TableRow
 
 app = typer.Typer(
     name="ctai-sam2",
@@ -108,7 +105,15 @@ def demo(
         print_line(f"Making a phantom CT study (DICOM) in {study}", as_json=as_json)
         make_demo_study(study)
         height_m = height_m or 1.75
-    _segment_and_report(study, out, model, series, axial_index, height_m, definitions, as_json, slices)
+    options = StudyOptions(
+        model=model,
+        series=series,
+        axial_index=axial_index,
+        slices=slices,
+        height_m=height_m,
+        definitions=definitions,
+    )
+    segment_whole(study, out, options, as_json=as_json)
 
 
 @app.command(cls=SeveralNames)
@@ -203,9 +208,16 @@ def segment(
             raise InputError(
                 "points and boxes need a structure", hint="Add --structure, for example psoas_left."
             )
-        _segment_and_report(
-            path, out, model, series, axial_index, height_m, definitions, as_json, slices, any_region
+        options = StudyOptions(
+            model=model,
+            series=series,
+            axial_index=axial_index,
+            slices=slices,
+            height_m=height_m,
+            definitions=definitions,
+            any_region=any_region,
         )
+        segment_whole(path, out, options, as_json=as_json)
         return
 
     from ctai_sam2.cli.one_structure import segment_one
@@ -327,90 +339,6 @@ def doctor(as_json: AsJson = False) -> None:
         print_line(f"\nFailing: {', '.join(failed)}" if failed else "\nReady.")
     if failed:
         raise typer.Exit(3)
-
-
-def _segment_and_report(
-    study: Path,
-    out: Path,
-    model: str | None,
-    series: str | None,
-    axial_index: int | None,
-    height_m: float | None,
-    definitions: str | None,
-    as_json: bool,
-    slices: int,
-    any_region: bool = False,
-) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from ctai_sam2.files.atomic import require_writable
-    from ctai_sam2.io import read_study
-    from ctai_sam2.measure.body_composition import require_height
-    from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.settings import Settings
-    from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
-
-    # What would be refused at the end is refused before the work.
-    require_height(height_m)
-    limits = definitions_of(definitions)
-    require_writable(out)
-    volume = read_study(study, series_uid=series)
-    depth, height, width = volume.shape_zyx
-    print_line(f"Read {depth} slices of {height} x {width}", as_json=as_json)
-    with open_model(model) as segmenter, ThreadPoolExecutor(1) as background:
-        # All pixels are digested while the model is loaded.
-        claiming = background.submit(claim_folder, out, volume)
-        identity = segmenter.identity
-        claiming.result()
-        print_line(f"One click with {identity.name} on {identity.device}", as_json=as_json)
-        result = segment_study(
-            volume,
-            segmenter,
-            axial_index=axial_index,
-            definitions=limits,
-            confidence_threshold=Settings().confidence_threshold,
-            slices=slices,
-            any_region=any_region,
-        )
-    row = measure_study(result, height_m=height_m, definitions=limits)
-    if not as_json:
-        # The numbers are shown while the pictures are drawn.
-        _print_study(result, row)
-    files = write_study(result, row, out, definitions=limits)
-    if as_json:
-        medians = [asdict(median) for median in result.medians]
-        print_json(
-            {"measurements": row, "medians": medians, "warnings": list(result.warnings), "files": vars(files)}
-        )
-        return
-    print_files(vars(files))
-    print_line(f"\nLook at {files.overlay} before you use the numbers.")
-
-
-def _print_study(result: StudyResult, row: TableRow) -> None:
-    from ctai_sam2.study.outputs import summarise
-
-    print_line()
-    print_table(summarise(result), SHOWN)
-    print_line()
-    if result.medians:
-        print_line("Median of several slices, with the smallest and largest area:")
-        print_table(
-            [asdict(median) for median in result.medians],
-            ("structure", "area_cm2", "low_cm2", "high_cm2", "slices"),
-        )
-        print_line()
-    indices = (
-        "middle_slice",
-        "sma_cm2",
-        "smi_cm2_m2",
-        "smd_hu",
-        "pmi_cm2_m2",
-        "psoas_asymmetry",
-        "definitions",
-    )
-    print_table([{"column": name, "value": row.get(name)} for name in indices], ("column", "value"))
-    print_warnings(result.warnings)
 
 
 # After the commands of this module: the list of commands begins with those for a newcomer.

@@ -64,7 +64,7 @@ def scan(
     if out.exists() and not force:
         raise InputError(f"there is a manifest {out.name} already", hint="Add --force to replace it.")
     with progress_bar("study", hidden=as_json) as show:
-        found = scan_cases(folder, ids_from_names=ids_from_names, all_series=all_series, on_progress=show)
+        found = scan_cases(folder, ids_from_names=ids_from_names, all_series=all_series, progress=show)
     write_manifest(out, found.cases)
     if as_json:
         print_json(

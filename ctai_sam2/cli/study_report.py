@@ -15,10 +15,9 @@ from ctai_sam2.cli.options import (
     Model,
     Out,
     Series,
-    definitions_of,
-    open_model,
 )
 from ctai_sam2.cli.report import print_json, print_line, reporting_errors
+from ctai_sam2.cli.whole_study import StudyOptions, measure_whole
 
 
 @reporting_errors
@@ -42,31 +41,21 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Segment a study and write a page about it (HTML, PDF): pictures, numbers, z-scores, warnings."""
-    from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.files.page import require_page_writer
-    from ctai_sam2.io import read_study
-    from ctai_sam2.measure.body_composition import require_height
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
-    from ctai_sam2.segmentation import segment_study
-    from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
     from ctai_sam2.study.person import require_person
     from ctai_sam2.study.report import describe_report, require_language, write_study_report
 
-    require_height(height_m)
     require_person(sex=sex, age_years=age_years, weight_kg=weight_kg)
     require_page_writer()
     chosen = parse_cutoff_choice(";".join(cut_offs)) if cut_offs else {}
     compared = reference_table(reference or DEFAULT_REFERENCE)
     wanted = require_language(language)
-    limits = definitions_of(definitions)
-    require_writable(out)
-    volume = read_study(study, series_uid=series)
-    claim_folder(out, volume)
-    with open_model(model) as segmenter:
-        result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
-    row = measure_study(result, height_m=height_m, definitions=limits)
-    written = write_study(result, row, out, definitions=limits)
+    options = StudyOptions(
+        model=model, series=series, axial_index=axial_index, height_m=height_m, definitions=definitions
+    )
+    result, row, written = measure_whole(study, out, options)
     page = describe_report(
         result,
         row,

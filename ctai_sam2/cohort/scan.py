@@ -15,6 +15,7 @@ from ctai_sam2.files.safe_text import is_device_name
 from ctai_sam2.io import SeriesInfo
 from ctai_sam2.io.dicom_headers import looks_like_dicom
 from ctai_sam2.io.study import is_volume_name, list_series
+from ctai_sam2.types.checks import renamed_argument
 
 _CASE_FILE = ".npz"
 _FEWEST_IMAGES = 2
@@ -95,6 +96,7 @@ def scan_cases(
     *,
     ids_from_names: bool = False,
     all_series: bool = False,
+    progress: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """List the studies of a folder: DICOM folders and files, NIfTI and NRRD volumes, ``.npz`` slices.
@@ -111,14 +113,17 @@ def scan_cases(
         are often names of patients.
     all_series : bool
         Make a case of every axial stack, to delete the rows that are not wanted by hand.
-    on_progress : callable, optional
+    progress : callable, optional
         Called with (entries looked at, entries in all).
+    on_progress : callable, optional
+        Deprecated name of ``progress``.
 
     Raises
     ------
     InputError
         If there is no such folder, or nothing in it can be used.
     """
+    progress = renamed_argument(progress, "progress", on_progress, "on_progress")
     root = Path(folder)
     try:
         entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith("."))
@@ -132,8 +137,8 @@ def scan_cases(
         found += stacks
         series += [(entry.name, info, reason) for info, reason in described]
         skipped += reasons
-        if on_progress is not None:
-            on_progress(done, len(studies))
+        if progress is not None:
+            progress(done, len(studies))
     if not found:
         raise InputError(
             "the folder holds no study that can be used",

@@ -171,23 +171,18 @@ class FloodFill(MaskCommand):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FillHoles(MaskCommand):
-    """Fill holes of at most ``max_area_mm2``; all of them when None."""
-
-    max_area_mm2: float | None = None
+    """Fill all holes."""
 
     def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
-        most = None if self.max_area_mm2 is None else int(self.max_area_mm2 / ct_slice.pixel_area_mm2)
-        return pixels.fill_holes(mask, most)
+        return pixels.fill_holes(mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class KeepLargest(MaskCommand):
-    """Keep the ``n`` largest parts."""
-
-    n: int = 1
+    """Keep the largest part."""
 
     def draw(self, mask: Mask, ct_slice: CTSlice) -> Mask:
-        return pixels.keep_largest(mask, self.n)
+        return pixels.keep_largest(mask)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

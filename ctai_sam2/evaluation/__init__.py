@@ -15,10 +15,8 @@ from ctai_sam2.evaluation.runner import (
     Plan,
     evaluate_model,
     make_phantom_cases,
-    score_case,
 )
 from ctai_sam2.evaluation.scores import SCORE_COLUMNS, Score, compare
-from ctai_sam2.evaluation.sessions import MakesPrompt, Pointing, plain_prompt
 from ctai_sam2.evaluation.summary import SUMMARY_COLUMNS, TARGETS, SummaryRow, summarise
 
 __all__ = [
@@ -28,10 +26,8 @@ __all__ = [
     "TARGETS",
     "Evaluation",
     "EvaluationFiles",
-    "MakesPrompt",
     "ModelSource",
     "Plan",
-    "Pointing",
     "ReliabilityBin",
     "Score",
     "SummaryRow",
@@ -45,8 +41,6 @@ __all__ = [
     "open_model",
     "open_untrained",
     "pair_scores",
-    "plain_prompt",
-    "score_case",
     "summarise",
     "tabulate_reliability",
     "write_evaluation",

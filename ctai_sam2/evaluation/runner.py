@@ -28,12 +28,10 @@ from ctai_sam2.evaluation.scores import (
 )
 from ctai_sam2.evaluation.sessions import (
     Desk,
-    MakesPrompt,
     PromptResult,
     click_once,
     click_repeatedly,
     draw_box,
-    plain_prompt,
     press_button,
 )
 from ctai_sam2.evaluation.summary import SummaryRow, summarise
@@ -110,8 +108,6 @@ class Plan:
         By word in the case's name: what to add to its ``meta``, such as ``phase`` and ``slice_mm``.
     baselines : bool
         Whether classical methods run on the same slices.
-    make_prompt : callable
-        How simulated clicks become prompts; `plain_prompt` or another of its kind.
     bare : bool
         Whether clicks and boxes get the network's own mask, without the structure's name and the
         clean-up that a user's prompt gets.
@@ -128,7 +124,6 @@ class Plan:
     all_unseen: bool = False
     notes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     baselines: bool = True
-    make_prompt: MakesPrompt = plain_prompt
     bare: bool = False
 
     def __post_init__(self) -> None:
@@ -297,29 +292,6 @@ def evaluate_model(
     )
 
 
-def score_case(
-    case: ReferenceCase,
-    segmenter: Segmenter,
-    *,
-    plan: Plan | None = None,
-    group: Group = "unseen",
-    untrained: Segmenter | None = None,
-    peers: Sequence[Peer] = (),
-) -> tuple[Score, ...]:
-    """Score every structure of one slice.
-
-    Parameters
-    ----------
-    case : ReferenceCase
-        The slice and its masks; empty masks and those outside the plan are not scored.
-    segmenter, plan, untrained, peers
-        As in `evaluate_model`.
-    group : {"unseen", "seen", "phantom"}
-        What the model knows of the case.
-    """
-    return tuple(_score_case(case, segmenter, plan or Plan(), group, untrained, peers)[0])
-
-
 def make_phantom_cases(count: int, seed: int = PHANTOM_SEED) -> Iterator[Callable[[], ReferenceCase]]:
     """Yield functions that draw phantoms with exact masks, ``count`` axial and ``count`` sagittal ones.
 
@@ -392,7 +364,7 @@ def _score_case(
     ct = case.slice
     # On a sagittal slice every click may see another part; its embedding takes as long.
     frame = frame_for(ct, SOFT_TISSUE)
-    desk = Desk(ct=ct, segmenter=segmenter, make_prompt=plan.make_prompt, bare=plan.bare)
+    desk = Desk(ct=ct, segmenter=segmenter, bare=plan.bare)
     embed_ms = _embed(segmenter, frame)
     naked = None if untrained is None else replace(desk, segmenter=untrained)
     naked_ms = None if untrained is None else _embed(untrained, frame)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 
@@ -48,47 +47,6 @@ PixelXY: TypeAlias = tuple[int, int]
 PixelBox: TypeAlias = tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pointing:
-    """What a simulated reader points at, before it becomes a `Prompt`.
-
-    Parameters
-    ----------
-    structure : str
-        What is meant.
-    points_xy : tuple of (int, int)
-        Clicks so far as (column, row), the newest last.
-    labels : tuple of int
-        1 for foreground, 0 for background, one for each click.
-    box_xyxy : tuple of float, optional
-        A box in pixels of the slice.
-    """
-
-    structure: str
-    points_xy: tuple[PixelXY, ...]
-    labels: tuple[Literal[0, 1], ...]
-    box_xyxy: PixelBox | None = None
-
-
-MakesPrompt: TypeAlias = Callable[[Pointing], Prompt]
-"""Turns what a reader points at into a prompt."""
-
-
-def plain_prompt(pointing: Pointing) -> Prompt:
-    """Say where, with points and box.
-
-    Examples
-    --------
-    >>> plain_prompt(Pointing(structure="psoas_left", points_xy=((3, 4),), labels=(1,))).points_xy.tolist()
-    [[3.0, 4.0]]
-    """
-    return Prompt(
-        points_xy=np.array(pointing.points_xy, np.float32),
-        labels=np.array(pointing.labels, np.int32),
-        box_xyxy=pointing.box_xyxy,
-    )
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptResult:
     """What came back for one prompt of a session.
@@ -128,8 +86,6 @@ class Desk:
         The slice.
     segmenter : PredictsMasks
         The model.
-    make_prompt : callable
-        From `Pointing` to `Prompt`.
     bare : bool
         Whether masks are the network's own, without the structure's name and the clean-up that a user's
         prompt gets.
@@ -137,7 +93,6 @@ class Desk:
 
     ct: CTSlice
     segmenter: PredictsMasks
-    make_prompt: MakesPrompt = plain_prompt
     bare: bool = False
 
     @cached_property
@@ -190,7 +145,7 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Prompt
         After each of `CLICKS_SCORED`.
     """
     points: list[PixelXY] = []
-    labels: list[Literal[0, 1]] = []
+    labels: list[int] = []
     current = PromptResult(prompt="click_1", mask=np.zeros_like(reference))
     after: dict[int, PromptResult] = {}
     reached: dict[float, int] = dict.fromkeys(DICE_TO_REACH, MAX_CLICKS + 1)
@@ -199,8 +154,7 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Prompt
         if click is not None and current.error is None:
             points.append(click[0])
             labels.append(1 if click[1] else 0)
-            pointing = Pointing(structure=structure, points_xy=tuple(points), labels=tuple(labels))
-            current = _predict(desk, pointing, "click_1")
+            current = _predict(desk, structure, _point_at(points, labels), "click_1")
         after[count] = current
         score = dice(current.mask, reference)
         for wanted in DICE_TO_REACH:
@@ -224,19 +178,13 @@ def click_repeatedly(desk: Desk, structure: str, reference: Mask) -> list[Prompt
 
 def click_once(desk: Desk, structure: str, reference: Mask) -> PromptResult:
     """Click once, at the centre of the reference."""
-    pointing = Pointing(structure=structure, points_xy=(first_click_xy(reference),), labels=(1,))
-    return _predict(desk, pointing, "click_1")
+    return _predict(desk, structure, _point_at([first_click_xy(reference)], [1]), "click_1")
 
 
 def draw_box(desk: Desk, structure: str, reference: Mask) -> PromptResult:
     """Draw the exact box around the reference and click at its centre."""
-    pointing = Pointing(
-        structure=structure,
-        points_xy=(first_click_xy(reference),),
-        labels=(1,),
-        box_xyxy=box_around(reference),
-    )
-    return _predict(desk, pointing, "box")
+    prompt = _point_at([first_click_xy(reference)], [1], box_around(reference))
+    return _predict(desk, structure, prompt, "box")
 
 
 def press_button(desk: Desk, structure: str) -> PromptResult | None:
@@ -260,9 +208,14 @@ def press_button(desk: Desk, structure: str) -> PromptResult | None:
     )
 
 
-def _predict(desk: Desk, pointing: Pointing, name: PromptName) -> PromptResult:
-    prompt = desk.make_prompt(pointing)
-    structure = BY_PROMPT.get((desk.ct.plane, pointing.structure))
+def _point_at(points_xy: list[PixelXY], labels: list[int], box_xyxy: PixelBox | None = None) -> Prompt:
+    return Prompt(
+        points_xy=np.array(points_xy, np.float32), labels=np.array(labels, np.int32), box_xyxy=box_xyxy
+    )
+
+
+def _predict(desk: Desk, reference: str, prompt: Prompt, name: PromptName) -> PromptResult:
+    structure = BY_PROMPT.get((desk.ct.plane, reference))
     if desk.ct.plane != "sagittal":
         _ = desk.session
     started = time.perf_counter()

@@ -1,5 +1,4 @@
 from .dicom_series import SeriesInfo as SeriesInfo
-from .dicom_writer import ORIENTATIONS as ORIENTATIONS
 from .dicom_writer import write_dicom_series as write_dicom_series
 from .label_volumes import read_mask_nifti as read_mask_nifti
 from .mask_pictures import read_mask_png as read_mask_png

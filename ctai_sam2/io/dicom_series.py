@@ -162,14 +162,14 @@ class Folder:
     other_names: tuple[str, ...] = ()
 
 
-def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None = None) -> Folder:
+def scan_folder(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Folder:
     """Read the headers of all files below a folder and group them into series.
 
     Parameters
     ----------
     folder : Path
         Searched through all levels, through links too; hidden files are left out.
-    on_progress : callable, optional
+    progress : callable, optional
         Called with (files read, files in all).
 
     Raises
@@ -197,8 +197,8 @@ def scan_folder(folder: Path, *, on_progress: Callable[[int, int], None] | None 
                     others.append(path.name)
             except CtaiError as error:
                 skipped.append((path.name, cause_of(error, path)))
-        if on_progress is not None:
-            on_progress(done, len(paths))
+        if progress is not None:
+            progress(done, len(paths))
     return Folder(
         series=tuple(group_series(headers)),
         skipped=tuple(skipped),

@@ -1,4 +1,4 @@
-"""Write a volume as a DICOM CT series, in any orientation a scanner or a PACS may use."""
+"""Write a volume as a DICOM CT series of axial images."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,57 +21,18 @@ from ctai_sam2.files.folders import reason_of
 from ctai_sam2.io.dicom_headers import CT_IMAGE
 from ctai_sam2.types import CTVolume
 
-ORIENTATIONS = MappingProxyType(
-    {
-        "standard": (1, 0, 0, 0, 1, 0),
-        "feet first": (1, 0, 0, 0, 1, 0),
-        "negated rows": (-1, 0, 0, 0, 1, 0),
-        "negated columns": (1, 0, 0, 0, -1, 0),
-        "negated both": (-1, 0, 0, 0, -1, 0),
-        "transposed": (0, 1, 0, 1, 0, 0),
-        "sagittal": (0, 1, 0, 0, 0, -1),
-        "coronal": (1, 0, 0, 0, 0, -1),
-    }
-)
-"""Direction cosines along a row, then along a column, by name.
-
-``feet first`` differs from ``standard`` in PatientPosition and in numbering from the head down.
-"""
-
-_DIRECTION_TOLERANCE_DEG = 10.0
 _SOURCE = "ctai-sam2 synthetic"
+_PSEUDONYM = "PHANTOM"
+_INTERCEPT_HU = -1024
+EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2"
-_SYNTAXES = {"explicit": "1.2.840.10008.1.2.1", "implicit": IMPLICIT_LITTLE_ENDIAN}
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Plan:
-    """How stored images follow from the canonical volume: which axes make rows, columns and the stack."""
-
-    row_axis: int
-    row_sign: int
-    column_axis: int
-    column_sign: int
-    slice_axis: int
-
-
-def write_dicom_series(
-    folder: str | os.PathLike[str],
-    volume: CTVolume,
-    *,
-    orientation: str | Sequence[float] = "standard",
-    signed: bool = True,
-    rescale_slope: float = 1.0,
-    rescale_intercept: float = -1024.0,
-    transfer_syntax: Literal["explicit", "implicit"] = "explicit",
-    shuffle_seed: int | None = None,
-    patient_id: str = "PHANTOM",
-    series_key: str = "series",
-) -> list[Path]:
-    """Write a volume as single-slice CT images; reading them back gives the same voxels at the same places.
+def write_dicom_series(folder: str | os.PathLike[str], volume: CTVolume) -> list[Path]:
+    """Write a volume as axial CT images; reading them back gives the same voxels at the same places.
 
     The files name no person: they are marked as de-identified and synthetic.
-    Either all files are written or none.
+    Either all files are written or none. Equal volumes give equal files.
 
     Parameters
     ----------
@@ -81,21 +40,6 @@ def write_dicom_series(
         New or empty.
     volume : CTVolume
         Whole HU. Slices may have gaps; the stack may lean.
-    orientation : str or sequence of 6 floats
-        A name from `ORIENTATIONS`, or direction cosines along a row and a column. The nearest axes of the
-        volume are stored; nothing is resampled.
-    signed : bool
-        Whether stored values are signed (PixelRepresentation 1).
-    rescale_slope, rescale_intercept : float
-        HU = slope * stored + intercept.
-    transfer_syntax : {"explicit", "implicit"}
-        Uncompressed little endian.
-    shuffle_seed : int, optional
-        Shuffles file names against positions; in order of position when omitted.
-    patient_id : str
-        A pseudonym.
-    series_key : str
-        Equal keys and volumes give equal UIDs; another key makes another series of the same study.
 
     Returns
     -------
@@ -105,163 +49,73 @@ def write_dicom_series(
     Raises
     ------
     InputError
-        If the volume does not hold whole HU, or HU cannot be stored exactly with this rescale and sign.
+        If the volume does not hold whole HU, or 16 bits do not hold them.
     GeometryError
-        If the orientation does not follow the volume's axes, or rows and columns are not perpendicular.
+        If rows and columns are not perpendicular.
     StorageError
         If the folder holds files already or cannot be written.
     """
-    if transfer_syntax not in _SYNTAXES:
-        raise InputError("no such transfer syntax", received=transfer_syntax, hint="explicit or implicit.")
-    plan = _plan(volume, orientation)
-    stored = _stored_values(volume, signed, rescale_slope, rescale_intercept)
-    images, positions, directions, spacing = _oriented(volume, stored, plan)
-    names = [f"IM{n + 1:05d}.dcm" for n in range(len(images))]
-    if shuffle_seed is not None:
-        names = [names[i] for i in np.random.default_rng(shuffle_seed).permutation(len(names))]
-    identity = f"{patient_id}|{series_key}|{volume.shape_zyx}|{np.round(volume.affine, 6).tolist()}"
-    from_head = orientation == "feet first"
+    if not np.issubdtype(volume.hu_zyx.dtype, np.integer):
+        raise InputError("only whole HU can be written without loss", received=str(volume.hu_zyx.dtype))
+    lowest, highest = (int(value) - _INTERCEPT_HU for value in (volume.hu_zyx.min(), volume.hu_zyx.max()))
+    info = np.iinfo(np.int16)
+    if lowest < info.min or highest > info.max:
+        raise InputError(
+            "stored values would leave their range", received=f"{lowest} to {highest} in {info.dtype}"
+        )
+    steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
+    along_row, along_column = (volume.affine[:3, axis] / steps[axis] for axis in (0, 1))
+    if abs(float(along_row @ along_column)) > 1e-4:
+        raise GeometryError("the rows and columns of the volume are not perpendicular")
+    identity = f"{_PSEUDONYM}|series|{volume.shape_zyx}|{np.round(volume.affine, 6).tolist()}"
+
+    def files() -> Iterable[tuple[str, bytes]]:
+        for index, offset in enumerate(_slice_offsets(volume)):
+            image = (volume.hu_zyx[index].astype(np.int32) - _INTERCEPT_HU).astype(np.int16)
+            dataset = image_dataset(volume, image, identity, index)
+            dataset.PatientID = dataset.PatientName = _PSEUDONYM
+            dataset.PatientPosition = "HFS"
+            dataset.InstanceNumber = index + 1
+            position = volume.affine[:3, 3] + volume.affine[:3, :3] @ (0, 0, offset)
+            dataset.ImagePositionPatient = [decimal(v) for v in position]
+            dataset.ImageOrientationPatient = [decimal(v) for v in (*along_row, *along_column)]
+            dataset.PixelSpacing = [decimal(steps[1]), decimal(steps[0])]
+            dataset.RescaleSlope, dataset.RescaleIntercept = "1", decimal(_INTERCEPT_HU)
+            yield f"IM{index + 1:05d}.dcm", encode_dataset(dataset, EXPLICIT_LITTLE_ENDIAN)
+
+    return write_folder(folder, files())
+
+
+def write_folder(folder: str | os.PathLike[str], files: Iterable[tuple[str, bytes]]) -> list[Path]:
+    """Write files, given by name and content, into a new or empty folder: all of them or none.
+
+    Raises
+    ------
+    StorageError
+        If the folder holds files already or cannot be written.
+    """
     folder = Path(folder)
     staging = _staging_folder(folder)
     try:
-        for index, image in enumerate(images):
-            dataset = _dataset(volume, image, identity, index, signed)
-            dataset.PatientID = dataset.PatientName = patient_id
-            dataset.PatientPosition = "FFS" if from_head else "HFS"
-            dataset.InstanceNumber = len(images) - index if from_head else index + 1
-            dataset.ImagePositionPatient = [_decimal(v) for v in positions[index]]
-            dataset.ImageOrientationPatient = [_decimal(v) for v in directions]
-            dataset.PixelSpacing = [_decimal(v) for v in spacing]
-            dataset.RescaleSlope = _decimal(rescale_slope)
-            dataset.RescaleIntercept = _decimal(rescale_intercept)
-            write_bytes(staging / names[index], encode_dataset(dataset, _SYNTAXES[transfer_syntax]))
+        names = [write_bytes(staging / name, content).name for name, content in files]
         _put_in_place(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return [folder / name for name in names]
 
 
-def _plan(volume: CTVolume, orientation: str | Sequence[float]) -> _Plan:
-    if isinstance(orientation, str):
-        if orientation not in ORIENTATIONS:
-            raise InputError(
-                "no such orientation", received=orientation, hint=f"One of {', '.join(ORIENTATIONS)}."
-            )
-        cosines = np.asarray(ORIENTATIONS[orientation], dtype=np.float64)
-        # A named orientation means the volume's own axes, however they lie in the patient.
-        axes = np.eye(3)
-        tolerance = 0.0
-    else:
-        cosines = np.asarray(orientation, dtype=np.float64)
-        axes = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
-        tolerance = _DIRECTION_TOLERANCE_DEG
-    if cosines.shape != (6,) or not np.isfinite(cosines).all():
-        raise GeometryError("an orientation is 6 finite numbers", received=f"shape {cosines.shape}")
-    chosen = []
-    for direction in (cosines[:3], cosines[3:]):
-        along = axes.T @ direction
-        axis = int(np.argmax(np.abs(along)))
-        angle = float(np.degrees(np.arccos(np.clip(abs(along[axis]), 0.0, 1.0))))
-        if angle > tolerance + 1e-6:
-            raise GeometryError(
-                "the orientation does not follow the volume's axes, and nothing is resampled",
-                received=f"{angle:.1f} degrees off",
-            )
-        chosen.append((axis, 1 if along[axis] > 0 else -1))
-    (row_axis, row_sign), (column_axis, column_sign) = chosen
-    if row_axis == column_axis:
-        raise GeometryError("rows and columns follow the same axis of the volume")
-    return _Plan(
-        row_axis=row_axis,
-        row_sign=row_sign,
-        column_axis=column_axis,
-        column_sign=column_sign,
-        slice_axis=3 - row_axis - column_axis,
-    )
+def _slice_offsets(volume: CTVolume) -> NDArray[np.float64]:
+    """Places of the slices in units of the median step, which the affine holds: gaps stay gaps."""
+    positions = np.asarray(volume.slice_positions_mm, dtype=np.float64)
+    regular = np.arange(len(positions), dtype=np.float64)
+    if len(positions) < 2:
+        return regular
+    relative = (positions - positions[0]) / float(np.median(np.diff(positions)))
+    return regular if np.allclose(relative, regular, atol=1e-3) else relative
 
 
-def _stored_values(volume: CTVolume, signed: bool, slope: float, intercept: float) -> NDArray[Any]:
-    hu = volume.hu_zyx
-    if not np.issubdtype(hu.dtype, np.integer):
-        raise InputError("only whole HU can be written without loss", received=str(hu.dtype))
-    if not np.isfinite([slope, intercept]).all() or slope == 0:
-        raise InputError("a rescale needs a finite slope that is not 0", received=(slope, intercept))
-    lowest = int(hu.min())
-    # Few values occur, many times each: they are converted once.
-    steps = np.subtract(hu, lowest, dtype=np.int32)
-    occurring = np.flatnonzero(np.bincount(steps.ravel()))
-    values = occurring + lowest
-    stored = np.rint((values - intercept) / slope)
-    info = np.iinfo(np.int16 if signed else np.uint16)
-    if (np.rint(stored * slope + intercept) != values).any():
-        raise InputError(
-            "these HU cannot be stored exactly", received=f"slope {slope:g}, intercept {intercept:g}"
-        )
-    if stored.min() < info.min or stored.max() > info.max:
-        raise InputError(
-            "stored values would leave their range",
-            received=f"{stored.min():.0f} to {stored.max():.0f} in {info.dtype}",
-            hint="Choose another slope, intercept or sign.",
-        )
-    by_step = np.zeros(int(occurring[-1]) + 1, info.dtype)
-    by_step[occurring] = stored
-    converted: NDArray[Any] = by_step[steps]
-    return converted
-
-
-def _oriented(
-    volume: CTVolume, stored: NDArray[Any], plan: _Plan
-) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64], tuple[float, float]]:
-    """Images (N, rows, columns), positions of their first pixels, six cosines, and (row, column) spacing."""
-    array_xyz = stored.transpose(2, 1, 0)
-    start = np.zeros(3)
-    for axis, sign in ((plan.row_axis, plan.row_sign), (plan.column_axis, plan.column_sign)):
-        if sign < 0:
-            array_xyz = np.flip(array_xyz, axis)
-            start[axis] = array_xyz.shape[axis] - 1
-    # A row runs along the row direction, so its axis is the last: columns change fastest.
-    images = array_xyz.transpose(plan.slice_axis, plan.column_axis, plan.row_axis)
-    steps = np.linalg.norm(volume.affine[:3, :3], axis=0)
-    units = volume.affine[:3, :3] / steps
-    along_row = units[:, plan.row_axis] * plan.row_sign
-    along_column = units[:, plan.column_axis] * plan.column_sign
-    if abs(float(along_row @ along_column)) > 1e-4:
-        raise GeometryError(
-            "the stack leans, so its rows and columns are not perpendicular in this plane",
-            hint="Write it as axial images.",
-        )
-    positions = np.array(
-        [
-            volume.affine[:3, 3] + volume.affine[:3, :3] @ (start + offset)
-            for offset in _slice_offsets(volume, plan.slice_axis, len(images))
-        ]
-    )
-    return (
-        images,
-        positions,
-        np.concatenate([along_row, along_column]),
-        (float(steps[plan.column_axis]), float(steps[plan.row_axis])),
-    )
-
-
-def _slice_offsets(volume: CTVolume, slice_axis: int, count: int) -> NDArray[np.float64]:
-    offsets = np.zeros((count, 3))
-    offsets[:, slice_axis] = np.arange(count)
-    uneven = np.asarray(volume.slice_positions_mm, dtype=np.float64)
-    if len(uneven) > 1:
-        # In units of the median step, which the affine holds: gaps stay gaps.
-        relative = (uneven - uneven[0]) / float(np.median(np.diff(uneven)))
-        regular = np.allclose(relative, np.arange(len(uneven)), atol=1e-3)
-        if slice_axis == 2 and not regular:
-            offsets[:, 2] = relative
-        elif slice_axis != 2 and not regular:
-            raise GeometryError(
-                "slices with gaps can be written as axial images only", hint="Choose an axial orientation."
-            )
-    return offsets
-
-
-def _dataset(volume: CTVolume, image: NDArray[Any], identity: str, index: int, signed: bool) -> Any:
+def image_dataset(volume: CTVolume, image: NDArray[Any], identity: str, index: int) -> Any:
+    """Describe one stored image of a volume, all but its place, its rescale and its patient."""
     from pydicom.dataset import Dataset
 
     facts = volume.acquisition
@@ -283,25 +137,25 @@ def _dataset(volume: CTVolume, image: NDArray[Any], identity: str, index: int, s
     dataset.AcquisitionNumber = 1
     dataset.PatientSex = facts.patient_sex or ""
     if facts.patient_height_m is not None:
-        dataset.PatientSize = _decimal(facts.patient_height_m)
+        dataset.PatientSize = decimal(facts.patient_height_m)
     if facts.patient_weight_kg is not None:
-        dataset.PatientWeight = _decimal(facts.patient_weight_kg)
+        dataset.PatientWeight = decimal(facts.patient_weight_kg)
     if facts.patient_age_years is not None and facts.patient_age_years >= 1:
         dataset.PatientAge = f"{int(facts.patient_age_years):03d}Y"
-    dataset.KVP = None if facts.kvp is None else _decimal(facts.kvp)
+    dataset.KVP = None if facts.kvp is None else decimal(facts.kvp)
     if facts.gantry_tilt_deg is not None:
-        dataset.GantryDetectorTilt = _decimal(facts.gantry_tilt_deg)
+        dataset.GantryDetectorTilt = decimal(facts.gantry_tilt_deg)
     if facts.kernel is not None:
         dataset.ConvolutionKernel = facts.kernel
     if facts.contrast is not None:
         dataset.ContrastBolusAgent = "CONTRAST" if facts.contrast else "NONE"
-    dataset.SliceThickness = _decimal(facts.slice_thickness_mm or volume.spacing_zyx_mm[0])
+    dataset.SliceThickness = decimal(facts.slice_thickness_mm or volume.spacing_zyx_mm[0])
     dataset.Rows, dataset.Columns = image.shape
     dataset.SamplesPerPixel = 1
     dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.BitsAllocated = dataset.BitsStored = 16
     dataset.HighBit = 15
-    dataset.PixelRepresentation = int(signed)
+    dataset.PixelRepresentation = int(image.dtype.kind == "i")
     dataset.RescaleType = "HU"
     dataset.PixelData = np.ascontiguousarray(image, dtype=image.dtype.newbyteorder("<")).tobytes()
     return dataset
@@ -327,8 +181,8 @@ def _uid(text: str) -> str:
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, text).int}"
 
 
-def _decimal(value: float) -> str:
-    # A decimal string holds 16 characters (PS3.5 6.2); as many digits as fit.
+def decimal(value: float) -> str:
+    """Return a DICOM decimal string, which holds 16 characters (PS3.5 6.2); as many digits as fit."""
     for digits in range(15, 0, -1):
         text = f"{float(value):.{digits}g}"
         if len(text) <= 16:

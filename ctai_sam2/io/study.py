@@ -31,6 +31,7 @@ from ctai_sam2.io.nifti_file import is_nifti_name
 from ctai_sam2.io.nrrd import is_nrrd_name, read_nrrd
 from ctai_sam2.io.pictures import PICTURE_SUFFIXES, read_picture
 from ctai_sam2.types import CTSlice, CTVolume, Plane, Window
+from ctai_sam2.types.checks import renamed_argument
 
 _CHOICES_SHOWN = 20
 
@@ -39,6 +40,7 @@ def read_study(
     path: str | os.PathLike[str],
     *,
     series_uid: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> CTVolume:
     """Read a CT study as a volume in canonical orientation.
@@ -50,8 +52,10 @@ def read_study(
         enhanced multi-frame object), a NIfTI or NRRD file, or a folder with one of these.
     series_uid : str, optional
         Which DICOM series, as `list_series` names it. Needed only where several fit.
-    on_progress : callable, optional
+    progress : callable, optional
         Called with (files looked at, files in all) while headers are read.
+    on_progress : callable, optional
+        Deprecated name of ``progress``.
 
     Returns
     -------
@@ -74,10 +78,11 @@ def read_study(
     detector, not in the patient. Messages name files by the last part of
     their path only.
     """
+    progress = renamed_argument(progress, "progress", on_progress, "on_progress")
     path = as_path(path)
     _require_there(path)
     if path.is_dir():
-        return _read_folder(path, series_uid, on_progress)
+        return _read_folder(path, series_uid, progress)
     if is_volume_name(path.name):
         return read_volume(path)
     _refuse_other_kinds(path)
@@ -104,6 +109,7 @@ def read_volume(path: Path) -> CTVolume:
 def list_series(
     path: str | os.PathLike[str],
     *,
+    progress: Callable[[int, int], None] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     skipped: list[tuple[str, str]] | None = None,
 ) -> list[SeriesInfo]:
@@ -113,8 +119,10 @@ def list_series(
     ----------
     path : path-like
         A folder, searched through all levels, or a file.
-    on_progress : callable, optional
+    progress : callable, optional
         Called with (files looked at, files in all).
+    on_progress : callable, optional
+        Deprecated name of ``progress``.
     skipped : list of (str, str), optional
         Gets a name and a reason for each file that should have been readable, and for each link that leads
         nowhere.
@@ -126,10 +134,11 @@ def list_series(
     DicomError
         If a single file was given and it is damaged.
     """
+    progress = renamed_argument(progress, "progress", on_progress, "on_progress")
     path = as_path(path)
     _require_there(path)
     if path.is_dir():
-        found = scan_folder(path, on_progress=on_progress)
+        found = scan_folder(path, progress=progress)
         if skipped is not None:
             skipped += found.skipped
         return [series.info for series in found.series]
@@ -346,9 +355,9 @@ def _display_oriented(hu: NDArray[np.int16], affine: NDArray[np.float64]) -> CTS
 
 
 def _read_folder(
-    folder: Path, series_uid: str | None, on_progress: Callable[[int, int], None] | None
+    folder: Path, series_uid: str | None, progress: Callable[[int, int], None] | None
 ) -> CTVolume:
-    found = scan_folder(folder, on_progress=on_progress)
+    found = scan_folder(folder, progress=progress)
     if not found.series:
         if series_uid is None and len(found.volume_files) == 1:
             return _with_warnings(read_volume(found.volume_files[0]), skipped_warning(found.skipped))

@@ -86,7 +86,6 @@ def estimate_phase(
     vertebra: Mask,
     excluded: Mask,
     spacing_mm: Sequence[float],
-    parameters: VesselParameters | None = None,
 ) -> PhaseEstimate | None:
     """Estimate the contrast phase of an axial lumbar slice from aorta and vena cava.
 
@@ -100,15 +99,13 @@ def estimate_phase(
         What is no vessel: muscle and fat.
     spacing_mm : (float, float)
         (row, column).
-    parameters : VesselParameters, optional
-        Where to look.
 
     Returns
     -------
     PhaseEstimate or None
         None where no two vessels fit.
     """
-    p = parameters or VesselParameters()
+    p = VesselParameters()
     row_mm, column_mm = float(spacing_mm[0]), float(spacing_mm[1])
     rows, columns = np.nonzero(vertebra)
     if not rows.size:

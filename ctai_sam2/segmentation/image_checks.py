@@ -67,7 +67,6 @@ def find_image_faults(
     *,
     vertebra_mm: float | None,
     is_recognised: bool,
-    parameters: ImageParameters = PARAMETERS,
 ) -> tuple[Gate, ...]:
     """Look for what makes all numbers of a slice doubtful, or those of a tissue.
 
@@ -79,15 +78,13 @@ def find_image_faults(
         Width of the vertebral body or disc, where anatomy shows it.
     is_recognised : bool
         False where the model could divide a slice of an abdomen and saw none here.
-    parameters : ImageParameters
-        Limits.
 
     Returns
     -------
     tuple of Gate
         The checks that failed.
     """
-    p = parameters
+    p = PARAMETERS
     faults: list[Gate] = []
 
     def fail(name: str, structures: tuple[str, ...], message: str) -> None:
@@ -136,9 +133,7 @@ def find_image_faults(
     return tuple(faults)
 
 
-def find_cut(
-    ct_slice: CTSlice, structure: Structure, mask: Mask, *, parameters: ImageParameters = PARAMETERS
-) -> Gate | None:
+def find_cut(ct_slice: CTSlice, structure: Structure, mask: Mask) -> Gate | None:
     """Tell whether a structure is cut off by the field of view; None where it is whole.
 
     Parameters
@@ -149,10 +144,8 @@ def find_cut(
         Whose mask.
     mask : ndarray of bool, shape (H, W)
         The mask.
-    parameters : ImageParameters
-        Limits.
     """
-    p = parameters
+    p = PARAMETERS
     try:
         lengths = cut_lengths_mm(ct_slice)
     except AnatomyNotFound:

@@ -102,7 +102,6 @@ def find_gross_errors(
     *,
     agreements: Mapping[str, float] | None = None,
     noise_hu: float | None = None,
-    parameters: QualityParameters = PARAMETERS,
 ) -> tuple[Gate, ...]:
     """Look for each kind of gross error on a divided slice.
 
@@ -116,15 +115,13 @@ def find_gross_errors(
         Dice of the dense head's mask with the one from the prompted decoder, by structure.
     noise_hu : float, optional
         Graininess of subcutaneous fat, where it could be measured.
-    parameters : QualityParameters
-        Limits.
 
     Returns
     -------
     tuple of Gate
         The checks that failed; empty where nothing is odd.
     """
-    p, masks = parameters, divided.masks
+    p, masks = PARAMETERS, divided.masks
     pixel_mm2 = spacing_mm[0] * spacing_mm[1]
     failed: list[Gate] = []
 
@@ -185,8 +182,6 @@ def find_gross_errors(
 def find_jumps(
     areas_mm2: Mapping[str, float],
     neighbours: Sequence[Mapping[str, float]],
-    *,
-    parameters: QualityParameters = PARAMETERS,
 ) -> tuple[Gate, ...]:
     """Compare areas with those of the slices above and below.
 
@@ -199,8 +194,6 @@ def find_jumps(
         Area by structure on the slice.
     neighbours : sequence of mapping of str to float
         The same of the slices next to it.
-    parameters : QualityParameters
-        Limits.
 
     Returns
     -------
@@ -219,7 +212,7 @@ def find_jumps(
             continue
         changes = [area / other - 1 for other in others]
         same_side = all(change > 0 for change in changes) or all(change < 0 for change in changes)
-        if same_side and min(abs(change) for change in changes) > parameters.jump:
+        if same_side and min(abs(change) for change in changes) > PARAMETERS.jump:
             nearest = min(changes, key=abs)
             failed.append(
                 Gate(

@@ -66,7 +66,6 @@ def match_slice(
     volume: CTVolume,
     start_index: int,
     start_vertebra: Mask,
-    parameters: MatchParameters | None = None,
 ) -> SliceMatch:
     """Find the slice of a volume that shows the same height of the same vertebra as a slice of another.
 
@@ -82,15 +81,13 @@ def match_slice(
         Its slice at the same level, as far as is known.
     start_vertebra : ndarray of bool, shape (H, W)
         The vertebral body there.
-    parameters : MatchParameters, optional
-        How slices are compared.
 
     Raises
     ------
     AnatomyNotFound
         If a vertebral body is empty, or the picture around it is.
     """
-    p = parameters or MatchParameters()
+    p = MatchParameters()
     template = _picture(reference, _centre_of(vertebra), p.half_side_mm, p)
     if float(template.std()) < 1.0:
         raise AnatomyNotFound("there is nothing around the vertebra to match a slice by")

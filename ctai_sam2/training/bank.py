@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +32,7 @@ from ctai_sam2.training.square_image import resample_square
 _LOGGER = logging.getLogger(__name__)
 
 Plane = Literal["axial", "sagittal"]
+Draw: TypeAlias = Callable[..., tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]]
 
 NOMINAL_SHARE: Final = 1.08 / 1.25
 """Share of a bank image's side that the square of normal use covers; the rest is margin for shifts."""
@@ -115,11 +118,45 @@ def load_phantom_bank(
     """
     names, members = phantom_targets()
     images: list[LabelledImage] = []
-    jobs: list[tuple[Path, Plane, int, int, int]] = []
-    for plane, count in (("axial", axial), ("sagittal", sagittal)):
-        for first in range(0, count, _CHUNK):
-            path = folder / f"{plane}-{seed}-{size_px}-{first:05d}.npz"
-            jobs.append((path, plane, first, size_px, seed))  # type: ignore[arg-type]
+    counts: tuple[tuple[Plane, int], ...] = (("axial", axial), ("sagittal", sagittal))
+    for plane, count in counts:
+        drawn = load_drawn(
+            folder,
+            f"{plane}-{seed}-{size_px}",
+            "codes",
+            partial(draw_phantom, plane, size_px=size_px, seed=seed),
+            count=count,
+            processes=processes,
+        )
+        images += [
+            LabelledImage(hu=hu, codes=codes, members=members, names=names, plane=plane, source="phantom")
+            for hu, codes in drawn
+        ]
+    return images
+
+
+def load_drawn(
+    folder: Path, name: str, of_labels: str, draw: Draw, *, count: int, processes: int
+) -> list[tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]]:
+    """Return images drawn from their number on with their labels, drawing those that a folder does not hold.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Cache; created.
+    name, of_labels : str
+        What its files' names begin with, and what the labels are called in them.
+    draw : callable
+        Picklable; returns HU and labels of ``number``.
+    count, processes : int
+        How many images, and workers.
+
+    Raises
+    ------
+    StorageError
+        If the cache cannot be written.
+    """
+    jobs = [(folder / f"{name}-{first:05d}.npz", of_labels, draw, first) for first in range(0, count, _CHUNK)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         waiting = [job for job in jobs if not job[0].exists()]
@@ -127,14 +164,11 @@ def load_phantom_bank(
             _LOGGER.info("phantoms: %d of %d chunks drawn", number + 1, len(waiting))
     except OSError as error:
         raise StorageError("the phantom bank cannot be written", received=folder.name) from error
-    for path, plane, first, _, _ in jobs:
-        wanted = (axial if plane == "axial" else sagittal) - first
+    images: list[tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]] = []
+    for path, *_ in jobs:
         with np.load(path, allow_pickle=False) as chunk:
-            images.extend(
-                LabelledImage(hu=hu, codes=codes, members=members, names=names, plane=plane, source="phantom")
-                for hu, codes in list(zip(chunk["hu"], chunk["codes"], strict=True))[:wanted]
-            )
-    return images
+            images.extend(zip(chunk["hu"], chunk[of_labels], strict=True))
+    return images[:count]
 
 
 def draw_phantom(
@@ -163,14 +197,7 @@ def draw_phantom(
     body = Body(parameters)
     if plane == "axial":
         z_mm = float(rng.normal(0, 12)) if rng.uniform() < 0.5 else float(rng.uniform(-85, 85))
-        coarse = np.arange(-300, 300, 6, dtype=np.float32)
-        x0, x1, y0, y1 = axial_extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
-        side_mm = 1.25 * max(x1 - x0, y1 - y0)
-        axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
-        x, y = axis + np.float32((x0 + x1) / 2), axis + np.float32((y0 + y1) / 2)
-        labels = body.label_at(x[None, :], y[:, None], z_mm)
-        radius_mm = parameters.field_of_view_mm / 2
-        beyond = axis[None, :] ** 2 + axis[:, None] ** 2 > radius_mm**2
+        labels, beyond, side_mm = label_axial_square(body, z_mm, size_px)
     else:
         x_mm = float(rng.normal(0, 7))
         coarse = np.arange(-300, 300, 6, dtype=np.float32)
@@ -339,20 +366,29 @@ _LUMBAR: Final = ("L1", "L2", "L3", "L4", "L5")
 _SAGITTAL_FIELDS: Final = ((380.0, 30.0), (440.0, 45.0), (520.0, 60.0))
 
 
-def axial_extent_mm(
-    labels: npt.NDArray[np.uint8], axis: npt.NDArray[np.float32]
-) -> tuple[float, float, float, float]:
-    """Return the body's bounds (x0, x1, y0, y1) in mm on a phantom sampled along an axis."""
-    body = masks_from_labels(labels)["body"]
-    columns, rows = axis[body.any(axis=0)], axis[body.any(axis=1)]
-    return float(columns[0]), float(columns[-1]), float(rows[0]), float(rows[-1])
+def label_axial_square(
+    body: Body, z_mm: float, size_px: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], float]:
+    """Return labels of a square around a phantom, what lies beyond the field of view, and its side in mm."""
+    coarse = np.arange(-300, 300, 6, dtype=np.float32)
+    found = masks_from_labels(body.label_at(coarse[None, :], coarse[:, None], z_mm))["body"]
+    x_mm, y_mm = coarse[found.any(axis=0)], coarse[found.any(axis=1)]
+    x0, x1, y0, y1 = float(x_mm[0]), float(x_mm[-1]), float(y_mm[0]), float(y_mm[-1])
+    side_mm = 1.25 * max(x1 - x0, y1 - y0)
+    axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
+    x, y = axis + np.float32((x0 + x1) / 2), axis + np.float32((y0 + y1) / 2)
+    labels = body.label_at(x[None, :], y[:, None], z_mm)
+    radius_mm = body.parameters.field_of_view_mm / 2
+    return labels, axis[None, :] ** 2 + axis[:, None] ** 2 > radius_mm**2, side_mm
 
 
-def _draw_chunk(job: tuple[Path, Plane, int, int, int]) -> None:
-    path, plane, first, size_px, seed = job
-    drawn = [draw_phantom(plane, size_px=size_px, seed=seed, number=first + index) for index in range(_CHUNK)]
+def _draw_chunk(job: tuple[Path, str, Draw, int]) -> None:
+    path, of_labels, draw, first = job
+    drawn = [draw(number=number) for number in range(first, first + _CHUNK)]
+    hu, labels = (np.stack(part) for part in zip(*drawn, strict=True))
     part = path.with_name(f"{path.stem}.part.npz")
-    np.savez(part, hu=np.stack([hu for hu, _ in drawn]), codes=np.stack([codes for _, codes in drawn]))
+    arrays: dict[str, Any] = {"hu": hu, of_labels: labels}
+    np.savez(part, **arrays)
     part.replace(path)
 
 

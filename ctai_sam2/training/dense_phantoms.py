@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from ctai_sam2.errors import StorageError
 from ctai_sam2.phantom import Body, Label, PhantomParameters, random_parameters, render_hu
-from ctai_sam2.training.bank import axial_extent_mm
-from ctai_sam2.training.processes import map_in_processes
+from ctai_sam2.training.bank import label_axial_square, load_drawn
 
 KINDS: Final = ("ordinary", "thin", "unenhanced", "wasted", "muscular", "stout")
 """Kinds of bodies, drawn with equal chances but ``ordinary`` and ``thin``, which come twice as often."""
@@ -25,7 +24,6 @@ HELD_BACK_KIND: Final = "coarse"
 """Never drawn for training: loud, blurred, streaky and cut-off scans, to try the confidence on."""
 
 _WEIGHTS: Final = (2, 2, 1, 1, 1, 1)
-_CHUNK: Final = 20
 _AIR_HU: Final = -1024
 
 
@@ -149,15 +147,9 @@ def draw_hard_phantom(
     # Kinds of their own levels: ribs are above L2 only.
     lowest, highest = {"upper": (1.0, 2.5), "swollen": (-0.6, 2.4)}.get(kind or "", (-1.7, 1.7))
     z_mm = float(rng.uniform(lowest, highest) * pitch)
-    coarse = np.arange(-300, 300, 6, dtype=np.float32)
-    x0, x1, y0, y1 = axial_extent_mm(body.label_at(coarse[None, :], coarse[:, None], z_mm), coarse)
-    side_mm = 1.25 * max(x1 - x0, y1 - y0)
-    axis = ((np.arange(size_px) + 0.5) / size_px - 0.5).astype(np.float32) * np.float32(side_mm)
-    x, y = axis + np.float32((x0 + x1) / 2), axis + np.float32((y0 + y1) / 2)
-    labels = body.label_at(x[None, :], y[:, None], z_mm)
+    labels, beyond, side_mm = label_axial_square(body, z_mm, size_px)
     spacing_mm = side_mm / size_px
     hu = render_hu(labels, parameters, spacing_mm=(spacing_mm, spacing_mm), rng=rng)
-    beyond = axis[None, :] ** 2 + axis[:, None] ** 2 > (parameters.field_of_view_mm / 2) ** 2
     hu[beyond] = _AIR_HU
     labels[beyond] = Label.AIR
     return hu, labels
@@ -190,40 +182,19 @@ def load_hard_bank(
     StorageError
         If the cache cannot be written.
     """
-    jobs = [
-        (
-            folder / f"{'-'.join(('dense', *kinds))}-{seed}-{size_px}-{first:05d}.npz",
-            first,
-            size_px,
-            seed,
-            kinds,
-        )
-        for first in range(0, count, _CHUNK)
-    ]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        waiting = [job for job in jobs if not job[0].exists()]
-        for _ in map_in_processes(_draw_chunk, waiting, processes):
-            pass
-    except OSError as error:
-        raise StorageError("the phantom bank cannot be written", received=folder.name) from error
-    images: list[npt.NDArray[np.int16]] = []
-    labels: list[npt.NDArray[np.uint8]] = []
-    for path, *_ in jobs:
-        with np.load(path, allow_pickle=False) as chunk:
-            images.extend(chunk["hu"])
-            labels.extend(chunk["labels"])
-    return images[:count], labels[:count]
+    drawn = load_drawn(
+        folder,
+        f"{'-'.join(('dense', *kinds))}-{seed}-{size_px}",
+        "labels",
+        partial(_draw_in_turn, size_px=size_px, seed=seed, kinds=kinds),
+        count=count,
+        processes=processes,
+    )
+    return [hu for hu, _ in drawn], [labels for _, labels in drawn]
 
 
-def _draw_chunk(job: tuple[Path, int, int, int, tuple[str, ...]]) -> None:
-    path, first, size_px, seed, kinds = job
-    drawn = [
-        draw_hard_phantom(
-            size_px=size_px, seed=seed, number=number, kind=kinds[number % len(kinds)] if kinds else None
-        )
-        for number in range(first, first + _CHUNK)
-    ]
-    part = path.with_name(f"{path.stem}.part.npz")
-    np.savez(part, hu=np.stack([hu for hu, _ in drawn]), labels=np.stack([labels for _, labels in drawn]))
-    part.replace(path)
+def _draw_in_turn(
+    *, number: int, size_px: int, seed: int, kinds: tuple[str, ...]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    kind = kinds[number % len(kinds)] if kinds else None
+    return draw_hard_phantom(size_px=size_px, seed=seed, number=number, kind=kind)

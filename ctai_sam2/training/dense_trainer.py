@@ -24,6 +24,8 @@ from ctai_sam2.training.dense_batches import DenseBatches
 _LOGGER = logging.getLogger(__name__)
 _LOG_EVERY: Final = 20
 _SAVE_EVERY: Final = 60
+_EMA_DECAY: Final = 0.99
+_DICE_WEIGHT: Final = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +135,7 @@ of one's own; ``smoke`` shows that the pipeline runs.
 """
 
 
-def dense_loss(
-    logits: torch.Tensor, targets: torch.Tensor, partial: torch.Tensor, *, dice_weight: float = 0.3
-) -> torch.Tensor:
+def dense_loss(logits: torch.Tensor, targets: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of shares on phantoms, of the sum of allowed classes on real slices; Dice on phantoms.
 
     Parameters
@@ -144,8 +144,6 @@ def dense_loss(
         float32 (B, K, h, w).
     targets, partial : torch.Tensor
         From `DenseBatches.batch`.
-    dice_weight : float
-        Weight of one minus the mean Dice of the classes.
     """
     shares = targets.float() / 4
     logs = F.log_softmax(logits, dim=1)
@@ -153,12 +151,12 @@ def dense_loss(
     allowed = shares.clamp(max=1) > 0
     inside = torch.logsumexp(logs.masked_fill(~allowed, -30.0), dim=1)
     loss = torch.where(partial, -inside.mean(dim=(1, 2)), exact).mean()
-    if dice_weight and bool((~partial).any()):
+    if bool((~partial).any()):
         chances, wanted = logs[~partial].exp(), shares[~partial]
         both = (chances * wanted).sum(dim=(0, 2, 3))
         sizes = chances.sum(dim=(0, 2, 3)) + wanted.sum(dim=(0, 2, 3))
         present = wanted.sum(dim=(0, 2, 3)) > 0
-        loss = loss + dice_weight * (1 - (2 * both[present] + 1) / (sizes[present] + 1)).mean()
+        loss = loss + _DICE_WEIGHT * (1 - (2 * both[present] + 1) / (sizes[present] + 1)).mean()
     return loss
 
 
@@ -191,7 +189,6 @@ class DenseTrainer:
         seed: int = 0,
         workers: int = 1,
         device: torch.device | None = None,
-        ema_decay: float = 0.99,
     ) -> None:
         self._phases = tuple(phases)
         self._folder = folder
@@ -199,7 +196,6 @@ class DenseTrainer:
         self._seed, self._workers = seed, workers
         self.device = device or torch.device("cpu")
         self._bf16 = self.device.type == "cuda"
-        self._decay = ema_decay
         torch.manual_seed(seed)
         self.model = DenseUNet().to(self.device)
         self.mean = copy.deepcopy(self.model).eval().requires_grad_(False)
@@ -289,7 +285,7 @@ class DenseTrainer:
                 break
 
     def _average(self) -> None:
-        decay = min(self._decay, (1 + self.step) / (10 + self.step))
+        decay = min(_EMA_DECAY, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for mean, value in zip(
                 self.mean.state_dict().values(), self.model.state_dict().values(), strict=True

@@ -8,6 +8,11 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+_FOCAL_WEIGHT = 20.0
+"""Of the focal term relative to Dice."""
+_FEATURE_SIZE = 0.7
+"""Root mean square that costs nothing; that of random Fourier codes is 0.71."""
+
 
 class MaskLosses(NamedTuple):
     """Per-candidate losses and the IoU they reached.
@@ -24,7 +29,7 @@ class MaskLosses(NamedTuple):
     iou: torch.Tensor
 
 
-def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: float = 20.0) -> MaskLosses:
+def mask_losses(logits: torch.Tensor, target: torch.Tensor) -> MaskLosses:
     """Compare every candidate with its target.
 
     Parameters
@@ -33,8 +38,6 @@ def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: flo
         float32 (K, M, h, w).
     target : torch.Tensor
         float32 (K, h, w) in [0, 1]: share of the cell that the target covers.
-    focal_weight : float
-        Weight of the focal term relative to Dice.
 
     Returns
     -------
@@ -58,7 +61,7 @@ def mask_losses(logits: torch.Tensor, target: torch.Tensor, *, focal_weight: flo
         both = (chosen & truth).sum(dim=(2, 3)).float()
         either = (chosen | truth).sum(dim=(2, 3)).float()
         iou = (both + 1e-6) / (either + 1e-6)
-    return MaskLosses(mask=focal_weight * focal + dice, iou=iou)
+    return MaskLosses(mask=_FOCAL_WEIGHT * focal + dice, iou=iou)
 
 
 def combine_losses(losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torch.Tensor) -> torch.Tensor:
@@ -87,15 +90,13 @@ def combine_losses(losses: MaskLosses, quality: torch.Tensor, *, ambiguous: torc
     return (single + best + every + predicted).mean()
 
 
-def feature_scale_loss(levels: Sequence[torch.Tensor], *, target: float = 0.7) -> torch.Tensor:
+def feature_scale_loss(levels: Sequence[torch.Tensor]) -> torch.Tensor:
     """Hold features to the size of the position codes, next to which the decoder must see its prompts.
 
     Parameters
     ----------
     levels : sequence of torch.Tensor
         float32 feature maps.
-    target : float
-        Root mean square that costs nothing; that of random Fourier codes is 0.71.
 
     Returns
     -------
@@ -108,4 +109,4 @@ def feature_scale_loss(levels: Sequence[torch.Tensor], *, target: float = 0.7) -
     True
     """
     sizes = [level.square().mean().add(1e-12).sqrt() for level in levels]
-    return torch.stack([(size / target).log().square() for size in sizes]).mean()
+    return torch.stack([(size / _FEATURE_SIZE).log().square() for size in sizes]).mean()

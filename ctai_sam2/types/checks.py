@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import operator
 import reprlib
+import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ctai_sam2.errors import InputError
+
+T = TypeVar("T")
 
 
 def set_field(instance: object, name: str, value: object) -> None:
@@ -108,3 +111,11 @@ def as_float(value: ArrayLike, what: str) -> NDArray[np.float32]:
             return np.array(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{what} must be numbers", received=reprlib.repr(value)) from error
+
+
+def renamed_argument(given: T | None, new: str, former: T | None, old: str) -> T | None:
+    """Return an argument that was renamed; its old name still works, with a ``DeprecationWarning``."""
+    if former is None:
+        return given
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+    return former

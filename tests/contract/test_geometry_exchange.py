@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from ctai_sam2.exchange import export_masks, import_masks
-from ctai_sam2.io import read_slice, read_study, write_dicom_series
+from ctai_sam2.io import read_slice, read_study
 from ctai_sam2.types import Acquisition, CTVolume
+from tests.dicom_series import write_series_as
 from tests.independent import seg_points_mm, volume_points_mm
 
 pytest.importorskip("highdicom", reason="the extra 'export' is not installed")
@@ -136,7 +137,7 @@ def test_all_48_orientations(tmp_path: Path, plane: tuple[int, ...], feet_first:
     cosines = np.zeros(6)
     cosines[row], cosines[3 + column] = row_sign, column_sign
     volume = make_volume()
-    write_dicom_series(tmp_path / "s", volume, orientation=cosines.tolist(), shuffle_seed=5)
+    write_series_as(tmp_path / "s", volume, orientation=cosines.tolist(), shuffle_seed=5)
     if feet_first:
         renumber(tmp_path / "s")
     check(tmp_path / "s", volume)
@@ -159,7 +160,7 @@ def test_oblique_and_anisotropic(
     units = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     cosines = np.concatenate([units[:, row] * row_sign, units[:, column] * column_sign])
     folder = tmp_path_factory.mktemp("oblique") / "s"
-    write_dicom_series(folder, volume, orientation=cosines.tolist(), shuffle_seed=5)
+    write_series_as(folder, volume, orientation=cosines.tolist(), shuffle_seed=5)
     check(folder, volume)
 
 
@@ -192,7 +193,7 @@ def test_missing_slices_and_tilted_gantries(
     units = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     cosines = np.concatenate([units[:, 0] * signs[0], units[:, 1] * signs[1]])
     folder = tmp_path_factory.mktemp("gaps") / "s"
-    write_dicom_series(folder, volume, orientation=cosines.tolist(), shuffle_seed=5)
+    write_series_as(folder, volume, orientation=cosines.tolist(), shuffle_seed=5)
     check(folder, volume)
 
 
@@ -202,7 +203,7 @@ def test_missing_slices_and_tilted_gantries(
 def test_masks_of_one_slice(tmp_path: Path, plane: str, orientation: str, gap: bool) -> None:
     positions = [0.0, 3.0, 6.0, 15.0] if gap else None
     written = make_volume(positions_mm=positions)
-    write_dicom_series(tmp_path / "s", written, orientation=orientation, shuffle_seed=5)
+    write_series_as(tmp_path / "s", written, orientation=orientation, shuffle_seed=5)
     volume = read_study(tmp_path / "s")
     ct = getattr(volume, plane)(3)
     mask = np.random.default_rng(3).random(ct.shape_hw) > 0.5
@@ -226,7 +227,7 @@ def test_masks_of_one_slice(tmp_path: Path, plane: str, orientation: str, gap: b
 
 @pytest.mark.parametrize("orientation", ["negated rows", "transposed"])
 def test_a_slice_read_alone_lies_where_its_volume_has_it(tmp_path: Path, orientation: str) -> None:
-    files = write_dicom_series(
+    files = write_series_as(
         tmp_path / "s", make_volume(positions_mm=[0.0, 3.0, 6.0, 15.0]), orientation=orientation
     )
     volume = read_study(tmp_path / "s")

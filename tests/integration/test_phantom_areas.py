@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ctai_sam2.io import ORIENTATIONS, read_study, write_dicom_series
+from ctai_sam2.io import read_study
 from ctai_sam2.phantom import (
     PhantomVolume,
     make_volume,
@@ -17,6 +17,7 @@ from ctai_sam2.phantom import (
     reference_parameters,
 )
 from ctai_sam2.types import CTVolume
+from tests.dicom_series import ORIENTATIONS, write_series_as
 from tests.phantom_truth import analytic_areas_mm2
 
 
@@ -50,7 +51,7 @@ def test_areas_survive_dicom(
     phantom = drawn(shape_zyx, spacing_zyx_mm)
     # The labels travel as HU, so that the masks take the same way as the picture.
     labels = CTVolume(hu_zyx=phantom.labels_zyx.astype(np.int16), affine=phantom.affine)
-    write_dicom_series(tmp_path / "s", labels, orientation=orientation, signed=False, shuffle_seed=1)
+    write_series_as(tmp_path / "s", labels, orientation=orientation, signed=False, shuffle_seed=1)
     read = read_study(tmp_path / "s")
     pixel_mm = max(spacing_zyx_mm[1:])
     for index in range(shape_zyx[0]):

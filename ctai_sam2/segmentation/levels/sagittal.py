@@ -85,7 +85,6 @@ def read_slice_spine(
     ct_slice: CTSlice,
     parallel_slices: Sequence[CTSlice] = (),
     *,
-    decode: DecodeParameters | None = None,
     network: LevelNetwork | None = None,
 ) -> SliceSpine:
     """Find and name the vertebral bodies of a sagittal slice.
@@ -96,8 +95,6 @@ def read_slice_spine(
         Sagittal, superior up, anterior on the left.
     parallel_slices : sequence of CTSlice, optional
         Parallel slices of the same shape, whose evidence is pooled.
-    decode : DecodeParameters, optional
-        Others than the default constants.
     network : LevelNetwork, optional
         Another than the one that ships.
 
@@ -112,7 +109,7 @@ def read_slice_spine(
         raise InputError(
             "parallel slices must have one shape", received=[o.shape_hw for o in parallel_slices]
         )
-    decode = DecodeParameters() if decode is None else decode
+    decode = DecodeParameters()
     image = LevelImage.of(ct_slice)
     images = [image.hu, *(LevelImage.of(other).hu for other in parallel_slices)]
     evidence = pool_planes(read_levels(images, network))

@@ -138,20 +138,13 @@ class VolumeSpine:
     boxes_zyzy: NDArray[np.float64]
 
 
-def find_levels(
-    volume: CTVolume,
-    *,
-    parameters: VolumeParameters | None = None,
-    decode: DecodeParameters | None = None,
-) -> tuple[VertebraLevel, ...]:
+def find_levels(volume: CTVolume) -> tuple[VertebraLevel, ...]:
     """Find and name the vertebrae of a volume, T11 to S1.
 
     Parameters
     ----------
     volume : CTVolume
         Axial slices of the trunk.
-    parameters, decode : optional
-        Others than the default constants.
 
     Returns
     -------
@@ -168,7 +161,7 @@ def find_levels(
     ``{level.name: level.axial_index for level in find_levels(volume)}`` says which slices to look at.
     """
     require_type(volume, CTVolume, "volume")
-    spine = read_spine(volume, parameters=parameters, decode=decode)
+    spine = read_spine(volume)
     found: dict[str, VertebraLevel] = {}
     for index, chances in enumerate(spine.named.probability):
         level = int(np.argmax(chances))
@@ -192,21 +185,13 @@ def find_levels(
     return tuple(sorted(found.values(), key=lambda each: LEVEL_CLASSES.index(each.name)))
 
 
-def read_spine(
-    volume: CTVolume,
-    *,
-    parameters: VolumeParameters | None = None,
-    decode: DecodeParameters | None = None,
-    network: LevelNetwork | None = None,
-) -> VolumeSpine:
+def read_spine(volume: CTVolume, *, network: LevelNetwork | None = None) -> VolumeSpine:
     """Follow the spine, read curved planes and decode them.
 
     Parameters
     ----------
     volume : CTVolume
         Axial slices of the trunk.
-    parameters, decode : optional
-        Others than the default constants.
     network : LevelNetwork, optional
         Another than the one that ships.
 
@@ -215,8 +200,7 @@ def read_spine(
     AnatomyNotFound
         If no spine is visible.
     """
-    p = VolumeParameters() if parameters is None else parameters
-    decode = DecodeParameters() if decode is None else decode
+    p, decode = VolumeParameters(), DecodeParameters()
     course = follow_spine(volume, p)
     sampler = _Sampler(volume, course, p)
     evidence = read_levels([sampler.plane(offset) for offset in p.planes_mm], network)

@@ -12,7 +12,8 @@ from pydicom import dcmread
 from typer.testing import CliRunner
 
 from ctai_sam2.cli.app import app
-from ctai_sam2.io import read_mask_png, read_study, write_dicom_series, write_mask_nifti, write_mask_png
+from ctai_sam2.io import read_mask_png, read_study, write_mask_nifti, write_mask_png
+from tests.dicom_series import write_series_as
 from tests.unit.io.making import make_volume
 
 pytest.importorskip("highdicom", reason="the extra 'export' is not installed")
@@ -29,7 +30,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any], dict[str, Path]]:
     monkeypatch.setenv("SAM2_MODEL_PATH", str(tmp_path / "models"))
     study = tmp_path / "study"
-    write_dicom_series(study, make_volume((4, 12, 9)), orientation="negated both")
+    write_series_as(study, make_volume((4, 12, 9)), orientation="negated both")
     ct = read_study(study).axial(2)
     masks = {"psoas_left": np.zeros(ct.shape_hw, bool), "muscle": np.zeros(ct.shape_hw, bool)}
     masks["psoas_left"][2:5, 1:4] = True
@@ -152,7 +153,7 @@ def test_masks_of_another_series_need_to_be_asked_for(tmp_path: Path, made: Any)
     study, masks, files = made
     assert run("export", study, files["muscle"], "--out", tmp_path / "seg.dcm")[0] == 0
     twin = tmp_path / "twin"
-    write_dicom_series(twin, read_study(study), series_key="venous phase")
+    write_series_as(twin, read_study(study), series_key="venous phase")
     code, _, error = run("import", twin, tmp_path / "seg.dcm", "--out", tmp_path / "b")
     assert code == 2
     assert "another series" in error

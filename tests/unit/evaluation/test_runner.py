@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ctai_sam2.errors import InputError, ServiceUnreachable
-from ctai_sam2.evaluation import Plan, Score, evaluate_model, score_case, write_evaluation
+from ctai_sam2.evaluation import Plan, Score, evaluate_model, write_evaluation
 from ctai_sam2.evaluation.baselines import grow_region
 from ctai_sam2.evaluation.figure import build_figure
-from ctai_sam2.evaluation.sessions import Desk, Pointing, click_repeatedly, plain_prompt
+from ctai_sam2.evaluation.sessions import Desk, click_repeatedly
 from ctai_sam2.evaluation.summary import break_down
 from ctai_sam2.io import read_case_npz
 from ctai_sam2.measure.overlap import dice
@@ -84,12 +84,12 @@ def test_a_dice_never_reached_is_more_than_ten_clicks(tmp_path: Path) -> None:
 
 def test_what_a_user_gets_is_named_and_cleaned_and_bare_is_not(tmp_path: Path) -> None:
     # The disc is brighter than muscle: HU limits leave nothing of it but what was clicked.
-    case = read_case_npz(write_case(tmp_path, "a", "psoas_left"))
+    write_case(tmp_path, "a", "psoas_left")
     found = {}
     for bare in (False, True):
         model = Knower()
         plan = Plan(structures=("psoas_left",), baselines=False, bare=bare)
-        rows = score_case(case, model, plan=plan)
+        rows = evaluate_model(model, cases=tmp_path, plan=plan).rows
         found[bare] = next(row for row in rows if row.prompt == "click_1").dice
         assert model.prompts[0].structure == (None if bare else "psoas_left")
     assert found[True] > 0.9
@@ -198,15 +198,6 @@ def test_region_growing_collects_the_disc() -> None:
     hu[disc()] = 50
     grown = grow_region(CTSlice(hu=hu, spacing_mm=(1.0, 1.0), plane="axial"), (48, 48), structure="liver")
     assert dice(grown, disc()) > 0.9
-
-
-def test_a_plain_prompt_holds_what_was_pointed_at() -> None:
-    pointing = Pointing(structure="x", points_xy=((1, 2), (3, 4)), labels=(1, 0), box_xyxy=(0, 0, 5, 6))
-    prompt = plain_prompt(pointing)
-    assert prompt.points_xy.tolist() == [[1, 2], [3, 4]]
-    assert list(prompt.labels) == [1, 0]
-    assert prompt.box_xyxy == (0, 0, 5, 6)
-    assert prompt.structure is None
 
 
 def test_scores_are_broken_down_by_what_cases_and_notes_say(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittle
 
 from ctai_sam2.io import write_dicom_series
 from ctai_sam2.types import Acquisition, CTVolume
+from tests.dicom_series import write_series_as
 
 
 def make_volume(
@@ -37,7 +38,9 @@ def make_volume(
 
 
 def write_series(folder: Path, volume: CTVolume | None = None, **options: Any) -> list[Path]:
-    return write_dicom_series(folder, volume or make_volume(), **options)
+    if options:
+        return write_series_as(folder, volume or make_volume(), **options)
+    return write_dicom_series(folder, volume or make_volume())
 
 
 def ct_dataset(stored: np.ndarray[Any, Any] | None = None, **changes: Any) -> Dataset:

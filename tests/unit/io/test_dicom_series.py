@@ -324,8 +324,17 @@ def test_too_many_voxels_are_refused_before_anything_is_allocated(
 def test_progress_is_told(tmp_path: Path) -> None:
     write_series(tmp_path / "s")
     seen: list[tuple[int, int]] = []
-    read_study(tmp_path / "s", on_progress=lambda done, total: seen.append((done, total)))
+    read_study(tmp_path / "s", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_the_former_name_of_progress_still_works(tmp_path: Path) -> None:
+    write_series(tmp_path / "s")
+    for read in (read_study, list_series):
+        seen: list[int] = []
+        with pytest.warns(DeprecationWarning, match="on_progress is now progress"):
+            read(tmp_path / "s", on_progress=lambda done, total, seen=seen: seen.append(done))
+        assert seen == [1, 2, 3, 4]
 
 
 def test_series_info_says_what_to_choose_by() -> None:

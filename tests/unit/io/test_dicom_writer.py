@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydicom import dcmread
 
 from ctai_sam2.errors import GeometryError, InputError, StorageError
-from ctai_sam2.io import ORIENTATIONS, read_slice, read_study
+from ctai_sam2.io import read_slice, read_study, write_dicom_series
 from ctai_sam2.types import Acquisition, CTVolume
+from tests.dicom_series import ORIENTATIONS, write_series_as
 
 from .making import make_volume, write_series
 
@@ -153,6 +154,14 @@ def test_facts_are_kept_and_nobody_is_named(tmp_path: Path) -> None:
     assert dataset.PatientBirthDate == ""
 
 
+def test_the_packages_writer_and_that_of_the_tests_agree(tmp_path: Path) -> None:
+    gappy = make_volume((5, 4, 4), (5.0, 1.0, 1.0), positions_mm=np.array([0, 5, 10, 25, 30.0]))
+    for name, volume in (("even", make_volume()), ("gappy", gappy)):
+        own = write_dicom_series(tmp_path / name / "a", volume)
+        other = write_series_as(tmp_path / name / "b", volume)
+        assert [p.read_bytes() for p in own] == [p.read_bytes() for p in other]
+
+
 def test_equal_input_gives_equal_files(tmp_path: Path) -> None:
     first = write_series(tmp_path / "a", shuffle_seed=3)
     second = write_series(tmp_path / "b", shuffle_seed=3)
@@ -178,6 +187,16 @@ def test_what_cannot_be_written_leaves_nothing(
 ) -> None:
     with pytest.raises(error, match=words):
         write_series(tmp_path / "s", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_16_bits_do_not_hold_is_refused(tmp_path: Path) -> None:
+    straight = make_volume()
+    loud = CTVolume(hu_zyx=straight.hu_zyx.astype(np.int32) + 30500, affine=straight.affine)
+    parts = CTVolume(hu_zyx=straight.hu_zyx.astype(np.float32), affine=straight.affine)
+    for volume, words in ((loud, "leave their range"), (parts, "only whole HU")):
+        with pytest.raises(InputError, match=words):
+            write_dicom_series(tmp_path / "s", volume)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from ctai_sam2.errors import InputError
 from ctai_sam2.models.dense_head import DENSE_CLASSES, DENSE_PREFIX, DENSE_ZOOM
 from ctai_sam2.phantom import FAT_STREAK, Label
 from ctai_sam2.segmentation.quality import NumberEvidence, Trust
-from ctai_sam2.training import dense_phantoms, dense_trust
+from ctai_sam2.training import bank, dense_trust
 from ctai_sam2.training.__main__ import main
 from ctai_sam2.training.dense_batches import (
     DenseBatches,
@@ -68,7 +68,7 @@ def test_a_phantom_of_each_kind_is_decided_by_its_seed(kind: str) -> None:
 def test_further_kinds_are_drawn_in_turn_and_hold_ribs_or_fluid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense_phantoms, "_CHUNK", 2)
+    monkeypatch.setattr(bank, "_CHUNK", 2)
     _, labels = load_hard_bank(tmp_path, count=2, size_px=64, seed=1, kinds=FURTHER_KINDS, processes=1)
     upper, swollen = labels
     assert np.isin(upper, (Label.BONE, Label.CARTILAGE)).sum() > np.isin(swollen, Label.CARTILAGE).sum()
