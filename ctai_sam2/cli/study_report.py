@@ -18,7 +18,14 @@ from ctai_sam2.cli.options import (
     definitions_of,
     open_model,
 )
-from ctai_sam2.cli.report import print_json, print_line, reporting_errors
+from ctai_sam2.cli.report import (
+    print_files,
+    print_json,
+    print_line,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 
 
 @reporting_errors
@@ -49,6 +56,7 @@ def report(
     from ctai_sam2.measure.cutoffs import parse_cutoff_choice
     from ctai_sam2.measure.reference_values import DEFAULT_REFERENCE, reference_table
     from ctai_sam2.segmentation import segment_study
+    from ctai_sam2.settings import Settings
     from ctai_sam2.study.outputs import claim_folder, measure_study, write_study
     from ctai_sam2.study.person import require_person
     from ctai_sam2.study.report import describe_report, require_language, write_study_report
@@ -64,7 +72,13 @@ def report(
     volume = read_study(study, series_uid=series)
     claim_folder(out, volume)
     with open_model(model) as segmenter:
-        result = segment_study(volume, segmenter, axial_index=axial_index, definitions=limits)
+        result = segment_study(
+            volume,
+            segmenter,
+            axial_index=axial_index,
+            definitions=limits,
+            confidence_threshold=Settings().confidence_threshold,
+        )
     row = measure_study(result, height_m=height_m, definitions=limits)
     written = write_study(result, row, out, definitions=limits)
     page = describe_report(
@@ -79,7 +93,17 @@ def report(
     )
     files = write_study_report(page, out, language=wanted)
     if as_json:
-        print_json({"measurements": row, "files": {**vars(written), **files}})
+        print_json(
+            {
+                "measurements": row,
+                "warnings": list(result.warnings),
+                "files": {**vars(written), **files},
+            }
+        )
         return
-    for path in files.values():
-        print_line(str(path))
+    print_table(
+        [vars(number) for number in page.numbers], ("column", "value", "unit", "z", "percentile", "is_low")
+    )
+    print_warnings(result.warnings)
+    print_files({**files, **vars(written)})
+    print_line(f"\nLook at {files['report']} before you use the numbers.")
