@@ -226,10 +226,11 @@ def compare_readers(
     found: list[MeasureAgreement] = []
     pairs: dict[str, tuple[tuple[str, float, float, bool | None], ...]] = {}
     cautions: list[str] = []
+    lacking: dict[int, list[str]] = {}
     for measure in _chosen_measures(measures, a, b, cases):
         both = [case for case in cases if measure in a[case].values and measure in b[case].values]
         if len(both) < len(cases):
-            cautions.append(f"{measure}: {len(cases) - len(both)} of {len(cases)} cases lack a value")
+            lacking.setdefault(len(cases) - len(both), []).append(measure)
         if len(both) < FEWEST_CASES:
             cautions.append(f"{measure}: too few cases to compare")
             continue
@@ -242,6 +243,10 @@ def compare_readers(
         on_one = [pair for pair in pairs[measure] if pair[3]]
         if FEWEST_CASES <= len(on_one) < len(both):
             found.append(_agreement(measure, "same_slice", on_one, confidence, None))
+    cautions += [
+        f"{count} of {len(cases)} cases {'has' if count == 1 else 'have'} no value of {', '.join(names_of)}"
+        for count, names_of in lacking.items()
+    ]
     if not found:
         raise InputError("no column can be compared", received=", ".join(measures or MEASURES))
     if any(same[case] is None and not (a[case].volumes and b[case].volumes) for case in cases):
@@ -265,7 +270,9 @@ def compare_readers(
     if apart:
         cautions.append(f"{len(apart)} masks lie on different grids and were not compared: {_some(apart)}")
     if len(cases) < 15:
-        cautions.append(f"with {len(cases)} cases the intervals are wide; quote them with the values")
+        counts = sorted({one.n for one in found if one.scope == "all"})
+        compared_in = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+        cautions.append(f"with {compared_in} cases the intervals are wide; quote them with the values")
     return ReaderComparison(
         first=names[0],
         second=names[1],

@@ -2,7 +2,8 @@
 
 Exit codes: 0 done; 1 an unexpected error; 2 wrong usage or unusable
 input; 3 no segmenter or no weights available; 4 damaged or unsuitable image
-data; 5 nothing could be written or read back; 6 a replayed row differs.
+data; 5 nothing could be written or read back; 6 a replayed row differs or
+cannot be made again.
 """
 
 from __future__ import annotations

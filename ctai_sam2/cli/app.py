@@ -25,10 +25,12 @@ from ctai_sam2.cli.options import (
     Model,
     Out,
     OutTable,
+    SegmentKind,
     Series,
     definitions_of,
     open_model,
     pairs_of,
+    refuse_other_options,
 )
 from ctai_sam2.cli.replay import replay
 from ctai_sam2.cli.report import (
@@ -42,7 +44,6 @@ from ctai_sam2.cli.serve import serve
 from ctai_sam2.cli.study_report import report
 from ctai_sam2.cli.volume import SeveralNames, split_names
 from ctai_sam2.cli.whole_study import StudyOptions, segment_whole
-from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation.volume import FollowWith
@@ -58,7 +59,7 @@ app = typer.Typer(
     help=(
         "One-click psoas, skeletal muscle and L3 segmentation on CT with SAM2. Research use, not diagnosis. "
         "Exit codes: 0 done, 1 unexpected error, 2 unusable input, 3 no segmenter or weights, 4 unsuitable "
-        "image data, 5 nothing could be written, 6 a replayed row differs."
+        "image data, 5 nothing could be written, 6 a replayed row differs or cannot be made again."
     ),
 )
 
@@ -171,17 +172,30 @@ def segment(
     as_json: AsJson = False,
 ) -> None:
     """Segment a study (all structures), every slice of a range of levels, or one structure on one slice."""
+    kind: SegmentKind = "levels" if levels is not None else "study" if structure is None else "structure"
+    refuse_other_options(
+        kind,
+        {
+            "--structure": structure is not None,
+            "--point": bool(point),
+            "--box": box is not None,
+            "--spacing-mm": spacing_mm is not None,
+            "--window": window is not None,
+            "--axial-index": axial_index is not None,
+            "--slices": slices != 1,
+            "--height-m": height_m is not None,
+            "--structures": bool(structures),
+            "--every-mm": every_mm is not None,
+            "--follow": follow != "prompts",
+            "--dicom": bool(dicom),
+            "--any-region": any_region,
+        },
+    )
     if levels is not None:
         from ctai_sam2.cli.volume import segment_levels
         from ctai_sam2.files.atomic import require_writable
         from ctai_sam2.segmentation.volume import EVERY_MM
 
-        if structure or point or box or axial_index is not None or height_m is not None or slices != 1:
-            raise InputError(
-                "a range of levels is segmented without points, boxes, a slice or a height",
-                hint="Leave out --structure, --point, --box, --axial-index, --slices and --height-m, or "
-                "--levels.",
-            )
         require_writable(out)
         with open_model(model) as segmenter:
             segment_levels(
@@ -198,16 +212,7 @@ def segment(
                 as_json=as_json,
             )
         return
-    if structures or dicom or every_mm is not None or follow != "prompts":
-        raise InputError(
-            "--structures, --every-mm, --follow and --dicom are for a range of levels",
-            hint="Add --levels T12-L5.",
-        )
     if structure is None:
-        if point or box:
-            raise InputError(
-                "points and boxes need a structure", hint="Add --structure, for example psoas_left."
-            )
         options = StudyOptions(
             model=model,
             series=series,

@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 
 from ctai_sam2.cli.options import AsJson, Definitions, Height, Model, Out, definitions_of, open_model
-from ctai_sam2.cli.report import print_json, print_line, print_note, print_table, reporting_errors
+from ctai_sam2.cli.report import (
+    print_files,
+    print_json,
+    print_line,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 from ctai_sam2.errors import InputError
 
 SHOWN = ("measure", "unit", "first", "second", "change", "change_percent", "least_change", "exceeds")
@@ -33,18 +40,33 @@ def change(
     from ctai_sam2.files.atomic import require_writable
     from ctai_sam2.io import read_study
     from ctai_sam2.segmentation import segment_study
+    from ctai_sam2.settings import Settings
     from ctai_sam2.study.change import compare_headers, compare_studies, write_change
 
     indices = _indices(axial_index)
     limits = definitions_of(definitions)
+    threshold = Settings().confidence_threshold
     require_writable(out)
     volumes = [read_study(path) for path in (first, second)]
     with open_model(model) as segmenter:
         studies = [
-            segment_study(volume, segmenter, axial_index=index, definitions=limits)
+            segment_study(
+                volume,
+                segmenter,
+                axial_index=index,
+                definitions=limits,
+                confidence_threshold=threshold,
+            )
             for volume, index in zip(volumes, indices, strict=True)
         ]
-        found = compare_studies(studies[0], studies[1], segmenter, height_m=height_m, definitions=limits)
+        found = compare_studies(
+            studies[0],
+            studies[1],
+            segmenter,
+            height_m=height_m,
+            definitions=limits,
+            confidence_threshold=threshold,
+        )
     found = replace(found, flags=(*compare_headers(first, second), *found.flags))
     files = write_change(found, out)
     if as_json:
@@ -62,10 +84,9 @@ def change(
         f"Slice {found.first.axial_index} of the first study, {found.second.axial_index} of the second"
     )
     print_table(found.to_rows(), SHOWN)
-    for flag in found.flags:
-        print_note(flag)
-    for path in vars(files).values():
-        print_line(f"  {path}")
+    print_warnings(found.flags)
+    print_files(vars(files))
+    print_line(f"\nLook at {files.picture} before you use the numbers.")
 
 
 def _indices(text: str | None) -> tuple[int | None, int | None]:

@@ -17,6 +17,8 @@ from ctai_sam2.cli.options import (
     progress_bar,
 )
 from ctai_sam2.cli.report import (
+    counted,
+    print_files,
     print_json,
     print_line,
     print_note,
@@ -40,6 +42,9 @@ app = typer.Typer(
 Results = Annotated[Path, typer.Argument(help="Folder that 'cohort run' wrote.")]
 
 INTERRUPTED = 130
+NOTHING_MEASURED = 4
+"""Exit code where all cases failed: as for unusable image data."""
+_FAILURES_SHOWN = 5
 
 
 @app.command()
@@ -83,10 +88,9 @@ def scan(
             ("entry", "case_id", "plane", "slices", "thickness_mm", "kernel", "phase", "kvp", "sex",
              "description", "left_out"),
         )  # fmt: skip
-    left_out = f" {len(found.skipped)} entries were left out." if found.skipped else ""
-    print_line(
-        f"{len(found.cases)} cases written to {out}. Add heights, delete what you do not want.{left_out}"
-    )
+    left_out = f" Entries left out: {len(found.skipped)}." if found.skipped else ""
+    written = counted(len(found.cases), "case")
+    print_line(f"{written} written to {out}. Add heights, delete what you do not want.{left_out}")
     print_warnings(f"{name}: {reason}" for name, reason in found.skipped)
 
 
@@ -172,15 +176,10 @@ def run(
     }
     if as_json:
         print_json({**counts, "seconds": done.seconds, "files": vars(done.files), "report": page})
-        return
-    print_line(
-        f"{done.cases} cases in {done.seconds:.1f} s: {done.inferred} segmented, {done.measured} measured "
-        f"again, {done.unchanged} unchanged. {done.failed} failed, {done.flagged} flagged."
-    )
-    print_warnings(_notes_on(done))
-    for path in (done.files.csv, done.files.parquet, done.files.summary, page):
-        if path is not None:
-            print_line(f"  {path}")
+    else:
+        _print_run(done, out, page)
+    if done.cases and done.failed == done.cases:
+        raise typer.Exit(NOTHING_MEASURED)
 
 
 @app.command("report")
@@ -246,12 +245,52 @@ def review(
         print_warnings(["kept; a run holds the folder, the next one takes it up."])
     print_table(
         [
-            {"case": item.case_id, "flags": " ".join(item.flags), "first": next(iter(item.flags.values()))}
+            {"case": item.case_id, "flags": " ".join(item.flags), "why": "; ".join(item.flags.values())}
             for item in open_items
         ],
-        ("case", "flags", "first"),
+        ("case", "flags", "why"),
     )
     print_line(f"\n{len(open_items)} of {len(worklist.items)} flagged cases are open.")
+    if any("failed" not in item.flags for item in open_items):
+        print_line(
+            "Next: look at its picture in report.html, then --accept CASE --by NAME, or --correct CASE "
+            "--mask name=file --by NAME."
+        )
+
+
+def _print_run(done: CohortRun, out: Path, page: Path | None) -> None:
+    """Print what was done, why cases failed, where the results are, and what to do next."""
+    print_line(
+        f"{counted(done.cases, 'case')} in {done.seconds:.1f} s: {done.inferred} segmented, {done.measured} "
+        f"measured again, {done.unchanged} unchanged. {done.failed} failed, {done.flagged} flagged."
+    )
+    print_warnings([*_failures(done), *_notes_on(done)])
+    print_files(
+        {
+            "table": done.files.csv,
+            "parquet": done.files.parquet,
+            "summary": done.files.summary,
+            "report": page,
+        }
+    )
+    if done.is_partial:
+        print_line("\nNext: run the same command again, it continues.")
+    elif done.flagged:
+        print_line(f"\nNext: ctai-sam2 cohort review {out}")
+
+
+def _failures(done: CohortRun) -> list[str]:
+    """Why cases have no numbers, for the first few of them."""
+    from ctai_sam2.cohort import read_table
+
+    if not done.failed:
+        return []
+    table = read_table(done.files.folder)
+    failed = table[table["status"] == "failed"]
+    rows = zip(failed["case_id"], failed["error_type"], failed["error"], strict=True)
+    shown = [f"{case_id} failed: {kind}: {text}" for case_id, kind, text in rows][:_FAILURES_SHOWN]
+    more = len(failed) - len(shown)
+    return [*shown, f"and {counted(more, 'more case')} that failed, see table.csv"] if more else shown
 
 
 def _notes_on(done: CohortRun) -> list[str]:

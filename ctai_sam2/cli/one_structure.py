@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ctai_sam2.cli.options import definitions_of, numbers_of, open_model
-from ctai_sam2.cli.report import print_files, print_json, print_table, print_warnings
+from ctai_sam2.cli.report import print_files, print_json, print_line, print_table, print_warnings
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
     from ctai_sam2.types import CTSlice, Prompt
 
 SHOWN = ("structure", "area_cm2", "hu_mean", "confidence")
+DRAWN = (
+    "These are of the outlines as drawn. The columns of a measurements table count only pixels within the HU "
+    "range of the tissue."
+)
+"""Why an area of `SHOWN` can be a little larger than the same structure's in the table."""
 
 
 def segment_one(
@@ -62,6 +67,7 @@ def segment_one(
         print_json({**row, "warnings": list(result.warnings), "files": files})
         return
     print_table([row], SHOWN)
+    print_line(DRAWN)
     print_warnings(result.warnings)
     print_files(files)
 

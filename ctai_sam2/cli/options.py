@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
@@ -32,6 +32,47 @@ Model = Annotated[str | None, typer.Option("--model", help="A name from 'models 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results; made if missing.")]
 OutTable = Annotated[Path | None, typer.Option("--out", "-o", help="Write the rows to this CSV.")]
 Series = Annotated[str | None, typer.Option("--series", help="SeriesInstanceUID, where there are several.")]
+
+
+SegmentKind: TypeAlias = Literal["study", "structure", "levels"]
+"""What ``segment`` does: a whole study, one structure on one slice, or every slice of a range."""
+
+_KINDS_OF: Mapping[str, tuple[SegmentKind, ...]] = {
+    **dict.fromkeys(("--structure", "--point", "--box", "--spacing-mm", "--window"), ("structure",)),
+    **dict.fromkeys(("--slices", "--height-m"), ("study",)),
+    **dict.fromkeys(("--axial-index", "--any-region"), ("study", "structure")),
+    **dict.fromkeys(("--structures", "--every-mm", "--follow", "--dicom"), ("levels",)),
+}
+"""Which options of ``segment`` have an effect on what; those not named have one on all."""
+
+
+def refuse_other_options(kind: SegmentKind, given: Mapping[str, bool]) -> None:
+    """Refuse options of ``segment`` that would have no effect.
+
+    Raises
+    ------
+    InputError
+        If one was given that is for something else.
+    """
+    unfit = [name for name, is_given in given.items() if is_given and kind not in _KINDS_OF[name]]
+    if not unfit:
+        return
+    what = {
+        "study": "a whole study",
+        "structure": "one structure (--structure)",
+        "levels": "a range of levels (--levels)",
+    }[kind]
+    ways = []
+    if kind == "study":
+        if any("structure" in _KINDS_OF[name] for name in unfit):
+            ways.append("add --structure, for example psoas_left")
+        if any("levels" in _KINDS_OF[name] for name in unfit):
+            ways.append("add --levels, for example T12-L5")
+    raise InputError(
+        "options that have no effect here were given",
+        received=f"{', '.join(unfit)} for {what}",
+        hint=f"Leave {'it' if len(unfit) == 1 else 'them'} out{''.join(f', or {way}' for way in ways)}.",
+    )
 
 
 def definitions_of(name_or_file: str | None) -> TissueDefinitions:

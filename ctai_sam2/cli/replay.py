@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ctai_sam2.cli.options import AsJson
-from ctai_sam2.cli.report import print_json, print_line, print_table, reporting_errors
+from ctai_sam2.cli.report import counted, print_json, print_line, print_table, reporting_errors
 from ctai_sam2.errors import InputError
 
 if TYPE_CHECKING:
     from ctai_sam2.cohort.replay import CaseReplay
 
 CAME_OUT_OTHERWISE = 6
-"""Exit code where a row is not the same when it is made again."""
+"""Exit code where a row is not the same when it is made again, or cannot be made again."""
 
 
 @reporting_errors
@@ -42,7 +42,8 @@ def replay(
 ) -> None:
     """Make each number of a row again, bit for bit, from predictions, corrections and definitions.
 
-    Exit code 0: all rows are identical; 6: one is not, and what changed is said.
+    Exit code 0: all rows that have numbers are identical; 6: one differs or cannot be made again, and the
+    output says why.
     """
     from contextlib import nullcontext
 
@@ -74,7 +75,7 @@ def replay(
         print_json({"rows": [_as_plain(one) for one in replays]})
     else:
         _print(replays)
-    if any(one.status == "changed" for one in replays):
+    if not all(one.is_fine for one in replays):
         raise typer.Exit(CAME_OUT_OTHERWISE)
 
 
@@ -145,5 +146,10 @@ def _print(replays: list[CaseReplay]) -> None:
             print_line(
                 f"  {one.case_id} {difference.column}: {difference.stored} then, {difference.again} now"
             )
-    same = sum(one.status == "identical" for one in replays)
-    print_line(f"\n{same} of {len(replays)} rows are identical, bit for bit.")
+    with_numbers = [one for one in replays if one.has_numbers]
+    same = sum(one.status == "identical" for one in with_numbers)
+    without = len(replays) - len(with_numbers)
+    print_line(
+        f"\n{same} of {len(with_numbers)} rows are identical, bit for bit."
+        + (f" Without numbers: {counted(without, 'case')}." if without else "")
+    )

@@ -85,6 +85,17 @@ def print_note(text: str, *, err: bool = True) -> None:
     typer.secho(_encodable(for_terminal(f"Note: {text}"), err=err), fg="yellow", err=err)
 
 
+def counted(number: int, noun: str) -> str:
+    """Write a number with its noun, in the plural unless it is one.
+
+    Examples
+    --------
+    >>> counted(1, "slice"), counted(0, "case")
+    ('1 slice', '0 cases')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def print_table(rows: Sequence[Mapping[str, object]], columns: Sequence[str]) -> None:
     """Write rows as aligned text."""
     cells = [[_cell(row.get(name)) for name in columns] for row in rows]

@@ -16,7 +16,14 @@ from ctai_sam2.cli.options import (
     Out,
     Series,
 )
-from ctai_sam2.cli.report import print_json, print_line, reporting_errors
+from ctai_sam2.cli.report import (
+    print_files,
+    print_json,
+    print_line,
+    print_table,
+    print_warnings,
+    reporting_errors,
+)
 from ctai_sam2.cli.whole_study import StudyOptions, measure_whole
 
 
@@ -68,7 +75,17 @@ def report(
     )
     files = write_study_report(page, out, language=wanted)
     if as_json:
-        print_json({"measurements": row, "files": {**vars(written), **files}})
+        print_json(
+            {
+                "measurements": row,
+                "warnings": list(result.warnings),
+                "files": {**vars(written), **files},
+            }
+        )
         return
-    for path in files.values():
-        print_line(str(path))
+    print_table(
+        [vars(number) for number in page.numbers], ("column", "value", "unit", "z", "percentile", "is_low")
+    )
+    print_warnings(result.warnings)
+    print_files({**files, **vars(written)})
+    print_line(f"\nLook at {files['report']} before you use the numbers.")

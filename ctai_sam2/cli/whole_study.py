@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ctai_sam2.cli.one_structure import SHOWN
+from ctai_sam2.cli.one_structure import DRAWN, SHOWN
 from ctai_sam2.cli.options import definitions_of, open_model
-from ctai_sam2.cli.report import print_files, print_json, print_line, print_table, print_warnings
+from ctai_sam2.cli.report import counted, print_files, print_json, print_line, print_table, print_warnings
 
 if TYPE_CHECKING:
     from ctai_sam2.segmentation import StudyResult
@@ -74,7 +74,7 @@ def measure_whole(
     require_writable(out)
     volume = read_study(study, series_uid=options.series)
     depth, height, width = volume.shape_zyx
-    say(f"Read {depth} slices of {height} x {width}")
+    say(f"Read {counted(depth, 'slice')} of {height} x {width}")
     with open_model(options.model) as segmenter, ThreadPoolExecutor(1) as background:
         # All pixels are digested while the model is loaded.
         claiming = background.submit(claim_folder, out, volume)
@@ -100,6 +100,7 @@ def _print_study(result: StudyResult, row: TableRow) -> None:
 
     print_line()
     print_table(summarise(result), SHOWN)
+    print_line(DRAWN)
     print_line()
     if result.medians:
         print_line("Median of several slices, with the smallest and largest area:")

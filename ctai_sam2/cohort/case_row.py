@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,22 @@ def without_names(text: str, case: Case) -> str:
     for name in sorted((n for n in names if len(n) > 2), key=len, reverse=True):
         text = text.replace(name, "…")
     return text
+
+
+def without_file_names(text: str, case: Case) -> str:
+    """Replace the names of the case, and of every file and folder within its folder, in a text.
+
+    A name that is a short number is left, since it names nobody and stands for sizes and counts as well.
+    """
+    path = Path(case.path)
+    within: set[str] = set()
+    if path.is_dir():
+        for _, folders, files in os.walk(path):
+            within.update(name for name in (*folders, *files) if len(name) > 2 and name in text)
+    for name in sorted(within, key=len, reverse=True):
+        if not (name.isdecimal() and len(name) < 5):
+            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", "…", text)
+    return without_names(text, case)
 
 
 def _plain(value: Any) -> Any:

@@ -102,7 +102,7 @@ COHORT_SHOWN: Mapping[str, ShownMeasure] = MappingProxyType(
             for name, short, en, zh in (
                 ("smi_z", "SMI z", "SMI against the reference values", "SMI 的 z 值"),
                 ("smd_z", "SMD z", "SMD against the reference values", "SMD 的 z 值"),
-                ("confidence_muscle", "Conf.", "Confidence in the muscle mask", "肌肉掩膜的置信度"),
+                ("confidence_muscle", "Conf. muscle", "Confidence in the muscle mask", "肌肉掩膜的置信度"),
                 ("age_years", "Age", "Age", "年龄"),
                 ("weight_kg", "Weight", "Body weight", "体重"),
                 ("bmi_kg_m2", "BMI", "Body mass index (BMI)", "体重指数（BMI）"),

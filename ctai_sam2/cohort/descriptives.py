@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ctai_sam2.cohort.columns import COHORT_SHOWN, DESCRIBED
+from ctai_sam2.cohort.columns import COHORT_SHOWN
 from ctai_sam2.cohort.qc import IMPLAUSIBLE
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ MEASURES: tuple[str, ...] = (
     *("imat_area_mm2", "sat_area_mm2", "vat_area_mm2", "vat_sat_ratio"),
     *("age_years", "weight_kg", "bmi_kg_m2"),
 )
-"""Columns of the cohort's table, in the order of table one, which gives them in the column's own unit."""
+"""Columns of the cohort's table, in the order of table one, which shows areas in cm²."""
+
+_DIGITS = {COHORT_SHOWN[column].short: COHORT_SHOWN[column].digits for column in MEASURES}
 
 PREVALENCES: tuple[tuple[str, str, str], ...] = (
     ("low_smi", "Low SMI", "smi_cutoffs"),
@@ -65,10 +67,14 @@ class GroupSummary:
             return f"{self.count} of {self.n} ({self.percent:.0f} %)"
         if self.mean is None or self.median is None or self.q25 is None or self.q75 is None:
             return "–"
-        spread = "" if self.sd is None else f" ± {_shown(self.sd)}"
-        return (
-            f"{_shown(self.mean)}{spread}; {_shown(self.median)} ({_shown(self.q25)} to {_shown(self.q75)})"
+        mean, median, q25, q75 = (
+            self._shown(value) for value in (self.mean, self.median, self.q25, self.q75)
         )
+        spread = "" if self.sd is None else f" ± {self._shown(self.sd)}"
+        return f"{mean}{spread}; {median} ({q25} to {q75})"
+
+    def _shown(self, value: float) -> str:
+        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.{_DIGITS.get(self.measure, 1)}f}"
 
 
 GROUP_COLUMNS: tuple[str, ...] = tuple(one.name for one in fields(GroupSummary))
@@ -92,10 +98,10 @@ def describe_cohort(table: pd.DataFrame) -> list[GroupSummary]:
     found: list[GroupSummary] = []
     for column in MEASURES:
         if column in usable and usable[column].notna().any():
-            name, unit = COHORT_SHOWN[column].short, DESCRIBED[column].unit
-            found += [
-                _describe(_of_sex(usable, sex)[column].dropna(), name, unit, group) for group, sex in _SEXES
-            ]
+            shown = COHORT_SHOWN[column]
+            for group, sex in _SEXES:
+                values = _of_sex(usable, sex)[column].dropna() * shown.factor
+                found.append(_describe(values, shown.short, shown.unit, group))
     for column, name, cutoffs in PREVALENCES:
         if column in usable and usable[column].notna().any():
             used = ", ".join(sorted(usable[cutoffs].dropna().unique()))
@@ -147,7 +153,3 @@ def _describe(values: pd.Series[float], name: str, unit: str, group: str) -> Gro
         q25=float(values.quantile(0.25)),
         q75=float(values.quantile(0.75)),
     )
-
-
-def _shown(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.1f}"

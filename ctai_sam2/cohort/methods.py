@@ -96,7 +96,7 @@ def describe_methods(summary: Mapping[str, Any], table: pd.DataFrame) -> tuple[s
             "Skeletal muscle area (SMA, cm²) divided by height squared is the skeletal muscle index (SMI, "
             "cm²/m²); the mean attenuation of muscle in its range is the skeletal muscle density (SMD, HU)."
         )
-    for column, what in (("low_smi", "Low SMI"), ("low_smd", "low SMD")):
+    for column, what in (("low_smi", "Low SMI"), ("low_smd", "Low SMD")):
         if _count(analysed, column):
             for name in _names_in(analysed, "smi_cutoffs" if column == "low_smi" else "smd_cutoffs"):
                 low = cutoff_table(name)

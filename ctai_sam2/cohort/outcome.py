@@ -7,7 +7,7 @@ from typing import Literal
 
 from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.case_record import CaseError, CaseRecord
-from ctai_sam2.cohort.case_row import without_names
+from ctai_sam2.cohort.case_row import without_file_names
 from ctai_sam2.cohort.config import CaseTask
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.errors import CtaiError, OtherRegion
@@ -87,7 +87,7 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
         hint = "Choose a slice at L3 (mid_l3_index), or leave the case out."
         error = OtherRegion(error.problem, received=error.received, hint=hint)
     if isinstance(error, CtaiError):
-        return type(error).__name__, without_names(str(error), case)
+        return type(error).__name__, without_file_names(str(error), case)
     if isinstance(error, MemoryError):
         return "MemoryError", "there was not enough memory for this case."
     place = ""

@@ -61,6 +61,8 @@ class CaseReplay:
         ``definitions``, ``code``, ``correction``, ``table``.
     reason : str
         Why it was not replayed.
+    has_numbers : bool
+        Whether there is a row to be replayed; a failed case has none.
     """
 
     case_id: str
@@ -69,6 +71,12 @@ class CaseReplay:
     differences: tuple[CellDifference, ...] = ()
     changes: Mapping[ChangeKind, str] = field(default_factory=dict)
     reason: str = ""
+    has_numbers: bool = True
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether the row is identical, or there is none to be made again."""
+        return self.status == "identical" or not self.has_numbers
 
 
 def replay_cohort(
@@ -164,7 +172,9 @@ def _replay(
 ) -> CaseReplay:
     record = store.read_record(case.case_id)
     if record is None or not record.is_done:
-        return CaseReplay(case_id=case.case_id, status="not replayed", reason="the case has no numbers")
+        return CaseReplay(
+            case_id=case.case_id, status="not replayed", reason="the case has no numbers", has_numbers=False
+        )
     stored = read_predictions(store.predictions_path(case.case_id))
     changes: dict[ChangeKind, str] = {}
     slice_sha256 = fingerprint(stored.ct_slice)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctai_sam2.cohort.case import Case
 from ctai_sam2.cohort.case_image import content_of, read_image
 from ctai_sam2.cohort.case_record import CaseQuality, CaseRecord
-from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice, without_names
+from ctai_sam2.cohort.case_row import make_case_row, segment_case_slice, without_file_names
 from ctai_sam2.cohort.config import CaseTask, CohortConfig
 from ctai_sam2.cohort.corrections import corrected_masks, read_correction
 from ctai_sam2.cohort.outcome import CaseOutcome, WorkKind, sentence_of, write_failure
@@ -410,7 +410,7 @@ class CaseWorker:
                 smallest_confidence=_smallest_confidence(found.structures),
                 red_slices={} if config.levels is None else red_slices(store, case.case_id),
             ),
-            acquisition_warnings=tuple(without_names(text, case) for text in ct_slice.warnings),
+            acquisition_warnings=tuple(without_file_names(text, case) for text in ct_slice.warnings),
             acquisition=ct_slice.acquisition,
             review=None if correction is None else correction.review(stale=stale),
         )

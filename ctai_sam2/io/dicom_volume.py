@@ -121,7 +121,7 @@ def _decode_all(
             raise first_error
         raise DicomError(
             f"none of the {len(by_path)} files of the series can be read",
-            received=", ".join(f"{name}: {cause}" for name, cause in failures[:NAMES_SHOWN]),
+            received=_by_cause(failures),
             hint="Export the series again.",
         ) from first_error
     total = len(by_path)
@@ -130,6 +130,17 @@ def _decode_all(
         for text, count in counts.items()
     ]
     return hu, decoded, found, failures
+
+
+def _by_cause(failures: Sequence[tuple[str, str]]) -> str:
+    """Each cause once, with the first file that has it and how many more do."""
+    names: dict[str, list[str]] = {}
+    for name, cause in failures:
+        names.setdefault(cause, []).append(name)
+    return ", ".join(
+        f"{of_cause[0]}{f' and {len(of_cause) - 1} more' if len(of_cause) > 1 else ''}: {cause}"
+        for cause, of_cause in list(names.items())[:NAMES_SHOWN]
+    )
 
 
 def _without_repeats(

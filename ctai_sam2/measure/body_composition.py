@@ -11,7 +11,8 @@ Rules that hold for every number:
 - A structure that was not segmented gives None, never 0. A structure that was
   segmented and has no pixel in its range gives 0 pixels, area 0 and NaN for HU.
 - Area is row spacing x column spacing. Volume is area x the extent a slice
-  stands for, which follows from slice positions, not from a nominal thickness.
+  stands for, which follows from slice positions, not from a nominal thickness
+  (but for a single slice, which has no neighbours).
 - ``major_volume_mm3`` is the psoas (major) muscles' volume and
   ``full_volume_mm3`` that of all skeletal muscle, both of the slice measured.
 """

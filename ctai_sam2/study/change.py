@@ -18,6 +18,7 @@ from ctai_sam2.measure.columns import COLUMN_TABLE
 from ctai_sam2.measure.contrast import acquisition_cautions
 from ctai_sam2.measure.definitions import DEFAULT_DEFINITIONS, TissueDefinitions
 from ctai_sam2.segmentation import StudyResult, segment_study
+from ctai_sam2.segmentation.axial_session import CONFIDENCE_THRESHOLD
 from ctai_sam2.segmentation.slice_match import SliceMatch, match_slice
 from ctai_sam2.study.row import TableRow, estimate_slice_phase, measure_study
 from ctai_sam2.types import Acquisition
@@ -115,7 +116,8 @@ class StudyChange:
     match : SliceMatch or None
         How the second slice was matched; None where no vertebra was found to match by.
     flags : tuple of str
-        Why the change may not be the patient's: scanner, phase, voltage, level.
+        Why the change may not be the patient's: scanner, phase, voltage, level; and the
+        warnings of each study.
     """
 
     first: StudyResult
@@ -168,6 +170,7 @@ def compare_studies(
     height_m: float | None = None,
     definitions: TissueDefinitions = DEFAULT_DEFINITIONS,
     least_changes: Mapping[str, float] | None = None,
+    confidence_threshold: float = CONFIDENCE_THRESHOLD,
 ) -> StudyChange:
     """Compare two studies of one patient at the same height of the same vertebra.
 
@@ -185,6 +188,8 @@ def compare_studies(
     least_changes : mapping of str to float, optional
         What a change has to exceed, by column and in its unit: your own repeatability, as from
         `ctai-sam2 agreement`, instead of what is published.
+    confidence_threshold : float
+        As in `segment_study`, where the second study is segmented again.
 
     Raises
     ------
@@ -213,6 +218,7 @@ def compare_studies(
                 axial_index=match.axial_index,
                 structures=[name for name in second.masks if name != "l3"],  # type: ignore[misc]
                 definitions=definitions,
+                confidence_threshold=confidence_threshold,
             )
     rows = tuple(
         measure_study(study, height_m=height_m, definitions=definitions) for study in (first, second)
@@ -342,7 +348,8 @@ def _differences(first: StudyResult, second: StudyResult) -> list[str]:
         found += [f"{when} study: {text}" for text in acquisition_cautions(acquisition, estimate)]
         if study.level_certainty not in ("counted", "user"):
             found.append(f"{when} study: the level is {study.level_certainty}")
-    return found
+        found += [f"{when} study: {text}" for text in study.warnings]
+    return list(dict.fromkeys(found))
 
 
 def _phase_of(study: StudyResult) -> str | None:

@@ -79,7 +79,8 @@ _COMPARED: tuple[Quantity, ...] = ("sma_cm2", "smi_cm2_m2", "smd_hu")
 _PROVENANCE = (
     *("model", "weights_sha256", "device", "code_version", "definitions", "window", "middle_slice"),
     *("l3_certainty", "level_chosen_by", "phase_header", "phase_image", "kvp", "slice_thickness_mm"),
-    *("kernel", "scanner"),
+    *("kernel", "scanner", "height_m"),
+    *("confidence_l3", "confidence_psoas_left", "confidence_psoas_right", "confidence_muscle"),
 )
 
 

@@ -68,7 +68,7 @@ class Acquisition:
     contrast : bool, optional
         True where a contrast agent is recorded.
     slice_thickness_mm : float, optional
-        Nominal thickness; volumes are never computed from it.
+        Nominal thickness; volumes are computed from it only for a single slice without neighbours.
     kernel : str, optional
         Reconstruction kernel.
     gantry_tilt_deg : float, optional

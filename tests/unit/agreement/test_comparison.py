@@ -61,6 +61,16 @@ def test_hu_have_no_coefficient_of_variation() -> None:
     assert found["sma_cm2"].cv_percent is not None
 
 
+def test_cases_without_a_value_are_noted_once_and_not_counted_among_the_compared() -> None:
+    a = table(FIRST, smd_hu=[30.0 + i for i in range(14)])
+    b = table(SECOND, smd_hu=[31.0 + i for i in range(14)])
+    for name in ("sma_cm2", "smd_hu"):
+        a[3][name] = None
+    cautions = compare_readers(a, b).cautions
+    assert "1 of 14 cases has no value of sma_cm2, smd_hu" in cautions
+    assert "with 13 cases the intervals are wide; quote them with the values" in cautions
+
+
 def test_slice_and_contour_are_told_apart() -> None:
     # What a reader measures is the slice's truth plus the reader's own generosity: both parts are known.
     truth = {case: np.array([100.0 + 9 * case, 104.0 + 5 * case]) for case in range(8)}

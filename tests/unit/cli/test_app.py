@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -85,6 +87,7 @@ def test_numbers_are_shown_before_the_pictures_are_drawn(
     assert code == 5
     assert "psoas_left" in text
     assert "smi_cm2_m2" in text
+    assert "outlines as drawn" in text
     assert "the disk is full" in error
 
 
@@ -309,3 +312,32 @@ def test_what_cannot_end_well_is_refused_before_the_work(
     out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
     found, _, error = run("segment", str(tmp_path), *arguments, *out)
     assert (found, words in error) == (code, True), error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unfit", "way"),
+    [
+        (["--window", "40,400"], "--window for a whole study", "add --structure"),
+        (["--spacing-mm", "1,1"], "--spacing-mm for a whole study", "add --structure"),
+        (["--box", "1,1,5,5", "--dicom", "seg"], "--box, --dicom", "add --levels"),
+        (["-s", "muscle", "--axial-index", "3", "--height-m", "1.7"], "--height-m for one", "Leave it out"),
+        (["-s", "muscle", "--axial-index", "3", "--slices", "3"], "--slices for one", "Leave it out"),
+        (["-s", "muscle", "--every-mm", "9"], "--every-mm for one", "Leave it out"),
+        (["--levels", "L3", "--any-region", "--height-m", "1.7"], "--height-m, --any-region", "them out"),
+        (["--levels", "L3", "--window", "40,400"], "--window for a range", "Leave it out"),
+    ],
+)
+def test_options_without_effect_are_refused(
+    arguments: list[str], unfit: str, way: str, tmp_path: Path
+) -> None:
+    code, _, error = run("segment", tmp_path, *arguments)
+    assert code == 2
+    assert unfit in error
+    assert way in error
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ctai_sam2", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{__version__}\n"

@@ -54,6 +54,14 @@ def test_table_one_is_that_of_plausible_cases_by_sex() -> None:
     assert "prado-2008" in low.measure
 
 
+def test_table_one_has_the_units_and_digits_of_the_other_pages() -> None:
+    table = made_table().assign(sat_area_mm2=17_600.0, vat_sat_ratio=0.614)
+    found = {one.measure: one for one in describe_cohort(table) if one.group == "all"}
+    assert (found["SAT"].unit, found["SAT"].mean) == ("cm²", pytest.approx(176))
+    assert found["SAT"].text == "176.0 ± 0.0; 176.0 (176.0 to 176.0)"
+    assert found["VAT/SAT"].text == "0.61 ± 0.00; 0.61 (0.61 to 0.61)"
+
+
 def test_every_column_has_a_meaning_and_the_main_ones_come_first() -> None:
     rows = data_dictionary(["age"])
     assert [row["column"] for row in rows] == [*TABLE_COLUMNS, "age"]
@@ -134,6 +142,8 @@ def test_the_methods_say_what_was_run(finished: Path) -> None:
     assert "chosen by the user in 3 of 3 cases" in text
     assert "1 could not be measured" in text
     assert "muscle -29 to 150 HU" in text
+    assert re.search(r"\. Low SMD was defined by martin-2013\W", text)
+    assert "low SMD" not in text
     assert str(read_table(finished)["weights_sha256"].iloc[0])[:12] in text
     cited = set(re.findall(r"\[@(\w+)\]", text))
     entries = references.strip().split("\n\n")

@@ -124,6 +124,19 @@ def test_a_case_without_numbers_is_not_replayed(results: Path) -> None:
     assert [one.status for one in found] == ["identical", "not replayed"]
     with pytest.raises(InputError, match="no such case"):
         list(replay_cohort(results, ["P999"]))
+    # Its row has numbers, and nobody can say now whether they are right.
+    lost = CliRunner().invoke(app, ["replay", str(results)])
+    assert lost.exit_code == 6
+    assert "1 of 2 rows are identical" in lost.output
+
+
+def test_a_failed_case_is_no_difference(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path / "in", 2)
+    Path(cases[1].path).write_bytes(b"broken")
+    run_cohort(cases, tmp_path / "out", config=CohortConfig(**QUICK))
+    done = CliRunner().invoke(app, ["replay", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "1 of 1 rows are identical, bit for bit. Without numbers: 1 case." in done.output
 
 
 def test_the_command_says_so_and_its_exit_code_too(results: Path) -> None:

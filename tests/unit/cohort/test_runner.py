@@ -19,9 +19,9 @@ from ctai_sam2.cohort.runner import run_cohort
 from ctai_sam2.cohort.store import CohortStore
 from ctai_sam2.cohort.table import TABLE_COLUMNS, read_table
 from ctai_sam2.errors import InputError, StorageError, Unavailable
-from ctai_sam2.io import read_case_npz, read_mask_nifti
+from ctai_sam2.io import read_case_npz, read_mask_nifti, write_dicom_series
 from ctai_sam2.measure.definitions import HuRange, TissueDefinitions
-from ctai_sam2.types import Prompt
+from ctai_sam2.types import CTVolume, Prompt
 from tests.unit.cohort.making import FAKE, QUICK, do_here, make_cases, write_slice
 
 WIDE = TissueDefinitions(name="wide", version="1", source="a test", muscle=HuRange(low_hu=-190, high_hu=250))
@@ -141,6 +141,22 @@ def test_a_failing_case_is_a_row_without_names(tmp_path: Path) -> None:
     assert not any(b"DoeJane" in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert run(cases, tmp_path / "out").unchanged == 3, "it fails again unless something changes"
     assert run(cases, tmp_path / "out", retry_failed=True).unchanged == 2
+
+
+def test_no_file_of_a_study_is_named_in_the_results(tmp_path: Path) -> None:
+    (case,) = make_cases(tmp_path / "in", 1)
+    folder = tmp_path / "in" / "study"
+    volume = CTVolume(hu_zyx=np.zeros((3, 16, 16), np.int16), affine=np.diag([2.0, 2.0, 5.0, 1.0]))
+    write_dicom_series(folder, volume)
+    for number, path in enumerate(sorted(folder.iterdir())):
+        cut = path.read_bytes()[:-100]
+        path.with_name(f"DoeJane{number}.dcm").write_bytes(cut)
+        path.unlink()
+    done = run([dataclasses.replace(case, path=folder)], tmp_path / "out")
+    assert done.failed == 1
+    error = read_table(tmp_path / "out").iloc[0]["error"]
+    assert "none of the 3 files of the series can be read (received … and 2 more: truncated" in error
+    assert not any(b"DoeJane" in p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file())
 
 
 def make_naughty(folder: Path, wishes: list[int]) -> list[Any]:

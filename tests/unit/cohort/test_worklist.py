@@ -154,6 +154,34 @@ def test_a_report_escapes_what_readers_wrote(cohort: Path) -> None:
     assert "<script>alert" not in write_report(cohort / "out").read_text(encoding="utf-8")
 
 
+def test_a_run_says_why_cases_failed_and_what_to_do_next(tmp_path: Path) -> None:
+    cases = make_cases(tmp_path / "in", 2)
+    Path(cases[1].path).write_bytes(b"broken")
+    manifest, out = tmp_path / "cases.csv", tmp_path / "out"
+    words = [
+        "cohort",
+        "run",
+        str(manifest),
+        "--segmenter",
+        FAKE,
+        "-s",
+        "psoas_left",
+        "-w",
+        "1",
+        "--no-report",
+    ]
+    write_manifest(manifest, cases)
+    some = CliRunner().invoke(app, [*words, "--out", str(out)])
+    assert some.exit_code == 0, some.output
+    assert "Note: P001 failed: InputError: " in some.output
+    assert "table.csv" in some.output
+    assert f"Next: ctai-sam2 cohort review {out}" in some.output
+    write_manifest(manifest, cases[1:])
+    none = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "none")])
+    assert none.exit_code == 4, "not a single case has numbers"
+    assert (tmp_path / "none" / "table.csv").is_file()
+
+
 def test_the_commands(cohort: Path, tmp_path: Path) -> None:
     runner = CliRunner()
 
@@ -179,5 +207,8 @@ def test_the_commands(cohort: Path, tmp_path: Path) -> None:
     drawn = write_mask_png(tmp_path / "m.png", np.ones(shape, bool))
     call("review", cohort / "out", "--correct", "P001", "--mask", f"psoas_left={drawn}", "--by", "AB")
     assert read_table(cohort / "out").set_index("case_id").loc["P001", "corrected_structures"] == "psoas_left"
+    listed_to_a_person = runner.invoke(app, ["cohort", "review", str(cohort / "out")])
+    assert "why" in listed_to_a_person.output
+    assert "--accept CASE --by NAME" in listed_to_a_person.output
     wrong = runner.invoke(app, ["cohort", "review", str(cohort / "out"), "--mask", "a=b"])
     assert wrong.exit_code == 2

@@ -193,6 +193,33 @@ def test_the_command_compares_two_dates(tmp_path: Path) -> None:
     assert Path(said["files"]["picture"]).is_file()
 
 
+def test_the_warnings_of_each_study_are_among_the_flags(before: StudyResult) -> None:
+    doubtful = dataclasses.replace(before, warnings=("psoas_left: the model is not sure of its mask",))
+    change = compare_studies(doubtful, before)
+    assert "first study: psoas_left: the model is not sure of its mask" in change.flags
+
+
+@pytest.mark.parametrize("words", [["report", "a"], ["change", "a", "b"]])
+def test_commands_use_the_threshold_of_the_settings_and_say_where_the_results_are(
+    words: list[str], two_dates: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = ctai_sam2.segmentation.segment_study
+    thresholds = []
+
+    def segment(volume: CTVolume, *_: object, confidence_threshold: float = 0.5, **__: object) -> StudyResult:
+        thresholds.append(confidence_threshold)
+        return dataclasses.replace(known(volume, FakeSegmenter()), warnings=("look at it",))
+
+    monkeypatch.setattr(ctai_sam2.segmentation, "segment_study", segment)
+    monkeypatch.setenv("SAM2_CONFIDENCE_THRESHOLD", "0.9")
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert set(thresholds) == {0.9}
+    assert "look at it" in done.stdout
+    assert "Written:" in done.stdout
+    assert "before you use the numbers" in done.stdout
+
+
 @pytest.mark.usefixtures("two_dates")
 @pytest.mark.parametrize(
     ("first", "second", "flags"),

@@ -47,6 +47,7 @@ def test_numbers_are_those_of_the_row(made: tuple[StudyResult, TableRow, StudyRe
     assert shown["sma_cm2"].z == f"{(sma - 119.5) / 18.5:+.1f}"
     assert shown["smi_cm2_m2"].is_low is (sma / 2.56 < 38.5)
     assert shown["sat_area_mm2"].value == f"{float(row['sat_area_mm2'] or 0) / 100:.1f}"
+    assert dict(report.provenance)["height_m"] == "1.6"
     assert report.reference is not None
     assert "framingham-2024@1" in report.reference
 
