@@ -176,7 +176,7 @@ def find_series(path: str | os.PathLike[str], *, series_uid: str | None = None) 
 
 
 def first_header(path: str | os.PathLike[str], *, series_uid: str | None = None) -> FrameHeader | None:
-    """Read the header of a study's first image, without looking at the others.
+    """Read the header of a study's first CT image, without looking at those behind it.
 
     Parameters
     ----------
@@ -188,17 +188,21 @@ def first_header(path: str | os.PathLike[str], *, series_uid: str | None = None)
     Returns
     -------
     FrameHeader or None
-        None where there is no DICOM image, or none that can be read: reading the study says why.
+        None where there is no DICOM object, or none that can be read: reading the study says why. A localizer
+        or report is given only where there is nothing else; it may say nothing of the patient.
     """
     path = Path(path)
+    other: FrameHeader | None = None
     try:
         for file in files_below(path, []) if path.is_dir() else (path,):
             header = None if is_volume_name(file.name) else _header_of(file)
             if header is not None and (series_uid or "").split("#")[0] in ("", header.series_uid):
-                return header
+                if header.refusal is None:
+                    return header
+                other = other or header
     except CtaiError:
         pass
-    return None
+    return other
 
 
 def _header_of(file: Path) -> FrameHeader | None:

@@ -164,10 +164,11 @@ class VolumeResult:
         """One row per structure for the whole range and for each level.
 
         Columns: ``structure``, ``level`` (``all`` for the range), ``volume_cm3`` (trapezoid over real slice
-        positions between the end plates, NaN where less than the whole level is covered or only one slice was
-        measured), ``covered`` (share of the level that was segmented, 0 to 1; what lies between slices more than
-        15 mm apart was not), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3`` (disagreement of both directions of propagation), ``red_slices``,
-        ``lower_mm`` and ``upper_mm`` (its ends as slice positions), ``probability`` (of the level's name).
+        positions between the end plates, NaN where less than the whole level is covered or only one slice
+        was measured), ``covered`` (share of the level that was segmented, 0 to 1; without what lies between
+        slices more than 15 mm apart), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3``
+        (disagreement of both directions of propagation), ``red_slices``, ``lower_mm`` and ``upper_mm`` (its
+        ends as slice positions), ``probability`` (of the level's name).
         """
         import pandas as pd
 

@@ -236,7 +236,10 @@ def test_headers_that_speak_against_the_comparison_are_flagged(
 ) -> None:
     for name, uid, facts in (("a", "2.25.1", first), ("b", "2.25.2", second)):
         (tmp_path / name).mkdir()
-        save(dataset(body(), **{"StudyInstanceUID": uid, **facts}), tmp_path / name / "1.dcm")
+        made = dataset(body(), **{"StudyInstanceUID": uid, **facts})
+        save(made, tmp_path / name / "1.dcm")
+        made.SOPClassUID, made.Modality = "1.2.840.10008.5.1.4.1.1.88.67", "SR"  # a dose report comes first
+        save(made, tmp_path / name / "0.dcm")
     arguments = ["change", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path), "--json"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
