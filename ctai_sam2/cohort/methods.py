@@ -206,8 +206,9 @@ def _readers(done: pd.DataFrame) -> str:
         return "No case was reviewed by a reader."
     corrected = int(reviewed["corrected_structures"].notna().sum())
     readers = reviewed["reviewed_by"].nunique()
-    noun = "reader" if readers == 1 else "readers"
-    return f"{readers} {noun} reviewed {len(reviewed)} cases and corrected the masks of {corrected}."
+    who = "reader" if readers == 1 else "readers"
+    what = "case" if len(reviewed) == 1 else "cases"
+    return f"{readers} {who} reviewed {len(reviewed)} {what} and corrected the masks of {corrected}."
 
 
 def _checklist(
