@@ -125,6 +125,11 @@ class SliceCanvas:
         self.controller.resize(width, height, covered_right=covered_right)
         self.require_all()
 
+    def send_size(self) -> None:
+        """Tell the page the size again."""
+        self.widget.layout.send_state()
+        self.widget.send_state(["width", "height"])
+
     def ready(self) -> None:
         """Paint, or notify the owner, who decides when to paint."""
         if self._on_ready is None:

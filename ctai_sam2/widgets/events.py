@@ -224,10 +224,20 @@ class Events:
                 self._canvas.ready()
         elif kind == "resize":
             with controller.lock:
-                width, height = round(float(content["width"])), round(float(content["height"]))
-                self._canvas.resize(width, height, covered_right=round(float(content["covered"])))
-                self.companion.width, self.companion.height = self._canvas.width, self._canvas.height
+                self._take_size(content)
                 self._canvas.ready()
+
+    def _take_size(self, content: Mapping[str, Any]) -> None:
+        canvas, companion = self._canvas, self.companion
+        before = (canvas.width, canvas.height)
+        width, height = round(float(content["width"])), round(float(content["height"]))
+        canvas.resize(width, height, covered_right=round(float(content["covered"])))
+        with companion.hold_sync():
+            companion.width, companion.height = canvas.width, canvas.height
+        if (canvas.width, canvas.height) == before:
+            # The page may have been handed an older state since.
+            companion.send_state(["width", "height"])
+            canvas.send_size()
 
     # Pixels that the page holds, so that it can show them in any window without a message ------------
 

@@ -88,6 +88,16 @@ def test_the_page_draws_at_once_what_python_confirms(notebook: Notebook, lab: La
     notebook.until(_HELD)
     at = notebook.place(48, 48).page
 
+    # A page that is being restored may be handed the state of a moment before: it says its size again.
+    notebook.tell(
+        "told, canvas = [], editor._display.canvas\n"
+        "send_size = canvas.send_size\n"
+        "canvas.send_size = lambda: told.append(send_size())\n"
+        "old = {'width': 600, 'height': 540}\n"
+        "editor._display.events.companion._send({'method': 'update', 'state': old, 'buffer_paths': []})"
+    )
+    notebook.until("len(told) == 1")
+
     # The window: drawn while Python takes nothing, and then the same as Python draws.
     notebook.choose("Window")
     before = notebook.drawn_pixels()

@@ -2,6 +2,9 @@
 // @ts-check
 
 const MIN_HEIGHT_PX = 420;
+const MOST_REPEATS = 3;
+// What Python sends with nearly every picture is a chance to compare.
+const SIZE_CHANGES = "change:width change:height change:view";
 const SCROLLERS = ".jp-WindowedPanel-outer, .jp-Notebook";
 // A view of the output alone is as high as its panel, whatever in it scrolls.
 const PANEL = ".jp-LinkedOutputView";
@@ -38,6 +41,21 @@ export function followSize({ model, find }) {
   /** @type {ResizeObserver | null} */
   let observer = null;
   let sent = "";
+  /** @type {{width: number, height: number} | null} */
+  let told = null;
+  let repeats = 0;
+  let fitAgain = () => {};
+  // A page that is being restored may miss Python's answer, or be handed an older state after it: it says its
+  // size again. Not for ever, since another view of the editor may have another size.
+  const onSize = () => {
+    if (told === null || repeats >= MOST_REPEATS) return;
+    if (model.get("width") === told.width && model.get("height") === told.height) return;
+    sent = "";
+    const before = repeats;
+    fitAgain();
+    repeats = before + 1;
+  };
+  model.on(SIZE_CHANGES, onSize);
   const settle = () => {
     const editor = find();
     const stage = editor?.querySelector(".ctai-sam2-stage");
@@ -69,6 +87,7 @@ export function followSize({ model, find }) {
       const size = { width: Math.floor(box.width), height: Math.floor(box.height), covered };
       if (size.width < 60 || size.height < 60 || sent === JSON.stringify(size)) return;
       sent = JSON.stringify(size);
+      [told, repeats] = [size, 0];
       model.send({ event: "resize", ...size });
       if (!isFirst) return;
       isFirst = false;
@@ -80,6 +99,7 @@ export function followSize({ model, find }) {
         }
       });
     };
+    fitAgain = fit;
     observer = new ResizeObserver(() => requestAnimationFrame(fit));
     for (const each of [editor, stage, scroller]) observer.observe(each);
     const panel = editor.querySelector(".ctai-sam2-panel");
@@ -90,5 +110,6 @@ export function followSize({ model, find }) {
   return () => {
     cancelAnimationFrame(waiting);
     observer?.disconnect();
+    model.off(SIZE_CHANGES, onSize);
   };
 }

@@ -119,6 +119,18 @@ def test_a_tool_that_is_painted_back_and_forth_while_it_is_chosen_ends_up_on_the
     page.require_same()
 
 
+def test_a_page_that_says_its_size_again_is_told_it_again(page: Page) -> None:
+    page.tell({"event": "resize", "width": 900, "height": 500, "covered": 0})
+    layout = page.editor._display.canvas.widget.layout
+    # States from before, as a page that is being restored may be handed.
+    page.states[page.companion.model_id] |= {"width": 600, "height": 540}
+    page.states[layout.model_id] |= {"width": "600px"}
+    page.tell({"event": "resize", "width": 900, "height": 500, "covered": 0})
+    assert page.states[page.companion.model_id]["width"] == 900
+    assert page.states[page.companion.model_id]["height"] == 500
+    assert page.states[layout.model_id]["width"] == "900px"
+
+
 def test_a_page_that_missed_a_bundle_gets_every_state(page: Page) -> None:
     page.tell({"event": "unpacks", "bundles": 0})
     page.editor.do("tool.brush")
