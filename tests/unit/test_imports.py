@@ -43,6 +43,7 @@ TIERS: dict[str, int] = {
     "training": 8,
     "cohort": 8,
     "cli": 9,
+    "__main__": 10,
 }
 
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import ctai_sam2.io
 import ctai_sam2.models
 import ctai_sam2.segmentation
+import ctai_sam2.study.outputs  # imported before `read_study` is replaced, or it would keep the other
 from ctai_sam2.cli.app import app
 from ctai_sam2.errors import AnatomyNotFound, InputError
 from ctai_sam2.phantom import PhantomVolume, make_volume, masks_from_labels, reference_parameters
