@@ -2,7 +2,8 @@
 // @ts-check
 
 const MIN_HEIGHT_PX = 420;
-const MOST_REPEATS = 3;
+const MOST_REPEATS = 5;
+const ANSWER_MS = 1000;
 // What Python sends with nearly every picture is a chance to compare.
 const SIZE_CHANGES = "change:width change:height change:view";
 const SCROLLERS = ".jp-WindowedPanel-outer, .jp-Notebook";
@@ -43,12 +44,13 @@ export function followSize({ model, find }) {
   let sent = "";
   /** @type {{width: number, height: number} | null} */
   let told = null;
+  let toldAt = 0;
   let repeats = 0;
   let fitAgain = () => {};
   // A page that is being restored may miss Python's answer, or be handed an older state after it: it says its
   // size again. Not for ever, since another view of the editor may have another size.
   const onSize = () => {
-    if (told === null || repeats >= MOST_REPEATS) return;
+    if (told === null || repeats >= MOST_REPEATS || performance.now() - toldAt < ANSWER_MS) return;
     if (model.get("width") === told.width && model.get("height") === told.height) return;
     sent = "";
     const before = repeats;
@@ -87,7 +89,7 @@ export function followSize({ model, find }) {
       const size = { width: Math.floor(box.width), height: Math.floor(box.height), covered };
       if (size.width < 60 || size.height < 60 || sent === JSON.stringify(size)) return;
       sent = JSON.stringify(size);
-      [told, repeats] = [size, 0];
+      [told, toldAt, repeats] = [size, performance.now(), 0];
       model.send({ event: "resize", ...size });
       if (!isFirst) return;
       isFirst = false;
