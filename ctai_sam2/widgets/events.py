@@ -28,7 +28,7 @@ from ctai_sam2.widgets.user_keys import read_keys, write_keys
 _PIXELS_PER_STEP = 100.0
 _DOES = frozenset({"press", "gesture", "double", "key"})
 _FOLLOWS = frozenset({"move", "release", "hover", "wheel", "viewport", "slice"})
-"""What is meant for the case that the page shows. Where it is another one by now, `_DOES` gets an answer."""
+"""What is meant for the case that the page shows. Where it is another one by now, `_DOES` is replied to."""
 
 
 class Events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -341,3 +342,14 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "ctai_sam2", "--version"], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["ctai_sam2", "ctai_sam2.cli"])
+def test_the_package_is_the_command_under_its_former_name_too(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ctai-sam2", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(name, run_name="__main__", alter_sys=False)
+    assert ended.value.code in (0, None)
+    assert __version__ in capsys.readouterr().out
