@@ -164,7 +164,7 @@ class VolumeResult:
         """One row per structure for the whole range and for each level.
 
         Columns: ``structure``, ``level`` (``all`` for the range), ``volume_cm3`` (trapezoid over real slice
-        positions between the end plates, NaN where less than the whole level is covered or only one slice
+        positions between the end plates, NaN where less than a whole level is covered or only one slice
         was measured), ``covered`` (share of the level that was segmented, 0 to 1; without what lies between
         slices more than 15 mm apart), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3``
         (disagreement of both directions of propagation), ``red_slices``, ``lower_mm`` and ``upper_mm`` (its
@@ -257,7 +257,8 @@ class VolumeResult:
         for below, above in _wide_gaps(at, half):
             covered -= max(0.0, min(high, above) - max(low, below)) / max(high - low, 1e-9)
         inside = (at >= low) & (at <= high)
-        whole = covered > 0.999
+        # Across a gap the whole range is interpolated, with a warning; a level is given only if it was seen.
+        whole = level is None or covered > 0.999
         return {
             "structure": structure,
             "level": name,
