@@ -220,7 +220,7 @@ class Notebook:
         else:
             notebook.load()
         if kernel:
-            # A page first asks a kernel for the widgets it has, and may meet one that is opened meanwhile twice.
+            # A page first asks a kernel for its widgets, and may meet one that is opened meanwhile twice.
             notebook.tell("pass")
             notebook.page.wait_for_timeout(300)
         notebook.run_all(blank=blank)
