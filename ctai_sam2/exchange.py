@@ -201,7 +201,7 @@ def import_masks(
         ours = known_by_other_name(name)
         if ours is not None and ours not in result:
             notes.append(f"{name} is what this package calls {ours} (names=, --rename {name}={ours})")
-    notes += [*side_notes(result, of), *inverted_notes(result), *gap_notes(result)]
+    notes += _notes_on(result, of)
     return ImportedMasks(result, warnings=notes, description=found.description)
 
 
@@ -271,11 +271,14 @@ def read_structure_mask(
                 hint="Choose the slice it was drawn on.",
             )
     # The name it gets here says on which side it should be.
-    checked = [*side_notes(found, of), *inverted_notes(found), *gap_notes(found)]
-    notes = [note for note in notes if note not in checked]
+    checked = _notes_on(found, of)
     mine = {structure: mask}
-    notes += [*side_notes(mine, of), *inverted_notes(mine), *gap_notes(mine)]
-    return ImportedMasks({structure: mask}, warnings=notes, description=found.description)
+    notes = [*(note for note in notes if note not in checked), *_notes_on(mine, of)]
+    return ImportedMasks(mine, warnings=notes, description=found.description)
+
+
+def _notes_on(masks: Mapping[str, Mask], of: CTSlice | CTVolume) -> list[str]:
+    return [*side_notes(masks, of), *inverted_notes(masks), *gap_notes(masks)]
 
 
 def split_label(entry: str | os.PathLike[str]) -> tuple[Path, str | None]:

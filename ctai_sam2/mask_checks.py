@@ -118,10 +118,10 @@ def cut_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueD
 
 
 def tissue_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: TissueDefinitions) -> list[str]:
-    """Say which masks hold little of their tissue, as those of another slice or of a turned image do.
+    """Say which masks hold little of their tissue, as those of another slice or of a rotated image do.
 
-    A picture does not say where it lies, and prone or feet-first images are shown turned. Outlines of
-    visceral and intermuscular fat go around other tissue too: nothing is said of these.
+    A PNG states no position, and prone or feet-first images are shown rotated. Outlines of visceral and
+    intermuscular fat go around other tissue too: they are not checked.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def tissue_notes(ct_slice: CTSlice, masks: Mapping[str, Mask], definitions: Tiss
         share = float(((inside >= limits.low_hu) & (inside <= limits.high_hu)).mean())
         if share < _LEAST_SHARE:
             notes.append(
-                f"only {share:.0%} of {name} lies within {limits.low_hu:g} to {limits.high_hu:g} HU: was it"
+                f"only {share:.0%} of {name} is within {limits.low_hu:g} to {limits.high_hu:g} HU: was it"
                 " drawn on this slice, and on the image as it is shown here?"
             )
     return notes
@@ -193,8 +193,8 @@ def inverted_notes(masks: Mapping[str, Mask]) -> list[str]:
 def gap_notes(masks: Mapping[str, Mask]) -> list[str]:
     """Say which masks of a volume have slices without a voxel between their first and their last.
 
-    Readers outline every second or fifth slice, or on thicker slices; what lies between then counts as
-    nothing. A structure of this package is one piece along the body; others may have gaps, unless no two
+    Readers outline every second or fifth slice, or on thicker slices; those between then count as
+    empty. A structure of this package is one piece along the body; others may have gaps, unless no two
     neighbouring slices are drawn.
 
     Parameters

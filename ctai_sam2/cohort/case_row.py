@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +88,25 @@ def without_names(text: str, case: Case) -> str:
     return text
 
 
-def without_file_names(text: str, case: Case) -> str:
-    """Replace the names of the case, and of every file and folder within its folder, in a text.
+def without_file_names(texts: Sequence[str], case: Case) -> tuple[str, ...]:
+    """Replace the names of the case, and of every file and folder within its folder, in texts.
 
-    A name that is a short number is left, since it names nobody and stands for sizes and counts as well.
+    The folder is listed once, and not at all where there is no text. A name that is a short number is left,
+    since it names nobody and stands for sizes and counts as well.
     """
-    path = Path(case.path)
+    if not texts:
+        return ()
+    whole = "\n".join(texts)
     within: set[str] = set()
-    if path.is_dir():
-        for _, folders, files in os.walk(path):
-            within.update(name for name in (*folders, *files) if len(name) > 2 and name in text)
+    # A file has nothing below it.
+    for _, folders, files in os.walk(case.path):
+        within.update(name for name in (*folders, *files) if len(name) > 2 and name in whole)
+    cleaned = list(texts)
     for name in sorted(within, key=len, reverse=True):
         if not (name.isdecimal() and len(name) < 5):
-            text = re.sub(rf"(?<![\w.]){re.escape(name)}(?!\w)", "…", text)
-    return without_names(text, case)
+            pattern = re.compile(rf"(?<![\w.]){re.escape(name)}(?!\w)")
+            cleaned = [pattern.sub("…", text) for text in cleaned]
+    return tuple(without_names(text, case) for text in cleaned)
 
 
 def _plain(value: Any) -> Any:

@@ -87,7 +87,7 @@ def sentence_of(error: BaseException, case: Case) -> tuple[str, str]:
         hint = "Choose a slice at L3 (mid_l3_index), or leave the case out."
         error = OtherRegion(error.problem, received=error.received, hint=hint)
     if isinstance(error, CtaiError):
-        return type(error).__name__, without_file_names(str(error), case)
+        return type(error).__name__, without_file_names([str(error)], case)[0]
     if isinstance(error, MemoryError):
         return "MemoryError", "there was not enough memory for this case."
     place = ""

@@ -410,7 +410,7 @@ class CaseWorker:
                 smallest_confidence=_smallest_confidence(found.structures),
                 red_slices={} if config.levels is None else red_slices(store, case.case_id),
             ),
-            acquisition_warnings=tuple(without_file_names(text, case) for text in ct_slice.warnings),
+            acquisition_warnings=without_file_names(ct_slice.warnings, case),
             acquisition=ct_slice.acquisition,
             review=None if correction is None else correction.review(stale=stale),
         )

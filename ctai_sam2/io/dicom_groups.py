@@ -256,7 +256,7 @@ def _fields_of_view(frames: Sequence[FrameHeader]) -> list[str]:
 
 
 def _apart(values: Sequence[float] | NDArray[np.float64], least: float) -> list[str]:
-    """Return the number of the cluster that each value lies in; clusters are farther apart than ``least``."""
+    """Return each value's cluster, as a number; clusters are farther apart than ``least``."""
     numbers = np.asarray(values, dtype=np.float64)
     order = np.argsort(numbers, kind="stable")
     clusters = np.zeros(numbers.size, dtype=np.intp)

@@ -369,7 +369,7 @@ _SAGITTAL_FIELDS: Final = ((380.0, 30.0), (440.0, 45.0), (520.0, 60.0))
 def label_axial_square(
     body: Body, z_mm: float, size_px: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_], float]:
-    """Return labels of a square around a phantom, what lies beyond the field of view, and its side in mm."""
+    """Return labels of a square around a phantom, pixels beyond the field of view, and its side in mm."""
     coarse = np.arange(-300, 300, 6, dtype=np.float32)
     found = masks_from_labels(body.label_at(coarse[None, :], coarse[:, None], z_mm))["body"]
     x_mm, y_mm = coarse[found.any(axis=0)], coarse[found.any(axis=1)]

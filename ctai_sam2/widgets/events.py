@@ -158,8 +158,10 @@ class Events:
 
     def _is_of_case_in_view(self, content: Mapping[str, Any]) -> bool:
         self._follow(self._canvas.controller)
-        is_meant = content.get("event") in _DOES | _FOLLOWS
-        return not is_meant or content.get("series", self._series) == self._series
+        kind = content.get("event")
+        if kind not in _DOES and kind not in _FOLLOWS:
+            return True
+        return bool(content.get("series", self._series) == self._series)
 
     def _take(self, content: Mapping[str, Any], buffers: Sequence[Any]) -> None:
         controller = self._canvas.controller

@@ -101,5 +101,5 @@ def test_a_mask_on_other_tissue_is_said() -> None:
     assert tissue_notes(ct, {"psoas_left": psoas, "vat": psoas, "imat": psoas}, DEFAULT_DEFINITIONS) == []
     turned = psoas[::-1, ::-1]
     [note] = tissue_notes(ct, {"psoas_left": turned, "vat": turned}, DEFAULT_DEFINITIONS)
-    assert note.startswith("only 0% of psoas_left lies within -29 to 150 HU")
+    assert note.startswith("only 0% of psoas_left is within -29 to 150 HU")
     assert "0% of sat" in tissue_notes(ct, {"sat": psoas}, DEFAULT_DEFINITIONS)[0]

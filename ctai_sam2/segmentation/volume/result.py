@@ -165,8 +165,8 @@ class VolumeResult:
 
         Columns: ``structure``, ``level`` (``all`` for the range), ``volume_cm3`` (trapezoid over real slice
         positions between the end plates, NaN where less than a whole level is covered or only one slice
-        was measured), ``covered`` (share of the level that was segmented, 0 to 1; without what lies between
-        slices more than 15 mm apart), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3``
+        was measured), ``covered`` (share of the level that was segmented, 0 to 1; without gaps
+        between slices of more than 15 mm), ``area_mean_cm2``, ``hu_mean`` (weighted by area), ``spread_cm3``
         (disagreement of both directions of propagation), ``red_slices``, ``lower_mm`` and ``upper_mm`` (its
         ends as slice positions), ``probability`` (of the level's name).
         """
@@ -280,7 +280,7 @@ class VolumeResult:
 
 
 def _wide_gaps(at_mm: NDArray[np.float64], half_mm: float) -> list[tuple[float, float]]:
-    """Return the ends of what lies between slices too far apart for the one to say anything of the other."""
+    """Return the ends of gaps between slices that are too wide to be interpolated."""
     wide = np.flatnonzero((np.diff(at_mm) > _WIDEST_GAP_MM) & (np.diff(at_mm) > 3 * half_mm))
     return [(float(at_mm[i] + half_mm), float(at_mm[i + 1] - half_mm)) for i in wide]
 

@@ -41,21 +41,22 @@ export function followSize({ model, find }) {
   let waiting = 0;
   /** @type {ResizeObserver | null} */
   let observer = null;
-  let sent = "";
-  /** @type {{width: number, height: number} | null} */
+  /** @type {{width: number, height: number, covered: number} | null} */
   let told = null;
   let toldAt = 0;
   let repeats = 0;
-  let fitAgain = () => {};
+  const tell = (/** @type {{width: number, height: number, covered: number}} */ size) => {
+    [told, toldAt] = [size, performance.now()];
+    model.send({ event: "resize", ...size });
+  };
   // A page that is being restored may miss Python's answer, or be handed an older state after it: it says its
   // size again. Not for ever, since another view of the editor may have another size.
   const onSize = () => {
     if (told === null || repeats >= MOST_REPEATS || performance.now() - toldAt < ANSWER_MS) return;
     if (model.get("width") === told.width && model.get("height") === told.height) return;
-    sent = "";
-    const before = repeats;
-    fitAgain();
-    repeats = before + 1;
+    if (!find()?.offsetParent) return;
+    repeats += 1;
+    tell(told);
   };
   model.on(SIZE_CHANGES, onSize);
   const settle = () => {
@@ -87,10 +88,9 @@ export function followSize({ model, find }) {
       const isOver = lies !== null && lies.width > 0 && lies.left > box.left + 40 && lies.top < box.bottom;
       const covered = isOver && lies !== null ? Math.round(box.right - lies.left) : 0;
       const size = { width: Math.floor(box.width), height: Math.floor(box.height), covered };
-      if (size.width < 60 || size.height < 60 || sent === JSON.stringify(size)) return;
-      sent = JSON.stringify(size);
-      [told, toldAt, repeats] = [size, performance.now(), 0];
-      model.send({ event: "resize", ...size });
+      if (size.width < 60 || size.height < 60 || JSON.stringify(told) === JSON.stringify(size)) return;
+      repeats = 0;
+      tell(size);
       if (!isFirst) return;
       isFirst = false;
       requestAnimationFrame(() => {
@@ -101,7 +101,6 @@ export function followSize({ model, find }) {
         }
       });
     };
-    fitAgain = fit;
     observer = new ResizeObserver(() => requestAnimationFrame(fit));
     for (const each of [editor, stage, scroller]) observer.observe(each);
     const panel = editor.querySelector(".ctai-sam2-panel");
